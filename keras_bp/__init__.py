@@ -1,0 +1,28 @@
+"""Backpropagation made explicit, correct, fast and visible, for Keras 3 on TensorFlow."""
+
+try:
+    import keras
+except ImportError as error:  # KERAS_BACKEND names a framework that is not installed
+    raise ImportError(
+        "keras_bp could not import Keras, which it needs on the TensorFlow backend: install keras "
+        "and tensorflow, and set KERAS_BACKEND=tensorflow in the environment (or remove the "
+        f"variable) before Python starts. Received: {error}"
+    ) from error
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        "keras_bp runs on Keras's TensorFlow backend only: set KERAS_BACKEND=tensorflow in the "
+        "environment (or `\"backend\": \"tensorflow\"` in keras.json) before Python starts. "
+        f"Received: backend={keras.config.backend()!r}"
+    )
+
+# Every subpackage is imported here: keras.saving.load_model finds a class by its registered name
+# only once the module that registers it has run.
+from keras_bp import layers, ops
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "layers",
+    "ops",
+]

@@ -1,0 +1,1 @@
+"""The chapter in plain NumPy."""
