@@ -12,17 +12,18 @@ except ImportError as error:  # KERAS_BACKEND names a framework that is not inst
 if keras.config.backend() != "tensorflow":
     raise ImportError(
         "keras_bp runs on Keras's TensorFlow backend only: set KERAS_BACKEND=tensorflow in the "
-        "environment (or `\"backend\": \"tensorflow\"` in keras.json) before Python starts. "
+        'environment (or `"backend": "tensorflow"` in keras.json) before Python starts. '
         f"Received: backend={keras.config.backend()!r}"
     )
 
 # Every subpackage is imported here: keras.saving.load_model finds a class by its registered name
 # only once the module that registers it has run.
-from keras_bp import layers, ops
+from keras_bp import layers, losses, ops
 
 __version__ = "0.1.0"
 
 __all__ = [
     "layers",
+    "losses",
     "ops",
 ]

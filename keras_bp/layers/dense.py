@@ -1,0 +1,94 @@
+"""Dense layer whose backward pass is written out."""
+
+import keras
+import tensorflow as tf
+
+from keras_bp import ops
+from keras_bp._registration import serializable
+from keras_bp.layers._arguments import floating_inputs
+
+# Keras's activations that `ops.dense` knows, by the function that the layer holds.
+FUSED = {
+    keras.activations.linear: None,
+    keras.activations.relu: "relu",
+    keras.activations.tanh: "tanh",
+}
+# Those that a loss wants the logits of: the affine map and the activation stay two ops.
+WITH_LOGITS = {keras.activations.sigmoid: ops.sigmoid, keras.activations.softmax: ops.softmax}
+
+
+@serializable
+class Dense(keras.layers.Dense):
+    """Densely connected layer, `g(x kernel + bias)`, with its gradient in closed form.
+
+    Drop-in for `keras.layers.Dense`: the same constructor, weights, files, LoRA and quantization.
+    Its backward pass is that of `keras_bp.ops.dense`: one rule for the product, the bias and the
+    activation, in which only the input, the kernel and the activation are kept:
+
+        dz = da * g'(z),    dkernel = x^T dz,    dbias = sum(dz),    dx = dz kernel^T
+
+    with the activations `linear`, `relu`, `tanh`, `sigmoid` and `softmax`; any other is applied as
+    Keras does. After `sigmoid` and `softmax` the logits travel along with the output, so that a
+    cross-entropy of probabilities, Keras's or this package's, is computed from the logits and its
+    gradient is `dz = a - y`. Quantized layers and sparse inputs run Keras's own code.
+
+    Args:
+        units: Positive integer, the length of the output's last axis.
+        activation: Name or function of an activation, or `None` for none.
+        use_bias: Whether a bias is added. Defaults to `True`.
+        kernel_initializer: Initializer of the kernel. Defaults to `"glorot_uniform"`.
+        bias_initializer: Initializer of the bias. Defaults to `"zeros"`.
+        kernel_regularizer: Regularizer of the kernel, or `None`.
+        bias_regularizer: Regularizer of the bias, or `None`.
+        activity_regularizer: Regularizer of the output, or `None`.
+        kernel_constraint: Constraint of the kernel, or `None`.
+        bias_constraint: Constraint of the bias, or `None`.
+        lora_rank: Positive integer, the rank of a low-rank update that is trained in place of the
+            kernel, or `None`.
+        lora_alpha: Number that scales the low-rank update by `lora_alpha / lora_rank`.
+        quantization_config: A `keras.quantizers.QuantizationConfig`, or `None`.
+        **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ..., features)`, rank 2 or more.
+
+    Output shape:
+        `(batch, ..., units)`.
+
+    Raises:
+        ValueError: If `units` is not a positive integer, or an input's last axis is not as long as
+            at the build.
+
+    Example:
+        >>> layer = keras_bp.layers.Dense(8, activation="relu")
+        >>> layer(np.ones((2, 3), "float32")).shape
+        TensorShape([2, 8])
+
+    References:
+        Rumelhart, Hinton and Williams, 1986, "Learning representations by back-propagating errors",
+        equations 4 to 7.
+    """
+
+    def call(self, inputs, training=None):
+        """Apply the layer; `training` changes nothing."""
+        if isinstance(inputs, tf.SparseTensor):
+            return super().call(inputs, training=training)
+        inputs = floating_inputs(inputs, self.compute_dtype)
+        weights = [self.kernel] if self.bias is None else [self.kernel, self.bias]
+        weights = [tf.cast(keras.ops.convert_to_tensor(w), inputs.dtype) for w in weights]
+        if self.activation in FUSED:
+            return ops.dense(inputs, *weights, activation=FUSED[self.activation])
+        logits = ops.dense(inputs, *weights)
+        if self.activation not in WITH_LOGITS:
+            return self.activation(logits)
+        outputs = WITH_LOGITS[self.activation](logits)
+        # The attribute through which Keras's activations hand their logits to Keras's losses.
+        outputs._keras_logits = logits
+        return outputs
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Quantize the weights in place, as `keras.layers.Dense.quantize` does."""
+        # Keras quantizes no subclass of its Dense, which might compute something else. This one
+        # computes the same.
+        type_check = type_check and type(self) is not Dense
+        super().quantize(mode, type_check=type_check, config=config)

@@ -1,0 +1,62 @@
+"""Dropout layer whose backward pass is written out."""
+
+import functools
+
+import keras
+
+from keras_bp import ops
+from keras_bp._registration import serializable
+from keras_bp.layers._arguments import check_number, floating_inputs
+
+
+@serializable
+class Dropout(keras.layers.Dropout):
+    """Inverted dropout: in training zeroes a share `rate` of its inputs and scales up the rest.
+
+    Drop-in for `keras.layers.Dropout`: the same constructor and files, and from the same seed the
+    same mask, bit for bit. With D the mask (`keras_bp.ops.dropout`):
+
+        y = x * D / (1 - rate),    dx = dy * D / (1 - rate)
+
+    Outside training the output is the input.
+
+    Args:
+        rate: Number in [0, 1], the share of inputs that is zeroed.
+        noise_shape: Shape of the mask, that broadcasts to the input's: tuple of positive integers
+            and `None` (the input's own length), or `None` for the input's shape.
+        seed: Integer seed, or `None` to draw one.
+        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of any shape.
+        training: Whether to drop. Defaults to `False`; `fit` sets it.
+
+    Output shape:
+        The input's.
+
+    Raises:
+        TypeError: If `rate` is not a number.
+        ValueError: If `rate` is outside [0, 1], or `noise_shape` does not fit the input.
+
+    Example:
+        >>> layer = keras_bp.layers.Dropout(0.5, seed=1)
+        >>> outputs = layer(np.ones((2, 3), "float32"), training=True)
+        >>> bool(np.all((outputs == 0) | (outputs == 2)))
+        True
+
+    References:
+        Srivastava et al., 2014, "Dropout: a simple way to prevent neural networks from
+        overfitting", section 4.
+    """
+
+    @functools.wraps(keras.layers.Dropout.__init__)
+    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
+        check_number(rate, "rate", maximum=1.0)
+        super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
+
+    def call(self, inputs, training=False):
+        """Apply the layer."""
+        if not training or self.rate == 0:
+            return inputs
+        inputs = floating_inputs(inputs, self.compute_dtype)
+        return ops.dropout(inputs, self.rate, self.seed_generator.next(), self.noise_shape)

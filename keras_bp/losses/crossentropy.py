@@ -1,0 +1,206 @@
+"""Cross-entropy losses, computed from the logits wherever there are any."""
+
+import functools
+import numbers
+import warnings
+
+import keras
+import tensorflow as tf
+
+from keras_bp import ops
+from keras_bp._registration import serializable
+
+
+@serializable
+class BinaryCrossentropy(keras.losses.BinaryCrossentropy):
+    """Cross-entropy of labels in {0, 1}, with the closed-form gradient `dz = p - y`.
+
+    Drop-in for `keras.losses.BinaryCrossentropy`. With y the label, z the logit, p = sigmoid(z):
+
+        loss = -y log(p) - (1 - y) log(1 - p), averaged over `axis`,    dz = p - y
+
+    computed from the logits (`keras_bp.ops.binary_crossentropy`), so that it is exact and finite
+    for every finite logit: also where the model ends in a sigmoid, as long as nothing stands
+    between that and the loss. Other probabilities are taken as they are: a certain and right
+    prediction costs exactly 0, a certain and wrong one -log(epsilon), and its gradient does not
+    vanish, as it does in Keras.
+
+    Args:
+        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities.
+        label_smoothing: Number in [0, 1], the share by which labels are drawn towards 1/2.
+        axis: Integer, the axis averaged over. Defaults to -1.
+        reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
+            `"mean_with_sample_weight"`, `"none"` or `None`.
+        name: Name of the loss.
+        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: Labels, of the predictions' shape.
+        y_pred: Predictions, of shape `(batch, ..., labels)`.
+        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+
+    Raises:
+        TypeError: If `label_smoothing` is not a number.
+        ValueError: If `label_smoothing` is outside [0, 1], or the shapes differ.
+
+    Example:
+        >>> loss = keras_bp.losses.BinaryCrossentropy(from_logits=True)
+        >>> float(loss(np.array([[1.0], [0.0]]), np.array([[-1e4], [-1e4]])))
+        5000.0
+    """
+
+    @functools.wraps(keras.losses.BinaryCrossentropy.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        _check_smoothing(self.label_smoothing)
+        self.fn = _binary_crossentropy
+
+
+@serializable
+class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
+    """Cross-entropy of one-hot labels, with the closed-form gradient `dz = a - y`.
+
+    Drop-in for `keras.losses.CategoricalCrossentropy`. With y the label, z the logits, a =
+    softmax(z), over the classes k:
+
+        loss = -sum_k y_k log(a_k),    dz_k = a_k sum_j y_j - y_k
+
+    computed from the logits (`keras_bp.ops.categorical_crossentropy`), so that it is exact and
+    finite for all finite logits: also where the model ends in a softmax, as long as nothing stands
+    between that and the loss. Labels need not sum to 1: the gradient is exact for them too, where
+    Keras's is `a - y` all the same.
+
+    Args:
+        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
+            are divided by their sum.
+        label_smoothing: Number in [0, 1], the share of a label that is spread over all classes.
+        axis: Integer, the axis of the classes. Defaults to -1.
+        reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
+            `"mean_with_sample_weight"`, `"none"` or `None`.
+        name: Name of the loss.
+        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: Labels, of the predictions' shape.
+        y_pred: Predictions, the classes on `axis`.
+        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+
+    Raises:
+        TypeError: If `label_smoothing` is not a number.
+        ValueError: If `label_smoothing` is outside [0, 1], or the shapes differ.
+
+    Example:
+        >>> loss = keras_bp.losses.CategoricalCrossentropy(from_logits=True)
+        >>> float(loss(np.array([[0.0, 1.0]]), np.array([[1e4, -1e4]])))
+        20000.0
+    """
+
+    @functools.wraps(keras.losses.CategoricalCrossentropy.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        _check_smoothing(self.label_smoothing)
+        self.fn = _categorical_crossentropy
+
+
+@serializable
+class SparseCategoricalCrossentropy(keras.losses.SparseCategoricalCrossentropy):
+    """Cross-entropy of integer labels, with the closed-form gradient `dz = a - y`.
+
+    Drop-in for `keras.losses.SparseCategoricalCrossentropy`: `CategoricalCrossentropy` of the
+    one-hot label, which is never made (`keras_bp.ops.sparse_categorical_crossentropy`).
+
+    Args:
+        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
+            are divided by their sum.
+        ignore_class: Integer label whose examples count nothing, or `None`.
+        reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
+            `"mean_with_sample_weight"`, `"none"` or `None`.
+        axis: The axis of the classes: the last one.
+        name: Name of the loss.
+        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: Integer labels in [0, classes), of the predictions' shape without the last axis, or
+            with a last axis of length 1.
+        y_pred: Predictions of shape `(batch, ..., classes)`.
+        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+
+    Raises:
+        ValueError: If the shapes do not fit, or `axis` is not the last one.
+
+    Example:
+        >>> loss = keras_bp.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> float(loss(np.array([1]), np.array([[1e4, -1e4]])))
+        20000.0
+    """
+
+    @functools.wraps(keras.losses.SparseCategoricalCrossentropy.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fn = _sparse_categorical_crossentropy
+
+
+def _binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
+    y_pred, from_logits = _logits(y_pred, from_logits, "Sigmoid")
+    y_true = tf.cast(y_true, y_pred.dtype)
+    if label_smoothing:
+        y_true = y_true * (1 - label_smoothing) + label_smoothing / 2
+    return tf.reduce_mean(ops.binary_crossentropy(y_true, y_pred, from_logits), axis)
+
+
+def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
+    y_pred, from_logits = _logits(y_pred, from_logits, "Softmax")
+    y_true = tf.cast(y_true, y_pred.dtype)
+    if label_smoothing:
+        classes = tf.cast(tf.shape(y_true)[axis], y_true.dtype)
+        y_true = y_true * (1 - label_smoothing) + label_smoothing / classes
+    return ops.categorical_crossentropy(y_true, y_pred, from_logits, axis)
+
+
+def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, axis):
+    y_pred, from_logits = _logits(y_pred, from_logits, "Softmax")
+    rank = y_pred.shape.rank
+    if axis not in (-1, rank - 1):
+        raise ValueError(f"`axis` must be the last axis, -1 or {rank - 1}. Received: axis={axis}")
+    if y_true.shape.rank == rank and y_true.shape[-1] == 1:
+        y_true = tf.squeeze(y_true, -1)
+    y_true = tf.cast(y_true, tf.int64)
+    if ignore_class is None:
+        return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits)
+    counted = y_true != ignore_class
+    loss = ops.sparse_categorical_crossentropy(
+        tf.where(counted, y_true, 0), tf.where(counted[..., tf.newaxis], y_pred, 0), from_logits
+    )
+    loss = tf.where(counted, loss, 0)
+    # The attribute through which a Keras loss excludes entries from the mean.
+    loss._keras_mask = counted
+    return loss
+
+
+def _logits(y_pred, from_logits, activation):
+    """Return the logits behind `y_pred` and True, or `y_pred` as it came where there are none.
+
+    Keras's activations, and this package's layers, leave the logits on their output; in a graph
+    those of a plain `tf.nn.softmax` or `tf.nn.sigmoid` are the input of its operation.
+    """
+    logits = getattr(y_pred, "_keras_logits", None)
+    operation = None if tf.executing_eagerly() else getattr(y_pred, "op", None)
+    if logits is None and operation is not None and operation.type == activation:
+        logits = operation.inputs[0]
+    if logits is None:
+        return y_pred, from_logits
+    if from_logits:
+        warnings.warn(
+            f"`from_logits=True`, but the predictions are the output of a {activation.lower()}; "
+            "the loss is computed from that activation's input.",
+            stacklevel=2,
+        )
+    return logits, True
+
+
+def _check_smoothing(label_smoothing):
+    expected = "`label_smoothing` must be a number in [0, 1]. "
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, numbers.Real):
+        raise TypeError(f"{expected}Received: label_smoothing={label_smoothing!r}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{expected}Received: label_smoothing={label_smoothing}")

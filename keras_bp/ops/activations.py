@@ -1,0 +1,117 @@
+"""Activations with the derivative written in terms of the activation's own value.
+
+With `a = g(z)` and `da = dL/da`, each derivative needs only `a`: the pre-activation `z` need not be
+kept for the backward pass, which is what lets `dense` save one tensor fewer.
+"""
+
+import tensorflow as tf
+
+from keras_bp.ops._arguments import floating
+
+
+def relu_gradient(a, da):
+    """`dz = da * [a > 0]`: 0 at `z = 0`, as the chapter and Keras have it."""
+    return tf.raw_ops.ReluGrad(gradients=da, features=a)
+
+
+def sigmoid_gradient(a, da):
+    """`dz = da * a (1 - a)`, at most a quarter of `da`."""
+    return tf.raw_ops.SigmoidGrad(y=a, dy=da)
+
+
+def tanh_gradient(a, da):
+    """`dz = da * (1 - a^2)`."""
+    return tf.raw_ops.TanhGrad(y=a, dy=da)
+
+
+def softmax_gradient(a, da):
+    """`dz_i = a_i (da_i - sum_j da_j a_j)`, the sums over the last axis."""
+    return (da - tf.reduce_sum(da * a, axis=-1, keepdims=True)) * a
+
+
+# name: (value of z, gradient of (a, da))
+ACTIVATIONS = {
+    "relu": (tf.nn.relu, relu_gradient),
+    "sigmoid": (tf.nn.sigmoid, sigmoid_gradient),
+    "tanh": (tf.nn.tanh, tanh_gradient),
+    "softmax": (tf.nn.softmax, softmax_gradient),
+}
+
+
+def _activate(name, z):
+    value, gradient = ACTIVATIONS[name]
+
+    @tf.custom_gradient
+    def activation(z):
+        a = value(z)
+        return a, lambda da: gradient(a, da)
+
+    return activation(floating(z, "z"))
+
+
+def relu(z):
+    """Rectified linear unit, `a = max(z, 0)`.
+
+    Backward: `dz = da * [z > 0]`, exact except at the kink `z = 0`, where it is 0.
+
+    Args:
+        z: Floating-point tensor of any shape.
+
+    Returns:
+        Tensor of `z`'s shape and dtype.
+
+    Raises:
+        TypeError: If `z` is not floating point.
+    """
+    return _activate("relu", z)
+
+
+def sigmoid(z):
+    """Logistic sigmoid, `a = 1 / (1 + exp(-z))`.
+
+    Backward (exact): `dz = da * a (1 - a)`.
+
+    Args:
+        z: Floating-point tensor of any shape.
+
+    Returns:
+        Tensor of `z`'s shape and dtype, in [0, 1].
+
+    Raises:
+        TypeError: If `z` is not floating point.
+    """
+    return _activate("sigmoid", z)
+
+
+def tanh(z):
+    """Hyperbolic tangent.
+
+    Forward: `a = tanh(z)`. Backward (exact): `dz = da * (1 - a^2)`.
+
+    Args:
+        z: Floating-point tensor of any shape.
+
+    Returns:
+        Tensor of `z`'s shape and dtype, in [-1, 1].
+
+    Raises:
+        TypeError: If `z` is not floating point.
+    """
+    return _activate("tanh", z)
+
+
+def softmax(z):
+    """Softmax over the last axis, `a_i = exp(z_i) / sum_j exp(z_j)`.
+
+    Backward (exact): `dz_i = a_i (da_i - sum_j da_j a_j)`.
+
+    Args:
+        z: Floating-point tensor of shape `(..., classes)`, rank 1 or more.
+
+    Returns:
+        Tensor of `z`'s shape and dtype; its last axis sums to 1.
+
+    Raises:
+        TypeError: If `z` is not floating point.
+    """
+    return _activate("softmax", z)

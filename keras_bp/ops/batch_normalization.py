@@ -1,0 +1,160 @@
+"""Batch normalization with its closed-form backward pass.
+
+The derivation, step by step, stands in docs/batch_normalization.md.
+"""
+
+import typing
+
+import tensorflow as tf
+
+from keras_bp.ops._arguments import channel_axis, floating, per_channel
+from keras_bp.ops._sums import sum_rows, sum_squares
+
+
+class BatchNormalization(typing.NamedTuple):
+    """What `batch_normalization` returns."""
+
+    outputs: tf.Tensor
+    mean: tf.Tensor
+    variance: tf.Tensor
+
+
+def batch_normalization(
+    x, gamma=None, beta=None, axis=-1, epsilon=1e-3, mask=None, synchronized=False
+):
+    """Normalizes every channel to the statistics of the batch, then scales and shifts it.
+
+    Forward, with k a channel (an index of `axis`), i a position (an index of all other axes), w_i
+    1 where the mask is true (everywhere without a mask) and 0 elsewhere, n = sum_i w_i:
+
+        mean_k     = 1/n sum_i w_i x_ik
+        variance_k = 1/n sum_i w_i (x_ik - mean_k)^2             (the biased estimate)
+        xh_ik      = (x_ik - mean_k) / sqrt(variance_k + epsilon)
+        y_ik       = gamma_k xh_ik + beta_k
+
+    Backward, from `dy = dL/dy` (exact):
+
+        dgamma_k = sum_i dy_ik xh_ik
+        dbeta_k  = sum_i dy_ik
+        dx_ik    = gamma_k / sqrt(variance_k + epsilon)
+                   * (dy_ik - w_i/n (dbeta_k + xh_ik dgamma_k))
+
+    Positions outside the mask are normalized too, but do not count in the statistics. The mean and
+    the variance are returned for running averages and carry no gradient. Of a float16 or bfloat16
+    `x` everything but the result is computed in float32.
+
+    Args:
+        x: Floating-point tensor of rank 2 or more.
+        gamma: Scale, a tensor of shape `(channels,)`, or `None` for 1.
+        beta: Offset, a tensor of shape `(channels,)`, or `None` for 0.
+        axis: Integer, the axis of the channels; its length must be known.
+        epsilon: Non-negative float, added to the variance.
+        mask: Boolean tensor of `x`'s shape without the last axis, or `None`.
+        synchronized: Whether the statistics are those of all replicas of the `tf.distribute`
+            strategy in whose replica context this runs. In `dx` the two sums `dgamma` and `dbeta`
+            then run over all replicas too; those returned are this replica's own, as gradients of
+            variables are.
+
+    Returns:
+        `(outputs, mean, variance)`: `outputs` of `x`'s shape and dtype, the other two of shape
+        `(channels,)`, float64 for a float64 `x` and float32 else. With no position at all they are
+        NaN, as in Keras; with a mask that is false everywhere they are 0.
+
+    Raises:
+        TypeError: If `x` is not floating point.
+        ValueError: If `axis` is outside `x`'s rank or of unknown length, `gamma` or `beta` has
+            another shape, `mask` another rank, or `epsilon` is negative.
+
+    Example:
+        >>> x = tf.constant([[2.0], [4.0], [6.0], [8.0]])
+        >>> keras_bp.ops.batch_normalization(x, epsilon=1e-5).outputs.numpy().ravel().round(4)
+        array([-1.3416, -0.4472,  0.4472,  1.3416], dtype=float32)
+
+    References:
+        Ioffe and Szegedy, 2015, "Batch normalization: accelerating deep network training by
+        reducing internal covariate shift", algorithm 1 and section 3.
+    """
+    x = floating(x, "x")
+    axis = channel_axis(x, axis)
+    channels = x.shape[axis]
+    if epsilon < 0:
+        raise ValueError(f"`epsilon` must not be negative. Received: epsilon={epsilon}")
+    dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
+    gamma = per_channel(gamma, "gamma", channels, dtype, tf.ones)
+    beta = per_channel(beta, "beta", channels, dtype, tf.zeros)
+
+    # Every layout becomes (outer, channels, inner), or (rows, channels) where the channels come
+    # last: reductions over few axes are faster than over many, most of all under XLA.
+    shape = tf.shape(x)
+    last = axis == x.shape.rank - 1
+    layout = [-1, channels] if last else [-1, channels, tf.reduce_prod(shape[axis + 1 :])]
+    if mask is not None:
+        mask = _boolean(mask, x)
+        mask = tf.reshape(
+            mask if last else tf.broadcast_to(mask, shape), [-1, 1] if last else layout
+        )
+    batch = tf.reshape(tf.cast(x, dtype), layout)
+    y, mean, variance = _normalize(batch, gamma, beta, epsilon, mask, synchronized)
+    y = tf.cast(tf.reshape(y, shape), x.dtype)
+    y.set_shape(x.shape)
+    return BatchNormalization(y, tf.stop_gradient(mean), tf.stop_gradient(variance))
+
+
+def _normalize(x, gamma, beta, epsilon, mask, synchronized):
+    """Apply the equations above to an `x` of shape (rows, channels) or (outer, channels, inner)."""
+    matrix = x.shape.rank == 2
+    axes = [0] if matrix else [0, 2]
+    replicas = tf.distribute.get_replica_context() if synchronized else None
+
+    def total(t):
+        return t if replicas is None else replicas.all_reduce(tf.distribute.ReduceOp.SUM, t)
+
+    def channel_sum(t):
+        return sum_rows(t) if matrix else tf.reduce_sum(t, axes)
+
+    def spread(t):
+        return t if matrix else t[:, tf.newaxis]
+
+    def masked(t):
+        # A product with 0 and 1 would let a NaN in the padding into the statistics.
+        return t if mask is None else tf.where(mask, t, tf.zeros([], t.dtype))
+
+    if mask is None:
+        count, divide = total(tf.cast(tf.size(x) // x.shape[1], x.dtype)), tf.divide
+    else:
+        count = total(tf.reduce_sum(tf.cast(mask, x.dtype), axes))
+        divide = tf.math.divide_no_nan
+
+    @tf.custom_gradient
+    def normalize(x, gamma, beta):
+        mean = divide(total(channel_sum(masked(x))), count)
+        centered = x - spread(mean)
+        squares = tf.reshape(sum_squares(masked(centered), axes), [-1])
+        variance = divide(total(squares), count)
+        inverse = tf.math.rsqrt(variance + epsilon)
+        y = centered * spread(inverse * gamma) + spread(beta)
+
+        def backward(dy, *_):
+            # Made anew, not kept: one tensor of the batch's size less in memory.
+            x_hat = (x - spread(mean)) * spread(inverse)
+            dbeta = channel_sum(dy)
+            dgamma = channel_sum(dy * x_hat)
+            mean_dy, mean_dy_x_hat = divide(total(dbeta), count), divide(total(dgamma), count)
+            through_statistics = masked(x_hat * spread(mean_dy_x_hat) + spread(mean_dy))
+            dx = (dy - through_statistics) * spread(inverse * gamma)
+            return dx, dgamma, dbeta
+
+        return (y, mean, variance), backward
+
+    return normalize(x, gamma, beta)
+
+
+def _boolean(mask, x):
+    """The mask with a last axis of length 1."""
+    mask = tf.convert_to_tensor(mask)
+    if mask.shape.rank != x.shape.rank - 1:
+        raise ValueError(
+            "`mask` must have `x`'s shape without the last axis. "
+            f"Received: mask of shape {mask.shape}, x of shape {x.shape}"
+        )
+    return tf.cast(mask, tf.bool)[..., tf.newaxis]

@@ -1,0 +1,91 @@
+"""Inverted dropout."""
+
+import numbers
+
+import tensorflow as tf
+
+from keras_bp.ops._arguments import floating
+
+
+def dropout(x, rate, seed, noise_shape=None):
+    """Inverted dropout: zeroes a share `rate` of the elements and scales up what is left.
+
+    Forward, with D the kept elements, drawn from a uniform u >= rate:
+
+        y = x * D / (1 - rate)
+
+    so that the expectation of y is x, and inference needs no scaling. Backward (exact, for the
+    mask that was drawn; only D, a boolean an element, is kept):
+
+        dx = dy * D / (1 - rate)
+
+    The mask is a function of `seed` alone, bit for bit the one that Keras draws from the same
+    state of a `keras.random.SeedGenerator`.
+
+    Args:
+        x: Floating-point tensor of any shape.
+        rate: Python float in [0, 1], the share dropped. At 1 the result is all zeros, at 0 it is
+            `x`.
+        seed: Integer tensor of shape `(2,)`.
+        noise_shape: Shape of the mask, broadcastable to `x`'s: an axis of length 1 is dropped as a
+            whole. A sequence of integers, where `None` stands for `x`'s own length; or `None` for
+            `x`'s shape.
+
+    Returns:
+        Tensor of `x`'s shape and dtype.
+
+    Raises:
+        TypeError: If `x` is not floating point or `rate` is not a number.
+        ValueError: If `rate` is outside [0, 1], or `noise_shape` does not fit `x`.
+
+    References:
+        Srivastava et al., 2014, "Dropout: a simple way to prevent neural networks from
+        overfitting", section 4.
+    """
+    x = floating(x, "x")
+    if not isinstance(rate, numbers.Real) or isinstance(rate, bool):
+        raise TypeError(f"`rate` must be a Python number in [0, 1]. Received: rate={rate!r}")
+    if not 0 <= rate <= 1:
+        raise ValueError(f"`rate` must be in [0, 1]. Received: rate={rate}")
+    mask_shape = _mask_shape(x, noise_shape)
+    seed = tf.convert_to_tensor(seed)
+    if seed.dtype != tf.int32:
+        # As Keras narrows its generator's int64 state, which XLA does not take.
+        seed = tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)
+    if rate == 0:
+        return x
+    # At a rate of 1 no draw is kept and the scale is never used: anything finite will do.
+    scale = tf.constant(1 / (1 - rate) if rate < 1 else 0.0, x.dtype)
+
+    @tf.custom_gradient
+    def masked(x):
+        uniform = tf.random.stateless_uniform(mask_shape, seed=seed, dtype=x.dtype)
+        kept = uniform >= tf.constant(rate, x.dtype)
+        zero = tf.zeros([], x.dtype)
+
+        def apply(t):
+            # A product with the mask would turn a dropped infinity into a NaN.
+            return tf.where(kept, t * scale, zero)
+
+        return apply(x), apply
+
+    return masked(x)
+
+
+def _mask_shape(x, noise_shape):
+    shape = tf.shape(x)
+    if noise_shape is None:
+        return shape
+    noise_shape = tuple(noise_shape)
+    static = x.shape
+    if static.rank is not None:
+        fits = len(noise_shape) == static.rank and all(
+            n in (None, 1) or length is None or n == length
+            for n, length in zip(noise_shape, static, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                "`noise_shape` must have an entry for each axis of `x`: its length, 1 or None. "
+                f"Received: noise_shape={noise_shape} for x of shape {static}"
+            )
+    return [shape[axis] if n is None else n for axis, n in enumerate(noise_shape)]

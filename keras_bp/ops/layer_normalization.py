@@ -1,0 +1,139 @@
+"""Layer normalization with its closed-form backward pass."""
+
+import tensorflow as tf
+
+from keras_bp.ops._arguments import floating
+from keras_bp.ops._sums import sum_rows, sum_squares
+
+
+def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
+    """Normalizes every example to its own mean and variance over `axis`, then scales and shifts.
+
+    Forward, with i an example (an index of the axes not normalized) and k one of the D features
+    (an index of the normalized axes):
+
+        mean_i     = 1/D sum_k x_ik
+        variance_i = 1/D sum_k (x_ik - mean_i)^2
+        xh_ik      = (x_ik - mean_i) / sqrt(variance_i + epsilon)
+        y_ik       = gamma_k xh_ik + beta_k
+
+    Backward, from `dy = dL/dy` and with `g_ik = dy_ik gamma_k` (exact):
+
+        dgamma_k = sum_i dy_ik xh_ik
+        dbeta_k  = sum_i dy_ik
+        dx_ik    = (g_ik - 1/D sum_j g_ij - xh_ik 1/D sum_j g_ij xh_ij) / sqrt(variance_i + epsilon)
+
+    Of a float16 or bfloat16 `x` everything but the result is computed in float32.
+
+    Args:
+        x: Floating-point tensor of rank 1 or more.
+        gamma: Scale, a tensor with as many entries as the normalized axes have together, in the
+            order of `x`'s axes; or `None` for 1.
+        beta: Offset, likewise; or `None` for 0.
+        axis: Integer or sequence of integers, the axes normalized over.
+        epsilon: Non-negative float, added to the variance.
+
+    Returns:
+        Tensor of `x`'s shape and dtype.
+
+    Raises:
+        TypeError: If `x` is not floating point.
+        ValueError: If `axis` is empty, repeated or outside `x`'s rank, `gamma` or `beta` does not
+            have as many entries as the normalized axes, or `epsilon` is negative.
+
+    Example:
+        >>> x = tf.constant([[1.0, 3.0, 5.0, 7.0]])
+        >>> keras_bp.ops.layer_normalization(x, epsilon=1e-5).numpy().round(4)
+        array([[-1.3416, -0.4472,  0.4472,  1.3416]], dtype=float32)
+
+    References:
+        Ba et al., 2016, "Layer normalization", equations 3 and 4.
+    """
+    x = floating(x, "x")
+    axes = _axes(axis, x.shape)
+    if epsilon < 0:
+        raise ValueError(f"`epsilon` must not be negative. Received: epsilon={epsilon}")
+    dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
+    shape, rank = tf.shape(x), x.shape.rank
+    broadcast = [shape[a] if a in axes else 1 for a in range(rank)]
+    batch, over = tf.cast(x, dtype), axes
+    # (examples, features) wherever the normalized axes are the last ones: a matrix sums fastest.
+    if axes == list(range(axes[0], rank)):
+        features = x.shape[axes[0] :].num_elements()
+        features = tf.reduce_prod(shape[axes[0] :]) if features is None else features
+        batch, broadcast, over = tf.reshape(batch, [-1, features]), [1, features], [1]
+    gamma = _per_feature(gamma, "gamma", x.shape, axes, broadcast, dtype)
+    beta = _per_feature(beta, "beta", x.shape, axes, broadcast, dtype)
+    y = _normalize(batch, gamma, beta, over, epsilon)
+    y = tf.cast(tf.reshape(y, shape), x.dtype)
+    y.set_shape(x.shape)
+    return y
+
+
+def _normalize(x, gamma, beta, axes, epsilon):
+    """Apply the equations above; `gamma` and `beta` are None or broadcast to `x`."""
+    matrix = x.shape.rank == 2 and axes == [1]
+    others = [a for a in range(x.shape.rank) if a not in axes]
+    scaled, shifted = gamma is not None, beta is not None
+
+    def over_examples(t):
+        if matrix:
+            return sum_rows(t)[tf.newaxis]
+        return tf.reduce_sum(t, others, keepdims=True)
+
+    def feature_mean(t):
+        return tf.reduce_mean(t, axes, keepdims=True)
+
+    @tf.custom_gradient
+    def normalize(x, *weights):
+        mean = feature_mean(x)
+        centered = x - mean
+        features = tf.cast(tf.size(x), x.dtype) / tf.cast(tf.size(mean), x.dtype)
+        inverse = tf.math.rsqrt(sum_squares(centered, axes) / features + epsilon)
+        y = centered * inverse
+        if scaled:
+            y *= weights[0]
+        if shifted:
+            y += weights[-1]
+
+        def backward(dy):
+            x_hat = (x - mean) * inverse
+            g = dy * weights[0] if scaled else dy
+            dx = (g - feature_mean(g) - x_hat * feature_mean(g * x_hat)) * inverse
+            dgamma = [over_examples(dy * x_hat)] if scaled else []
+            dbeta = [over_examples(dy)] if shifted else []
+            return [dx, *dgamma, *dbeta]
+
+        return y, backward
+
+    return normalize(x, *(weight for weight in (gamma, beta) if weight is not None))
+
+
+def _axes(axis, shape):
+    rank = shape.rank
+    if rank is None or rank < 1:
+        raise ValueError(f"`x` must have a known rank of 1 or more. Received: shape={shape}")
+    axes = list(axis) if isinstance(axis, (list, tuple)) else [axis]
+    for a in axes:
+        if isinstance(a, bool) or not isinstance(a, int) or not -rank <= a < rank:
+            raise ValueError(
+                f"`axis` must be an integer, or integers, in [-{rank}, {rank}), the rank of `x`. "
+                f"Received: axis={axis!r} for x of shape {shape}"
+            )
+    axes = sorted(a % rank for a in axes)
+    if not axes or len(set(axes)) < len(axes):
+        raise ValueError(f"`axis` must name at least one axis, each once. Received: axis={axis!r}")
+    return axes
+
+
+def _per_feature(weight, name, shape, axes, broadcast, dtype):
+    if weight is None:
+        return None
+    weight = tf.cast(weight, dtype)
+    features = tf.TensorShape([shape[a] for a in axes]).num_elements()
+    if features is not None and weight.shape.num_elements() not in (None, features):
+        raise ValueError(
+            f"`{name}` must have {features} entries, one a normalized feature. "
+            f"Received: shape={weight.shape} for x of shape {shape} and axes {axes}"
+        )
+    return tf.reshape(weight, broadcast)
