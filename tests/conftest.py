@@ -18,7 +18,6 @@ def pytest_configure():
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("float32")
     yield

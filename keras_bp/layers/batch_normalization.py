@@ -1,7 +1,5 @@
 """Batch normalization layer whose backward pass is written out."""
 
-import functools
-
 import keras
 
 from keras_bp import ops
@@ -78,12 +76,50 @@ class BatchNormalization(keras.layers.BatchNormalization):
         reducing internal covariate shift", algorithms 1 and 2.
     """
 
-    @functools.wraps(keras.layers.BatchNormalization.__init__)
-    def __init__(self, axis=-1, momentum=0.99, epsilon=1e-3, *args, **kwargs):
+    def __init__(
+        self,
+        axis=-1,
+        momentum=0.99,
+        epsilon=1e-3,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        moving_mean_initializer="zeros",
+        moving_variance_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        renorm=False,
+        renorm_clipping=None,
+        renorm_momentum=0.99,
+        synchronized=False,
+        **kwargs,
+    ):
         check_axis(axis)
         check_number(momentum, "momentum", maximum=1.0)
         check_number(epsilon, "epsilon")
-        super().__init__(axis, momentum, epsilon, *args, **kwargs)
+        super().__init__(
+            axis=axis,
+            momentum=momentum,
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            moving_mean_initializer=moving_mean_initializer,
+            moving_variance_initializer=moving_variance_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            renorm=renorm,
+            renorm_clipping=renorm_clipping,
+            renorm_momentum=renorm_momentum,
+            synchronized=synchronized,
+            **kwargs,
+        )
 
     def build(self, input_shape):
         """Create the weights, one entry a channel."""

@@ -1,7 +1,5 @@
 """Dropout layer whose backward pass is written out."""
 
-import functools
-
 import keras
 
 from keras_bp import ops
@@ -49,7 +47,6 @@ class Dropout(keras.layers.Dropout):
         overfitting", section 4.
     """
 
-    @functools.wraps(keras.layers.Dropout.__init__)
     def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
         check_number(rate, "rate", maximum=1.0)
         super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)

@@ -1,7 +1,5 @@
 """Group normalization layer whose backward pass is written out."""
 
-import functools
-
 import keras
 
 from keras_bp import ops
@@ -60,11 +58,37 @@ class GroupNormalization(keras.layers.GroupNormalization):
         Wu and He, 2018, "Group normalization", equations 1 to 3 and 7.
     """
 
-    @functools.wraps(keras.layers.GroupNormalization.__init__)
-    def __init__(self, groups=32, axis=-1, epsilon=1e-3, *args, **kwargs):
+    def __init__(
+        self,
+        groups=32,
+        axis=-1,
+        epsilon=1e-3,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        **kwargs,
+    ):
         check_axis(axis)
         check_number(epsilon, "epsilon")
-        super().__init__(groups, axis, epsilon, *args, **kwargs)
+        super().__init__(
+            groups=groups,
+            axis=axis,
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            **kwargs,
+        )
 
     def build(self, input_shape):
         """Create the weights, one entry a channel."""

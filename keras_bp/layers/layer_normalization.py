@@ -1,7 +1,5 @@
 """Layer normalization layer whose backward pass is written out."""
 
-import functools
-
 import keras
 
 from keras_bp import ops
@@ -59,12 +57,36 @@ class LayerNormalization(keras.layers.LayerNormalization):
         Ba et al., 2016, "Layer normalization", equations 3 and 4.
     """
 
-    @functools.wraps(keras.layers.LayerNormalization.__init__)
-    def __init__(self, axis=-1, epsilon=1e-3, *args, **kwargs):
+    def __init__(
+        self,
+        axis=-1,
+        epsilon=1e-3,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        **kwargs,
+    ):
         for one in axis if isinstance(axis, (list, tuple)) else [axis]:
             check_axis(one)
         check_number(epsilon, "epsilon")
-        super().__init__(axis, epsilon, *args, **kwargs)
+        super().__init__(
+            axis=axis,
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            **kwargs,
+        )
 
     def build(self, input_shape):
         """Create the weights, one entry a normalized feature."""

@@ -24,15 +24,16 @@ def _squared_norm(x, axes):
     return tf.square(tf.raw_ops.EuclideanNorm(input=x, axis=axes, keep_dims=True)), backward
 
 
-def sum_squares(x, axes):
-    """Sum the squares over `axes`, kept with length 1; backward: `dx = 2 x upstream`.
+def sum_squared_deviations(x, mean, axes):
+    """Sum `(x - mean)^2` over `axes`, kept with length 1; `mean` broadcasts to `x`.
 
-    Without XLA one kernel reads `x` once, where a square and a sum write and read it again; it has
-    no XLA form, and its own gradient is NaN where the sum is 0.
+    Without XLA one kernel sums the squares as it reads, where a square and a sum would write and
+    read them again; it has no XLA form, and its own gradient is NaN where the sum is 0.
     """
     if compiled_by_xla():
-        return tf.reduce_sum(tf.square(x), axis=axes, keepdims=True)
-    return _squared_norm(x, axes)
+        # With a difference that other operations share XLA fuses worse than with one of its own.
+        return tf.reduce_sum(tf.math.squared_difference(x, mean), axis=axes, keepdims=True)
+    return _squared_norm(x - mean, axes)
 
 
 def compiled_by_xla():

@@ -8,7 +8,7 @@ import typing
 import tensorflow as tf
 
 from keras_bp.ops._arguments import channel_axis, floating, per_channel
-from keras_bp.ops._sums import sum_rows, sum_squares
+from keras_bp.ops._sums import sum_rows, sum_squared_deviations
 
 
 class BatchNormalization(typing.NamedTuple):
@@ -128,11 +128,11 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
     @tf.custom_gradient
     def normalize(x, gamma, beta):
         mean = divide(total(channel_sum(masked(x))), count)
-        centered = x - spread(mean)
-        squares = tf.reshape(sum_squares(masked(centered), axes), [-1])
-        variance = divide(total(squares), count)
+        counted = x if mask is None else tf.where(mask, x, spread(mean))
+        squares = sum_squared_deviations(counted, spread(mean), axes)
+        variance = divide(total(tf.reshape(squares, [-1])), count)
         inverse = tf.math.rsqrt(variance + epsilon)
-        y = centered * spread(inverse * gamma) + spread(beta)
+        y = (x - spread(mean)) * spread(inverse * gamma) + spread(beta)
 
         def backward(dy, *_):
             # Made anew, not kept: one tensor of the batch's size less in memory.

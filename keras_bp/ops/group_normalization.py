@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from keras_bp.ops._arguments import channel_axis, floating, per_channel
-from keras_bp.ops._sums import sum_squares
+from keras_bp.ops._sums import sum_squared_deviations
+from keras_bp.ops.layer_normalization import normalize_over
 
 
 def group_normalization(x, groups, gamma=None, beta=None, axis=-1, epsilon=1e-3):
@@ -67,18 +68,24 @@ def group_normalization(x, groups, gamma=None, beta=None, axis=-1, epsilon=1e-3)
     gamma = per_channel(gamma, "gamma", channels, dtype, tf.ones)
     beta = per_channel(beta, "beta", channels, dtype, tf.zeros)
 
-    # (examples, positions before the channels, channels, positions behind them)
-    shape = tf.shape(x)
-    before, behind = tf.reduce_prod(shape[1:axis]), tf.reduce_prod(shape[axis + 1 :])
-    batch = tf.reshape(tf.cast(x, dtype), [shape[0], before, channels, behind])
-    count = tf.cast(before * behind * (channels // groups), dtype)
-    y = _normalize(batch, gamma, beta, groups, count, epsilon)
+    shape, batch, members = tf.shape(x), tf.cast(x, dtype), channels // groups
+    if x.shape.rank == 2:
+        # Without positions each group is a layer normalization of its own.
+        batch, *weights = (tf.reshape(t, [-1, groups, members]) for t in (batch, gamma, beta))
+        y = normalize_over([2], batch, *weights, epsilon, examples=[0])
+    else:
+        # (examples, positions before the channels, channels, positions behind them)
+        before, behind = tf.reduce_prod(shape[1:axis]), tf.reduce_prod(shape[axis + 1 :])
+        batch = tf.reshape(batch, [shape[0], before, channels, behind])
+        count = tf.cast(before * behind * members, dtype)
+        y = _normalize(batch, gamma, beta, groups, count, epsilon)
     y = tf.cast(tf.reshape(y, shape), x.dtype)
     y.set_shape(x.shape)
     return y
 
 
 def _normalize(x, gamma, beta, groups, count, epsilon):
+    """Apply the equations above to an `x` of shape (examples, before, channels, behind)."""
     channels = x.shape[2]
     members = channels // groups
 
@@ -97,10 +104,9 @@ def _normalize(x, gamma, beta, groups, count, epsilon):
     @tf.custom_gradient
     def normalize(x, gamma, beta):
         mean = group_mean(positions(x))
-        centered = x - spread(mean)
-        squares = tf.reshape(sum_squares(centered, [1, 3]), [-1, channels])
+        squares = tf.reshape(sum_squared_deviations(x, spread(mean), [1, 3]), [-1, channels])
         inverse = tf.math.rsqrt(group_mean(squares) + epsilon)
-        y = centered * spread(inverse * gamma) + beta[:, tf.newaxis]
+        y = (x - spread(mean)) * spread(inverse * gamma) + beta[:, tf.newaxis]
 
         def backward(dy):
             x_hat = (x - spread(mean)) * spread(inverse)

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from keras_bp.ops._arguments import floating
-from keras_bp.ops._sums import sum_rows, sum_squares
+from keras_bp.ops._sums import sum_rows, sum_squared_deviations
 
 
 def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
@@ -64,22 +64,21 @@ def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
         batch, broadcast, over = tf.reshape(batch, [-1, features]), [1, features], [1]
     gamma = _per_feature(gamma, "gamma", x.shape, axes, broadcast, dtype)
     beta = _per_feature(beta, "beta", x.shape, axes, broadcast, dtype)
-    y = _normalize(batch, gamma, beta, over, epsilon)
+    examples = [a for a in range(batch.shape.rank) if a not in over]
+    y = normalize_over(over, batch, gamma, beta, epsilon, examples)
     y = tf.cast(tf.reshape(y, shape), x.dtype)
     y.set_shape(x.shape)
     return y
 
 
-def _normalize(x, gamma, beta, axes, epsilon):
-    """Apply the equations above; `gamma` and `beta` are None or broadcast to `x`."""
-    matrix = x.shape.rank == 2 and axes == [1]
-    others = [a for a in range(x.shape.rank) if a not in axes]
+def normalize_over(axes, x, gamma, beta, epsilon, examples):
+    """Apply the equations above; `gamma` and `beta` are None, or of length 1 along `examples`."""
     scaled, shifted = gamma is not None, beta is not None
 
     def over_examples(t):
-        if matrix:
-            return sum_rows(t)[tf.newaxis]
-        return tf.reduce_sum(t, others, keepdims=True)
+        if examples == [0]:
+            return tf.reshape(sum_rows(tf.reshape(t, [tf.shape(t)[0], -1])), [1, *t.shape[1:]])
+        return tf.reduce_sum(t, examples, keepdims=True)
 
     def feature_mean(t):
         return tf.reduce_mean(t, axes, keepdims=True)
@@ -87,10 +86,10 @@ def _normalize(x, gamma, beta, axes, epsilon):
     @tf.custom_gradient
     def normalize(x, *weights):
         mean = feature_mean(x)
-        centered = x - mean
-        features = tf.cast(tf.size(x), x.dtype) / tf.cast(tf.size(mean), x.dtype)
-        inverse = tf.math.rsqrt(sum_squares(centered, axes) / features + epsilon)
-        y = centered * inverse
+        features = tf.cast(tf.reduce_prod([tf.shape(x)[a] for a in axes]), x.dtype)
+        variance = sum_squared_deviations(x, mean, axes) / features
+        inverse = tf.math.rsqrt(variance + epsilon)
+        y = (x - mean) * inverse
         if scaled:
             y *= weights[0]
         if shifted:

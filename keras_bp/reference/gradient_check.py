@@ -1,0 +1,122 @@
+"""The chapter's gradient check: central differences against the written-out backward pass."""
+
+import numpy as np
+
+from keras_bp.reference._checks import check_number
+
+
+def numerical_gradients(function, parameters, epsilon=1e-5):
+    """Return central differences of a function with respect to every entry of some arrays.
+
+    g_i = (J(theta_i + e) - J(theta_i - e)) / 2e, which costs two evaluations an entry. Each
+    entry is changed in place and then set back to the very number it was.
+
+    Args:
+        function: function without arguments that returns a float and reads `parameters`.
+        parameters: list of float64 arrays.
+        epsilon: float > 0, e. The formula's error falls with e^2 while rounding adds some
+            1e-16 J/e, so that about 1e-5 serves best. Defaults to 1e-5.
+
+    Returns:
+        A list of float64 arrays of the parameters' shapes.
+
+    Raises:
+        TypeError: if a parameter is not a float64 array, which could not be changed in place.
+        ValueError: if `epsilon` is out of range.
+
+    Example:
+        >>> from keras_bp.reference import numerical_gradients
+        >>> theta = np.array([1.0, 2.0])
+        >>> [gradient] = numerical_gradients(lambda: float(np.sum(theta**2)), [theta])
+        >>> gradient.round(6).tolist()
+        [2.0, 4.0]
+    """
+    epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
+    for array in parameters:
+        if not isinstance(array, np.ndarray) or array.dtype != np.float64:
+            raise TypeError(
+                "`parameters` must hold float64 arrays, as their entries are changed in place. "
+                f"Received: {getattr(array, 'dtype', type(array).__name__)}"
+            )
+    gradients = [np.empty_like(array) for array in parameters]
+    for array, gradient in zip(parameters, gradients, strict=True):
+        for index in np.ndindex(array.shape):
+            value = array[index]
+            try:
+                array[index] = value + epsilon
+                above = function()
+                array[index] = value - epsilon
+                below = function()
+            finally:
+                array[index] = value
+            gradient[index] = (above - below) / (2.0 * epsilon)
+    return gradients
+
+
+def relative_difference(analytic, numerical):
+    """Return the chapter's figure ||ga - gn|| / (||ga|| + ||gn||), over all arrays together.
+
+    Under 1e-7 the gradient is correct, under 1e-5 it is suspicious, else there is a bug. Two
+    gradients of zero differ by 0.
+
+    Args:
+        analytic: list of arrays.
+        numerical: list of arrays of the same shapes.
+
+    Returns:
+        A float in [0, 1], or NaN where an entry is NaN.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> from keras_bp.reference import relative_difference
+        >>> round(relative_difference([[1.0, 0.0]], [[1.0, 0.002]]), 6)
+        0.001
+    """
+    shapes = [[np.shape(array) for array in arrays] for arrays in (analytic, numerical)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`numerical` must have the shapes of `analytic`, {shapes[0]}. "
+            f"Received: shapes {shapes[1]}"
+        )
+    ga = np.concatenate([np.ravel(array) for array in analytic])
+    gn = np.concatenate([np.ravel(array) for array in numerical])
+    scale = np.linalg.norm(ga) + np.linalg.norm(gn)
+    return float(np.linalg.norm(ga - gn) / scale) if scale != 0.0 else 0.0
+
+
+def gradient_check(network, X, Y, epsilon=1e-5):
+    """Compare a network's backward pass with central differences over all of its parameters.
+
+    Dropout's masks are drawn once and used in every evaluation, so that the cost stays one
+    function of the parameters. A ReLU whose input lies within reach of `epsilon` from 0 has no
+    derivative that differences could find, and the figure is large though nothing is wrong. A
+    few examples and biases other than 0 keep such kinks out: with zero biases, a column whose
+    units are all off puts the next layer exactly on its kink.
+
+    Args:
+        network: `Network`; its parameters are afterwards as they were.
+        X: array of shape (n[0], m).
+        Y: array of shape (n[L], m).
+        epsilon: float > 0, the step of the differences. Defaults to 1e-5.
+
+    Returns:
+        A float, `relative_difference` of the two gradients.
+
+    Raises:
+        ValueError: if a shape or a value is wrong.
+
+    Example:
+        >>> from keras_bp.reference import Network, gradient_check
+        >>> network = Network([2, 3, 1], ["tanh", "sigmoid"])
+        >>> gradient_check(network, [[0.5, -1.0], [1.0, 2.0]], [[1.0, 0.0]]) < 1e-8
+        True
+    """
+    X = np.asarray(X, dtype=np.float64)
+    masks = network.draw_masks(X.shape[-1])
+    analytic = network.backward(network.forward(X, masks), Y).as_list()
+    numerical = numerical_gradients(
+        lambda: network.cost(network.forward(X, masks), Y), network.parameters, epsilon
+    )
+    return relative_difference(analytic, numerical)
