@@ -8,6 +8,11 @@ from keras_bp.ops._arguments import floating
 from keras_bp.ops._sums import compiled_by_xla
 
 
+# Up to here dividing the targets costs less than asking whether they sum to 1; XLA fuses the
+# division in any case.
+FEW_CLASSES = 32
+
+
 def binary_crossentropy(target, output, from_logits=False):
     """Cross-entropy of independent Bernoulli variables, element by element.
 
@@ -83,11 +88,7 @@ def categorical_crossentropy(target, output, from_logits=False, axis=-1):
     if axis % rank != rank - 1:
         order = [a for a in range(rank) if a != axis % rank] + [axis % rank]
         target, output = tf.transpose(target, order), tf.transpose(output, order)
-    classes = output.shape[-1] or tf.shape(output)[-1]
-    rows = [tf.reshape(t, [-1, classes]) for t in (target, output)]
-    loss = tf.reshape(_categorical_of_logits(*rows), tf.shape(output)[:-1])
-    loss.set_shape(output.shape[:-1])
-    return loss
+    return _by_rows(_categorical_of_logits, target, output)
 
 
 def sparse_categorical_crossentropy(target, output, from_logits=False):
@@ -126,12 +127,7 @@ def sparse_categorical_crossentropy(target, output, from_logits=False):
             "`target` must have `output`'s shape without the last axis, the classes. "
             f"Received: target of shape {target.shape}, output of shape {output.shape}"
         )
-    classes = output.shape[-1] or tf.shape(output)[-1]
-    rows, labels = tf.reshape(output, [-1, classes]), tf.reshape(target, [-1])
-    of = _sparse_of_logits if from_logits else _sparse_of_probabilities
-    loss = tf.reshape(of(labels, rows), tf.shape(target))
-    loss.set_shape(output.shape[:-1])
-    return loss
+    return _by_rows(_sparse_of_logits if from_logits else _sparse_of_probabilities, target, output)
 
 
 def _alike(target, output):
@@ -145,12 +141,32 @@ def _alike(target, output):
     return target, output
 
 
+def _by_rows(crossentropy, target, output):
+    """Call a `crossentropy` of rows of a matrix on the last axis of an `output` of any rank."""
+    if output.shape.rank == 2:
+        return crossentropy(target, output)
+    classes = tf.shape(output)[-1]
+    rows = tf.reshape(target, [-1] if target.shape.rank < output.shape.rank else [-1, classes])
+    loss = crossentropy(rows, tf.reshape(output, [-1, classes]))
+    loss = tf.reshape(loss, tf.shape(output)[:-1])
+    loss.set_shape(output.shape[:-1])
+    return loss
+
+
 @tf.custom_gradient
 def _binary_of_logits(y, z):
-    def backward(dloss):
-        return -dloss * z, dloss * (tf.sigmoid(z) - y)
+    e = tf.exp(-tf.abs(z))
 
-    return tf.maximum(z, 0) - z * y + tf.math.log1p(tf.exp(-tf.abs(z))), backward
+    def backward(dloss):
+        # The same number twice: XLA shares the exponential, without XLA one kernel is fastest.
+        p = (
+            tf.where(z >= 0, tf.ones([], z.dtype), e) / (1 + e)
+            if compiled_by_xla()
+            else tf.sigmoid(z)
+        )
+        return -dloss * z, dloss * (p - y)
+
+    return tf.maximum(z, 0) - z * y + tf.math.log1p(e), backward
 
 
 @tf.custom_gradient
@@ -183,8 +199,8 @@ def _softmax_kernel(y, z):
 def _categorical_of_logits(y, z):
     """Rows of a matrix. TensorFlow's own gradient, `a - y`, is wrong where y does not sum to 1."""
     total = tf.reduce_sum(y, -1)
-    if compiled_by_xla():
-        # sum(y) times the loss of y / sum(y): XLA fuses the division.
+    if compiled_by_xla() or (z.shape[-1] is not None and z.shape[-1] <= FEW_CLASSES):
+        # sum(y) times the loss of y / sum(y).
         loss, a_minus_y = _softmax_kernel(tf.math.divide_no_nan(y, total[:, tf.newaxis]), z)
         loss *= total
 
@@ -194,7 +210,7 @@ def _categorical_of_logits(y, z):
         loss, a_minus_y = _softmax_kernel(y, z)
 
         def gradient():
-            # The usual case, a sum of 1 up to rounding, saves two passes over the batch.
+            # In the usual case, a sum of 1 up to rounding, no further pass over the batch.
             rounding = 8 * float(ml_dtypes.finfo(z.dtype.as_numpy_dtype).eps)
             return tf.cond(
                 tf.reduce_all(tf.abs(total - 1) <= rounding),
