@@ -1,7 +1,8 @@
 """Sums that normalization layers spend their time in, each in the form that runs fastest."""
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
+
+from keras_bp.ops._xla import compiled_by_xla
 
 
 def sum_rows(x):
@@ -34,10 +35,3 @@ def sum_squared_deviations(x, mean, axes):
         # With a difference that other operations share XLA fuses worse than with one of its own.
         return tf.reduce_sum(tf.math.squared_difference(x, mean), axis=axes, keepdims=True)
     return _squared_norm(x - mean, axes)
-
-
-def compiled_by_xla():
-    """Tell whether the function that is being traced is under jit_compile=True."""
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )

@@ -5,8 +5,7 @@ import ml_dtypes
 import tensorflow as tf
 
 from keras_bp.ops._arguments import floating
-from keras_bp.ops._sums import compiled_by_xla
-
+from keras_bp.ops._xla import compiled_by_xla
 
 # Up to here dividing the targets costs less than asking whether they sum to 1; XLA fuses the
 # division in any case.
