@@ -1,1 +1,7 @@
-"""Functions over lists of gradients."""
+"""Functions over gradients, dense or sparse, before an optimizer's rule sees them."""
+
+from keras_bp.gradients.deduplicate import deduplicate
+from keras_bp.gradients.global_norm import global_norm
+from keras_bp.gradients.squared_norm import squared_norm
+
+__all__ = ["deduplicate", "global_norm", "squared_norm"]

@@ -1,0 +1,63 @@
+"""Names for a model's variables that two runs of the same model share."""
+
+MODEL_ITSELF = "(model)"
+"""Stands for the layer path of a variable that the model holds itself, outside any layer."""
+
+
+def variable_paths(model):
+    """Map each weight of a model to the path of its layer and to its own path.
+
+    A path is built from the names of the layers that hold one another, the model's own name left
+    out: `block/conv` is the layer conv of the model block of the model. Keras's `variable.path`
+    is no such path: it depends on where a layer was first called, with the model's name in a
+    Sequential model and without the name of a nested functional model.
+
+    A variable belongs to the innermost layer that holds it, and where several layers share it, to
+    the first of them in the model's order. Where a path is taken, _1, _2, ... is appended.
+
+    Args:
+        model: a built `keras.Model`.
+
+    Returns:
+        Dictionary `id(variable)` -> (layer path, variable path), in the model's order.
+    """
+    paths = {}
+    # A layer named "global" must not write to the tag of the norm of all layers together.
+    layer_paths, full_paths = {"global"}, set()
+    for layer, path in _walk(model, ""):
+        own = [variable for variable in _own_weights(layer) if id(variable) not in paths]
+        if not own:
+            continue
+        layer_path = _unique(path or MODEL_ITSELF, layer_paths)
+        prefix = f"{layer_path}/" if path else ""
+        for variable in own:
+            paths[id(variable)] = layer_path, _unique(prefix + variable.name, full_paths)
+    return paths
+
+
+def _walk(layer, path):
+    """Yield (layer, path) for a layer and all layers inside it, outer layers first."""
+    yield layer, path
+    for inner in _inner_layers(layer):
+        yield from _walk(inner, f"{path}/{inner.name}" if path else inner.name)
+
+
+def _inner_layers(layer):
+    # `Model.layers` is this list; Keras has no public name for it where the layer is no model.
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def _own_weights(layer):
+    """List the weights that a layer holds and no layer inside it does."""
+    inner = {id(weight) for other in _inner_layers(layer) for weight in other.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+def _unique(path, taken):
+    """Return the path, with _1, _2, ... appended where it is taken, and take it."""
+    candidate, number = path, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{path}_{number}"
+    taken.add(candidate)
+    return candidate

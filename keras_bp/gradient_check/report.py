@@ -1,0 +1,203 @@
+"""What a gradient check found."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_bp.gradient_check.kinks import SIGMAS
+
+CORRECT_BELOW = 1e-7
+SUSPICIOUS_BELOW = 1e-5
+_VERDICTS = ("correct", "suspicious", "wrong")
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientCheckRow:
+    """One variable's or one input's part of a `GradientCheckReport`.
+
+    Attributes:
+        path: String, the variable's path or the input's name.
+        shape: Tuple of integers.
+        entries: Integer, how many entries were checked.
+        kinks: Integer, how many of them lie on a kink, or a bend too sharp for the step, and are
+            left out of the figure.
+        relative_difference: Float, the figure of this row's entries alone.
+        verdict: String, `"correct"`, `"suspicious"` or `"wrong"`.
+        worst_index: Tuple of integers, the entry whose slopes differ most beyond what rounding
+            explains; `None` if every entry is a kink.
+        analytic: Float, the analytic slope of that entry.
+        numeric: Float, the numeric slope of that entry.
+    """
+
+    path: str
+    shape: tuple
+    entries: int
+    kinks: int
+    relative_difference: float
+    verdict: str
+    worst_index: tuple | None
+    analytic: float
+    numeric: float
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GradientCheckReport:
+    r"""The result of `check_gradients`; `str(report)` is a table.
+
+    The figure is $\|g_a - g_n\| / (\|g_a\| + \|g_n\|)$, 0 where both are zero, over the entries
+    that are not kinks. The verdict is the worst of the overall figure's, of every row's figure's
+    and of every single faulty entry's: a fault in a small variable would drown in the others. A
+    figure counts only if its numerator is more than rounding can make of it: the bias in front of
+    a batch normalization has the gradient zero, and the ratio of two roundings is no finding.
+
+    Attributes:
+        relative_difference: Float, the figure over all entries.
+        verdict: String: `"correct"` (below 1e-7), `"suspicious"` (below 1e-5, or nothing but kinks
+            to compare) or `"wrong"`.
+        rows: Tuple of `GradientCheckRow`, first the variables, then the inputs.
+        epsilon: Float, the step of the central differences.
+        not_trainable: Tuple of strings, the paths of floating weights that were not checked:
+            frozen ones and statistics.
+        not_differentiable: Tuple of strings, the names of inputs that are not floating point.
+        rounded_at: Tuple of strings, operations inside the target that round float64 to fewer
+            bits. Where the result depends on them, no difference quotient is reliable.
+    """
+
+    relative_difference: float
+    verdict: str
+    rows: tuple
+    epsilon: float
+    not_trainable: tuple = ()
+    not_differentiable: tuple = ()
+    rounded_at: tuple = ()
+
+    def __repr__(self):
+        return (
+            f"<GradientCheckReport {self.verdict}, relative_difference="
+            f"{self.relative_difference:.2e}, {len(self.rows)} rows>"
+        )
+
+    def __str__(self):
+        table = [("", "shape", "checked", "kinks", "difference", "worst", "analytic", "numeric")]
+        for row in self.rows:
+            table.append(
+                (
+                    row.path,
+                    str(row.shape),
+                    str(row.entries),
+                    str(row.kinks),
+                    f"{row.relative_difference:.1e}",
+                    "-" if row.worst_index is None else str(row.worst_index),
+                    f"{row.analytic:.6e}",
+                    f"{row.numeric:.6e}",
+                )
+            )
+        verdicts = ["verdict"]
+        for row in self.rows:
+            only_rounding = row.verdict == "correct" and row.relative_difference >= CORRECT_BELOW
+            verdicts.append(row.verdict + " (rounding)" * only_rounding)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            f"Gradient check: {self.verdict}, relative difference "
+            f"{self.relative_difference:.2e} (correct < 1e-07, suspicious < 1e-05)"
+        ]
+        for (path, *cells), verdict in zip(table, verdicts, strict=True):
+            cells = [c.rjust(width) for c, width in zip(cells, widths[1:], strict=True)]
+            lines.append("  ".join([path.ljust(widths[0]), *cells, verdict]))
+        return "\n".join([*lines, *self._remarks()])
+
+    def _remarks(self):
+        entries = sum(row.entries for row in self.rows)
+        kinks = sum(row.kinks for row in self.rows)
+        yield f"{entries} entries, central differences in float64, epsilon {self.epsilon:g}"
+        if kinks:
+            yield f"{kinks} entries lie on a kink and are left out of the figures"
+        if kinks == entries:
+            yield "nothing is left to compare"
+        if self.not_trainable:
+            yield f"{len(self.not_trainable)} weights are not trainable and were not checked"
+        if self.not_differentiable:
+            yield f"inputs not differentiated: {', '.join(self.not_differentiable)}"
+        if self.rounded_at and self.verdict != "correct":
+            yield (
+                "float64 is rounded to fewer bits inside, which alone can spoil the figures, at: "
+                + ", ".join(self.rounded_at)
+            )
+
+
+def make_row(path, shape, indices, comparison):
+    """Summarize one slot's `Comparison`; `indices` are the entries' flat positions."""
+    kept = np.flatnonzero(~comparison.kinks)
+    analytic, numeric = comparison.analytic[kept], comparison.numeric[kept]
+    figures = [_significant_figure(analytic, numeric, comparison.noise)]
+    for i in np.flatnonzero(comparison.faults):
+        figures.append(_figure(comparison.analytic[i], comparison.numeric[i]))
+    worst, slopes = None, (0.0, 0.0)
+    if len(kept):
+        i = _worst(analytic, numeric, comparison.noise)
+        worst = tuple(int(d) for d in np.unravel_index(indices[kept[i]], shape))
+        slopes = float(analytic[i]), float(numeric[i])
+    return GradientCheckRow(
+        path=path,
+        shape=tuple(shape),
+        entries=len(indices),
+        kinks=int(comparison.kinks.sum()),
+        relative_difference=_figure(analytic, numeric),
+        verdict=_verdict(figures),
+        worst_index=worst,
+        analytic=slopes[0],
+        numeric=slopes[1],
+    )
+
+
+def make_report(rows, comparisons, **facts):
+    """Put the rows together, with the figure and the verdict over all their entries."""
+    kept = [~c.kinks for c in comparisons]
+    analytic = np.concatenate([c.analytic[k] for c, k in zip(comparisons, kept, strict=True)])
+    numeric = np.concatenate([c.numeric[k] for c, k in zip(comparisons, kept, strict=True)])
+    noise = max(c.noise for c in comparisons)
+    overall = _verdict([_significant_figure(analytic, numeric, noise)])
+    verdicts = [overall, *(row.verdict for row in rows)]
+    if not len(analytic):
+        verdicts.append("suspicious")
+    return GradientCheckReport(
+        relative_difference=_figure(analytic, numeric),
+        verdict=max(verdicts, key=_VERDICTS.index),
+        rows=tuple(rows),
+        **facts,
+    )
+
+
+def _worst(analytic, numeric, noise):
+    """Position of the entry that differs most, measured by what rounding explains."""
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(analytic - numeric)
+        explained = SIGMAS * noise + 1e-8 * (np.abs(analytic) + np.abs(numeric))
+        excess = np.where(difference == 0.0, 0.0, difference / explained)
+    return int(np.argmax(np.nan_to_num(excess, nan=np.inf, posinf=np.inf)))
+
+
+def _figure(analytic, numeric):
+    """The chapter's relative difference; infinite where a slope is."""
+    size = np.linalg.norm(analytic) + np.linalg.norm(numeric)
+    if size == 0.0:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        figure = float(np.linalg.norm(analytic - numeric) / size)
+    return figure if np.isfinite(figure) else float("inf")
+
+
+def _significant_figure(analytic, numeric, noise):
+    """The figure, or 0 where rounding explains the whole difference."""
+    with np.errstate(invalid="ignore"):
+        difference = np.linalg.norm(analytic - numeric)
+    if difference <= 4.0 * noise * np.sqrt(np.size(analytic)):
+        return 0.0
+    return _figure(analytic, numeric)
+
+
+def _verdict(figures):
+    worst = max(figures)
+    if worst < CORRECT_BELOW:
+        return "correct"
+    return "suspicious" if worst < SUSPICIOUS_BELOW else "wrong"

@@ -1,0 +1,306 @@
+"""GradientMonitor changes nothing, survives what goes wrong, and says what it cannot do."""
+
+import contextlib
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from keras_bp.callbacks import GradientMonitor
+
+L = keras.layers
+optimizers = keras.optimizers
+
+
+def small_model(optimizer="sgd", **options):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), L.Dense(3, "tanh", name="d1"), L.Dense(1, name="d2")]
+    model = keras.Sequential(layers)
+    model.compile(optimizer, "mse", **{"jit_compile": False, **options})
+    return model
+
+
+def fit(model, data, *callbacks, epochs=1):
+    """Train on 5 batches an epoch."""
+    options = {"batch_size": 5, "epochs": epochs, "shuffle": False, "verbose": 0}
+    return model.fit(*data, callbacks=list(callbacks), **options)
+
+
+def steps(events, tag="loss/batch"):
+    return list(events[tag])
+
+
+class At(keras.callbacks.Callback):
+    """Does something before or after batch number `batch` of every epoch."""
+
+    def __init__(self, batch, action, before=False):
+        super().__init__()
+        self._batch, self._action, self._before = batch, action, before
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._before and batch == self._batch:
+            self._action(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not self._before and batch == self._batch:
+            self._action(self.model)
+
+
+def raise_(error):
+    def action(model):
+        raise error
+
+    return action
+
+
+def large_model(optimizer, jit_compile):
+    """Dense, normalization, dropout and a penalty: whatever rounding could tell apart."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), L.Dense(64, "relu", kernel_regularizer="l2")]
+    layers += [L.BatchNormalization(), L.Dropout(0.3), L.Dense(32, "gelu"), L.LayerNormalization()]
+    model = keras.Sequential([*layers, L.Dense(1)])
+    model.compile(optimizer(), "mse", jit_compile=jit_compile)
+    return model
+
+
+@pytest.mark.parametrize(
+    "optimizer, jit_compile",
+    [
+        (lambda: optimizers.AdamW(0.01, clipnorm=0.1), False),
+        (lambda: optimizers.AdamW(0.01, clipnorm=0.1), True),
+        # gamma's gradient is a product, which TensorFlow joins with the rate of SGD's step ...
+        (lambda: optimizers.SGD(0.01, momentum=0.9), False),
+        # ... and XLA with the sum of the accumulated gradients.
+        (lambda: optimizers.Adam(0.01, gradient_accumulation_steps=2), True),
+        (lambda: optimizers.LossScaleOptimizer(optimizers.Muon(0.01)), False),
+    ],
+    ids=["adamw", "adamw-jit", "sgd", "accumulation-jit", "loss-scale-muon"],
+)
+def test_training_is_the_same_to_the_bit(optimizer, jit_compile, data, tmp_path):
+    results = []
+    for callbacks in [], [GradientMonitor(tmp_path)]:
+        model = large_model(optimizer, jit_compile)
+        history = fit(model, data, *callbacks, epochs=4)
+        variables = model.weights + model.optimizer.variables
+        results.append((history.history, [(v.path, v.numpy()) for v in variables]))
+    np.testing.assert_equal(results[1], results[0])
+
+
+def test_model_and_optimizer_are_as_they_were(data, tmp_path):
+    model = small_model("adam")
+    fit(model, data)
+    function, attributes = model.train_function, dict(vars(model.optimizer))
+    fit(model, data, GradientMonitor(tmp_path))
+    assert model.train_function is function
+    assert vars(model.optimizer) == attributes
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_equal(loaded.optimizer.variables[0].numpy(), 10)
+
+
+def test_steps_go_on_in_a_second_fit_and_in_a_loaded_model(data, tmp_path, read_events):
+    model, monitor = small_model(), GradientMonitor(tmp_path / "run")
+    fit(model, data, monitor)
+    fit(model, data)
+    fit(model, data, monitor)
+    events = read_events(tmp_path / "run")
+    assert steps(events) == [1, 2, 3, 4, 5, 11, 12, 13, 14, 15]
+    assert steps(events, "weights/d1/kernel") == [5, 15]
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    fit(loaded, data, GradientMonitor(tmp_path / "resumed"))
+    assert steps(read_events(tmp_path / "resumed")) == [16, 17, 18, 19, 20]
+
+
+def test_steps_go_on_with_a_new_optimizer(data, tmp_path, read_events):
+    model, monitor = small_model(), GradientMonitor(tmp_path)
+    fit(model, data, monitor)
+    model.compile("adam", "mse")
+    fit(model, data, monitor)
+    assert steps(read_events(tmp_path)) == list(range(1, 11))
+
+
+def test_state_that_another_callback_restores(data, tmp_path, read_events):
+    """The monitor's first on_train_begin comes before that of a callback that resumes."""
+
+    class Resume(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.optimizer.build(self.model.trainable_variables)
+            self.model.optimizer.iterations.assign(100)
+
+    back = At(2, lambda model: model.optimizer.iterations.assign(7))
+    fit(small_model(), data, GradientMonitor(tmp_path), Resume(), back)
+    assert steps(read_events(tmp_path)) == [101, 102, 103, 104, 105]
+
+
+def test_an_optimizer_that_another_callback_puts_in(data, tmp_path, read_events):
+    def switch(model):
+        model.optimizer = optimizers.SGD(0.5)
+        model.make_train_function(force=True)
+
+    fit(small_model(), data, GradientMonitor(tmp_path), At(2, switch))
+    events = read_events(tmp_path)
+    rates = {1: 0.01, 2: 0.01, 3: 0.01, 4: 0.5, 5: 0.5}
+    assert {s: round(float(v), 6) for s, v in events["learning_rate"].items()} == rates
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_fit_that_is_stopped(error, before, data, tmp_path, read_events):
+    model, monitor = small_model(), GradientMonitor(tmp_path)
+    attributes = set(vars(model.optimizer))
+    with pytest.raises(error):
+        fit(model, data, monitor, At(2, raise_(error), before=before))
+    made = 2 if before else 3
+    assert not {"apply", "scale_loss"} & set(vars(model.optimizer))
+
+    # What comes next is as without a monitor: nothing of it is recorded.
+    twin = small_model()
+    with contextlib.suppress(error):
+        fit(twin, data, At(2, raise_(error), before=before))
+    for each in model, twin:
+        fit(each, data)
+        each.train_on_batch(*data)
+    np.testing.assert_equal(model.get_weights(), twin.get_weights())
+    assert set(vars(model.optimizer)) >= attributes
+
+    fit(model, data, monitor)
+    first = made + 6
+    expected = [*range(1, made + 1), *range(first + 1, first + 6)]
+    assert steps(read_events(tmp_path)) == expected
+
+
+def test_interrupt_inside_the_step(data, tmp_path, read_events):
+    """As when Ctrl-C comes while the train function runs: the steps before it are written."""
+
+    def batches():
+        yield from [(data[0][:5], data[1][:5])] * 3
+        raise KeyboardInterrupt
+
+    model, monitor = small_model(run_eagerly=True), GradientMonitor(tmp_path)
+    original = type(model.optimizer).update_step
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+
+        def update_step(self, *args):
+            if int(self.iterations) == 3:
+                raise KeyboardInterrupt
+            original(self, *args)
+
+        patch.setattr(type(model.optimizer), "update_step", update_step)
+        fit(model, data, monitor)
+    assert not {"apply", "scale_loss"} & set(vars(model.optimizer))
+    fit(model, data, monitor)
+    assert steps(read_events(tmp_path)) == list(range(1, 9))
+
+
+def test_train_on_batch_is_untouched(data, tmp_path, read_events):
+    """Also inside a monitored fit, which goes on recording."""
+    model = small_model()
+    alone = At(2, lambda model: model.train_on_batch(*data))
+    fit(model, data, GradientMonitor(tmp_path), alone)
+    assert int(model.optimizer.iterations) == 6
+    events = read_events(tmp_path)
+    assert len(events["loss/batch"]) == 5
+    twin = small_model()
+    fit(twin, data, At(2, lambda model: model.train_on_batch(*data)))
+    np.testing.assert_equal(model.get_weights(), twin.get_weights())
+
+
+def test_two_monitors_record_the_same(data, tmp_path, read_events):
+    model = small_model()
+    function = model.make_train_function()
+    function = model.train_function
+    fit(model, data, GradientMonitor(tmp_path / "a"), GradientMonitor(tmp_path / "b"))
+    assert model.train_function is function
+    first, second = read_events(tmp_path / "a"), read_events(tmp_path / "b")
+    assert steps(first) == [1, 2, 3, 4, 5]
+    np.testing.assert_equal(second, first)
+
+
+def test_a_monitor_of_a_stopped_fit_does_not_hinder_another(data, tmp_path, read_events):
+    model = small_model()
+    with pytest.raises(RuntimeError):
+        fit(model, data, GradientMonitor(tmp_path / "a"), At(2, raise_(RuntimeError())))
+    fit(model, data, GradientMonitor(tmp_path / "b"))
+    assert steps(read_events(tmp_path / "b")) == [4, 5, 6, 7, 8]
+    assert callable(model.train_function) and "Recording" not in repr(model.train_function)
+
+
+def test_a_full_disk_costs_one_warning_and_no_training(data, tmp_path, read_events):
+    """The system refuses to let the event file grow beyond a limit, as a full disk would."""
+    resource = pytest.importorskip("resource")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(model):
+        (path,) = tmp_path.iterdir()
+        size = path.stat().st_size + 1000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
+
+    model = small_model()
+    try:
+        with pytest.warns(RuntimeWarning, match=r"training goes on.*File too large") as caught:
+            history = fit(model, data, GradientMonitor(tmp_path), At(1, limit), epochs=6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert len(caught) == 1 and str(tmp_path) in str(caught[0].message)
+    assert len(history.history["loss"]) == 6 and int(model.optimizer.iterations) == 30
+    assert 1 <= len(read_events(tmp_path)["loss/batch"]) < 30
+    twin = small_model()
+    fit(twin, data, epochs=6)
+    np.testing.assert_equal(model.get_weights(), twin.get_weights())
+
+
+def test_weights_that_are_no_numbers_are_monitored_to_the_end(data, tmp_path, read_events):
+    model = small_model(optimizers.SGD(1e38))
+    fit(model, data, GradientMonitor(tmp_path), epochs=2)
+    events = read_events(tmp_path)
+    assert np.isnan(events["loss/batch"][10]) and np.isnan(events["gradient_norm/global"][10])
+    assert events["weights/d2/kernel"][10][:, 2].sum() == 0
+
+
+@pytest.mark.parametrize("log_dir", [None, 3, b"logs", ["a"]])
+def test_log_dir_of_another_type(log_dir):
+    with pytest.raises(TypeError, match=r"`log_dir` must be .*Received: log_dir="):
+        GradientMonitor(log_dir)
+
+
+def test_empty_log_dir():
+    with pytest.raises(ValueError, match=r"`log_dir` must name.*Received: log_dir=''"):
+        GradientMonitor("")
+
+
+def test_default_log_dir():
+    assert GradientMonitor().log_dir == "tb_logs"
+
+
+def test_log_dir_that_cannot_be_made(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    model = small_model()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"`log_dir` must name.*Received: log_dir=.*file/below"):
+        fit(model, data, GradientMonitor(pathlib.Path(tmp_path / "file" / "below")))
+    np.testing.assert_equal(model.get_weights(), before)
+    fit(model, data)
+
+
+def test_model_without_trainable_weights(data, tmp_path):
+    model = small_model()
+    model.trainable = False
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"trainable weights.*Received: model 'sequential'"):
+        fit(model, data, GradientMonitor(tmp_path / "logs"))
+    assert not (tmp_path / "logs").exists()
+
+
+def test_model_without_an_optimizer(data, tmp_path):
+    model = small_model()
+    model.compile(None, "mse")
+    with pytest.raises(ValueError, match=r"compiled with an optimizer.*Received: model"):
+        fit(model, data, GradientMonitor(tmp_path))
+
+
+def test_every_public_callback_has_a_test():
+    assert keras.callbacks.Callback in GradientMonitor.__mro__

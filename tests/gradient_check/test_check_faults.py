@@ -1,0 +1,143 @@
+"""The checker fails on gradients that are wrong, however little and wherever."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bp.gradient_check import check_gradients
+
+
+def _check(rng, activation, spoil, which="kernel"):
+    """Check a network of two layers and a scale, one of whose gradients passes through `spoil`.
+
+    The shift by 3 keeps relu's units alive: a dead one's gradient is zero, right or wrong.
+    """
+
+    def network(x, first, kernel, scale):
+        kernel = spoil(kernel) if which == "kernel" else kernel
+        scale = spoil(scale) if which == "scale" else scale
+        return scale * activation(activation(x @ first) @ kernel + 3.0)
+
+    shapes = [(16, 5), (5, 8), (8, 8), ()]
+    inputs = [rng.normal(size=shape) for shape in shapes]
+    return check_gradients(network, inputs, rng.normal(size=(16, 8)), "log_cosh")
+
+
+def _one_entry(factor):
+    def change(g):
+        mask = np.ones(g.shape)
+        mask[3, 5] = factor
+        return g * mask
+
+    return change
+
+
+CHANGES = {
+    "0.1 % too large": lambda g: 1.001 * g,
+    "0.1 % too small": lambda g: 0.999 * g,
+    "sign": lambda g: -g,
+    "zero": lambda g: 0.0 * g,
+    "cut off": lambda g: None,
+    "nan": lambda g: np.nan * g,
+    "one entry, 0.1 %": _one_entry(1.001),
+    "one entry, sign": _one_entry(-1.0),
+    "one entry, zero": _one_entry(0.0),
+    "one entry, nan": _one_entry(np.nan),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("activation", [tf.tanh, tf.nn.relu], ids=["smooth", "relu"])
+def test_a_wrong_kernel_gradient(rng, with_gradient, activation, change):
+    report = _check(rng, activation, with_gradient(CHANGES[change]))
+    assert report.verdict == "wrong"
+    blamed = [row for row in report.rows if row.verdict != "correct"]
+    assert [row.path for row in blamed] == ["kernel"]
+    if "one entry" in change:
+        assert blamed[0].worst_index == (3, 5)
+
+
+def test_a_right_one_in_the_same_network(rng, with_gradient):
+    for activation in (tf.tanh, tf.nn.relu):
+        report = _check(rng, activation, with_gradient(lambda g: g))
+        assert report.verdict == "correct"
+        assert report.relative_difference < 1e-8
+
+
+def test_a_single_scalar_that_is_a_thousandth_off(rng, with_gradient):
+    """The overall figure drowns it: one entry among hundreds. Its row does not."""
+    report = _check(rng, tf.tanh, with_gradient(lambda g: 1.001 * g), which="scale")
+    assert report.verdict == "wrong"
+    assert [row.path for row in report.rows if row.verdict == "wrong"] == ["scale"]
+
+
+@pytest.mark.parametrize("factor", [1.001, -1.0, 0.0])
+def test_a_small_variable_with_a_small_gradient(with_gradient, factor):
+    """A gradient 1e-5 of the others': the overall figure of the 0.1 % fault is 5e-9."""
+    spoil = with_gradient(lambda g: factor * g)
+    report = check_gradients(
+        lambda x, w: tf.sin(x) + 1e-5 * tf.reduce_sum(tf.exp(spoil(w))),
+        [np.linspace(-1, 1, 50), np.array([0.5, 0.6])],
+    )
+    assert report.relative_difference < 1e-4
+    assert [row.verdict for row in report.rows] == ["correct", "wrong"]
+    assert report.verdict == "wrong"
+
+
+def test_one_wrong_entry_among_thousands(rng, with_gradient):
+    """Row and overall figures are 4e-6, merely suspicious; the entry itself is not."""
+
+    def change(g):
+        mask = np.ones(g.shape)
+        mask[77, 13] = 1.001
+        return g * mask
+
+    spoil = with_gradient(change)
+    x, w = rng.normal(size=(2, 100)), rng.normal(size=(100, 40)) / 10.0
+    report = check_gradients(lambda w: tf.tanh(x @ spoil(w)), w)
+    assert report.rows[0].entries == 4000
+    assert report.relative_difference < 1e-5
+    assert report.verdict == "wrong"
+    assert report.rows[0].worst_index == (77, 13)
+
+
+def test_a_cut_graph_is_found(rng):
+    """stop_gradient: autodiff returns None, and the loss depends on the variable all the same."""
+    report = check_gradients(
+        lambda x, w: tf.stop_gradient(tf.tanh(x)) + tf.tanh(w), [rng.normal(size=4)] * 2
+    )
+    assert [row.verdict for row in report.rows] == ["wrong", "correct"]
+    assert report.rows[0].analytic == 0.0
+    assert report.rows[0].path == "x"
+
+
+def test_an_unused_variable_is_no_fault(rng):
+    report = check_gradients(lambda x, w: tf.tanh(x), [rng.normal(size=4)] * 2)
+    assert report.verdict == "correct"
+    assert report.rows[1].relative_difference == 0.0
+
+
+def test_a_wrong_gradient_inside_a_model(rng, with_gradient):
+    """Its own weights lie behind the fault; only what lies before it is blamed."""
+    spoil = with_gradient(lambda g: 1.001 * g)
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(3)(keras.layers.Lambda(spoil)(inputs))
+    report = check_gradients(keras.Model(inputs, outputs), rng.normal(size=(5, 4)))
+    assert [row.verdict for row in report.rows] == ["correct", "correct", "wrong"]
+
+
+def test_float32_inside_is_reported_and_never_called_correct(rng):
+    """The cast's rounding makes every difference quotient meaningless, and the report says so."""
+
+    class Rounds(keras.layers.Layer):
+        def call(self, x):
+            return tf.cast(tf.tanh(tf.cast(x, tf.float32)), x.dtype)
+
+    model = keras.Sequential([keras.layers.Dense(4), Rounds(name="rounds"), keras.layers.Dense(2)])
+    report = check_gradients(model, rng.normal(size=(6, 3)))
+    assert report.verdict == "wrong"
+    assert any("rounds" in name for name in report.rounded_at)
+    assert "rounded to fewer bits" in str(report)
+    # A step in J may pass for a kink here and there, but does not excuse the rest.
+    assert sum(row.kinks for row in report.rows) < sum(row.entries for row in report.rows) / 4

@@ -1,0 +1,104 @@
+"""Values, first and second derivatives of every op and option, against autodiff of its twin."""
+
+import functools
+
+import numpy as np
+import ops_calculus as calculus
+import pytest
+import tensorflow as tf
+from ops_cases import BRANCHES, CASES
+
+from keras_bp import ops
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_branch = pytest.mark.parametrize("case", BRANCHES, ids=lambda case: case.name)
+
+# The cases have up to a hundred numbers of order 1, a few thousand operations: some hundred
+# roundings of float64 at worst. Second derivatives divide by a variance twice more.
+FLOAT64 = 1e-13
+SECOND = 1e-12
+
+
+@functools.cache
+def expected(name):
+    case = next(case for case in CASES if case.name == name)
+    return calculus.second_derivatives(case.twin)(*calculus.tensors(case.arguments))
+
+
+def compare(actual, case):
+    for part, twin, tolerance in zip(
+        actual, expected(case.name), (FLOAT64, FLOAT64, SECOND), strict=True
+    ):
+        calculus.assert_near(part, twin, tolerance)
+
+
+def test_the_cases_are_told_apart_and_call_every_op():
+    assert len({case.name for case in CASES}) == len(CASES)
+    for cases in (CASES, BRANCHES):
+        assert {case.name.split()[0] for case in cases} == set(ops.__all__)
+
+
+@every_case
+def test_eager(case):
+    compare(calculus.second_derivatives(case.op)(*calculus.tensors(case.arguments)), case)
+
+
+@every_branch
+def test_in_a_graph_with_unknown_dimensions(case):
+    differentiate = tf.function(
+        calculus.second_derivatives(case.op), input_signature=case.signature, autograph=False
+    )
+    compare(differentiate(*calculus.tensors(case.arguments)), case)
+
+
+@every_branch
+def test_compiled_by_xla(case):
+    differentiate = tf.function(
+        calculus.second_derivatives(case.op), jit_compile=True, autograph=False
+    )
+    compare(differentiate(*calculus.tensors(case.arguments)), case)
+
+
+@pytest.mark.parametrize(
+    # The twin draws another mask in float64; dropout in float32 has tests of its own.
+    "case",
+    [case for case in CASES if not case.name.startswith("dropout")],
+    ids=lambda case: case.name,
+)
+def test_float32(case):
+    """Against the twin in float64 on the same numbers, so that only the op's rounding counts."""
+    arguments = [np.asarray(argument, "float32") for argument in case.arguments]
+    actual = calculus.first_derivatives(case.op)(*calculus.tensors(arguments, "float32"))
+    twin = calculus.first_derivatives(case.twin)(*calculus.tensors(arguments))
+    assert {t.dtype for t in tf.nest.flatten(actual)} == {tf.float32}
+    # Eight roundings of 6e-8, twice; the project's bound.
+    calculus.assert_near(actual, twin, 1e-6)
+
+
+@every_case
+def test_central_differences(case):
+    _, analytic = calculus.first_derivatives(case.op)(*calculus.tensors(case.arguments))
+    numeric = calculus.numerical_gradients(case.op, case.arguments)
+    # The project's bound; a step of 1e-5 leaves about 1e-10.
+    assert calculus.relative_difference(analytic, numeric) < 1e-8
+
+
+@pytest.mark.parametrize("case", BRANCHES[::4], ids=lambda case: case.name)
+@pytest.mark.parametrize("off", [1e-3, -1e-3])
+def test_a_gradient_that_is_a_thousandth_off_is_found(case, off):
+    @tf.custom_gradient
+    def spoilt(*arguments):
+        def backward(upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                y = case.op(*arguments)
+            gradients = tape.gradient(y, arguments, output_gradients=upstream)
+            return [gradients[0] * (1 + off), *gradients[1:]]
+
+        return case.op(*arguments), backward
+
+    _, analytic = calculus.first_derivatives(spoilt)(*calculus.tensors(case.arguments))
+    numeric = calculus.numerical_gradients(case.op, case.arguments)
+    assert calculus.relative_difference(analytic, numeric) > 1e-5
+    with pytest.raises(AssertionError):
+        calculus.assert_near(analytic, expected(case.name)[1], 1e-6)
