@@ -18,12 +18,18 @@ if keras.config.backend() != "tensorflow":
 
 # Every subpackage is imported here: keras.saving.load_model finds a class by its registered name
 # only once the module that registers it has run.
-from keras_bp import layers, losses, ops
+from keras_bp import callbacks, gradients, layers, losses, ops, reference
+from keras_bp.gradient_check import GradientCheckReport, check_gradients
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GradientCheckReport",
+    "callbacks",
+    "check_gradients",
+    "gradients",
     "layers",
     "losses",
     "ops",
+    "reference",
 ]

@@ -140,13 +140,13 @@ class GradientRecorder:
             for v in self.variables
         ]
         gradients = _sum_over_replicas([_own_product(gradient) for gradient in gradients])
-        if self._cycle == 1:
-            return _stack_squared_norms(gradients) / factor**2
-        return tf.cond(
-            (self._counts()[1] + 1) % self._cycle == 0,
-            lambda: _stack_squared_norms(self._mean_gradients(gradients, factor)),
-            lambda: tf.zeros(len(gradients), tf.float64),
-        )
+        if self._cycle > 1:
+            # Of use in the last micro-step only, but under a tf.cond XLA would compile the
+            # optimizer's own branches otherwise, with another rounding.
+            gradients = self._mean_gradients(gradients, factor)
+            factor = tf.ones_like(factor)
+        squares = [squared_norm(gradient) for gradient in gradients]
+        return tf.stack([tf.cast(square, tf.float64) for square in squares]) / factor**2
 
     def _mean_gradients(self, gradients, factor):
         """Return the means over the micro-batches, as the optimizer is about to take them."""
@@ -210,11 +210,6 @@ def _own_product(tensor):
         return tensor
     a, b = (tf.cast(_own_product(factor), tf.float64) for factor in tensor.op.inputs)
     return a * b
-
-
-def _stack_squared_norms(gradients):
-    squares = [squared_norm(gradient) for gradient in gradients]
-    return tf.stack([tf.cast(square, tf.float64) for square in squares])
 
 
 def _sum_over_replicas(tensors):

@@ -137,40 +137,27 @@ class Evaluator:
         flat = tf.reshape(base, (-1,))
         shifts = tf.size(offsets)
 
-        def evaluate_one(i, results, previous):
+        def evaluate_one(i, results):
             index = tf.reshape(entries[i // shifts], (1, 1))
             shifted = tf.tensor_scatter_nd_add(flat, index, offsets[i % shifts, tf.newaxis])
-            with tf.control_dependencies([previous]):
-                reset = self._reset(start)
             # The handle is one of the variables again, under a name that TensorFlow cannot know
-            # to be the same: the order of the assignments and the reads is spelled out.
-            with tf.control_dependencies(reset):
+            # to be the same: the order of the assignments and the reads is spelled out. The next
+            # round starts when all writes of this one are done.
+            with tf.control_dependencies(self._reset(start)):
                 shift = tf.raw_ops.AssignVariableOp(
                     resource=handle, value=tf.reshape(shifted, tf.shape(base))
                 )
             with tf.control_dependencies([shift]):
-                j = self._complete_objective()
-            return i + 1, results.write(i, j), j
+                return i + 1, results.write(i, self._objective())
 
         count = tf.size(entries) * shifts
-        _, results, _ = tf.while_loop(
-            lambda i, *_: i < count,
+        _, results = tf.while_loop(
+            lambda i, _: i < count,
             evaluate_one,
-            (0, tf.TensorArray(tf.float64, size=count), tf.zeros((), tf.float64)),
+            (0, tf.TensorArray(tf.float64, size=count)),
             parallel_iterations=1,
         )
         return tf.reshape(results.stack(), (-1, shifts))
-
-    def _complete_objective(self):
-        """Evaluate J, and have its value wait for all that the evaluation writes."""
-        if tf.executing_eagerly():
-            return self._objective()
-        graph = tf.compat.v1.get_default_graph()
-        first = len(graph.get_operations())
-        j = self._objective()
-        stateful = [op for op in graph.get_operations()[first:] if op.op_def.is_stateful]
-        with tf.control_dependencies(stateful):
-            return tf.identity(j)
 
     def _autodiff(self, start):
         with tf.control_dependencies(self._reset(start)):

@@ -43,7 +43,7 @@ class Target:
         self._is_spread = len(self._names) > 1 or any(
             p.kind is p.VAR_POSITIONAL for p in parameters
         )
-        self._options = {}
+        self._options = {"training": True} if has_training else {}
 
     def __call__(self, inputs):
         """Apply the target to a structure of tensors, in training mode."""

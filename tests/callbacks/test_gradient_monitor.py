@@ -74,7 +74,6 @@ def schedule():
     "options",
     [
         {"jit_compile": False},
-        {"jit_compile": True},
         {"run_eagerly": True},
         {"jit_compile": True, "steps_per_execution": 3},
     ],

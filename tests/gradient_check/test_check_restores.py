@@ -115,8 +115,10 @@ def test_a_failure_while_things_are_changed_restores_everything(data, monkeypatc
 
 def test_what_a_call_stores_in_a_layer_is_taken_back():
     class Remembers(layers.Layer):
-        def call(self, x):
+        def call(self, x, training=False):
             self.last = x
+            if training:
+                self.trained_on = x
             self.add_loss(tf.reduce_sum(x))
             return 2.0 * x
 
@@ -125,6 +127,7 @@ def test_what_a_call_stores_in_a_layer_is_taken_back():
     last, losses = layer.last, list(layer.losses)
     check_gradients(layer, np.zeros((3, 2)))
     assert layer.last is last
+    assert not hasattr(layer, "trained_on")
     assert len(layer.losses) == 1 and layer.losses[0] is losses[0]
 
 

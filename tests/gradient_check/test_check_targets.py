@@ -115,7 +115,7 @@ class Subclassed(keras.Model):
         super().__init__()
         self.blocks = [layers.Dense(4, activation="swish"), layers.BatchNormalization()]
         self.inner = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dropout(0.5)])
-        self.penalty = keras.losses.MeanSquaredError()
+        self.penalties = {"mse": keras.losses.MeanSquaredError()}
         self.shift = tf.constant([0.1, 0.2, 0.3])  # float32, and kept as an attribute
 
     def call(self, inputs, training):
@@ -123,7 +123,7 @@ class Subclassed(keras.Model):
         for block in self.blocks:
             x = block(x, training=training)
         x = self.inner(x, training=training) + self.shift
-        self.add_loss(self.penalty(tf.zeros_like(x), x))
+        self.add_loss(self.penalties["mse"](tf.zeros_like(x), x))
         return {"y": x, "index": tf.argmax(x, axis=-1)}
 
 
@@ -222,6 +222,14 @@ def test_a_layer_with_state_starts_from_the_same_state_each_time(rng):
     layer.build((None, 3))
     _require_correct(check_gradients(layer, rng.normal(size=(2, 3))))
     assert float(layer.calls) == 1.0 and float(layer.raw) == 1.0
+
+
+def test_batch_normalization_of_inputs_far_from_zero(rng):
+    """Taking the mean off costs four digits: more noise than the roundings of J itself make."""
+    model = keras.Sequential([layers.BatchNormalization(), layers.Dense(3)])
+    report = check_gradients(model, rng.normal(size=(32, 6)) + 1e4)
+    assert report.verdict == "correct"
+    assert report.rows[-1].relative_difference > 1e-7
 
 
 def test_a_loss_of_ones_own(rng):

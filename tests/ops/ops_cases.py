@@ -149,18 +149,18 @@ def _group_normalization():
         label = f"{groups} groups of {channels}, rank {len(shape)}, weights {weights!r} {options}"
         return _case("group_normalization", label, arguments, branch, groups=groups, **options)
 
-    for groups in (1, 2, 6):
-        yield case((3, 6), groups, branch=groups == 2)
-        yield case((2, 3, 6), groups)
+    for groups in (1, 2, 8):
+        yield case((3, 8), groups, branch=groups == 2)
+        yield case((2, 2, 8), groups)
     yield case((2, 3, 2, 4), 2)
     yield case((2, 2, 2, 2, 4), 2)
     yield case((2, 4, 3), 2, axis=1)
     yield case((2, 2, 4, 3), 2, axis=2, branch=True)
     yield case((2, 4, 3, 2), 4, axis=-3)
     for weights in ("g", "b", ""):
-        yield case((3, 6), 2, weights)
+        yield case((3, 8), 2, weights)
         yield case((2, 3, 4), 2, weights)
-    yield case((3, 6), 2, epsilon=0.0)
+    yield case((3, 8), 2, epsilon=0.0)
     yield case((2, 3, 4), 2, epsilon=0.0)
 
 
