@@ -70,12 +70,12 @@ def check_gradients(
             range.
 
     Example:
-    >>> import keras, numpy as np
-    >>> from keras_bp import check_gradients
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh")])
-    >>> x, y = np.random.rand(8, 4), np.random.rand(8, 3)
-    >>> check_gradients(model, x, y, loss="mean_squared_error").verdict
-    'correct'
+        >>> import keras, numpy as np
+        >>> from keras_bp import check_gradients
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh")])
+        >>> x, y = np.random.rand(8, 4), np.random.rand(8, 3)
+        >>> check_gradients(model, x, y, loss="mean_squared_error").verdict
+        'correct'
 
     References:
         Central differences and their choice of step: Nocedal and Wright, Numerical Optimization

@@ -47,8 +47,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("activation", [tf.tanh, tf.nn.relu], ids=["smooth", "relu"])
+@pytest.mark.parametrize(
+    "activation, change",
+    [(tf.tanh, change) for change in CHANGES]
+    + [(tf.nn.relu, change) for change in CHANGES if "0.1 %" in change or "zero" in change],
+)
 def test_a_wrong_kernel_gradient(rng, with_gradient, activation, change):
     report = _check(rng, activation, with_gradient(CHANGES[change]))
     assert report.verdict == "wrong"

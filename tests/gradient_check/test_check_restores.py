@@ -73,8 +73,7 @@ def test_training_goes_on_as_if_there_had_been_no_check(data):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("call", [1, 30])
+@pytest.mark.parametrize("error, call", [(RuntimeError, 1), (KeyboardInterrupt, 30)])
 def test_an_interruption_restores_everything(data, error, call):
     """In the first evaluation, and in the midst of the loop."""
     model = _model()

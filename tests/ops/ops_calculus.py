@@ -61,22 +61,21 @@ def tensors(arguments, dtype="float64"):
 
 def numerical_gradients(function, arguments, epsilon=1e-5):
     """Central differences of the objective, entry by entry, in float64."""
-
-    cost = tf.function(lambda *moved: objective(function(*moved)), autograph=False)
     arguments = tensors(arguments)
-    gradients = []
-    for position, argument in enumerate(arguments):
-        gradient = np.zeros(argument.shape)
-        for index in np.ndindex(gradient.shape):
-            step = np.zeros(gradient.shape)
-            step[index] = epsilon
-            up, down = (
-                cost(*arguments[:position], argument + s, *arguments[position + 1 :])
-                for s in (step, -step)
-            )
-            gradient[index] = (up - down) / (2 * epsilon)
-        gradients.append(gradient)
-    return gradients
+    sizes = [tf.size(a) for a in arguments]
+    flat = tf.concat([tf.reshape(a, [-1]) for a in arguments], 0)
+
+    def unpack(flat):
+        parts = tf.split(flat, sizes)
+        return [tf.reshape(p, a.shape) for p, a in zip(parts, arguments, strict=True)]
+
+    @tf.function(autograph=False)
+    def costs(steps):
+        return tf.map_fn(lambda step: objective(function(*unpack(flat + step))), steps)
+
+    steps = epsilon * tf.eye(flat.shape[0], dtype=tf.float64)
+    up, down = tf.split(costs(tf.concat([steps, -steps], 0)), 2)
+    return unpack((up - down) / (2 * epsilon))
 
 
 def relative_difference(analytic, numeric):

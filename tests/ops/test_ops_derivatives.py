@@ -2,7 +2,6 @@
 
 import functools
 
-import numpy as np
 import ops_calculus as calculus
 import pytest
 import tensorflow as tf
@@ -66,13 +65,12 @@ def test_compiled_by_xla(case):
     ids=lambda case: case.name,
 )
 def test_float32(case):
-    """Against the twin in float64 on the same numbers, so that only the op's rounding counts."""
-    arguments = [np.asarray(argument, "float32") for argument in case.arguments]
-    actual = calculus.first_derivatives(case.op)(*calculus.tensors(arguments, "float32"))
-    twin = calculus.first_derivatives(case.twin)(*calculus.tensors(arguments))
-    assert {t.dtype for t in tf.nest.flatten(actual)} == {tf.float32}
-    # Eight roundings of 6e-8, twice; the project's bound.
-    calculus.assert_near(actual, twin, 1e-6)
+    arguments = calculus.tensors(case.arguments, "float32")
+    y, gradients = calculus.first_derivatives(case.op)(*arguments)
+    assert {t.dtype for t in (y, *gradients)} == {tf.float32}
+    # Eight roundings of 6e-8, twice: the project's bound. The twin's own do not count: it is in
+    # float64, on the same numbers.
+    calculus.assert_near([y, gradients], expected(case.name)[:2], 1e-6)
 
 
 @every_case
@@ -83,7 +81,7 @@ def test_central_differences(case):
     assert calculus.relative_difference(analytic, numeric) < 1e-8
 
 
-@pytest.mark.parametrize("case", BRANCHES[::4], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", BRANCHES[::6], ids=lambda case: case.name)
 @pytest.mark.parametrize("off", [1e-3, -1e-3])
 def test_a_gradient_that_is_a_thousandth_off_is_found(case, off):
     @tf.custom_gradient

@@ -1,0 +1,51 @@
+"""The benchmarks run, and what the backward pass keeps in memory is no more than Keras's."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+import tensorflow as tf
+
+import keras_bp
+
+BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
+
+
+def _measure():
+    spec = importlib.util.spec_from_file_location("_measure", BENCHMARKS / "_measure.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_layers_benchmark_runs():
+    command = [sys.executable, "layers.py", "--only", "GroupNormalization", "--jit", "off"]
+    run = subprocess.run(
+        [*command, "--seconds", "0.01"], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in run.stdout.splitlines() if line.startswith("GroupNorm")]
+    assert len(lines) == 4
+    assert all(float(ratio) > 0 for line in lines for ratio in line[-2:])
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid", "softmax", "gelu"])
+@pytest.mark.parametrize("shape", [(16, 8), (4, 5, 8)], ids=str)
+def test_dense_keeps_no_more_than_keras(activation, shape):
+    inputs = tf.random.normal(shape)
+    kept = {}
+    for library in (keras_bp, keras):
+        layer = library.layers.Dense(32, activation=activation)
+        layer.build(shape)
+        kept[library] = _measure().saved_bytes(layer, inputs)
+    assert kept[keras_bp] <= kept[keras]
+
+
+def test_saved_bytes_counts_what_the_backward_pass_reads():
+    # The derivative of x^2 reads x alone; that of exp(x)^2 reads exp(x) alone.
+    inputs = tf.zeros([10])
+    assert _measure().saved_bytes(tf.square, inputs) == 40
+    assert _measure().saved_bytes(lambda x: tf.square(tf.exp(x)), inputs) == 40
