@@ -171,6 +171,21 @@ def test_accumulation_writes_the_mean_once_an_update(data, tmp_path, read_events
     assert_series(events["loss/batch"], losses)
 
 
+def test_micro_steps_in_one_call_leave_the_updates_rows_alone(data, tmp_path, read_events):
+    written = []
+    for steps_per_execution in 1, 5:
+        optimizer = optimizers.SGD(0.05, gradient_accumulation_steps=2)
+        options = {"steps_per_execution": steps_per_execution, "jit_compile": False}
+        model, log_dir = small_model(optimizer, **options), tmp_path / str(steps_per_execution)
+        fit = {"batch_size": 5, "shuffle": False, "verbose": 0}
+        model.fit(*data, epochs=2, callbacks=[GradientMonitor(log_dir)], **fit)
+        written.append(read_events(log_dir))
+    for tag in "gradient_norm/global", "loss/batch":
+        # The partial batch's sums may be taken in another order.
+        assert_series(written[1][tag], list(written[0][tag].values()))
+        assert len(written[1][tag]) == 5
+
+
 @pytest.mark.parametrize("clip, jit_compile", [("clipnorm", True), ("global_clipnorm", False)])
 def test_gradients_are_unscaled_and_not_clipped(clip, jit_compile, data, tmp_path, read_events):
     optimizer = optimizers.SGD(0.1, loss_scale_factor=1000.0, **{clip: 1e-3})

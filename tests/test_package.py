@@ -1,0 +1,108 @@
+"""The package as such: backends, registration, the wheel, and what it does not do."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import keras
+import pytest
+
+import keras_bp
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "keras_bp"
+
+
+def _python(code, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    "code, environment",
+    [
+        # A backend that is not installed: Keras itself fails to import.
+        ("import keras_bp", {"KERAS_BACKEND": "jax"}),
+        # One that is: Keras runs, and says which it is.
+        ("import keras; keras.config.backend = lambda: 'jax'; import keras_bp", {}),
+    ],
+    ids=["missing", "installed"],
+)
+def test_another_backend_is_refused(code, environment, tmp_path):
+    run = _python(code, tmp_path, **environment)
+    assert run.returncode != 0
+    message = run.stderr.strip().splitlines()[-1]
+    assert message.startswith("ImportError: keras_bp")
+    assert "KERAS_BACKEND=tensorflow" in message
+    assert "jax" in message.split("Received:")[1]
+
+
+@pytest.mark.parametrize("room", ["layers", "losses"])
+def test_classes_are_registered(room):
+    module = getattr(keras_bp, room)
+    for name in module.__all__:
+        cls = getattr(module, name)
+        assert keras.saving.get_registered_object(f"keras_bp>{name}") is cls
+        assert issubclass(cls, getattr(getattr(keras, room), name))
+
+
+def test_all_is_what_is_there():
+    for name in keras_bp.__all__:
+        assert hasattr(keras_bp, name)
+    rooms = [m for n in keras_bp.__all__ if hasattr(m := getattr(keras_bp, n), "__path__")]
+    assert len(rooms) >= 6
+    for room in rooms:
+        for name in room.__all__:
+            assert getattr(room, name).__doc__, f"{room.__name__}.{name}"
+
+
+def test_no_code_comes_from_a_file():
+    """A model file must never make this package run code: no pickle, eval or the like."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.Name):
+                names = [node.id] if node.id in ("eval", "exec", "compile", "__import__") else []
+                assert not names, f"{path.name} calls {names}"
+                continue
+            else:
+                continue
+            banned = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+            assert not {name.split(".")[0] for name in names} & banned, path.name
+
+
+def test_wheel_installs_and_imports_elsewhere(tmp_path):
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), ".")
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    contents = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in contents} == {"keras_bp"}
+    sources = {str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py")} | {"keras_bp/py.typed"}
+    assert sources <= set(contents)
+
+    site = tmp_path / "site"
+    run("pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel))
+    code = (
+        "import keras_bp, pathlib; print(keras_bp.__version__, pathlib.Path(keras_bp.__file__)"
+        ".parent.parent); print(keras_bp.layers.Dense(2).compute_output_shape((1, 3)))"
+    )
+    imported = _python(code, tmp_path, PYTHONPATH=str(site))
+    assert imported.returncode == 0, imported.stderr
+    assert imported.stdout.split() == [keras_bp.__version__, str(site), "(1,", "2)"]
