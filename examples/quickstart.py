@@ -96,13 +96,14 @@ def draw(scalars, history, path):
     axes["accuracy"].set_title("Accuracy")
     axes["accuracy"].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-    norms = {tag.partition("/")[2]: v for tag, v in scalars.items() if tag.startswith("gradient_n")}
-    norms.pop("global")
+    layers = [tag for tag in scalars if tag.startswith("gradient_norm/")]
+    layers.remove("gradient_norm/global")
     lines = []
-    for depth, (layer, (steps, values)) in enumerate(norms.items()):
-        color = colormaps["viridis"](0.9 * depth / (len(norms) - 1))
+    for depth, tag in enumerate(layers):
+        steps, values = scalars[tag]
+        color = colormaps["viridis"](0.9 * depth / (len(layers) - 1))
         axes["norms"].plot(steps, values, color=color, alpha=0.15, linewidth=0.7)
-        lines += axes["norms"].plot(steps, smooth(values), color=color, label=layer)
+        lines += axes["norms"].plot(steps, smooth(values), color=color, label=tag.partition("/")[2])
     # In the order in which the lines end, from the top down, and beside their ends.
     lines.sort(key=lambda line: line.get_ydata()[-1], reverse=True)
     axes["norms"].legend(handles=lines, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

@@ -43,17 +43,14 @@ class RecordingTrainFunction:
     def add(self, recorder):
         """Let one more recorder see the steps to come."""
         self._recorders.append(recorder)
-        self._trace_anew()
+        self._model.make_train_function(force=True)
+        self._recording = self._model.train_function
+        self._model.train_function = self
 
     def discard(self, recorder):
         """Let a recorder go; with the last one the model gets its own train function back."""
-        if recorder in self._recorders:
-            self._recorders.remove(recorder)
-        if not self.in_place():
-            return
-        if self._recorders:
-            self._trace_anew()
-        else:
+        self._recorders.remove(recorder)
+        if not self._recorders and self.in_place():
             self.remove_from(self._model)
 
     def in_place(self):
@@ -63,11 +60,6 @@ class RecordingTrainFunction:
     def arm(self):
         """Record the next call."""
         self._armed = True
-
-    def _trace_anew(self):
-        self._model.make_train_function(force=True)
-        self._recording = self._model.train_function
-        self._model.train_function = self
 
     def __call__(self, iterator):
         if not self._armed:

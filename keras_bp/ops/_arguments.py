@@ -1,5 +1,7 @@
 """Checks of arguments that several ops share."""
 
+import numbers
+
 import tensorflow as tf
 
 
@@ -16,22 +18,37 @@ def floating(x, name, dtype=None):
     return x
 
 
+def nonnegative(value, name):
+    """Raise unless `value` is a number of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number of 0 or more. Received: {name}={value!r}")
+    if not value >= 0:
+        raise ValueError(f"`{name}` must be a number of 0 or more. Received: {name}={value!r}")
+
+
+def axis_of(x, axis, name="x"):
+    """Return `axis` counted from the front, or raise where `x` has no such axis."""
+    rank = x.shape.rank
+    if not rank:
+        raise ValueError(f"`{name}` must have a known rank, 1 or more. Received: shape={x.shape}")
+    valid = isinstance(axis, numbers.Integral) and not isinstance(axis, bool)
+    if not valid or not -rank <= axis < rank:
+        raise ValueError(
+            f"`axis` must be an integer in [-{rank}, {rank}), the rank of `{name}`. "
+            f"Received: axis={axis!r} for {name} of shape {x.shape}"
+        )
+    return int(axis) % rank
+
+
 def channel_axis(x, axis):
     """Return `axis` counted from the front, or raise where `x` has no such known channels."""
-    rank = x.shape.rank
-    if rank is None or rank < 2:
-        raise ValueError(f"`x` must have a known rank of 2 or more. Received: shape={x.shape}")
-    if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
-        raise ValueError(
-            f"`axis` must be an integer in [-{rank}, {rank}), the rank of `x`. "
-            f"Received: axis={axis!r} for x of shape {x.shape}"
-        )
+    axis = axis_of(x, axis)
     if x.shape[axis] is None:
         raise ValueError(
-            f"Axis {axis} of `x`, which holds the channels, must have a known length. "
-            f"Received: x of shape {x.shape}"
+            "`axis` must be an axis of known length, as there is a weight for each channel. "
+            f"Received: axis={axis} for x of shape {x.shape}"
         )
-    return axis % rank
+    return axis
 
 
 def per_channel(weight, name, channels, dtype, default):

@@ -3,15 +3,20 @@
 The derivation, step by step, stands in docs/batch_normalization.md.
 """
 
+import math
 import typing
 
 import tensorflow as tf
 
-from keras_bp.ops._arguments import channel_axis, floating, per_channel
-from keras_bp.ops._sums import sum_rows, sum_squared_deviations
+from keras_bp.ops._arguments import channel_axis, floating, nonnegative, per_channel
+from keras_bp.ops._xla import compiled_by_xla
+
+# From so many elements on TensorFlow's fused kernels beat the closed form in elementary operations;
+# below, the threads that they start cost more than the work (benchmarks/README.md).
+FUSED_FROM = 100_000
 
 
-class BatchNormalization(typing.NamedTuple):
+class Normalized(typing.NamedTuple):
     """What `batch_normalization` returns."""
 
     outputs: tf.Tensor
@@ -41,15 +46,17 @@ def batch_normalization(
 
     Positions outside the mask are normalized too, but do not count in the statistics. The mean and
     the variance are returned for running averages and carry no gradient. Of a float16 or bfloat16
-    `x` everything but the result is computed in float32.
+    `x` everything but the result is computed in float32. A large float32 batch with its channels
+    last and without a mask goes through TensorFlow's fused kernels, which compute these equations
+    in fewer passes over memory.
 
     Args:
-        x: Floating-point tensor of rank 2 or more.
+        x: Floating-point tensor of rank 1 or more.
         gamma: Scale, a tensor of shape `(channels,)`, or `None` for 1.
         beta: Offset, a tensor of shape `(channels,)`, or `None` for 0.
         axis: Integer, the axis of the channels; its length must be known.
         epsilon: Non-negative float, added to the variance.
-        mask: Boolean tensor of `x`'s shape without the last axis, or `None`.
+        mask: Boolean tensor that broadcasts to `x`'s shape without the last axis, or `None`.
         synchronized: Whether the statistics are those of all replicas of the `tf.distribute`
             strategy in whose replica context this runs. In `dx` the two sums `dgamma` and `dbeta`
             then run over all replicas too; those returned are this replica's own, as gradients of
@@ -63,7 +70,7 @@ def batch_normalization(
     Raises:
         TypeError: If `x` is not floating point.
         ValueError: If `axis` is outside `x`'s rank or of unknown length, `gamma` or `beta` has
-            another shape, `mask` another rank, or `epsilon` is negative.
+            another shape, `mask` does not fit, or `epsilon` is negative.
 
     Example:
         >>> x = tf.constant([[2.0], [4.0], [6.0], [8.0]])
@@ -77,8 +84,7 @@ def batch_normalization(
     x = floating(x, "x")
     axis = channel_axis(x, axis)
     channels = x.shape[axis]
-    if epsilon < 0:
-        raise ValueError(f"`epsilon` must not be negative. Received: epsilon={epsilon}")
+    nonnegative(epsilon, "epsilon")
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
     gamma = per_channel(gamma, "gamma", channels, dtype, tf.ones)
     beta = per_channel(beta, "beta", channels, dtype, tf.zeros)
@@ -88,19 +94,69 @@ def batch_normalization(
     shape = tf.shape(x)
     last = axis == x.shape.rank - 1
     layout = [-1, channels] if last else [-1, channels, tf.reduce_prod(shape[axis + 1 :])]
+    batch = tf.reshape(tf.cast(x, dtype), layout)
     if mask is not None:
         mask = _boolean(mask, x)
-        mask = tf.reshape(
-            mask if last else tf.broadcast_to(mask, shape), [-1, 1] if last else layout
+        mask = (
+            tf.reshape(mask, [-1, 1]) if last else tf.reshape(tf.broadcast_to(mask, shape), layout)
         )
-    batch = tf.reshape(tf.cast(x, dtype), layout)
-    y, mean, variance = _normalize(batch, gamma, beta, epsilon, mask, synchronized)
+    plain = last and mask is None and not synchronized and dtype == tf.float32
+    choose = _fastest if plain and not compiled_by_xla() else _closed_form
+    y, mean, variance = choose(batch, gamma, beta, epsilon, mask, synchronized)
     y = tf.cast(tf.reshape(y, shape), x.dtype)
     y.set_shape(x.shape)
-    return BatchNormalization(y, tf.stop_gradient(mean), tf.stop_gradient(variance))
+    return Normalized(y, tf.stop_gradient(mean), tf.stop_gradient(variance))
 
 
-def _normalize(x, gamma, beta, epsilon, mask, synchronized):
+def _fastest(x, gamma, beta, epsilon, *plain):
+    """Choose by the number of elements; as the step runs, where it is not known before."""
+
+    def closed_form():
+        return _closed_form(x, gamma, beta, epsilon, *plain)
+
+    def fused_kernels():
+        return _fused_kernels(x, gamma, beta, epsilon)
+
+    known = math.prod(length for length in x.shape if length is not None)
+    if x.shape.is_fully_defined() or known >= FUSED_FROM:
+        return fused_kernels() if known >= FUSED_FROM else closed_form()
+    return tf.cond(tf.size(x) >= FUSED_FROM, fused_kernels, closed_form)
+
+
+def _fused_kernels(x, gamma, beta, epsilon):
+    """The same equations in one kernel for each pass; `x` is (rows, channels), float32."""
+    image = [1, -1, 1, x.shape[1]]
+    none = tf.zeros([0], x.dtype)
+
+    @tf.custom_gradient
+    def normalize(x, gamma, beta):
+        image_of_x = tf.reshape(x, image)
+        y, mean, variance, *saved = tf.raw_ops.FusedBatchNormV3(
+            x=image_of_x, scale=gamma, offset=beta, mean=none, variance=none, epsilon=epsilon
+        )[:6]
+        # The kernel returns the unbiased estimate.
+        rows = tf.cast(tf.shape(x)[0], x.dtype)
+        variance *= (rows - 1) / rows
+
+        def backward(dy, *_):
+            # What the forward kernel saved differs between devices; only its partner can read it.
+            dx, dgamma, dbeta, _, _ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=tf.reshape(dy, image),
+                x=image_of_x,
+                scale=gamma,
+                reserve_space_1=saved[0],
+                reserve_space_2=saved[1],
+                reserve_space_3=saved[2],
+                epsilon=epsilon,
+            )
+            return tf.reshape(dx, tf.shape(x)), dgamma, dbeta
+
+        return (tf.reshape(y, tf.shape(x)), mean, variance), backward
+
+    return normalize(x, gamma, beta)
+
+
+def _closed_form(x, gamma, beta, epsilon, mask, synchronized):
     """Apply the equations above to an `x` of shape (rows, channels) or (outer, channels, inner)."""
     matrix = x.shape.rank == 2
     axes = [0] if matrix else [0, 2]
@@ -110,13 +166,13 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
         return t if replicas is None else replicas.all_reduce(tf.distribute.ReduceOp.SUM, t)
 
     def channel_sum(t):
-        return sum_rows(t) if matrix else tf.reduce_sum(t, axes)
+        return tf.reduce_sum(t, axes)
 
     def spread(t):
         return t if matrix else t[:, tf.newaxis]
 
     def masked(t):
-        # A product with 0 and 1 would let a NaN in the padding into the statistics.
+        # A product with 0 and 1 would let a NaN in the padding into the statistics too.
         return t if mask is None else tf.where(mask, t, tf.zeros([], t.dtype))
 
     if mask is None:
@@ -128,9 +184,8 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
     @tf.custom_gradient
     def normalize(x, gamma, beta):
         mean = divide(total(channel_sum(masked(x))), count)
-        counted = x if mask is None else tf.where(mask, x, spread(mean))
-        squares = sum_squared_deviations(counted, spread(mean), axes)
-        variance = divide(total(tf.reshape(squares, [-1])), count)
+        squares = masked(tf.math.squared_difference(x, spread(mean)))
+        variance = divide(total(channel_sum(squares)), count)
         inverse = tf.math.rsqrt(variance + epsilon)
         y = (x - spread(mean)) * spread(inverse * gamma) + spread(beta)
 
@@ -150,11 +205,15 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
 
 
 def _boolean(mask, x):
-    """The mask with a last axis of length 1."""
-    mask = tf.convert_to_tensor(mask)
-    if mask.shape.rank != x.shape.rank - 1:
+    """The mask, broadcast to `x`'s shape with a last axis of length 1."""
+    mask = tf.cast(tf.convert_to_tensor(mask), tf.bool)
+    expected = x.shape[:-1]
+    fits = mask.shape.rank == expected.rank and all(
+        m in (None, 1) or n is None or m == n for m, n in zip(mask.shape, expected, strict=True)
+    )
+    if not fits:
         raise ValueError(
-            "`mask` must have `x`'s shape without the last axis. "
+            "`mask` must broadcast to `x`'s shape without the last axis. "
             f"Received: mask of shape {mask.shape}, x of shape {x.shape}"
         )
-    return tf.cast(mask, tf.bool)[..., tf.newaxis]
+    return tf.broadcast_to(mask, tf.shape(x)[:-1])[..., tf.newaxis]

@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from keras_bp.ops._arguments import channel_axis, floating, per_channel
-from keras_bp.ops._sums import sum_squared_deviations
+from keras_bp.ops._arguments import channel_axis, floating, nonnegative, per_channel
 from keras_bp.ops.layer_normalization import normalize_over
 
 
@@ -56,14 +55,16 @@ def group_normalization(x, groups, gamma=None, beta=None, axis=-1, epsilon=1e-3)
     axis = channel_axis(x, axis)
     channels = x.shape[axis]
     if axis == 0:
-        raise ValueError("`axis` must not be the first axis, which holds the examples. Received: 0")
+        raise ValueError(
+            "`axis` must not be the first axis, which holds the examples. "
+            f"Received: axis={axis} for x of shape {x.shape}"
+        )
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or channels % groups:
         raise ValueError(
             f"`groups` must be a positive integer that divides the {channels} channels. "
             f"Received: groups={groups!r}"
         )
-    if epsilon < 0:
-        raise ValueError(f"`epsilon` must not be negative. Received: epsilon={epsilon}")
+    nonnegative(epsilon, "epsilon")
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
     gamma = per_channel(gamma, "gamma", channels, dtype, tf.ones)
     beta = per_channel(beta, "beta", channels, dtype, tf.zeros)
@@ -104,8 +105,8 @@ def _normalize(x, gamma, beta, groups, count, epsilon):
     @tf.custom_gradient
     def normalize(x, gamma, beta):
         mean = group_mean(positions(x))
-        squares = tf.reshape(sum_squared_deviations(x, spread(mean), [1, 3]), [-1, channels])
-        inverse = tf.math.rsqrt(group_mean(squares) + epsilon)
+        variance = group_mean(positions(tf.math.squared_difference(x, spread(mean))))
+        inverse = tf.math.rsqrt(variance + epsilon)
         y = (x - spread(mean)) * spread(inverse * gamma) + beta[:, tf.newaxis]
 
         def backward(dy):

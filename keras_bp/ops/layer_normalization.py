@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from keras_bp.ops._arguments import floating
-from keras_bp.ops._sums import sum_rows, sum_squared_deviations
+from keras_bp.ops._arguments import axis_of, floating, nonnegative
 
 
 def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
@@ -50,9 +49,10 @@ def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
         Ba et al., 2016, "Layer normalization", equations 3 and 4.
     """
     x = floating(x, "x")
-    axes = _axes(axis, x.shape)
-    if epsilon < 0:
-        raise ValueError(f"`epsilon` must not be negative. Received: epsilon={epsilon}")
+    axes = sorted(axis_of(x, a) for a in (axis if isinstance(axis, (list, tuple)) else [axis]))
+    if not axes or len(set(axes)) < len(axes):
+        raise ValueError(f"`axis` must name at least one axis, each once. Received: axis={axis!r}")
+    nonnegative(epsilon, "epsilon")
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
     shape, rank = tf.shape(x), x.shape.rank
     broadcast = [shape[a] if a in axes else 1 for a in range(rank)]
@@ -76,8 +76,6 @@ def normalize_over(axes, x, gamma, beta, epsilon, examples):
     scaled, shifted = gamma is not None, beta is not None
 
     def over_examples(t):
-        if examples == [0]:
-            return tf.reshape(sum_rows(tf.reshape(t, [tf.shape(t)[0], -1])), [1, *t.shape[1:]])
         return tf.reduce_sum(t, examples, keepdims=True)
 
     def feature_mean(t):
@@ -86,8 +84,7 @@ def normalize_over(axes, x, gamma, beta, epsilon, examples):
     @tf.custom_gradient
     def normalize(x, *weights):
         mean = feature_mean(x)
-        features = tf.cast(tf.reduce_prod([tf.shape(x)[a] for a in axes]), x.dtype)
-        variance = sum_squared_deviations(x, mean, axes) / features
+        variance = feature_mean(tf.math.squared_difference(x, mean))
         inverse = tf.math.rsqrt(variance + epsilon)
         y = (x - mean) * inverse
         if scaled:
@@ -106,23 +103,6 @@ def normalize_over(axes, x, gamma, beta, epsilon, examples):
         return y, backward
 
     return normalize(x, *(weight for weight in (gamma, beta) if weight is not None))
-
-
-def _axes(axis, shape):
-    rank = shape.rank
-    if rank is None or rank < 1:
-        raise ValueError(f"`x` must have a known rank of 1 or more. Received: shape={shape}")
-    axes = list(axis) if isinstance(axis, (list, tuple)) else [axis]
-    for a in axes:
-        if isinstance(a, bool) or not isinstance(a, int) or not -rank <= a < rank:
-            raise ValueError(
-                f"`axis` must be an integer, or integers, in [-{rank}, {rank}), the rank of `x`. "
-                f"Received: axis={axis!r} for x of shape {shape}"
-            )
-    axes = sorted(a % rank for a in axes)
-    if not axes or len(set(axes)) < len(axes):
-        raise ValueError(f"`axis` must name at least one axis, each once. Received: axis={axis!r}")
-    return axes
 
 
 def _per_feature(weight, name, shape, axes, broadcast, dtype):
