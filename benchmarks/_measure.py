@@ -54,9 +54,7 @@ def forward_and_backward(function, variables, inputs, jit_compile):
     def any_batch(t):
         return tf.TensorSpec([None, *t.shape[1:]], t.dtype)
 
-    @tf.function(
-        jit_compile=jit_compile, input_signature=[any_batch(inputs), any_batch(upstream)]
-    )
+    @tf.function(jit_compile=jit_compile, input_signature=[any_batch(inputs), any_batch(upstream)])
     def step(inputs, upstream):
         with tf.GradientTape() as tape:
             tape.watch(inputs)

@@ -80,8 +80,10 @@ def cases():
     """Yield (name, what is measured, maker of a step of a library)."""
     for name, arguments, shape in layer_cases():
         inputs = tf.random.stateless_normal(shape, seed=[3, 4])
-        yield name, str(shape), lambda library, jit, n=name, a=arguments, i=inputs: layer_step(
-            library, n, a, i, jit
+        yield (
+            name,
+            str(shape),
+            lambda library, jit, n=name, a=arguments, i=inputs: layer_step(library, n, a, i, jit),
         )
     for name, arguments, labels, outputs in loss_cases():
         kind = "logits" if arguments["from_logits"] else "probabilities"
@@ -124,7 +126,7 @@ def main():
                 f"{result.ratio_of_minima:7.2f}",
                 flush=True,
             )
-    if arguments.only.lower() in "dense":
+    if arguments.only.lower() in ("", "dense"):
         print_saved_bytes()
 
 

@@ -47,12 +47,6 @@ class RecordingTrainFunction:
         self._recording = self._model.train_function
         self._model.train_function = self
 
-    def discard(self, recorder):
-        """Let a recorder go; with the last one the model gets its own train function back."""
-        self._recorders.remove(recorder)
-        if not self._recorders and self.in_place():
-            self.remove_from(self._model)
-
     def in_place(self):
         """Tell whether the model still calls this function."""
         return self._model.train_function is self

@@ -158,7 +158,7 @@ class GradientMonitor(keras.callbacks.Callback):
         """Write what is left and let go of model, optimizer and file."""
         if self._function is not None:
             self._write_steps()
-            self._function.discard(self._recorder)
+            RecordingTrainFunction.remove_from(self.model)
         if self._file is not None:
             self._file.close()
         self._function = self._recorder = self._file = None

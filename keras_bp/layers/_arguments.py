@@ -42,6 +42,6 @@ def check_known_axes(axes, input_shape):
             )
         if input_shape[axis] is None:
             raise ValueError(
-                f"`axis` must be an axis of known length, as there is a weight for each index. "
+                "`axis` must be an axis of known length, as there is a weight for each index. "
                 f"Received: axis={axis} for an input of shape {tuple(input_shape)}"
             )

@@ -1,6 +1,7 @@
 """Batch normalization layer whose backward pass is written out."""
 
 import keras
+import tensorflow as tf
 
 from keras_bp import ops
 from keras_bp._registration import serializable
@@ -26,8 +27,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     with the biased variance and xh the normalized input. In inference, or where the layer is not
     trainable, the moving statistics take the place of the batch's. Two things differ from Keras,
     for the better: the variance of `synchronized` is that of centered values, which does not
-    cancel where the mean is large, and a `mask` works together with `synchronized`. Inference and
-    `renorm=True` run Keras's own code.
+    cancel where the mean is large, and a `mask` works together with `synchronized`. Inference,
+    `renorm=True` and ragged inputs run Keras's own code.
 
     Args:
         axis: Integer, the axis of the channels. Defaults to -1.
@@ -52,10 +53,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
-        inputs: Tensor of rank 2 or more.
+        inputs: Tensor of rank 1 or more.
         training: Whether to use and update the batch's statistics. `fit` sets it.
-        mask: Boolean tensor of the input's shape without its last axis: only positions that are
-            true count in the statistics.
+        mask: Boolean tensor that broadcasts to the input's shape without its last axis: only
+            positions that are true count in the statistics.
 
     Output shape:
         The input's.
@@ -128,7 +129,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         """Apply the layer, and in training update the moving statistics."""
-        if not (training and self.trainable) or self.renorm:
+        keras_own = self.renorm or isinstance(inputs, tf.RaggedTensor)
+        if not (training and self.trainable) or keras_own:
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance = ops.batch_normalization(
             floating_inputs(inputs, self.compute_dtype),

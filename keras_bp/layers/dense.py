@@ -7,14 +7,18 @@ from keras_bp import ops
 from keras_bp._registration import serializable
 from keras_bp.layers._arguments import floating_inputs
 
-# Keras's activations that `ops.dense` knows, by the function that the layer holds.
-FUSED = {
-    keras.activations.linear: None,
-    keras.activations.relu: "relu",
-    keras.activations.tanh: "tanh",
-}
+# Keras's activations that `ops.dense` knows, as (the function that a layer holds, the op's name).
+_FUSED = [
+    (None, None),
+    (keras.activations.linear, None),
+    (keras.activations.relu, "relu"),
+    (keras.activations.tanh, "tanh"),
+]
 # Those that a loss wants the logits of: the affine map and the activation stay two ops.
-WITH_LOGITS = {keras.activations.sigmoid: ops.sigmoid, keras.activations.softmax: ops.softmax}
+_WITH_LOGITS = [
+    (keras.activations.sigmoid, ops.sigmoid),
+    (keras.activations.softmax, ops.softmax),
+]
 
 
 @serializable
@@ -75,16 +79,22 @@ class Dense(keras.layers.Dense):
             return super().call(inputs, training=training)
         inputs = floating_inputs(inputs, self.compute_dtype)
         weights = [self.kernel] if self.bias is None else [self.kernel, self.bias]
-        weights = [tf.cast(keras.ops.convert_to_tensor(w), inputs.dtype) for w in weights]
-        if self.activation in FUSED:
-            return ops.dense(inputs, *weights, activation=FUSED[self.activation])
+        weights = [keras.ops.convert_to_tensor(weight) for weight in weights]
+        dtype = keras.backend.result_type(inputs.dtype, *(weight.dtype for weight in weights))
+        inputs, *weights = (tf.cast(tensor, dtype) for tensor in (inputs, *weights))
+        for function, name in _FUSED:
+            if self.activation is function:
+                return ops.dense(inputs, *weights, activation=name)
         logits = ops.dense(inputs, *weights)
-        if self.activation not in WITH_LOGITS:
-            return self.activation(logits)
-        outputs = WITH_LOGITS[self.activation](logits)
-        # The attribute through which Keras's activations hand their logits to Keras's losses.
-        outputs._keras_logits = logits
-        return outputs
+        for function, activate in _WITH_LOGITS:
+            if self.activation is function:
+                outputs = activate(logits)
+                # Through the first attribute Keras's activations hand their logits to its losses;
+                # the second tells the package's losses whose logits they are.
+                outputs._keras_logits = logits
+                outputs._keras_bp_activation = activate.__name__
+                return outputs
+        return self.activation(logits)
 
     def quantize(self, mode=None, type_check=True, config=None):
         """Quantize the weights in place, as `keras.layers.Dense.quantize` does."""

@@ -1,6 +1,7 @@
 """Layer normalization layer whose backward pass is written out."""
 
 import keras
+import tensorflow as tf
 
 from keras_bp import ops
 from keras_bp._registration import serializable
@@ -22,7 +23,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         y  = gamma xh + beta,    xh = (x - mean) / sqrt(variance + epsilon)
         dx = (g - mean(g) - xh mean(g xh)) / sqrt(variance + epsilon),    g = dy gamma
 
-    The deprecated `rms_scaling` runs Keras's own code.
+    The deprecated `rms_scaling` and ragged inputs run Keras's own code.
 
     Args:
         axis: Integer or list of integers, the axes normalized over. Defaults to -1.
@@ -38,7 +39,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: Tensor of rank 2 or more.
+        inputs: Tensor of rank 1 or more.
 
     Output shape:
         The input's.
@@ -101,7 +102,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def call(self, inputs):
         """Apply the layer."""
-        if self.rms_scaling:
+        if self.rms_scaling or isinstance(inputs, tf.RaggedTensor):
             return super().call(inputs)
         outputs = ops.layer_normalization(
             floating_inputs(inputs, self.compute_dtype),

@@ -141,7 +141,10 @@ class SparseCategoricalCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 
 
 def _binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
-    y_pred, from_logits = _logits(y_pred, from_logits, "Sigmoid")
+    if isinstance(y_pred, keras.KerasTensor):
+        return keras.losses.binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis)
+    _check(y_true, y_pred, axis)
+    y_pred, from_logits = _logits(y_pred, from_logits, "sigmoid")
     y_true = tf.cast(y_true, y_pred.dtype)
     if label_smoothing:
         y_true = y_true * (1 - label_smoothing) + label_smoothing / 2
@@ -149,7 +152,19 @@ def _binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
 
 
 def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
-    y_pred, from_logits = _logits(y_pred, from_logits, "Softmax")
+    if isinstance(y_pred, keras.KerasTensor):
+        return keras.losses.categorical_crossentropy(
+            y_true, y_pred, from_logits, label_smoothing, axis
+        )
+    _check(y_true, y_pred, axis)
+    if y_pred.shape[axis] == 1:
+        warnings.warn(
+            "The categorical cross-entropy of a single class is always 0; for a single unit take "
+            f"the binary one. Received: y_pred of shape {y_pred.shape}",
+            SyntaxWarning,
+            stacklevel=2,
+        )
+    y_pred, from_logits = _logits(y_pred, from_logits, "softmax")
     y_true = tf.cast(y_true, y_pred.dtype)
     if label_smoothing:
         classes = tf.cast(tf.shape(y_true)[axis], y_true.dtype)
@@ -158,12 +173,24 @@ def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis
 
 
 def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, axis):
-    y_pred, from_logits = _logits(y_pred, from_logits, "Softmax")
+    if isinstance(y_pred, keras.KerasTensor):
+        return keras.losses.sparse_categorical_crossentropy(
+            y_true, y_pred, from_logits, ignore_class, axis
+        )
     rank = y_pred.shape.rank
-    if axis not in (-1, rank - 1):
-        raise ValueError(f"`axis` must be the last axis, -1 or {rank - 1}. Received: axis={axis}")
+    if axis not in (-1, (rank or 0) - 1):
+        raise ValueError(
+            "`axis` must be the last axis of `y_pred`. "
+            f"Received: axis={axis} for y_pred of shape {y_pred.shape}"
+        )
     if y_true.shape.rank == rank and y_true.shape[-1] == 1:
         y_true = tf.squeeze(y_true, -1)
+    if not rank or not y_true.shape.is_compatible_with(y_pred.shape[:-1]):
+        raise ValueError(
+            "`y_true` must have `y_pred`'s shape without the last axis, the classes. "
+            f"Received: y_true of shape {y_true.shape}, y_pred of shape {y_pred.shape}"
+        )
+    y_pred, from_logits = _logits(y_pred, from_logits, "softmax")
     y_true = tf.cast(y_true, tf.int64)
     if ignore_class is None:
         return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits)
@@ -177,6 +204,21 @@ def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, 
     return loss
 
 
+def _check(y_true, y_pred, axis):
+    rank = y_pred.shape.rank
+    if rank is None or not y_true.shape.is_compatible_with(y_pred.shape):
+        raise ValueError(
+            "`y_true` and `y_pred` must have the same shape. "
+            f"Received: y_true of shape {y_true.shape}, y_pred of shape {y_pred.shape}"
+        )
+    valid = isinstance(axis, numbers.Integral) and not isinstance(axis, bool)
+    if not valid or not -rank <= axis < rank:
+        raise ValueError(
+            f"`axis` must be an integer in [-{rank}, {rank}), the rank of `y_pred`. "
+            f"Received: axis={axis!r} for y_pred of shape {y_pred.shape}"
+        )
+
+
 def _logits(y_pred, from_logits, activation):
     """Return the logits behind `y_pred` and True, or `y_pred` as it came where there are none.
 
@@ -184,15 +226,18 @@ def _logits(y_pred, from_logits, activation):
     those of a plain `tf.nn.softmax` or `tf.nn.sigmoid` are the input of its operation.
     """
     logits = getattr(y_pred, "_keras_logits", None)
+    if getattr(y_pred, "_keras_bp_activation", activation) != activation:
+        # Those of a softmax are none of a sigmoid, and the other way round.
+        return y_pred, from_logits
     operation = None if tf.executing_eagerly() else getattr(y_pred, "op", None)
-    if logits is None and operation is not None and operation.type == activation:
+    if logits is None and operation is not None and operation.type.lower() == activation:
         logits = operation.inputs[0]
     if logits is None:
         return y_pred, from_logits
     if from_logits:
         warnings.warn(
-            f"`from_logits=True`, but the predictions are the output of a {activation.lower()}; "
-            "the loss is computed from that activation's input.",
+            f"`from_logits=True`, but the predictions are the output of a {activation}; the loss "
+            "is computed from that activation's input.",
             stacklevel=2,
         )
     return logits, True

@@ -1,14 +1,12 @@
 """Cross-entropies with the closed-form gradient: prediction minus target, `dZ = A - Y`."""
 
 import keras
-import ml_dtypes
 import tensorflow as tf
 
-from keras_bp.ops._arguments import floating
+from keras_bp.ops._arguments import axis_of, floating
 from keras_bp.ops._xla import compiled_by_xla
 
-# Up to here dividing the targets costs less than asking whether they sum to 1; XLA fuses the
-# division in any case.
+# Up to here the exact gradient costs less than the question whether the short cut is one.
 FEW_CLASSES = 32
 
 
@@ -20,7 +18,7 @@ def binary_crossentropy(target, output, from_logits=False):
         loss = max(z, 0) - z y + log(1 + exp(-|z|))
         dz   = dloss (p - y)            dy = -dloss z
 
-    Of probabilities p, with e = `keras.config.epsilon()`:
+    Of probabilities p, with e = `keras.config.epsilon()` (3e-5 in float16):
 
         loss = -y log(max(p, e)) - (1 - y) log(max(1 - p, e))
         dp   = dloss (-y / max(p, e) + (1 - y) / max(1 - p, e))
@@ -76,16 +74,11 @@ def categorical_crossentropy(target, output, from_logits=False, axis=-1):
         ValueError: If the shapes of `target` and `output` differ, or `axis` is outside their rank.
     """
     target, output = _alike(target, output)
-    rank = output.shape.rank
-    if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
-        raise ValueError(
-            f"`axis` must be an integer in [-{rank}, {rank}), the rank of `output`. "
-            f"Received: axis={axis!r} for output of shape {output.shape}"
-        )
+    axis, rank = axis_of(output, axis, "output"), output.shape.rank
     if not from_logits:
         return _categorical_of_probabilities(target, output, axis)
-    if axis % rank != rank - 1:
-        order = [a for a in range(rank) if a != axis % rank] + [axis % rank]
+    if axis != rank - 1:
+        order = [a for a in range(rank) if a != axis] + [axis]
         target, output = tf.transpose(target, order), tf.transpose(output, order)
     return _by_rows(_categorical_of_logits, target, output)
 
@@ -132,12 +125,28 @@ def sparse_categorical_crossentropy(target, output, from_logits=False):
 def _alike(target, output):
     output = floating(output, "output")
     target = floating(target, "target", output.dtype)
-    if not target.shape.is_compatible_with(output.shape) or output.shape.rank is None:
+    if output.shape.rank is None or target.shape.rank is None:
+        raise ValueError(
+            "`target` and `output` must have a known rank. "
+            f"Received: target of shape {target.shape}, output of shape {output.shape}"
+        )
+    if not target.shape.is_compatible_with(output.shape):
         raise ValueError(
             "`target` and `output` must have the same shape. "
             f"Received: target of shape {target.shape}, output of shape {output.shape}"
         )
+    if None in [*target.shape[1:], *output.shape[1:]]:
+        # Shapes that broadcast would give gradients of the wrong shape.
+        message = "`target` and `output` must have the same shape."
+        same = tf.debugging.assert_equal(tf.shape(target), tf.shape(output), message)
+        with tf.control_dependencies([] if same is None else [same]):
+            target = tf.identity(target)
     return target, output
+
+
+def _epsilon(dtype):
+    """The bound of a probability: Keras's, or more where its reciprocal would overflow."""
+    return max(keras.config.epsilon(), 2 / float(dtype.max))
 
 
 def _by_rows(crossentropy, target, output):
@@ -154,24 +163,25 @@ def _by_rows(crossentropy, target, output):
 
 @tf.custom_gradient
 def _binary_of_logits(y, z):
-    e = tf.exp(-tf.abs(z))
-
     def backward(dloss):
-        # The same number twice: XLA shares the exponential, without XLA one kernel is fastest.
-        p = (
-            tf.where(z >= 0, tf.ones([], z.dtype), e) / (1 + e)
-            if compiled_by_xla()
-            else tf.sigmoid(z)
-        )
+        p = _sigmoid_in_xla(z) if compiled_by_xla() else tf.sigmoid(z)
         return -dloss * z, dloss * (p - y)
 
-    return tf.maximum(z, 0) - z * y + tf.math.log1p(e), backward
+    return tf.maximum(z, 0) - z * y + tf.math.log1p(tf.exp(-tf.abs(z))), backward
+
+
+@tf.custom_gradient
+def _sigmoid_in_xla(z):
+    """`tf.sigmoid` from the exponential that the loss has computed already, as XLA sees."""
+    e = tf.exp(-tf.abs(z))
+    p = tf.where(z >= 0, tf.ones([], z.dtype), e) / (1 + e)
+    return p, lambda dp: dp * p * (1 - p)
 
 
 @tf.custom_gradient
 def _binary_of_probabilities(y, p):
-    positive = tf.maximum(p, keras.config.epsilon())
-    negative = tf.maximum(1 - p, keras.config.epsilon())
+    positive = tf.maximum(p, _epsilon(p.dtype))
+    negative = tf.maximum(1 - p, _epsilon(p.dtype))
     log_odds = tf.math.log(negative) - tf.math.log(positive)
 
     def backward(dloss):
@@ -181,54 +191,48 @@ def _binary_of_probabilities(y, p):
 
 
 @tf.custom_gradient
-def _softmax_kernel(y, z):
-    """Loss and `a - y` of rows from TensorFlow's kernel; its own gradient of `a - y` ignores y."""
+def _categorical_of_logits(y, z):
+    """Rows of a matrix; TensorFlow's kernel gives the loss and, in the same pass, `a - y`."""
     loss, a_minus_y = tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=z, labels=y)
 
-    def backward(dloss, upstream):
-        a = tf.nn.softmax(z)
-        dz = (upstream - tf.reduce_sum(upstream * a, -1, keepdims=True)) * a
-        dloss = dloss[:, tf.newaxis]
-        return -dloss * tf.nn.log_softmax(z) - upstream, dloss * a_minus_y + dz
+    def backward(dloss):
+        dz = _logits_gradient(y, z, tf.stop_gradient(a_minus_y))
+        return -dloss[:, tf.newaxis] * tf.nn.log_softmax(z), dloss[:, tf.newaxis] * dz
 
-    return (loss, a_minus_y), backward
+    return loss, backward
 
 
 @tf.custom_gradient
-def _categorical_of_logits(y, z):
-    """Rows of a matrix. TensorFlow's own gradient, `a - y`, is wrong where y does not sum to 1."""
-    total = tf.reduce_sum(y, -1)
+def _logits_gradient(y, z, a_minus_y):
+    """`a sum(y) - y`, where TensorFlow's own gradient is `a - y` whatever y sums to.
+
+    Its backward pass is the second derivative of the loss.
+    """
+    total = tf.reduce_sum(y, -1, keepdims=True)
+
+    def exact():
+        return (a_minus_y + y) * total - y
+
     if compiled_by_xla() or (z.shape[-1] is not None and z.shape[-1] <= FEW_CLASSES):
-        # sum(y) times the loss of y / sum(y).
-        loss, a_minus_y = _softmax_kernel(tf.math.divide_no_nan(y, total[:, tf.newaxis]), z)
-        loss *= total
-
-        def gradient():
-            return a_minus_y * total[:, tf.newaxis]
+        dz = exact()
     else:
-        loss, a_minus_y = _softmax_kernel(y, z)
+        # In the usual case, a sum of 1 up to rounding, no further pass over the batch.
+        rounding = 1e-15 if z.dtype == tf.float64 else 1e-6
+        dz = tf.cond(tf.reduce_all(tf.abs(total - 1) <= rounding), lambda: a_minus_y, exact)
 
-        def gradient():
-            # In the usual case, a sum of 1 up to rounding, no further pass over the batch.
-            rounding = 8 * float(ml_dtypes.finfo(z.dtype.as_numpy_dtype).eps)
-            return tf.cond(
-                tf.reduce_all(tf.abs(total - 1) <= rounding),
-                lambda: a_minus_y,
-                lambda: (a_minus_y + y) * total[:, tf.newaxis] - y,
-            )
+    def backward(upstream):
+        a = tf.nn.softmax(z)
+        mean = tf.reduce_sum(upstream * a, -1, keepdims=True)
+        return mean - upstream, total * a * (upstream - mean), None
 
-    def backward(dloss):
-        dloss = dloss[:, tf.newaxis]
-        return -dloss * tf.nn.log_softmax(z), dloss * gradient()
-
-    return loss, backward
+    return dz, backward
 
 
 def _categorical_of_probabilities(y, p, axis):
     @tf.custom_gradient
     def crossentropy(y, p):
-        total = tf.maximum(tf.reduce_sum(p, axis, keepdims=True), keras.config.epsilon())
-        q = tf.maximum(p / total, keras.config.epsilon())
+        total = tf.maximum(tf.reduce_sum(p, axis, keepdims=True), _epsilon(p.dtype))
+        q = tf.maximum(p / total, _epsilon(p.dtype))
         log_q = tf.math.log(q)
 
         def backward(dloss):
@@ -253,9 +257,9 @@ def _sparse_of_logits(labels, z):
 def _sparse_of_probabilities(labels, p):
     @tf.custom_gradient
     def crossentropy(p):
-        total = tf.maximum(tf.reduce_sum(p, -1), keras.config.epsilon())
+        total = tf.maximum(tf.reduce_sum(p, -1), _epsilon(p.dtype))
         q = tf.gather(p, labels, batch_dims=1) / total
-        q = tf.maximum(q, keras.config.epsilon())
+        q = tf.maximum(q, _epsilon(p.dtype))
 
         def backward(dloss):
             dp = 1 - tf.one_hot(labels, tf.shape(p)[-1], dtype=p.dtype) / q[:, tf.newaxis]
