@@ -9,6 +9,7 @@ import typing
 import tensorflow as tf
 
 from keras_bp.ops._arguments import channel_axis, floating, nonnegative, per_channel
+from keras_bp.ops._fused_normalization import fused_backward, fused_forward, nothing_saved
 from keras_bp.ops._xla import compiled_by_xla
 
 # From so many elements on TensorFlow's fused kernels beat the closed form in elementary operations;
@@ -101,62 +102,28 @@ def batch_normalization(
             tf.reshape(mask, [-1, 1]) if last else tf.reshape(tf.broadcast_to(mask, shape), layout)
         )
     plain = last and mask is None and not synchronized and dtype == tf.float32
-    choose = _fastest if plain and not compiled_by_xla() else _closed_form
-    y, mean, variance = choose(batch, gamma, beta, epsilon, mask, synchronized)
+    large = _is_large(batch) if plain and not compiled_by_xla() else False
+    y, mean, variance = _normalize(batch, gamma, beta, epsilon, mask, synchronized, large)
     y = tf.cast(tf.reshape(y, shape), x.dtype)
     y.set_shape(x.shape)
     return Normalized(y, tf.stop_gradient(mean), tf.stop_gradient(variance))
 
 
-def _fastest(x, gamma, beta, epsilon, *plain):
-    """Choose by the number of elements; as the step runs, where it is not known before."""
-
-    def closed_form():
-        return _closed_form(x, gamma, beta, epsilon, *plain)
-
-    def fused_kernels():
-        return _fused_kernels(x, gamma, beta, epsilon)
-
+def _is_large(x):
+    """Tell whether the fused kernels are for `x`: a boolean, or a tensor where only a run knows."""
     known = math.prod(length for length in x.shape if length is not None)
     if x.shape.is_fully_defined() or known >= FUSED_FROM:
-        return fused_kernels() if known >= FUSED_FROM else closed_form()
-    return tf.cond(tf.size(x) >= FUSED_FROM, fused_kernels, closed_form)
+        return known >= FUSED_FROM
+    return tf.size(x) >= FUSED_FROM
 
 
-def _fused_kernels(x, gamma, beta, epsilon):
-    """The same equations in one kernel for each pass; `x` is (rows, channels), float32."""
-    image = [1, -1, 1, x.shape[1]]
-    none = tf.zeros([0], x.dtype)
-
-    @tf.custom_gradient
-    def normalize(x, gamma, beta):
-        image_of_x = tf.reshape(x, image)
-        y, mean, variance, *saved = tf.raw_ops.FusedBatchNormV3(
-            x=image_of_x, scale=gamma, offset=beta, mean=none, variance=none, epsilon=epsilon
-        )[:6]
-        # The kernel returns the unbiased estimate.
-        rows = tf.cast(tf.shape(x)[0], x.dtype)
-        variance *= (rows - 1) / rows
-
-        def backward(dy, *_):
-            # What the forward kernel saved differs between devices; only its partner can read it.
-            dx, dgamma, dbeta, _, _ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=tf.reshape(dy, image),
-                x=image_of_x,
-                scale=gamma,
-                reserve_space_1=saved[0],
-                reserve_space_2=saved[1],
-                reserve_space_3=saved[2],
-                epsilon=epsilon,
-            )
-            return tf.reshape(dx, tf.shape(x)), dgamma, dbeta
-
-        return (tf.reshape(y, tf.shape(x)), mean, variance), backward
-
-    return normalize(x, gamma, beta)
+def _either(condition, if_true, if_false):
+    if isinstance(condition, bool):
+        return if_true() if condition else if_false()
+    return tf.cond(condition, if_true, if_false)
 
 
-def _closed_form(x, gamma, beta, epsilon, mask, synchronized):
+def _normalize(x, gamma, beta, epsilon, mask, synchronized, large):
     """Apply the equations above to an `x` of shape (rows, channels) or (outer, channels, inner)."""
     matrix = x.shape.rank == 2
     axes = [0] if matrix else [0, 2]
@@ -181,25 +148,40 @@ def _closed_form(x, gamma, beta, epsilon, mask, synchronized):
         count = total(tf.reduce_sum(tf.cast(mask, x.dtype), axes))
         divide = tf.math.divide_no_nan
 
-    @tf.custom_gradient
-    def normalize(x, gamma, beta):
+    def forward(x, gamma, beta):
         mean = divide(total(channel_sum(masked(x))), count)
         squares = masked(tf.math.squared_difference(x, spread(mean)))
         variance = divide(total(channel_sum(squares)), count)
         inverse = tf.math.rsqrt(variance + epsilon)
         y = (x - spread(mean)) * spread(inverse * gamma) + spread(beta)
+        return y, mean, variance
 
-        def backward(dy, *_):
-            # Made anew, not kept: one tensor of the batch's size less in memory.
-            x_hat = (x - spread(mean)) * spread(inverse)
-            dbeta = channel_sum(dy)
-            dgamma = channel_sum(dy * x_hat)
-            mean_dy, mean_dy_x_hat = divide(total(dbeta), count), divide(total(dgamma), count)
-            through_statistics = masked(x_hat * spread(mean_dy_x_hat) + spread(mean_dy))
-            dx = (dy - through_statistics) * spread(inverse * gamma)
-            return dx, dgamma, dbeta
+    def backward(dy, x, gamma, mean, variance):
+        inverse = tf.math.rsqrt(variance + epsilon)
+        # Made anew, not kept: one tensor of the batch's size less in memory.
+        x_hat = (x - spread(mean)) * spread(inverse)
+        dbeta = channel_sum(dy)
+        dgamma = channel_sum(dy * x_hat)
+        mean_dy, mean_dy_x_hat = divide(total(dbeta), count), divide(total(dgamma), count)
+        through_statistics = masked(x_hat * spread(mean_dy_x_hat) + spread(mean_dy))
+        return (dy - through_statistics) * spread(inverse * gamma), dgamma, dbeta
 
-        return (y, mean, variance), backward
+    @tf.custom_gradient
+    def normalize(x, gamma, beta):
+        y, mean, variance, saved = _either(
+            large,
+            lambda: fused_forward(x, gamma, beta, epsilon),
+            lambda: (*forward(x, gamma, beta), nothing_saved()),
+        )
+
+        def gradient(dy, *_):
+            return _either(
+                large,
+                lambda: fused_backward(dy, x, gamma, saved, epsilon),
+                lambda: backward(dy, x, gamma, mean, variance),
+            )
+
+        return (y, mean, variance), gradient
 
     return normalize(x, gamma, beta)
 

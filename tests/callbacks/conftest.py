@@ -15,7 +15,8 @@ def read_events():
         accumulator.Reload()
         tags = {}
         for tag in accumulator.Tags()["tensors"]:
-            events = accumulator.Tensors(tag)
+            # Files of the same second are read in the order of their names: number 10 before 9.
+            events = sorted(accumulator.Tensors(tag), key=lambda event: event.step)
             tags[tag] = {e.step: tf.make_ndarray(e.tensor_proto) for e in events}
             assert len(tags[tag]) == len(events), f"{tag} has a step twice"
         return tags
