@@ -144,3 +144,15 @@ def test_float32_inside_is_reported_and_never_called_correct(rng):
     assert "rounded to fewer bits" in str(report)
     # A step in J may pass for a kink here and there, but does not excuse the rest.
     assert sum(row.kinks for row in report.rows) < sum(row.entries for row in report.rows) / 4
+
+
+@pytest.mark.parametrize("offset, scale", [(1e6, 1e-2), (1e2, 1e-6)])
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_what_rounding_hides_is_not_called_correct(offset, scale, factor):
+    @tf.custom_gradient
+    def function(x):
+        return offset + scale * tf.reduce_sum(x * x), lambda d: d * 2 * scale * factor * x
+
+    report = check_gradients(function, np.random.default_rng(0).normal(size=5))
+    assert report.verdict == "suspicious"
+    assert "larger epsilon" in str(report)

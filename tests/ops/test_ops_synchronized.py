@@ -1,0 +1,158 @@
+"""Batch normalization over two replicas does what it does over their batches put together."""
+
+import numpy as np
+import ops_calculus as calculus
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose
+
+from keras_bp import ops
+
+# Sums of some ten numbers of order 1, in another order than those of one batch.
+ROUNDING = 1e-12
+RANDOM = np.random.default_rng(5)
+GAMMA, BETA = 1 + 0.3 * RANDOM.normal(size=3), RANDOM.normal(size=3)
+
+
+@pytest.fixture(scope="module")
+def replicas():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def batches(*shape, sizes=(4, 4), masked=False):
+    """One x and one mask, or None, for each replica."""
+    xs = [RANDOM.normal(size=(rows, *shape)) for rows in sizes]
+    masks = [RANDOM.random(x.shape[:-1]) < 0.6 for x in xs] if masked else [None, None]
+    return xs, masks
+
+
+def weigh(y, offset):
+    """A cost of a part of the batch, whose rows begin at `offset`, that differs row by row."""
+    y = tf.reshape(y, [tf.shape(y)[0], -1])
+    row = tf.cast(tf.range(tf.shape(y)[0]) + offset, y.dtype)[:, tf.newaxis]
+    column = tf.cast(tf.range(tf.shape(y)[1]), y.dtype)
+    return tf.reduce_sum(tf.cos(3 * row + column) * y + y * y / 2)
+
+
+def step(x, gamma, beta, mask, offset, synchronized, axis):
+    """Cost, statistics, gradients, and the gradients' slope differentiated again."""
+    arguments = [x, gamma, beta]
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(arguments)
+            y, mean, variance = ops.batch_normalization(
+                *arguments, mask=mask, synchronized=synchronized, axis=axis
+            )
+            cost = weigh(y, offset)
+        gradients = inner.gradient(cost, arguments)
+        slope = weigh(gradients[0], offset)
+    return cost, y, mean, variance, *gradients, outer.gradient(slope, x)
+
+
+def run(strategy, xs, masks, axis=-1, gamma=GAMMA, beta=BETA, traced=True):
+    """The step on both replicas: a list of results for each of its parts."""
+    offsets = [0, len(xs[0])]
+
+    def by_replica(values):
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: values[context.replica_id_in_sync_group]
+        )
+
+    def distributed(x, offset, mask):
+        # A mask of None cannot be distributed.
+        mask = None if masks[0] is None else mask
+        weights = [tf.constant(w) for w in (gamma, beta)]
+        return strategy.run(step, args=(x, *weights, mask, offset, True, axis))
+
+    arguments = [xs, offsets, masks if masks[0] is not None else [np.zeros(1, bool)] * 2]
+    arguments = [by_replica([tf.constant(v) for v in values]) for values in arguments]
+    if traced:
+        distributed = tf.function(distributed, autograph=False)
+    results = [strategy.experimental_local_results(part) for part in distributed(*arguments)]
+    return [[part.numpy() for part in parts] for parts in results]
+
+
+def run_whole(xs, masks, axis=-1):
+    mask = None if masks[0] is None else np.concatenate(masks)
+    x = tf.constant(np.concatenate(xs))
+    results = step(x, tf.constant(GAMMA), tf.constant(BETA), mask, 0, False, axis)
+    return [part.numpy() for part in results]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "shape, axis, sizes",
+    [((3,), -1, (4, 4)), ((3,), -1, (2, 5)), ((2, 3), -1, (3, 1)), ((3, 2), 1, (2, 4))],
+)
+def test_two_replicas_equal_one_batch(replicas, shape, axis, sizes, masked, traced):
+    xs, masks = batches(*shape, sizes=sizes, masked=masked)
+    cost, y, mean, variance, dx, dgamma, dbeta, ddx = run(replicas, xs, masks, axis, traced=traced)
+    whole = run_whole(xs, masks, axis)
+    for statistic, expected in ((mean, whole[2]), (variance, whole[3])):
+        for own in statistic:
+            assert_allclose(own, expected, rtol=ROUNDING, atol=ROUNDING)
+    # Gradients of weights are each replica's own share: a strategy adds them up.
+    for shares, expected in ((cost, whole[0]), (dgamma, whole[5]), (dbeta, whole[6])):
+        assert_allclose(sum(shares), expected, rtol=ROUNDING, atol=ROUNDING)
+    for parts, expected in ((y, whole[1]), (dx, whole[4]), (ddx, whole[7])):
+        assert_allclose(np.concatenate(parts), expected, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_a_replica_whose_batch_is_masked_out(replicas):
+    xs, _ = batches(3)
+    masks = [np.ones(4, bool), np.zeros(4, bool)]
+    _, _, mean, variance, *_ = run(replicas, xs, masks)
+    for own in range(2):
+        assert_allclose(mean[own], xs[0].mean(0), rtol=ROUNDING, atol=ROUNDING)
+        assert_allclose(variance[own], xs[0].var(0), rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_without_synchronization_each_replica_has_its_own_statistics(replicas):
+    """The tests above would not pass if nothing were shared."""
+    xs, masks = batches(3)
+    _, _, mean, *_ = run(replicas, xs, masks)
+    assert abs(mean[0] - xs[0].mean(0)).max() > 0.01
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_check_across_the_replicas(replicas, masked):
+    """Central differences of the cost that both replicas have together, entry by entry."""
+    xs, masks = batches(3, sizes=(2, 3), masked=masked)
+    if masked:
+        masks[0][:], masks[1][:] = [True, False], [True, True, False]
+    *_, dx, dgamma, dbeta, _ = run(replicas, xs, masks)
+    analytic = [*dx, sum(dgamma), sum(dbeta)]
+    parameters = [*(x.copy() for x in xs), GAMMA.copy(), BETA.copy()]
+
+    @tf.function(autograph=False)
+    def cost(x, offset, mask, gamma, beta):
+        def own(x, offset, mask):
+            mask = mask if masked else None
+            outputs = ops.batch_normalization(x, gamma, beta, mask=mask, synchronized=True).outputs
+            return weigh(outputs, offset)
+
+        parts = replicas.run(own, args=(x, offset, mask))
+        return replicas.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
+
+    def by_replica(values):
+        return replicas.experimental_distribute_values_from_function(
+            lambda context: tf.constant(values[context.replica_id_in_sync_group])
+        )
+
+    offset = by_replica([0, len(xs[0])])
+    mask = by_replica(masks if masked else [np.zeros(1, bool)] * 2)
+    numeric = []
+    for parameter in parameters:
+        gradient = np.zeros_like(parameter)
+        for index in np.ndindex(parameter.shape):
+            number, costs = parameter[index], []
+            for moved in (number + 1e-5, number - 1e-5):
+                parameter[index] = moved
+                weights = [tf.constant(p) for p in parameters[2:]]
+                costs.append(float(cost(by_replica(parameters[:2]), offset, mask, *weights)))
+            parameter[index] = number
+            gradient[index] = (costs[0] - costs[1]) / 2e-5
+        numeric.append(gradient)
+    assert calculus.relative_difference(analytic, numeric) < 1e-7
