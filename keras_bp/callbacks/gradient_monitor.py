@@ -42,8 +42,9 @@ class GradientMonitor(keras.callbacks.Callback):
     inf.
 
     Update steps count, not batches. With `gradient_accumulation_steps`, one point stands for the
-    mean of the micro-batches' gradients and of their losses. A step that loss scaling skips,
-    since a gradient is not finite, is no update and writes nothing. The count goes on from the
+    mean of the micro-batches' gradients and of their losses (those that an earlier `fit` left
+    over count in the gradient, not in the loss). A step that loss scaling skips, since a gradient
+    is not finite, is no update and writes nothing. The count goes on from the
     optimizer's `iterations` at the first step, or from the monitor's last step where that is
     further: so it continues over epochs, over a second `fit` and where a saved model is trained
     on, and never falls back.
@@ -62,8 +63,10 @@ class GradientMonitor(keras.callbacks.Callback):
 
     Raises:
         TypeError: if `log_dir` is no path.
-        ValueError: if `log_dir` is empty; and by `fit`, before the first step, if no event file
-            can be created in `log_dir`, or if the model has no trainable weights or no optimizer.
+        ValueError: if `log_dir` is empty; and by `fit`, before the first update, if no event file
+            can be created in `log_dir`, if the model has no optimizer, if it is built and has no
+            trainable weights, or if the optimizers inside a composite accumulate the gradients of
+            different numbers of steps.
 
     It works with `jit_compile` and `run_eagerly`, with `steps_per_execution` (each step is
     written), and under `tf.distribute.MirroredStrategy` (gradients and losses are summed over the

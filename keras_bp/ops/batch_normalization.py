@@ -3,18 +3,13 @@
 The derivation, step by step, stands in docs/batch_normalization.md.
 """
 
-import math
 import typing
 
 import tensorflow as tf
 
 from keras_bp.ops._arguments import channel_axis, floating, nonnegative, per_channel
-from keras_bp.ops._fused_normalization import fused_backward, fused_forward, nothing_saved
+from keras_bp.ops._sums import sum_rows
 from keras_bp.ops._xla import compiled_by_xla
-
-# From so many elements on TensorFlow's fused kernels beat the closed form in elementary operations;
-# below, the threads that they start cost more than the work (benchmarks/README.md).
-FUSED_FROM = 100_000
 
 
 class Normalized(typing.NamedTuple):
@@ -47,9 +42,7 @@ def batch_normalization(
 
     Positions outside the mask are normalized too, but do not count in the statistics. The mean and
     the variance are returned for running averages and carry no gradient. Of a float16 or bfloat16
-    `x` everything but the result is computed in float32. A large float32 batch with its channels
-    last and without a mask goes through TensorFlow's fused kernels, which compute these equations
-    in fewer passes over memory.
+    `x` everything but the result is computed in float32.
 
     Args:
         x: Floating-point tensor of rank 1 or more.
@@ -101,29 +94,13 @@ def batch_normalization(
         mask = (
             tf.reshape(mask, [-1, 1]) if last else tf.reshape(tf.broadcast_to(mask, shape), layout)
         )
-    plain = last and mask is None and not synchronized and dtype == tf.float32
-    large = _is_large(batch) if plain and not compiled_by_xla() else False
-    y, mean, variance = _normalize(batch, gamma, beta, epsilon, mask, synchronized, large)
+    y, mean, variance = _normalize(batch, gamma, beta, epsilon, mask, synchronized)
     y = tf.cast(tf.reshape(y, shape), x.dtype)
     y.set_shape(x.shape)
     return Normalized(y, tf.stop_gradient(mean), tf.stop_gradient(variance))
 
 
-def _is_large(x):
-    """Tell whether the fused kernels are for `x`: a boolean, or a tensor where only a run knows."""
-    known = math.prod(length for length in x.shape if length is not None)
-    if x.shape.is_fully_defined() or known >= FUSED_FROM:
-        return known >= FUSED_FROM
-    return tf.size(x) >= FUSED_FROM
-
-
-def _either(condition, if_true, if_false):
-    if isinstance(condition, bool):
-        return if_true() if condition else if_false()
-    return tf.cond(condition, if_true, if_false)
-
-
-def _normalize(x, gamma, beta, epsilon, mask, synchronized, large):
+def _normalize(x, gamma, beta, epsilon, mask, synchronized):
     """Apply the equations above to an `x` of shape (rows, channels) or (outer, channels, inner)."""
     matrix = x.shape.rank == 2
     axes = [0] if matrix else [0, 2]
@@ -133,7 +110,7 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized, large):
         return t if replicas is None else replicas.all_reduce(tf.distribute.ReduceOp.SUM, t)
 
     def channel_sum(t):
-        return tf.reduce_sum(t, axes)
+        return sum_rows(t) if matrix else tf.reduce_sum(t, axes)
 
     def spread(t):
         return t if matrix else t[:, tf.newaxis]
@@ -148,40 +125,26 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized, large):
         count = total(tf.reduce_sum(tf.cast(mask, x.dtype), axes))
         divide = tf.math.divide_no_nan
 
-    def forward(x, gamma, beta):
-        mean = divide(total(channel_sum(masked(x))), count)
-        squares = masked(tf.math.squared_difference(x, spread(mean)))
-        variance = divide(total(channel_sum(squares)), count)
-        inverse = tf.math.rsqrt(variance + epsilon)
-        y = (x - spread(mean)) * spread(inverse * gamma) + spread(beta)
-        return y, mean, variance
-
-    def backward(dy, x, gamma, mean, variance):
-        inverse = tf.math.rsqrt(variance + epsilon)
-        # Made anew, not kept: one tensor of the batch's size less in memory.
-        x_hat = (x - spread(mean)) * spread(inverse)
-        dbeta = channel_sum(dy)
-        dgamma = channel_sum(dy * x_hat)
-        mean_dy, mean_dy_x_hat = divide(total(dbeta), count), divide(total(dgamma), count)
-        through_statistics = masked(x_hat * spread(mean_dy_x_hat) + spread(mean_dy))
-        return (dy - through_statistics) * spread(inverse * gamma), dgamma, dbeta
-
     @tf.custom_gradient
     def normalize(x, gamma, beta):
-        y, mean, variance, saved = _either(
-            large,
-            lambda: fused_forward(x, gamma, beta, epsilon),
-            lambda: (*forward(x, gamma, beta), nothing_saved()),
-        )
+        mean = divide(total(channel_sum(masked(x))), count)
+        centered = x - spread(mean)
+        # XLA fuses a difference that has no other reader better; elsewhere it is another pass.
+        in_xla = compiled_by_xla()
+        squares = tf.math.squared_difference(x, spread(mean)) if in_xla else tf.square(centered)
+        variance = divide(total(channel_sum(masked(squares))), count)
+        inverse = tf.math.rsqrt(variance + epsilon)
+        y = centered * spread(inverse * gamma) + spread(beta)
 
-        def gradient(dy, *_):
-            return _either(
-                large,
-                lambda: fused_backward(dy, x, gamma, saved, epsilon),
-                lambda: backward(dy, x, gamma, mean, variance),
-            )
+        def backward(dy, *_):
+            dbeta = channel_sum(dy)
+            dgamma = channel_sum(dy * centered) * inverse
+            mean_dy, mean_dy_x_hat = divide(total(dbeta), count), divide(total(dgamma), count)
+            through_statistics = centered * spread(inverse * mean_dy_x_hat) + spread(mean_dy)
+            dx = (dy - masked(through_statistics)) * spread(inverse * gamma)
+            return dx, dgamma, dbeta
 
-        return (y, mean, variance), gradient
+        return (y, mean, variance), backward
 
     return normalize(x, gamma, beta)
 

@@ -29,7 +29,7 @@ OPTIONS = [
     ("Dense", {"activation": "softmax"}, (2, 3, 5)),
     ("Dense", {"activation": "tanh"}, (2, 1, 3, 5)),
     ("Dense", {"activation": "relu", "use_bias": False}, (2, 1, 2, 3, 5)),
-    *[("BatchNormalization", {}, (4, 3, 2, 2, 6)[-rank:]) for rank in (2, 3, 4, 5)],
+    *[("BatchNormalization", {}, (4, 3, 2, 2, 6)[-rank:]) for rank in (1, 2, 3, 4, 5)],
     *[("BatchNormalization", {"axis": axis}, (4, 3, 2, 6)) for axis in (0, 1, 2, -2, -3)],
     ("BatchNormalization", {"center": False, "momentum": 0.7, "epsilon": 0.1}, (5, 4)),
     ("BatchNormalization", {"scale": False, "momentum": 0.0}, (5, 4)),

@@ -40,7 +40,6 @@ WRONG_ARGUMENTS = [
 # (layer, options, wrong shape, what the message says, right shape): found at the first call.
 WRONG_INPUTS = [
     ("Dense", {}, (6,), "ndim", (4, 6)),
-    ("BatchNormalization", {}, (6,), "rank", (4, 6)),
     ("BatchNormalization", {"axis": 2}, (4, 6), "axis", (4, 3, 6)),
     ("BatchNormalization", {"axis": -3}, (4, 6), "axis", (4, 3, 6)),
     ("GroupNormalization", {}, (6,), "axis", (4, 6)),

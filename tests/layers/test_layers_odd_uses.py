@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from layer_cases import assert_alike, built_pair, observe, pair, share_random_weights
+from layer_cases import assert_alike, built_pair, calls, observe, pair, share_random_weights
 
 from keras_bp import layers
 
@@ -132,7 +132,25 @@ def test_sparse_inputs_of_a_model():
     np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=1e-5)
 
 
-def test_an_unknown_number_of_channels_in_between():
+@pytest.mark.parametrize("name", layers.__all__)
+def test_ragged_inputs(name):
+    """Where Keras takes a ragged tensor, so do we; where it raises, we do not guess either."""
+    ragged = tf.RaggedTensor.from_row_lengths(tf.reshape(tf.range(24.0), (6, 4)), [1, 3, 2])
+    theirs, ours = built_pair(name, (None, None, 4))
+    for call in calls(name):
+        try:
+            expected = theirs(ragged, **call)
+        except Exception as error:
+            with pytest.raises(type(error)):
+                ours(ragged, **call)
+            continue
+        result = ours(ragged, **call)
+        assert type(result) is type(expected)
+        flat = [getattr(t, "flat_values", t) for t in (result, expected)]
+        np.testing.assert_allclose(*flat, rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_batches_and_steps():
     """Only the channels must be known when a function is traced; the rest may vary."""
     shapes = {
         "BatchNormalization": (None, None, 4),

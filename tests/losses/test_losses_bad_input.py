@@ -69,7 +69,7 @@ def test_reduction_dtype_and_keyword(name):
 )
 def test_labels_of_another_shape(name, labels, predictions, from_logits):
     loss = getattr(losses, name)(from_logits=from_logits)
-    with pytest.raises(ValueError, match=r"[tT]arget.*[rR]eceived") as caught:
+    with pytest.raises(ValueError, match=r"y_true.*Received") as caught:
         loss(np.zeros(labels, "int32"), np.full(predictions, 0.5, "float32"))
     assert str(labels) in str(caught.value)
     assert str(predictions) in str(caught.value)
@@ -123,9 +123,9 @@ def test_from_logits_behind_an_activation_warns(name, mode):
             np.testing.assert_allclose(value, right(labels, outputs(x)), rtol=1e-6)
 
 
-def test_a_single_class_warns_as_in_keras():
+def test_a_single_class_warns():
     loss = losses.CategoricalCrossentropy()
-    with pytest.warns(SyntaxWarning, match="binary_crossentropy"):
+    with pytest.warns(SyntaxWarning, match="single class"):
         loss(np.ones((4, 1), "float32"), np.full((4, 1), 0.5, "float32"))
 
 
@@ -134,7 +134,7 @@ def test_a_wrong_call_in_a_model_leaves_it_usable():
     model.compile("sgd", losses.SparseCategoricalCrossentropy(), run_eagerly=True)
     x = np.ones((4, 2), "float32")
     before = [w.numpy() for w in model.weights]
-    with pytest.raises(ValueError, match="target"):
+    with pytest.raises(ValueError, match="y_true"):
         model.fit(x, np.zeros((4, 2), "int32"), verbose=0)
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
