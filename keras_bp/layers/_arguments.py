@@ -8,7 +8,7 @@ import tensorflow as tf
 def floating_inputs(inputs, dtype):
     """Return `inputs` as a floating-point tensor; integers and booleans become `dtype`.
 
-    Keras casts floating-point inputs to a layer's compute dtype before `call`, but not integers.
+    Keras casts floating-point inputs before `call`, but not integers.
     """
     inputs = tf.convert_to_tensor(inputs)
     return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
@@ -23,6 +23,12 @@ def check_number(value, name, minimum=0.0, maximum=None):
         raise TypeError(f"`{name}` must be {expected}. Received: {name}={value!r}")
     if not value >= minimum or (maximum is not None and value > maximum):
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+
+def check_positive_integer(value, name):
+    """Raise unless `value` is an integer of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
 
 
 def check_axis(axis):

@@ -133,7 +133,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable) or keras_own:
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance = ops.batch_normalization(
-            floating_inputs(inputs, self.compute_dtype),
+            floating_inputs(inputs, "float32"),
             self.gamma,
             self.beta,
             axis=self.axis,

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_bp import ops
 from keras_bp._registration import serializable
-from keras_bp.layers._arguments import floating_inputs
+from keras_bp.layers._arguments import check_positive_integer, floating_inputs
 
 # Keras's activations that `ops.dense` knows, as (the function that a layer holds, the op's name).
 _FUSED = [
@@ -60,8 +60,8 @@ class Dense(keras.layers.Dense):
         `(batch, ..., units)`.
 
     Raises:
-        ValueError: If `units` is not a positive integer, or an input's last axis is not as long as
-            at the build.
+        ValueError: If `units` or `lora_rank` is not a positive integer, or an input's last axis is
+            not as long as at the build.
 
     Example:
         >>> layer = keras_bp.layers.Dense(8, activation="relu")
@@ -72,6 +72,43 @@ class Dense(keras.layers.Dense):
         Rumelhart, Hinton and Williams, 1986, "Learning representations by back-propagating errors",
         equations 4 to 7.
     """
+
+    def __init__(
+        self,
+        units,
+        activation=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        lora_rank=None,
+        lora_alpha=None,
+        quantization_config=None,
+        **kwargs,
+    ):
+        check_positive_integer(units, "units")
+        if lora_rank is not None:
+            check_positive_integer(lora_rank, "lora_rank")
+        super().__init__(
+            units,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            quantization_config=quantization_config,
+            **kwargs,
+        )
 
     def call(self, inputs, training=None):
         """Apply the layer; `training` changes nothing."""

@@ -109,7 +109,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
     def call(self, inputs):
         """Apply the layer."""
         outputs = ops.group_normalization(
-            floating_inputs(inputs, self.compute_dtype),
+            floating_inputs(inputs, "float32"),
             self.groups,
             self.gamma,
             self.beta,

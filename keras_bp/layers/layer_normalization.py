@@ -105,7 +105,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         if self.rms_scaling or isinstance(inputs, tf.RaggedTensor):
             return super().call(inputs)
         outputs = ops.layer_normalization(
-            floating_inputs(inputs, self.compute_dtype),
+            floating_inputs(inputs, "float32"),
             self.gamma,
             self.beta,
             axis=self.axis,

@@ -11,8 +11,18 @@ from keras_bp import ops
 from keras_bp._registration import serializable
 
 
+class _Crossentropy:
+    """What the three losses share: predictions reach the loss's dtype with their logits."""
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if not isinstance(y_pred, keras.KerasTensor):
+            y_true = tf.convert_to_tensor(y_true)
+            y_pred = _in_dtype(tf.convert_to_tensor(y_pred), self.dtype)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+
 @serializable
-class BinaryCrossentropy(keras.losses.BinaryCrossentropy):
+class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
     """Cross-entropy of labels in {0, 1}, with the closed-form gradient `dz = p - y`.
 
     Drop-in for `keras.losses.BinaryCrossentropy`. With y the label, z the logit, p = sigmoid(z):
@@ -57,7 +67,7 @@ class BinaryCrossentropy(keras.losses.BinaryCrossentropy):
 
 
 @serializable
-class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
+class CategoricalCrossentropy(_Crossentropy, keras.losses.CategoricalCrossentropy):
     """Cross-entropy of one-hot labels, with the closed-form gradient `dz = a - y`.
 
     Drop-in for `keras.losses.CategoricalCrossentropy`. With y the label, z the logits, a =
@@ -103,7 +113,7 @@ class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
 
 
 @serializable
-class SparseCategoricalCrossentropy(keras.losses.SparseCategoricalCrossentropy):
+class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategoricalCrossentropy):
     """Cross-entropy of integer labels, with the closed-form gradient `dz = a - y`.
 
     Drop-in for `keras.losses.SparseCategoricalCrossentropy`: `CategoricalCrossentropy` of the
@@ -194,7 +204,7 @@ def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, 
     y_true = tf.cast(y_true, tf.int64)
     if ignore_class is None:
         return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits)
-    counted = y_true != ignore_class
+    counted = y_true != int(ignore_class)
     loss = ops.sparse_categorical_crossentropy(
         tf.where(counted, y_true, 0), tf.where(counted[..., tf.newaxis], y_pred, 0), from_logits
     )
@@ -202,6 +212,30 @@ def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, 
     # The attribute through which a Keras loss excludes entries from the mean.
     loss._keras_mask = counted
     return loss
+
+
+def _in_dtype(y_pred, dtype):
+    """Cast predictions, with the attributes in which Keras keeps their logits and their mask."""
+    if y_pred.dtype == dtype:
+        return y_pred
+
+    @tf.custom_gradient
+    def cast(y_pred):
+        def backward(upstream):
+            # The gradient at a certain and wrong probability, 1e7, is an infinity in float16.
+            bound = tf.cast(y_pred.dtype.max, upstream.dtype)
+            upstream = tf.clip_by_value(upstream, -bound, bound)
+            return tf.cast(upstream, y_pred.dtype)
+
+        return tf.cast(y_pred, dtype), backward
+
+    narrower = y_pred.dtype.is_floating and y_pred.dtype.max < tf.as_dtype(dtype).max
+    result = cast(y_pred) if narrower else tf.cast(y_pred, dtype)
+    for name in ("_keras_logits", "_keras_bp_activation", "_keras_mask"):
+        if hasattr(y_pred, name):
+            value = getattr(y_pred, name)
+            setattr(result, name, tf.cast(value, dtype) if name == "_keras_logits" else value)
+    return result
 
 
 def _check(y_true, y_pred, axis):

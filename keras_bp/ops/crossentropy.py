@@ -119,6 +119,8 @@ def sparse_categorical_crossentropy(target, output, from_logits=False):
             "`target` must have `output`'s shape without the last axis, the classes. "
             f"Received: target of shape {target.shape}, output of shape {output.shape}"
         )
+    if target.dtype not in (tf.int32, tf.int64):
+        target = tf.cast(target, tf.int64)
     return _by_rows(_sparse_of_logits if from_logits else _sparse_of_probabilities, target, output)
 
 
@@ -258,7 +260,9 @@ def _sparse_of_probabilities(labels, p):
     @tf.custom_gradient
     def crossentropy(p):
         total = tf.maximum(tf.reduce_sum(p, -1), _epsilon(p.dtype))
-        q = tf.gather(p, labels, batch_dims=1) / total
+        inside = (labels >= 0) & (labels < tf.cast(tf.shape(p)[-1], labels.dtype))
+        # Where it does not raise, a gather from outside gives some number that looks right.
+        q = tf.where(inside, tf.gather(p, labels, batch_dims=1), float("nan")) / total
         q = tf.maximum(q, _epsilon(p.dtype))
 
         def backward(dloss):

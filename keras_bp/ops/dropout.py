@@ -80,15 +80,16 @@ def _mask_shape(x, noise_shape):
     if noise_shape is None:
         return shape
     noise_shape = tuple(noise_shape)
-    static = x.shape
-    if static.rank is not None:
-        fits = len(noise_shape) == static.rank and all(
+    rank = x.shape.rank
+    if rank is not None:
+        behind = x.shape[rank - len(noise_shape) :] if len(noise_shape) <= rank else ()
+        fits = len(noise_shape) <= rank and all(
             n in (None, 1) or length is None or n == length
-            for n, length in zip(noise_shape, static, strict=True)
+            for n, length in zip(noise_shape, behind, strict=True)
         )
         if not fits:
             raise ValueError(
-                "`noise_shape` must have an entry for each axis of `x`: its length, 1 or None. "
-                f"Received: noise_shape={noise_shape} for x of shape {static}"
+                "`noise_shape` must broadcast to the shape of `x`; None stands for its length. "
+                f"Received: noise_shape={noise_shape} for x of shape {x.shape}"
             )
     return [shape[axis] if n is None else n for axis, n in enumerate(noise_shape)]

