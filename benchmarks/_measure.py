@@ -30,7 +30,7 @@ def compare(ours, keras, seconds=2.0):
     times = {ours: [], keras: []}
     end = time.perf_counter() + seconds
     turn = 0
-    while time.perf_counter() < end or turn < 20:
+    while time.perf_counter() < end or turn < 9:
         for call in (ours, keras) if turn % 2 else (keras, ours):
             start = time.perf_counter()
             call()

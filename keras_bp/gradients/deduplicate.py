@@ -30,7 +30,7 @@ def deduplicate(gradient):
     >>> slices = tf.IndexedSlices(
     ...     values=tf.constant([[1.0], [2.0], [4.0]]), indices=tf.constant([7, 3, 7])
     ... )
-    >>> unique = deduplicate(slices)
+    >>> unique = keras_bp.gradients.deduplicate(slices)
     >>> unique.indices.numpy().tolist(), unique.values.numpy().tolist()
     ([7, 3], [[5.0], [2.0]])
     """

@@ -26,10 +26,10 @@ def global_norm(gradients):
         TypeError: if `gradients` is not a list or tuple.
 
     Example:
-    >>> float(global_norm([tf.constant([[3.0]]), None, tf.constant([4.0])]))
+    >>> float(keras_bp.gradients.global_norm([tf.constant([[3.0]]), None, tf.constant([4.0])]))
     5.0
     >>> twice = tf.IndexedSlices(values=tf.ones((2, 2)), indices=tf.constant([1, 1]))
-    >>> round(float(global_norm([twice])), 2)
+    >>> round(float(keras_bp.gradients.global_norm([twice])), 2)
     2.83
 
     References:

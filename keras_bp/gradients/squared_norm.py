@@ -20,10 +20,10 @@ def squared_norm(gradient):
         square of an entry under about 1e-19 in size vanishes, and a sum over 3e38 is inf.
 
     Example:
-    >>> float(squared_norm(tf.constant([3.0, 4.0])))
+    >>> float(keras_bp.gradients.squared_norm(tf.constant([3.0, 4.0])))
     25.0
     >>> twice = tf.IndexedSlices(values=tf.constant([[1.0], [1.0]]), indices=tf.constant([0, 0]))
-    >>> float(squared_norm(twice))
+    >>> float(keras_bp.gradients.squared_norm(twice))
     4.0
     """
     if gradient is None:

@@ -62,6 +62,10 @@ def relu(z):
 
     Raises:
         TypeError: If `z` is not floating point.
+
+    Example:
+        >>> keras_bp.ops.relu(tf.constant([-1.0, 0.0, 2.0])).numpy()
+        array([0., 0., 2.], dtype=float32)
     """
     return _activate("relu", z)
 
@@ -79,6 +83,10 @@ def sigmoid(z):
 
     Raises:
         TypeError: If `z` is not floating point.
+
+    Example:
+        >>> keras_bp.ops.sigmoid(tf.constant([-1e4, 0.0, 1e4])).numpy()
+        array([0. , 0.5, 1. ], dtype=float32)
     """
     return _activate("sigmoid", z)
 
@@ -96,6 +104,10 @@ def tanh(z):
 
     Raises:
         TypeError: If `z` is not floating point.
+
+    Example:
+        >>> keras_bp.ops.tanh(tf.constant([-1e4, 0.0, 1e4])).numpy()
+        array([-1.,  0.,  1.], dtype=float32)
     """
     return _activate("tanh", z)
 
@@ -113,5 +125,9 @@ def softmax(z):
 
     Raises:
         TypeError: If `z` is not floating point.
+
+    Example:
+        >>> keras_bp.ops.softmax(tf.constant([1e4, 1e4])).numpy()
+        array([0.5, 0.5], dtype=float32)
     """
     return _activate("softmax", z)

@@ -39,6 +39,14 @@ def binary_crossentropy(target, output, from_logits=False):
     Raises:
         TypeError: If `target` or `output` is not floating point, or their dtypes differ.
         ValueError: If the shapes of `target` and `output` differ.
+
+    Example:
+        >>> wrong, right = tf.constant([1.0]), tf.constant([0.0])
+        >>> logit = tf.constant([-1e4])
+        >>> keras_bp.ops.binary_crossentropy(wrong, logit, from_logits=True).numpy()
+        array([10000.], dtype=float32)
+        >>> keras_bp.ops.binary_crossentropy(right, logit, from_logits=True).numpy()
+        array([0.], dtype=float32)
     """
     target, output = _alike(target, output)
     return (_binary_of_logits if from_logits else _binary_of_probabilities)(target, output)
@@ -72,6 +80,11 @@ def categorical_crossentropy(target, output, from_logits=False, axis=-1):
     Raises:
         TypeError: If `target` or `output` is not floating point, or their dtypes differ.
         ValueError: If the shapes of `target` and `output` differ, or `axis` is outside their rank.
+
+    Example:
+        >>> target, logits = tf.constant([[0.0, 1.0]]), tf.constant([[1e4, -1e4]])
+        >>> keras_bp.ops.categorical_crossentropy(target, logits, from_logits=True).numpy()
+        array([20000.], dtype=float32)
     """
     target, output = _alike(target, output)
     axis, rank = axis_of(output, axis, "output"), output.shape.rank
@@ -110,6 +123,11 @@ def sparse_categorical_crossentropy(target, output, from_logits=False):
     Raises:
         TypeError: If `target` is not an integer tensor or `output` not floating point.
         ValueError: If `target` does not have `output`'s shape without the last axis.
+
+    Example:
+        >>> target, logits = tf.constant([1]), tf.constant([[1e4, -1e4]])
+        >>> keras_bp.ops.sparse_categorical_crossentropy(target, logits, from_logits=True).numpy()
+        array([20000.], dtype=float32)
     """
     output, target = floating(output, "output"), tf.convert_to_tensor(target)
     if not target.dtype.is_integer:

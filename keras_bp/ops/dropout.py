@@ -39,6 +39,12 @@ def dropout(x, rate, seed, noise_shape=None):
         TypeError: If `x` is not floating point or `rate` is not a number.
         ValueError: If `rate` is outside [0, 1], or `noise_shape` does not fit `x`.
 
+    Example:
+        >>> x = tf.ones([2, 4])
+        >>> y = keras_bp.ops.dropout(x, 0.5, seed=[1, 2], noise_shape=[2, 1]).numpy()
+        >>> bool(np.all((y == y[:, :1]) & ((y == 0) | (y == 2))))
+        True
+
     References:
         Srivastava et al., 2014, "Dropout: a simple way to prevent neural networks from
         overfitting", section 4.

@@ -1,4 +1,4 @@
-"""What an op does not take raises an error that says so; what is just inside its bounds does not."""
+"""What an op does not take raises an error that says so; what is just inside does not."""
 
 import re
 
@@ -105,7 +105,7 @@ BAD = [
     ),
     *(
         ("dropout", {"noise_shape": shape}, ValueError, "noise_shape")
-        for shape in [(4,), (4, 6, 1), (6, 4), (3, 6), (4, 0), (4, -1), ()]
+        for shape in [(4,), (4, 6, 1), (6, 4), (3, 6), (4, 0), (4, -1)]
     ),
     # Dense: ranks, lengths, activations.
     ("dense", {"x": X[0]}, ValueError, "x"),
@@ -225,7 +225,7 @@ def test_what_must_be_known_when_a_function_is_traced(name, specs, argument):
         *(("dropout", {"rate": rate}) for rate in (0, 0.0, 1e-12, 1 - 1e-12, 1, np.float32(0.5))),
         *(
             ("dropout", {"noise_shape": shape})
-            for shape in [None, (4, 6), [1, 6], (4, 1), (None, 1), (1, 1), (None, None)]
+            for shape in [None, (4, 6), [1, 6], (4, 1), (None, 1), (None, None), (6,)]
         ),
         *(
             ("dense", {"activation": activation})

@@ -125,6 +125,14 @@ def test_batches_of_no_row_and_of_one(rows, noise_shape):
     assert traced(x).shape == (rows, 3)
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (1, 6)])
+@pytest.mark.parametrize("noise_shape", [(6,), (None,)])
+def test_a_shorter_noise_shape_belongs_to_the_last_axes(shape, noise_shape):
+    dropped = ops.dropout(tf.ones(shape), 0.5, [1, 2], noise_shape)
+    one_row = ops.dropout(tf.ones([6]), 0.5, [1, 2])
+    assert_array_equal(dropped, np.broadcast_to(one_row, shape))
+
+
 def test_an_input_of_unknown_rank():
     traced = tf.function(lambda x: ops.dropout(x, 0.5, [1, 2]), [tf.TensorSpec(None)])
     for x in (tf.ones([4]), tf.ones([2, 3, 4])):
