@@ -137,10 +137,13 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
         y = centered * spread(inverse * gamma) + spread(beta)
 
         def backward(dy, *_):
+            # xh = form * unit. The product is made last where each is a pass over the batch; XLA
+            # fuses it, and fuses worse around a tensor that the forward pass reads as well.
+            form, unit = (centered * spread(inverse), 1) if in_xla else (centered, inverse)
             dbeta = channel_sum(dy)
-            dgamma = channel_sum(dy * centered) * inverse
+            dgamma = channel_sum(dy * form) * unit
             mean_dy, mean_dy_x_hat = divide(total(dbeta), count), divide(total(dgamma), count)
-            through_statistics = centered * spread(inverse * mean_dy_x_hat) + spread(mean_dy)
+            through_statistics = form * spread(unit * mean_dy_x_hat) + spread(mean_dy)
             dx = (dy - masked(through_statistics)) * spread(inverse * gamma)
             return dx, dgamma, dbeta
 
