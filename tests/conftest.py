@@ -22,3 +22,13 @@ def _fresh_keras():
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def replicas():
+    """The one strategy of the process.
+
+    TensorFlow counts the instances of a collective operation from the start for each strategy: a
+    second one fails where its tensors have other shapes than the first one's.
+    """
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -98,4 +98,6 @@ def _mask_shape(x, noise_shape):
                 "`noise_shape` must broadcast to the shape of `x`; None stands for its length. "
                 f"Received: noise_shape={noise_shape} for x of shape {x.shape}"
             )
-    return [shape[axis] if n is None else n for axis, n in enumerate(noise_shape)]
+    # Counted from the end, as shapes broadcast.
+    own = [shape[axis - len(noise_shape)] for axis in range(len(noise_shape))]
+    return [length if n is None else n for n, length in zip(noise_shape, own, strict=True)]

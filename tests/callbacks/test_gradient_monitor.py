@@ -341,14 +341,12 @@ def test_a_train_step_that_shows_no_loss(data, tmp_path, read_events):
     assert_series(events["gradient_norm/d"], [norm(own_pass(model, weights, *data)[1])])
 
 
-def test_replicas_are_summed(tmp_path, read_events):
+def test_replicas_are_summed(tmp_path, read_events, replicas):
     """Two replicas with half a batch each show the gradient and the loss of the whole batch."""
     ids = np.random.default_rng(0).integers(0, 5, (16, 3))
     targets = ids[:, :1].astype("float32")
-    cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
-    strategy = tf.distribute.MirroredStrategy(cpus)
-    assert strategy.num_replicas_in_sync == 2
-    with strategy.scope():
+    assert replicas.num_replicas_in_sync == 2
+    with replicas.scope():
         model = keras.Sequential([keras.Input((3,)), L.Embedding(5, 2, name="e"), L.Flatten()])
         model.add(L.Dense(1, name="d"))
         model.compile(optimizers.SGD(0.1), "mse")

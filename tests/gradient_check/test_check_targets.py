@@ -249,8 +249,8 @@ def test_a_loss_of_ones_own(rng):
     _require_correct(check_gradients(model, x, y, lambda t, p: (p - t) ** 4))
 
 
-def test_a_model_under_a_distribution_strategy(rng):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_a_model_under_a_distribution_strategy(rng, replicas):
+    with replicas.scope():
         model = keras.Sequential([keras.Input((3,)), layers.Dense(2, activation="tanh")])
     before = [id(v.value) for v in model.variables]
     _require_correct(check_gradients(model, rng.normal(size=(4, 3))))

@@ -77,6 +77,17 @@ def test_labels_of_another_shape(name, labels, predictions, from_logits):
     assert np.isfinite(loss(np.zeros(right, "int32"), np.full(predictions, 0.5, "float32")))
 
 
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_labels_of_another_shape_are_not_broadcast_in_a_graph(name):
+    """Where shapes are known only as the step runs, a column of labels is found then."""
+    signature = [tf.TensorSpec([None, None])] * 2
+    loss = getattr(losses, name)(from_logits=True)
+    traced = tf.function(loss, input_signature=signature, autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="same shape"):
+        traced(np.ones((4, 1), "float32"), np.ones((4, 3), "float32"))
+    assert np.isfinite(traced(np.ones((4, 3), "float32"), np.ones((4, 3), "float32")))
+
+
 @pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("name, axis", [(n, a) for n in SMOOTHED for a in (2, -3, True)])
 def test_axis_outside_the_rank(name, axis, from_logits):

@@ -14,11 +14,6 @@ RANDOM = np.random.default_rng(5)
 GAMMA, BETA = 1 + 0.3 * RANDOM.normal(size=3), RANDOM.normal(size=3)
 
 
-@pytest.fixture(scope="module")
-def replicas():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 def batches(*shape, sizes=(4, 4), masked=False):
     """One x and one mask, or None, for each replica."""
     xs = [RANDOM.normal(size=(rows, *shape)) for rows in sizes]
