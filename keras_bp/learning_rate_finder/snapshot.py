@@ -1,0 +1,139 @@
+"""Everything that training changes about a model, remembered and put back."""
+
+import collections
+import contextlib
+import random
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.utils.tracking import Tracker
+from tensorflow.python.eager import context
+from tensorflow.python.ops import stateful_random_ops
+
+# What is looked into: objects that hold variables, or that a first training step builds.
+_OBJECTS = (
+    keras.Layer,
+    keras.Loss,
+    keras.Metric,
+    keras.initializers.Initializer,
+    keras.optimizers.Optimizer,
+    keras.random.SeedGenerator,
+    tf.random.Generator,
+    Tracker,
+    # TensorFlow's stand-ins for the lists and dicts of an optimizer, which hold the real ones.
+    tf.__internal__.tracking.TrackableDataStructure,
+)
+_VARIABLES = (keras.Variable, tf.Variable)
+_CONTAINERS = (list, tuple, dict, set)
+
+
+@contextlib.contextmanager
+def unchanged(model):
+    """Undo at the exit, however it is left, what happened to a model and to random state.
+
+    Yields:
+        The `Snapshot`, which can `remember` further objects.
+    """
+    restore_random_state = _remember_random_state()
+    snapshot = Snapshot()
+    snapshot.remember(model)
+    try:
+        yield snapshot
+    finally:
+        snapshot.restore()
+        restore_random_state()
+
+
+class Snapshot:
+    """Attributes, lists and variables of everything that is reached from what it remembers.
+
+    A model that was not built, or an optimizer, or a metric, is not built afterwards either: what
+    was created meanwhile is let go. So the next `fit` creates it anew, from the same initializers.
+    """
+
+    def __init__(self):
+        self._seen = {}  # the objects too, since an id holds only as long as its object lives
+        self._attributes = []
+        self._containers = []
+        self._values = []
+
+    def remember(self, root):
+        """Remember an object and all that it holds; what is known already is left out."""
+        found = [root]
+        while found:
+            item = found.pop()
+            kind = next(
+                (k for k in (_VARIABLES, _OBJECTS, _CONTAINERS) if isinstance(item, k)), None
+            )
+            if kind is None or id(item) in self._seen:
+                continue
+            self._seen[id(item)] = item
+            if kind is _VARIABLES:
+                self._values.append((item, tf.convert_to_tensor(item).numpy()))
+            elif kind is _OBJECTS:
+                self._attributes.append((item, dict(vars(item))))
+                found += [*vars(item).values(), getattr(item, "__wrapped__", None)]
+            elif isinstance(item, dict):
+                self._containers.append((item, dict(item)))
+                found += item.values()
+            else:
+                found += item
+                if not isinstance(item, tuple):
+                    self._containers.append((item, list(item)))
+
+    def restore(self):
+        """Put everything back."""
+        for item, attributes in self._attributes:
+            # The dictionary is written to directly: Keras's __setattr__ would track and refuse.
+            for name in vars(item).keys() - attributes.keys():
+                del vars(item)[name]
+            vars(item).update(attributes)
+        for item, contents in self._containers:
+            _refill(item, contents)
+        for variable, value in self._values:
+            variable.assign(value)
+
+
+def _refill(container, contents):
+    """Give a container its earlier contents, past the methods by which Keras tracks changes."""
+    if isinstance(container, dict):
+        kept = list(container) == list(contents)
+        if kept and all(container[key] is contents[key] for key in contents):
+            return
+        kind = collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
+        kind.clear(container)
+        for key, value in contents.items():
+            kind.__setitem__(container, key, value)
+    elif isinstance(container, set):
+        set.clear(container)
+        set.update(container, contents)
+    else:
+        list.__setitem__(container, slice(None), contents)
+
+
+def _remember_random_state():
+    """Remember the random states of the process; return a function that puts them back."""
+    python, numpy, tensorflow = random.getstate(), np.random.get_state(), context.context()._rng
+    operation_seeds = tensorflow.getstate() if tensorflow else None
+    seeds = global_state.get_global_attribute("global_seed_generator")
+    # Counters of automatic names: a layer that `build` creates is dense_3 the second time too.
+    names = global_state.get_global_attribute("object_name_uids")
+    generator = stateful_random_ops.global_generator
+    snapshot = Snapshot()
+    snapshot.remember([seeds, names, generator])
+
+    def restore():
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if operation_seeds is not None and tensorflow.getstate() != operation_seeds:
+            tensorflow.setstate(operation_seeds)
+            # An operation that drew one of these seeds lives on in a cache, further along in its
+            # stream; an operation that draws the seed again must start at the beginning.
+            context.context().clear_kernel_cache()
+        global_state.set_global_attribute("global_seed_generator", seeds)
+        stateful_random_ops.global_generator = generator
+        snapshot.restore()
+
+    return restore

@@ -1,0 +1,60 @@
+"""Which variables weight decay leaves out."""
+
+import re
+
+import keras
+
+PRESETS = {
+    # The last word of the name of Keras's biases (bias, recurrent_bias, ...) and of the weights
+    # of its normalization layers.
+    "bias_and_normalization": r"(^|[/_])(bias|gamma|beta|scale)$",
+}
+
+
+def check_patterns(patterns):
+    """Return the patterns as a list of strings, or raise an error that names the argument."""
+    patterns = [] if patterns is None else patterns
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern:
+            raise TypeError(
+                "`exclude_from_decay` must be a preset, a regular expression or a list of them. "
+                f"Received: exclude_from_decay={patterns!r}"
+            )
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                "`exclude_from_decay` must hold valid regular expressions. "
+                f"Received: {pattern!r} ({error})"
+            ) from error
+    return patterns
+
+
+def path_of(variable):
+    """Return a variable's path, such as "dense/kernel", by which patterns find it."""
+    if isinstance(variable, keras.Variable):
+        return variable.path
+    return variable.name.removesuffix(":0")
+
+
+def decayed(variables, patterns):
+    """Tell for each variable whether it decays.
+
+    Raises:
+        ValueError: if a pattern that is no preset matches none of the variables.
+    """
+    paths = [path_of(variable) for variable in variables]
+    keep = [True] * len(paths)
+    for pattern in patterns:
+        expression = PRESETS.get(pattern, pattern)
+        found = [re.search(expression, path) is not None for path in paths]
+        # A model without biases may well name the preset; a pattern of one's own that finds
+        # nothing is a misspelling.
+        if not any(found) and pattern not in PRESETS:
+            raise ValueError(
+                "`exclude_from_decay` must match at least one variable with each pattern. "
+                f"Received: {pattern!r}, which is found in none of {paths}"
+            )
+        keep = [before and not excluded for before, excluded in zip(keep, found, strict=True)]
+    return keep

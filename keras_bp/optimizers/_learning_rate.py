@@ -1,0 +1,86 @@
+"""A learning rate that stays settable, also on top of a schedule."""
+
+import keras
+import tensorflow as tf
+
+from keras_bp._arguments import check_number
+
+
+class SettableLearningRate(keras.optimizers.Optimizer):
+    """Keras's optimizer with a learning rate that can always be set.
+
+    Keras refuses to set the rate of an optimizer that has a schedule, so that ReduceLROnPlateau
+    and LearningRateScheduler fail beside one. Here a schedule has a factor, a variable that is
+    saved with the optimizer:
+
+        rate(t) = factor * schedule(t)
+
+    Setting a number sets the factor such that the rate at this step is that number: the schedule
+    keeps its shape from then on. Where a number is the rate (no schedule), there is no factor.
+
+    Args:
+        learning_rate: number >= 0, a schedule, or a callable without arguments that returns the
+            rate.
+        **kwargs: arguments of `keras.optimizers.Optimizer`.
+    """
+
+    def __init__(self, learning_rate, **kwargs):
+        if not callable(learning_rate):
+            learning_rate = check_number("learning_rate", learning_rate, 0.0)
+        super().__init__(learning_rate, **kwargs)
+        self._learning_rate_factor = None
+        if callable(learning_rate):
+            with keras.name_scope(self.name, caller=self):
+                # Not through add_variable: a factor is no slot and lives as the rate would.
+                self._learning_rate_factor = keras.Variable(
+                    1.0,
+                    name="learning_rate_factor",
+                    dtype=keras.config.floatx(),
+                    trainable=False,
+                    aggregation="only_first_replica",
+                )
+
+    @property
+    def learning_rate(self):
+        """The rate of the next update: a variable, or the schedule's value times its factor."""
+        if isinstance(self._learning_rate, keras.Variable):
+            return self._learning_rate
+        rate = self._scheduled()
+        if self._learning_rate_factor is not None:
+            rate *= tf.convert_to_tensor(self._learning_rate_factor)
+        return rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        if callable(value):
+            # The variable that held the rate, if there was no schedule, holds the factor now.
+            if self._learning_rate_factor is None:
+                self._learning_rate_factor = self._learning_rate
+            self._learning_rate_factor.assign(1.0)
+            self._learning_rate = value
+            return
+        if not tf.is_tensor(value) and not isinstance(value, keras.Variable):
+            value = check_number("learning_rate", value, 0.0)
+        if isinstance(self._learning_rate, keras.Variable):
+            self._learning_rate.assign(value)
+        else:
+            self._set_factor(float(value))
+
+    def _set_factor(self, rate):
+        scheduled = float(self._scheduled())
+        if scheduled > 0.0:
+            self._learning_rate_factor.assign(rate / scheduled)
+        elif rate != 0.0:
+            # A warm-up that begins at 0 is left alone by a callback that sets what it read.
+            raise ValueError(
+                "`learning_rate` cannot be set where the schedule's own rate is 0, since no "
+                f"factor leads from 0 to another rate. Received: learning_rate={rate} at step "
+                f"{int(self.iterations)} of {self._learning_rate!r}"
+            )
+
+    def _scheduled(self):
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            rate = self._learning_rate(self.iterations)
+        else:
+            rate = self._learning_rate()
+        return tf.cast(tf.convert_to_tensor(rate), keras.config.floatx())

@@ -1,0 +1,129 @@
+"""Steps along the gradient's mean, scaled by its root mean square."""
+
+import tensorflow as tf
+
+from keras_bp._arguments import check_number
+from keras_bp._registration import serializable
+from keras_bp.optimizers.optimizer import Optimizer
+
+
+@serializable
+class Adam(Optimizer):
+    """Adam: two moving averages, of the gradient and of its square, corrected for their start.
+
+    Drop-in for `keras.optimizers.Adam`: the same constructor, defaults, slots and rule. In update
+    t = 1, 2, ... with the learning rate a:
+
+        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
+        c = sqrt(1 - b2^t)
+        w -= a c / (1 - b1^t) * m / (sqrt(v) + eps)             epsilon_hat=True, Keras's rule
+        w -= a c / (1 - b1^t) * m / (sqrt(v) + eps c)           epsilon_hat=False, the textbook's
+
+    The second is a mh / (sqrt(vh) + eps), with the corrected averages mh = m / (1 - b1^t) and
+    vh = v / (1 - b2^t). In the first, epsilon is 1 / c times as large: 32 times in update 1.
+
+    One fused kernel reads and writes each array once. The corrections are computed in float64
+    from the betas as the variable's dtype holds them, since 1 - 0.999 keeps four digits in
+    float32.
+
+    A sparse gradient counts as the dense one it stands for: every row moves, as the rule says.
+    `LazyAdam` and `DeferredAdam` touch the gradient's rows only.
+
+    Args:
+        learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
+        beta_1: number in [0, 1), b1. Defaults to 0.9.
+        beta_2: number in [0, 1), b2. Defaults to 0.999.
+        epsilon: number > 0. Defaults to 1e-7.
+        amsgrad: whether v under the root is the largest v so far. Defaults to `False`.
+        weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`, beside the rule.
+        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
+            to `True`.
+        **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range.
+
+    Example:
+        >>> w = tf.Variable([1.0, 2.0])
+        >>> keras_bp.optimizers.Adam(0.1).apply([tf.constant([0.5, -3.0])], [w])
+        >>> w.numpy().round(4).tolist()
+        [0.9, 2.1]
+
+    References:
+        Kingma and Ba, 2015, "Adam: a method for stochastic optimization", algorithm 1, and the
+        form with epsilon hat just before section 2.1. Reddi, Kale and Kumar, 2018, "On the
+        convergence of Adam and beyond", algorithm 2.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        amsgrad=False,
+        weight_decay=None,
+        *,
+        epsilon_hat=True,
+        **kwargs,
+    ):
+        check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
+        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        check_number("epsilon", epsilon, 0.0, low_open=True)
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.amsgrad = amsgrad
+        self.epsilon_hat = epsilon_hat
+        self.slot_names = ("momentum", "velocity") + ("velocity_hat",) * bool(amsgrad)
+
+    def _coefficients(self, learning_rate, step, dtype):
+        """Return the step's size, epsilon and the betas, as the kernel wants them."""
+        beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
+        root = tf.sqrt(1 - beta_2**step)
+        size = learning_rate * root / (1 - beta_1**step)
+        epsilon = tf.constant(self.epsilon, tf.float64)
+        return size, epsilon if self.epsilon_hat else epsilon * root, beta_1, beta_2
+
+    def _rule(self, variable, gradient, slots, coefficients, decay):
+        size, epsilon, beta_1, beta_2 = coefficients
+        mean, square = slots[:2]
+        if not self.amsgrad:
+            # With powers of 0 the kernel's own correction is 1: it is in `size` already.
+            none = tf.zeros((), variable.dtype)
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=mean.handle,
+                v=square.handle,
+                beta1_power=none,
+                beta2_power=none,
+                lr=size,
+                beta1=beta_1,
+                beta2=beta_2,
+                epsilon=epsilon,
+                grad=gradient,
+            )
+            return
+        mean.assign_add((gradient - mean) * (1 - beta_1))
+        square.assign_add((tf.square(gradient) - square) * (1 - beta_2))
+        largest = slots[2]
+        largest.assign(tf.maximum(largest, square))
+        variable.assign_sub(mean / (tf.sqrt(largest) + epsilon) * size)
+
+    def get_config(self):
+        """Return the constructor's arguments, for `from_config`."""
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "amsgrad": self.amsgrad,
+            "epsilon_hat": self.epsilon_hat,
+        }
+
+
+def as_held(beta, dtype):
+    """Return a beta as a float64 tensor of the value that `dtype` holds for it."""
+    return tf.constant(float(tf.as_dtype(dtype).as_numpy_dtype(beta)), tf.float64)

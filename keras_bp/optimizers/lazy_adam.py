@@ -1,0 +1,135 @@
+"""Adam whose averages stand still where a sparse gradient has no row."""
+
+import tensorflow as tf
+
+from keras_bp._registration import serializable
+from keras_bp.optimizers.adam import Adam
+
+
+@serializable
+class LazyAdam(Adam):
+    """Adam for embeddings that touches only the rows that a sparse gradient holds.
+
+    With u the ids in the batch and g the sum of an id's gradient rows:
+
+        m_u, v_u, w_u as in Adam;  every other row of m, v and w stays as it is
+
+    so that a step costs what its rows cost, whatever the size of the table. It is another
+    algorithm than Adam, where a row's averages decay and its weights move on between two visits:
+    a rare row keeps the average of its last visits at full size here. Adam's guarantee does not
+    carry over; `DeferredAdam` is as fast, and exact.
+
+    The corrections for the averages' start count either
+
+    - `correction="global"`: the updates of the optimizer, t, as torch's SparseAdam does. A row's
+      first step is then 1.0, 0.48 and 2.51 times the learning rate at t = 1, 10 and 1000;
+    - `correction="row"`: the updates of the row itself, so that every first step is one learning
+      rate. It takes one number a row more.
+
+    A dense gradient makes Adam's step. The decay, too, reaches a table's rows only when they are
+    in the batch.
+
+    Args:
+        learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
+        beta_1: number in [0, 1), b1. Defaults to 0.9.
+        beta_2: number in [0, 1), b2. Defaults to 0.999.
+        epsilon: number > 0. Defaults to 1e-7.
+        weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
+        correction: `"global"` or `"row"`. Defaults to `"global"`.
+        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
+            to `True`.
+        **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range.
+
+    Example:
+        >>> table = tf.Variable([[1.0], [1.0], [1.0]])
+        >>> rows = tf.IndexedSlices(tf.constant([[2.0], [2.0]]), tf.constant([2, 2]), [3, 1])
+        >>> keras_bp.optimizers.LazyAdam(0.1).apply([rows], [table])
+        >>> table.numpy().round(3).ravel().tolist()
+        [1.0, 1.0, 0.9]
+
+    References:
+        Kingma and Ba, 2015, "Adam: a method for stochastic optimization", algorithm 1, applied to
+        the rows of a batch.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        weight_decay=None,
+        *,
+        correction="global",
+        epsilon_hat=True,
+        **kwargs,
+    ):
+        if correction not in ("global", "row"):
+            raise ValueError(
+                f'`correction` must be "global" or "row". Received: correction={correction!r}'
+            )
+        super().__init__(
+            learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            weight_decay=weight_decay,
+            epsilon_hat=epsilon_hat,
+            **kwargs,
+        )
+        self.correction = correction
+
+    def _create_slots(self, variable):
+        slots = super()._create_slots(variable)
+        if self.correction == "row":
+            slots.append(self._add_row_variable(variable, "row_updates", "int64"))
+        return slots
+
+    def _coefficients(self, learning_rate, step, dtype):
+        return *super()._coefficients(learning_rate, step, dtype), learning_rate
+
+    def _by_rows(self, variable):
+        return True
+
+    def _decay(self, variable, gradient, decay):
+        if not isinstance(gradient, tf.IndexedSlices):
+            return super()._decay(variable, gradient, decay)
+        rows = tf.gather(variable, gradient.indices)
+        variable.scatter_sub(tf.IndexedSlices(rows * decay, gradient.indices))
+        return None
+
+    def _rule(self, variable, gradient, slots, coefficients, decay):
+        *coefficients, rate = coefficients
+        mean, square, *updates = slots
+        if not isinstance(gradient, tf.IndexedSlices):
+            if not updates:
+                return super()._rule(variable, gradient, slots, coefficients, decay)
+            # A dense gradient is one in which every row stands.
+            gradient = tf.IndexedSlices(gradient, tf.range(variable.shape[0]))
+        ids, g = gradient.indices, gradient.values
+        size, epsilon, beta_1, beta_2 = coefficients
+        if updates:
+            updates[0].scatter_add(tf.IndexedSlices(tf.ones_like(ids, tf.int64), ids))
+            size, epsilon = self._row_coefficients(tf.gather(updates[0], ids), rate, g)
+        m, v = tf.gather(mean, ids), tf.gather(square, ids)
+        m += (g - m) * (1 - beta_1)
+        v += (tf.square(g) - v) * (1 - beta_2)
+        mean.scatter_update(tf.IndexedSlices(m, ids))
+        square.scatter_update(tf.IndexedSlices(v, ids))
+        variable.scatter_sub(tf.IndexedSlices(m / (tf.sqrt(v) + epsilon) * size, ids))
+
+    def _row_coefficients(self, updates, rate, g):
+        """Return size and epsilon by the rows' own counts, to broadcast over their entries."""
+        counts = tf.reshape(tf.cast(updates, tf.float64), [-1] + [1] * (g.shape.rank - 1))
+        size, epsilon, *_ = super()._coefficients(tf.cast(rate, tf.float64), counts, g.dtype)
+        return tf.cast(size, g.dtype), tf.cast(epsilon, g.dtype)
+
+    def get_config(self):
+        """Return the constructor's arguments, for `from_config`."""
+        config = {**super().get_config(), "correction": self.correction}
+        del config["amsgrad"]
+        return config

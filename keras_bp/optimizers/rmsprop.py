@@ -1,0 +1,108 @@
+"""Steps scaled by a running root mean square of the gradients."""
+
+import tensorflow as tf
+
+from keras_bp._arguments import check_number
+from keras_bp._registration import serializable
+from keras_bp.optimizers.optimizer import Optimizer
+
+
+@serializable
+class RMSprop(Optimizer):
+    """RMSprop: each entry's step is scaled by the root of its squared gradients' average.
+
+    Drop-in for `keras.optimizers.RMSprop`: the same constructor, defaults and rule.
+
+        s = rho s + (1 - rho) g^2
+        w -= a g / sqrt(s + eps)          epsilon_in_sqrt=True, Keras's rule
+        w -= a g / (sqrt(s) + eps)        epsilon_in_sqrt=False, the textbook's
+
+    With `centered`, the squared average of g is taken from s under the root; with `momentum` b,
+    the step p = b p + (the step above) is taken instead.
+
+    Args:
+        learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
+        rho: number in [0, 1), the decay of the squares' average. Defaults to 0.9.
+        momentum: number in [0, 1), b. Defaults to 0.
+        epsilon: number > 0. Defaults to 1e-7.
+        centered: whether to divide by the variance in the place of the mean square. Defaults to
+            `False`.
+        weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
+        epsilon_in_sqrt: whether epsilon stands under the root. Defaults to `True`.
+        **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range.
+
+    Example:
+        >>> w = tf.Variable([1.0, 2.0])
+        >>> keras_bp.optimizers.RMSprop(0.1).apply([tf.constant([1.0, -1.0])], [w])
+        >>> w.numpy().round(3).tolist()
+        [0.684, 2.316]
+
+    References:
+        Tieleman and Hinton, 2012, "Neural networks for machine learning", lecture 6.5. Graves,
+        2013, "Generating sequences with recurrent neural networks", equations 38 to 45, for the
+        centered form.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        rho=0.9,
+        momentum=0.0,
+        epsilon=1e-7,
+        centered=False,
+        weight_decay=None,
+        *,
+        epsilon_in_sqrt=True,
+        **kwargs,
+    ):
+        check_number("rho", rho, 0.0, 1.0, high_open=True)
+        check_number("momentum", momentum, 0.0, 1.0, high_open=True)
+        check_number("epsilon", epsilon, 0.0, low_open=True)
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.rho = rho
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.centered = centered
+        self.epsilon_in_sqrt = epsilon_in_sqrt
+        self.slot_names = (
+            "velocity",
+            *(["momentum"] if momentum else []),
+            *(["average_gradient"] if centered else []),
+        )
+
+    def _rule(self, variable, gradient, slots, coefficients, decay):
+        [rate] = coefficients
+        slots = dict(zip(self.slot_names, slots, strict=True))
+        square = slots["velocity"]
+        square.assign_add((tf.square(gradient) - square) * (1 - self.rho))
+        root = square
+        if self.centered:
+            mean = slots["average_gradient"]
+            mean.assign_add((gradient - mean) * (1 - self.rho))
+            root = square - tf.square(mean)
+        if self.epsilon_in_sqrt:
+            step = gradient * tf.math.rsqrt(root + self.epsilon) * rate
+        else:
+            # The variance is 0 where the gradient is constant, and rounding may bring it below.
+            root = tf.sqrt(tf.maximum(root, 0) if self.centered else root)
+            step = gradient / (root + self.epsilon) * rate
+        if self.momentum:
+            velocity = slots["momentum"]
+            velocity.assign(velocity * self.momentum + step)
+            step = velocity
+        variable.assign_sub(step)
+
+    def get_config(self):
+        """Return the constructor's arguments, for `from_config`."""
+        return {
+            **super().get_config(),
+            "rho": self.rho,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "centered": self.centered,
+            "epsilon_in_sqrt": self.epsilon_in_sqrt,
+        }

@@ -1,0 +1,175 @@
+"""AdamW without a schedule: the weights' average takes the place of a falling rate."""
+
+import tensorflow as tf
+
+from keras_bp._arguments import check_integer, check_number
+from keras_bp._registration import serializable
+from keras_bp.optimizers._replicas import local
+from keras_bp.optimizers.adam import as_held
+from keras_bp.optimizers.optimizer import Optimizer
+
+
+@serializable
+class ScheduleFreeAdamW(Optimizer):
+    """Schedule-Free AdamW: trains at y, between the fast iterate z and the average x.
+
+    The constructor of `keras.optimizers.ScheduleFreeAdamW`, and the rule of its authors, which
+    Keras's misses on TensorFlow. In update k = 0, 1, ... with the gradient g at y:
+
+        a = learning_rate * min(1, (k+1) / warmup_steps)
+        v = b2 v + (1 - b2) g^2;  d = g / (sqrt(v / (1 - b2^(k+1))) + eps) + lambda y
+        weight = (k+1)^r * (largest a so far)^2;  c = weight / (sum of weights), 0 where that is 0
+        z' = z - a d;  x' = (1 - c) x + c z';  y' = (1 - b1) z' + b1 x'
+
+    The model's variables are y while training. The optimizer keeps v and the difference
+    u = z - y, from which x = y + (1 - 1/b1) u follows.
+
+    x is what should be evaluated and deployed. `fit` ends at x. Inside of training,
+
+        optimizer.use_average_weights();   ...;   optimizer.use_training_weights()
+
+    go to x and back; as callbacks of `fit`'s validation, with Keras's own class:
+
+        keras.callbacks.LambdaCallback(
+            on_test_begin=lambda logs: optimizer.use_average_weights(),
+            on_test_end=lambda logs: optimizer.use_training_weights(),
+        )
+
+    An update that finds the variables at x goes back to y first; its gradient was taken at x then.
+    Where batch normalization is used, its moving statistics belong to y: pass some batches
+    through the model at x with `training=True` before it is evaluated.
+
+    Args:
+        learning_rate: number >= 0, a schedule or a callable. Defaults to 0.0025.
+        beta_1: number in (0, 1), b1. Defaults to 0.9.
+        beta_2: number in [0, 1), b2. Defaults to 0.999.
+        epsilon: number > 0. Defaults to 1e-8.
+        warmup_steps: integer >= 0, update steps. Defaults to 0.
+        weight_decay: number >= 0, lambda, or `None` for none.
+        r: number >= 0, the power of k+1 in the average's weights. Defaults to 0.
+        **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range.
+
+    Example:
+        >>> w = tf.Variable([1.0, 2.0])
+        >>> optimizer = keras_bp.optimizers.ScheduleFreeAdamW(0.1)
+        >>> optimizer.apply([tf.constant([0.5, -3.0])], [w])
+        >>> w.numpy().round(4).tolist()
+        [0.9, 2.1]
+
+    References:
+        Defazio et al., 2024, "The road less scheduled", algorithm 1 and section 4.
+    """
+
+    slot_names = ("difference", "velocity")
+
+    def __init__(
+        self,
+        learning_rate=0.0025,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        warmup_steps=0,
+        weight_decay=None,
+        *,
+        r=0.0,
+        **kwargs,
+    ):
+        # x is found from y by a division by b1.
+        check_number("beta_1", beta_1, 0.0, 1.0, low_open=True, high_open=True)
+        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        check_number("epsilon", epsilon, 0.0, low_open=True)
+        check_integer("warmup_steps", warmup_steps, 0)
+        check_number("r", r, 0.0)
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.warmup_steps = warmup_steps
+        self.r = r
+
+    def build(self, variables):
+        """Create the slots, the sum of the average's weights and what it is made of."""
+        if self.built:
+            return
+        super().build(variables)
+        self._weight_sum = self.add_variable((), dtype="float64", name="weight_sum")
+        self._largest_rate = self.add_variable((), dtype="float64", name="largest_rate")
+        self._at_average = self.add_variable((), dtype="bool", name="at_average")
+
+    def _start(self, learning_rate, step):
+        """Go back to y, and weigh this update's z in the average."""
+        tf.cond(local(self._at_average), lambda: self._move(back=True), lambda: None)
+        largest, total = local(self._largest_rate), local(self._weight_sum)
+        largest.assign(tf.maximum(largest, self._warmed(learning_rate, step)))
+        total.assign_add(self._weight(step))
+
+    def _warmed(self, learning_rate, step):
+        return learning_rate * tf.minimum(step / max(self.warmup_steps, 1), 1)
+
+    def _weight(self, step):
+        return step**self.r * local(self._largest_rate) ** 2
+
+    def _coefficients(self, learning_rate, step, dtype):
+        rate = self._warmed(learning_rate, step)
+        share = tf.math.divide_no_nan(self._weight(step), local(self._weight_sum))
+        beta_2 = as_held(self.beta_2, dtype)
+        return rate, share, 1 / tf.sqrt(1 - beta_2**step), beta_2
+
+    def _decay(self, variable, gradient, decay):
+        return decay
+
+    def _rule(self, variable, gradient, slots, coefficients, decay):
+        rate, share, correction, beta_2 = coefficients
+        difference, square = slots
+        square.assign_add((tf.square(gradient) - square) * (1 - beta_2))
+        d = gradient / (tf.sqrt(square) * correction + self.epsilon)
+        if decay is not None:
+            d += variable * tf.cast(self.weight_decay, variable.dtype)
+        # y' - y = c u + a (b1 (1-c) - 1) d and u' = (1-c) (u - a b1 d), from the lines above.
+        keep = 1 - share
+        variable.assign_add(difference * share + d * (rate * (self.beta_1 * keep - 1)))
+        difference.assign((difference - d * (rate * self.beta_1)) * keep)
+
+    def use_average_weights(self):
+        """Put the average x in the variables' place; it does nothing where it is there already."""
+        self._switch(to_average=True)
+
+    def use_training_weights(self):
+        """Put the training weights y back; it does nothing where they are there already."""
+        self._switch(to_average=False)
+
+    def finalize_variable_values(self, var_list):
+        """Keras's hook at the end of `fit`: flush, and go to the average."""
+        super().finalize_variable_values(var_list)
+        self.use_average_weights()
+
+    def _switch(self, to_average):
+        if self.built and bool(self._at_average.numpy()) != to_average:
+            self._distribution_strategy.run(self._move, kwargs={"back": not to_average})
+
+    def _move(self, back):
+        """Move all variables from y to x, or back, by x - y = (1 - 1/b1) u."""
+        share = (1 - 1 / self.beta_1) * (-1 if back else 1)
+        for index, variable in enumerate(self._trainable_variables):
+            if self._slots[index]:
+                own, target = local(variable), self._target(variable)
+                difference = local(self._slots[index][0])
+                target.assign(tf.cast(own, target.dtype) + difference * share)
+                if own is not target:
+                    own.assign(tf.cast(target, own.dtype))
+        local(self._at_average).assign(not back)
+
+    def get_config(self):
+        """Return the constructor's arguments, for `from_config`."""
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "warmup_steps": self.warmup_steps,
+            "r": self.r,
+        }

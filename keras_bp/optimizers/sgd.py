@@ -1,0 +1,78 @@
+"""Gradient descent, with or without momentum."""
+
+import tensorflow as tf
+
+from keras_bp._arguments import check_number
+from keras_bp._registration import serializable
+from keras_bp.optimizers.optimizer import Optimizer
+
+
+@serializable
+class SGD(Optimizer):
+    """Stochastic gradient descent, with heavy-ball or Nesterov momentum.
+
+    Drop-in for `keras.optimizers.SGD`: the same constructor, defaults and rule.
+
+        without momentum   w -= a g
+        momentum b         v = b v - a g;  w += v
+        and nesterov       v = b v - a g;  w += b v - a g
+
+    with the learning rate a and the gradient g. Here the velocity accumulates: the steps grow to
+    1 / (1 - b) times those without momentum. `Momentum` is the form that averages.
+
+    Without momentum and decay, a sparse gradient touches its own rows only. With momentum every
+    row moves in every update, as the rule says.
+
+    Args:
+        learning_rate: number >= 0, a schedule or a callable. Defaults to 0.01.
+        momentum: number in [0, 1), b. Defaults to 0.
+        nesterov: whether to use Nesterov's form. Defaults to `False`.
+        weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
+        **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range.
+
+    Example:
+        >>> w = tf.Variable([1.0, 2.0])
+        >>> keras_bp.optimizers.SGD(0.5).apply([tf.constant([1.0, -1.0])], [w])
+        >>> w.numpy().tolist()
+        [0.5, 2.5]
+
+    References:
+        Sutskever et al., 2013, "On the importance of initialization and momentum in deep
+        learning", equations 1 to 4.
+    """
+
+    def __init__(
+        self, learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=None, **kwargs
+    ):
+        check_number("momentum", momentum, 0.0, 1.0, high_open=True)
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.momentum = float(momentum)
+        self.nesterov = nesterov
+        self.slot_names = ("momentum",) if momentum else ()
+
+    def _by_rows(self, variable):
+        return not self.momentum and not self.weight_decay
+
+    def _rule(self, variable, gradient, slots, coefficients, decay):
+        [rate] = coefficients
+        if isinstance(gradient, tf.IndexedSlices):
+            variable.scatter_sub(tf.IndexedSlices(rate * gradient.values, gradient.indices))
+        elif self.momentum:
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=variable.handle,
+                accum=slots[0].handle,
+                lr=rate,
+                grad=gradient,
+                momentum=tf.constant(self.momentum, variable.dtype),
+                use_nesterov=self.nesterov,
+            )
+        else:
+            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+
+    def get_config(self):
+        """Return the constructor's arguments, for `from_config`."""
+        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
