@@ -27,17 +27,39 @@ def compare(ours, keras, seconds=2.0):
     """
     for _ in range(5):
         ours(), keras()
-    times = {ours: [], keras: []}
+    ours, keras = times_in_turn([ours, keras], seconds)
+    medians = np.median(ours), np.median(keras)
+    return Comparison(*medians, medians[1] / medians[0], min(keras) / min(ours))
+
+
+def times_in_turn(calls, seconds, block=(1, 1)):
+    """Call functions in turn for `seconds`, at least 9 turns; return a list of times for each.
+
+    Every second turn goes through the functions backwards.
+
+    Args:
+        calls: Functions without arguments.
+        seconds: Duration of the measurement.
+        block: How often each is called in a turn, (least, most): a fast function as often as the
+            slowest one's time allows. Where one call sweeps the caches, as an update of a large
+            table does, the next one pays for that, and only the first of a block.
+    """
+    least, most = block
+    repeats = [least] * len(calls)
+    times = [[] for _ in calls]
     end = time.perf_counter() + seconds
     turn = 0
     while time.perf_counter() < end or turn < 9:
-        for call in (ours, keras) if turn % 2 else (keras, ours):
-            start = time.perf_counter()
-            call()
-            times[call].append(time.perf_counter() - start)
+        for i in range(len(calls))[:: 1 if turn % 2 else -1]:
+            for _ in range(repeats[i]):
+                start = time.perf_counter()
+                calls[i]()
+                times[i].append(time.perf_counter() - start)
         turn += 1
-    medians = np.median(times[ours]), np.median(times[keras])
-    return Comparison(*medians, medians[1] / medians[0], min(times[keras]) / min(times[ours]))
+        if most > least:
+            slowest = max(np.median(t) for t in times)
+            repeats = [int(np.clip(slowest / np.median(t), least, most)) for t in times]
+    return times
 
 
 def forward_and_backward(function, variables, inputs, jit_compile):

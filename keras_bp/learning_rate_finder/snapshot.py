@@ -73,8 +73,9 @@ class Snapshot:
             if kind is _VARIABLES:
                 self._values.append((item, tf.convert_to_tensor(item).numpy()))
             elif kind is _OBJECTS:
-                self._attributes.append((item, dict(vars(item))))
-                found += [*vars(item).values(), getattr(item, "__wrapped__", None)]
+                attributes = getattr(item, "__dict__", {})
+                self._attributes.append((attributes, dict(attributes)))
+                found += [*attributes.values(), getattr(item, "__wrapped__", None)]
             elif isinstance(item, dict):
                 self._containers.append((item, dict(item)))
                 found += item.values()
@@ -85,11 +86,11 @@ class Snapshot:
 
     def restore(self):
         """Put everything back."""
-        for item, attributes in self._attributes:
+        for attributes, earlier in self._attributes:
             # The dictionary is written to directly: Keras's __setattr__ would track and refuse.
-            for name in vars(item).keys() - attributes.keys():
-                del vars(item)[name]
-            vars(item).update(attributes)
+            for name in attributes.keys() - earlier.keys():
+                del attributes[name]
+            attributes.update(earlier)
         for item, contents in self._containers:
             _refill(item, contents)
         for variable, value in self._values:

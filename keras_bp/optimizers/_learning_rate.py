@@ -75,7 +75,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
             raise ValueError(
                 "`learning_rate` cannot be set where the schedule's own rate is 0, since no "
                 f"factor leads from 0 to another rate. Received: learning_rate={rate} at step "
-                f"{int(self.iterations)} of {self._learning_rate!r}"
+                f"{int(self.iterations.numpy())} of {self._learning_rate!r}"
             )
 
     def _scheduled(self):

@@ -309,7 +309,7 @@ class UpdatePipeline(SettableLearningRate):
         """
         if not self.built or not self.gradient_accumulation_steps:
             return
-        if int(self._accumulated_steps) > 0:
+        if int(self._accumulated_steps.numpy()) > 0:
             self._distribution_strategy.run(self._update_from_sums, args=({},))
 
     def finalize_variable_values(self, var_list):

@@ -26,9 +26,9 @@ def rate_of(schedule, steps):
 
     if step.shape.rank == 0:
         return rate(step)
-    # Most compute a whole array at once. Keras's CosineDecay with a warm-up does not, nor a schedule
-    # that gives the same rate whatever the step: those are asked for each step by itself. While a
-    # graph is made nothing fails yet (tf.cond looks at its condition as it runs), so there all are.
+    # Most compute a whole array at once. Keras's CosineDecay with a warm-up does not, nor one that
+    # gives the same rate whatever the step: those are asked for each step by itself. While a graph
+    # is made nothing fails yet (tf.cond looks at its condition as it runs), so there all are.
     if tf.executing_eagerly():
         try:
             rates = rate(step)
