@@ -18,18 +18,32 @@ if keras.config.backend() != "tensorflow":
 
 # Every subpackage is imported here: keras.saving.load_model finds a class by its registered name
 # only once the module that registers it has run.
-from keras_bp import callbacks, gradients, layers, losses, ops, reference
+from keras_bp import (
+    callbacks,
+    gradients,
+    layers,
+    losses,
+    ops,
+    optimizers,
+    reference,
+    schedules,
+)
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
+from keras_bp.learning_rate_finder import LearningRateCurve, find_learning_rate
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GradientCheckReport",
+    "LearningRateCurve",
     "callbacks",
     "check_gradients",
+    "find_learning_rate",
     "gradients",
     "layers",
     "losses",
     "ops",
+    "optimizers",
     "reference",
+    "schedules",
 ]

@@ -116,7 +116,9 @@ def _refill(container, contents):
 
 def _remember_random_state():
     """Remember the random states of the process; return a function that puts them back."""
-    python, numpy, tensorflow = random.getstate(), np.random.get_state(), context.context()._rng
+    python, numpy = random.getstate(), np.random.get_state()
+    # There is one once a seed was set; without, operations are seeded by chance.
+    tensorflow = getattr(context.context(), "_rng", None)
     operation_seeds = tensorflow.getstate() if tensorflow else None
     seeds = global_state.get_global_attribute("global_seed_generator")
     # Counters of automatic names: a layer that `build` creates is dense_3 the second time too.

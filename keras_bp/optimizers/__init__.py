@@ -2,6 +2,7 @@
 
 from keras_bp.optimizers.adam import Adam
 from keras_bp.optimizers.adamw import AdamW
+from keras_bp.optimizers.deferred_adam import DeferredAdam
 from keras_bp.optimizers.lamb import Lamb
 from keras_bp.optimizers.lazy_adam import LazyAdam
 from keras_bp.optimizers.momentum import Momentum
@@ -15,6 +16,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "DeferredAdam",
     "Lamb",
     "LazyAdam",
     "Momentum",

@@ -68,6 +68,8 @@ class LazyAdam(Adam):
         epsilon_hat=True,
         **kwargs,
     ):
+        if kwargs.pop("amsgrad", False):
+            raise TypeError("LazyAdam takes no `amsgrad`: it would be blind to the rows' absence.")
         if correction not in ("global", "row"):
             raise ValueError(
                 f'`correction` must be "global" or "row". Received: correction={correction!r}'

@@ -5,9 +5,6 @@ import tensorflow as tf
 
 from keras_bp.schedules._base import Schedule
 
-# What TensorFlow and Keras raise where a schedule that branches on its step is given an array.
-_NO_ARRAYS = (TypeError, ValueError, tf.errors.InvalidArgumentError)
-
 
 def rate_of(schedule, steps):
     """Return a schedule's rates for a `Steps` in float64; a number is a constant rate."""
@@ -34,7 +31,7 @@ def rate_of(schedule, steps):
             rates = rate(step)
             if rates.shape == step.shape:
                 return rates
-        except _NO_ARRAYS:
+        except Exception:  # of any kind in a user's schedule; asked step by step, it comes again
             pass
     rates = tf.map_fn(rate, tf.reshape(step, [-1]), fn_output_signature=tf.float64)
     return tf.reshape(rates, tf.shape(step))

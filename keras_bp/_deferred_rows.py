@@ -1,0 +1,107 @@
+"""The state of a table whose rows are brought up to date when they are read."""
+
+import tensorflow as tf
+
+MAX_MISSED = 512
+"""The most steps of a row's absence that can be told apart: after these its mean has decayed."""
+
+_SHORTEST_RING, _LONGEST_RING = 1024, 2**16
+
+
+class DeferredRows:
+    """What `DeferredEmbedding` reads and `DeferredAdam` writes, about one table.
+
+    Adam moves a row also in the steps in which its gradient is 0: its averages decay, and its
+    weights follow them. A row that was last updated in update s, with the averages m and v that
+    it had then, has missed, over the steps j = 1, 2, ... since,
+
+        missed = m sum_j a_(s+j) b1^j / (sqrt(v) b2^(j/2) + eps)
+
+    with a_t the size of Adam's step in update t, corrections included. As a function of j,
+    f(j) = 1 / (x b2^(j/2) + eps) hardly bends before b1^j has fallen to nothing, for whatever
+    x = sqrt(v). So f is interpolated from K nodes j_k, and the sum over steps becomes one over
+    nodes, with L_k Lagrange's polynomials:
+
+        sum_j a_(s+j) b1^j f(j) = sum_k W[s, k] f(j_k),    W[s, k] = sum_j a_(s+j) b1^j L_k(j)
+
+    W depends on s alone, not on the row, and each update adds one term to it: it is kept for the
+    updates since the last sweep over the table, in a ring. A look-up costs K terms an entry,
+    however long the row was away, and changes nothing: it may stand in any graph.
+
+    Args:
+        add_weight: function of a shape, a dtype, a name and an initializer that makes a variable.
+        rows: int, the number of rows of the table.
+        columns: int, the number of columns.
+        dtype: "float32" or "float64", the table's dtype.
+
+    Attributes:
+        variables: the six variables below, in the order in which they are saved.
+        momentum: (rows, columns), m at each row's last update.
+        velocity: (rows, columns), v likewise.
+        last_update: (rows,) int64, the number s of the row's last update.
+        clock: () int64, the number of updates made.
+        weights: (ring, K), W[s] in the place s % ring.
+        nodes: (K + 1,), b2^(j_k / 2), and at the end eps.
+        ring: int, the number of updates between two sweeps.
+        node_count: int, K.
+    """
+
+    def __init__(self, add_weight, rows, columns, dtype):
+        # With Adam's usual betas 6 nodes are exact to the last digit of float64.
+        self.node_count = 16 if dtype == "float64" else 8
+        # A sweep costs what a dense update costs: as rare as the table is large.
+        self.ring = min(max(rows, _SHORTEST_RING), _LONGEST_RING)
+        self.momentum = add_weight((rows, columns), dtype, "momentum", "zeros")
+        self.velocity = add_weight((rows, columns), dtype, "velocity", "zeros")
+        self.last_update = add_weight((rows,), "int64", "last_update", "zeros")
+        self.clock = add_weight((), "int64", "clock", "zeros")
+        self.weights = add_weight((self.ring, self.node_count), dtype, "missed_weights", "zeros")
+        # Ones: before the first update, too, nothing is divided by 0.
+        self.nodes = add_weight((self.node_count + 1,), dtype, "nodes", "ones")
+
+    @property
+    def variables(self):
+        """The six variables, in the order in which they are saved."""
+        return [
+            self.momentum,
+            self.velocity,
+            self.last_update,
+            self.clock,
+            self.weights,
+            self.nodes,
+        ]
+
+    def missed(self, ids):
+        """Return what rows have missed, to be subtracted from the table's.
+
+        Args:
+            ids: integer tensor of shape (n,).
+
+        Returns:
+            A tensor of shape (n, columns).
+        """
+        values = [variable.value for variable in self.variables]
+        momentum, velocity, last_update, _, weights, nodes = values
+        return missed_steps(
+            tf.gather(momentum, ids),
+            tf.gather(velocity, ids),
+            tf.gather(weights, tf.gather(last_update, ids) % self.ring),
+            tf.convert_to_tensor(nodes),
+        )
+
+
+def missed_steps(m, v, weights, nodes):
+    """Return m sum_k W_k / (sqrt(v) n_k + eps) for rows of m and v.
+
+    Args:
+        m: tensor of shape (n, columns).
+        v: tensor of shape (n, columns), 0 or more.
+        weights: tensor of shape (n, K), W of each row's last update.
+        nodes: tensor of shape (K + 1,), n_k and eps.
+
+    Returns:
+        A tensor of shape (n, columns).
+    """
+    nodes, epsilon = nodes[:-1], nodes[-1]
+    terms = 1 / (tf.sqrt(v)[:, None, :] * nodes[:, None] + epsilon)
+    return m * tf.matmul(weights[:, None, :], terms)[:, 0]

@@ -1,0 +1,128 @@
+"""Embedding whose rows `DeferredAdam` may leave behind, and that reads them as if it had not."""
+
+import keras
+import tensorflow as tf
+
+from keras_bp._deferred_rows import DeferredRows
+from keras_bp._registration import serializable
+from keras_bp.layers.embedding import Embedding
+
+
+@serializable
+class DeferredEmbedding(Embedding):
+    """Embedding for tables that `keras_bp.optimizers.DeferredAdam` trains.
+
+    `DeferredAdam` updates a row when it is in the batch, and owes it the steps in between, in
+    which Adam would have moved it too. This layer carries what is owed, Adam's averages and the
+    number of each row's last update, as weights of its own, and reads every row as Adam would
+    have left it:
+
+        outputs = embeddings[u] - what row u missed since its last update
+
+    Reading changes nothing: training, `evaluate`, `predict`, `export` and a loaded file all see
+    the same table, with no optimizer at hand. With another optimizer nothing is ever owed, and
+    the layer is an `Embedding` with unused weights.
+
+    `layer.embeddings` is the table up to date, as a tensor that can be read and differentiated.
+    The first of `layer.weights` is the table as stored, which may be behind; `fit` ends with
+    both equal, and so does `optimizer.catch_up()`.
+
+    Args:
+        input_dim: Positive integer, the number of rows; ids lie in [0, input_dim).
+        output_dim: Positive integer, the length of a row.
+        embeddings_initializer: Initializer of the table. Defaults to `"uniform"`.
+        mask_zero: Whether id 0 stands for padding and is masked. Defaults to `False`.
+        weights: Array (input_dim, output_dim), the first table, or `None`.
+        **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
+
+    Call arguments:
+        inputs: Integer tensor of any shape, dense or ragged. Negative ids count from the end.
+
+    Output shape:
+        `(*inputs.shape, output_dim)`.
+
+    Raises:
+        ValueError: If the table's dtype is not float32 or float64, if `input_dim` or `output_dim`
+            is not a positive integer, or if LoRA or quantization is asked for.
+        TypeError: If a regularizer or a constraint is given, which would read every row as it is
+            stored in every step.
+
+    Example:
+        >>> layer = keras_bp.layers.DeferredEmbedding(10, 4)
+        >>> layer(np.array([[1, 2, 1]])).shape
+        TensorShape([1, 3, 4])
+    """
+
+    def __init__(
+        self,
+        input_dim,
+        output_dim,
+        embeddings_initializer="uniform",
+        mask_zero=False,
+        weights=None,
+        **kwargs,
+    ):
+        for name in ("embeddings_regularizer", "embeddings_constraint", "lora_rank"):
+            if kwargs.pop(name, None) is not None:
+                raise TypeError(f"DeferredEmbedding takes no `{name}`.")
+        super().__init__(
+            input_dim,
+            output_dim,
+            embeddings_initializer=embeddings_initializer,
+            mask_zero=mask_zero,
+            **kwargs,
+        )
+        if weights is not None:
+            # Not by Keras's way, set_weights, which would want the other weights too.
+            self.build()
+            [table] = weights if isinstance(weights, list) else [weights]
+            self._embeddings.assign(table)
+
+    def build(self, input_shape=None):
+        """Create the table, and the variables that hold what its rows are owed."""
+        if self.built:
+            return
+        dtype = self.variable_dtype
+        if dtype not in ("float32", "float64"):
+            raise ValueError(
+                "`dtype` must keep the table in float32 or float64; a mixed policy does. "
+                f"Received: dtype={dtype!r}"
+            )
+        super().build(input_shape)
+        rows = DeferredRows(
+            self._add_state, rows=self.input_dim, columns=self.output_dim, dtype=dtype
+        )
+        # By this attribute DeferredAdam finds them when it is built on the variable.
+        self._embeddings.deferred_rows = rows
+
+    def _add_state(self, shape, dtype, name, initializer="zeros"):
+        return self.add_weight(
+            shape=shape, dtype=dtype, name=name, initializer=initializer, trainable=False
+        )
+
+    @property
+    def embeddings(self):
+        """The table up to date: a tensor of shape (input_dim, output_dim)."""
+        return self._look_up(tf.range(self.input_dim))
+
+    def _look_up(self, ids):
+        flat = tf.reshape(ids, [-1])
+        missed = self._embeddings.deferred_rows.missed(flat)
+        rows = super()._look_up(flat) - tf.stop_gradient(missed)
+        return tf.reshape(rows, tf.concat([tf.shape(ids), [self.output_dim]], axis=0))
+
+    def enable_lora(self, *args, **kwargs):
+        """Not for this layer: the table is what is trained."""
+        raise ValueError("DeferredEmbedding cannot train a low-rank update; use Embedding.")
+
+    def quantize(self, *args, **kwargs):
+        """Not for this layer: copy `layer.embeddings` into an `Embedding` and quantize that."""
+        raise ValueError("DeferredEmbedding cannot be quantized; use Embedding.")
+
+    def save_own_variables(self, store):
+        """Save the table and what its rows are owed."""
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store):
+        """Load the table and what its rows are owed."""
+        keras.layers.Layer.load_own_variables(self, store)

@@ -1,0 +1,66 @@
+"""Embedding that reads its rows alone, never the table."""
+
+import keras
+import tensorflow as tf
+
+from keras_bp._registration import serializable
+
+
+@serializable
+class Embedding(keras.layers.Embedding):
+    """Look-up of rows in a table: `outputs[..., :] = embeddings[inputs[...], :]`.
+
+    Drop-in for `keras.layers.Embedding`: the same constructor, weights and files. Its gradient is
+    sparse, the rows of the ids in the batch:
+
+        d embeddings[u] = sum of d outputs[k] over all k with inputs[k] = u
+
+    Keras reads the whole table before it looks up rows, which TensorFlow answers with a copy of
+    it as soon as an optimizer updates rows alone (12 ms a step for 100,000 x 64). This layer asks
+    for the rows only, so that with `LazyAdam` a step costs what its rows cost. Layers with LoRA
+    or quantization, and sparse inputs, run Keras's own code.
+
+    Args:
+        input_dim: Positive integer, the number of rows; ids lie in [0, input_dim).
+        output_dim: Positive integer, the length of a row.
+        embeddings_initializer: Initializer of the table. Defaults to `"uniform"`.
+        embeddings_regularizer: Regularizer of the table, or `None`. It makes the gradient dense.
+        embeddings_constraint: Constraint of the table, or `None`. It reads and writes all rows.
+        mask_zero: Whether id 0 stands for padding and is masked. Defaults to `False`.
+        weights: Array (input_dim, output_dim), the first table, or `None`.
+        lora_rank: Positive integer, the rank of a low-rank update that is trained in place of the
+            table, or `None`.
+        lora_alpha: Number that scales the low-rank update by `lora_alpha / lora_rank`.
+        quantization_config: A `keras.quantizers.QuantizationConfig`, or `None`.
+        **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
+
+    Call arguments:
+        inputs: Integer tensor of any shape, dense or ragged. Negative ids count from the end.
+
+    Output shape:
+        `(*inputs.shape, output_dim)`.
+
+    Raises:
+        ValueError: If `input_dim` or `output_dim` is not a positive integer.
+
+    Example:
+        >>> layer = keras_bp.layers.Embedding(10, 4)
+        >>> layer(np.array([[1, 2, 1]])).shape
+        TensorShape([1, 3, 4])
+    """
+
+    def call(self, inputs):
+        """Look up the rows of the ids in `inputs`."""
+        if self.lora_enabled or self.quantization_mode or isinstance(inputs, tf.SparseTensor):
+            return super().call(inputs)
+        if isinstance(inputs, tf.RaggedTensor):
+            return inputs.with_flat_values(self.call(inputs.flat_values))
+        ids = tf.convert_to_tensor(inputs)
+        if ids.dtype not in (tf.int32, tf.int64):
+            ids = tf.cast(ids, tf.int32)
+        ids = tf.where(ids < 0, ids + self.input_dim, ids)
+        return tf.cast(self._look_up(ids), self.compute_dtype)
+
+    def _look_up(self, ids):
+        # From the tf.Variable: a Keras variable would be read whole first.
+        return tf.gather(self._embeddings.value, ids)
