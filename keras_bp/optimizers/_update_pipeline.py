@@ -216,7 +216,8 @@ class UpdatePipeline(SettableLearningRate):
                 continue
             total = self._sum_of(variable)
             reached.append(None if index in sparse else total.is_reached())
-            by_rows = sparse.get(index, True) and self._by_rows(variable)
+            # A scalar has no rows to gather, though a rule may say that it works by rows.
+            by_rows = sparse.get(index, len(variable.shape) > 0) and self._by_rows(variable)
             gradients.append(total.mean(steps, by_rows))
             variables.append(variable)
         steps.assign(0)

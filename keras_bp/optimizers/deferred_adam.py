@@ -136,8 +136,10 @@ class DeferredAdam(Adam):
         table = _Table(variable, *slots)
         size, epsilon, beta_1, beta_2 = coefficients
         first = (step < 1.5) & (table.clock > 0)
+        # A place in the ring is used again after `ring` updates; a sweep in update t leaves all
+        # rows at t-1, and the next one comes before that place is used again.
         tf.cond(
-            first | ((table.clock + 1) % table.ring == 0),
+            first | ((table.clock + 1) % (table.ring - 1) == 0),
             lambda: self._sweep(table, forget=first),
             lambda: None,
         )

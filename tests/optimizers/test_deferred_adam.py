@@ -1,0 +1,281 @@
+"""DeferredAdam is Adam: the same table at every look-up, whatever the rows did in between."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bp._deferred_rows import DeferredRows
+from keras_bp.layers import DeferredEmbedding, Dense, Embedding
+from keras_bp.optimizers import Adam, DeferredAdam
+from keras_bp.optimizers._missed_quadrature import missed_quadrature
+from keras_bp.schedules import WarmupCosine
+
+ROWS, COLUMNS, BATCH = 3000, 4, 32
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+def zipf(generator, rows=ROWS):
+    """Draw ids with repeats: a few rows in every batch, most of them once in a thousand."""
+    return np.minimum(generator.zipf(1.3, BATCH) - 1, rows - 1)
+
+
+class Pair:
+    """The same table under DeferredAdam and under Adam, on a noisy regression."""
+
+    def __init__(self, dtype, rows=ROWS, jit_compile=False, rate=1e-2, **arguments):
+        self.generator = np.random.default_rng(0)
+        table = 0.05 * self.generator.normal(size=(rows, COLUMNS))
+        self.rows, self.dtype = rows, dtype
+        self.targets = tf.constant(self.generator.normal(size=(rows, COLUMNS)), dtype)
+        self.deferred = DeferredEmbedding(rows, COLUMNS, weights=table, dtype=dtype)
+        self.dense = Embedding(rows, COLUMNS, weights=table, dtype=dtype)
+        self.optimizers = DeferredAdam(rate, **arguments), Adam(rate, **arguments)
+        self.step = tf.function(self._step, jit_compile=jit_compile)
+
+    def _step(self, ids, noise):
+        outputs = []
+        for layer, optimizer in zip((self.deferred, self.dense), self.optimizers, strict=True):
+            with tf.GradientTape() as tape:
+                rows = layer(ids)
+                error = tf.reduce_sum((rows - tf.gather(self.targets, ids)) ** 2) / BATCH
+                # Noise: with exact targets the gradients vanish, and Adam's quotient of two
+                # vanishing numbers blows any rounding up.
+                loss = error + tf.reduce_sum(rows * noise)
+            optimizer.apply(tape.gradient(loss, layer.trainable_weights), layer.trainable_weights)
+            outputs.append(rows)
+        return tf.reduce_max(tf.abs(outputs[0] - outputs[1]))
+
+    def run(self, steps, ids=None):
+        """Return the largest difference between what the two layers read."""
+        worst = 0.0
+        for _ in range(steps):
+            batch = zipf(self.generator, self.rows) if ids is None else ids
+            noise = self.generator.normal(size=(len(batch), COLUMNS))
+            worst = max(worst, float(self.step(tf.constant(batch), tf.constant(noise, self.dtype))))
+        return worst
+
+    def table_difference(self):
+        return np.abs(self.deferred.embeddings.numpy() - self.dense.embeddings.numpy()).max()
+
+    def stored_difference(self):
+        return np.abs(self.deferred.weights[0].numpy() - self.dense.embeddings.numpy()).max()
+
+
+@pytest.mark.parametrize("rate", ["constant", "schedule"])
+def test_iterates_are_adams(float64, rate):
+    # Both move by 1e-2 a step; 1e-12 is what 2000 steps of rounding leave of float64's 1e-16.
+    pair = Pair("float64", rate=1e-2 if rate == "constant" else WarmupCosine(1e-2, 2000, 200))
+    assert pair.run(2000) <= 1e-12
+    assert pair.table_difference() <= 1e-12
+    # The rows as they are stored are behind: that is what makes the step cheap.
+    assert pair.stored_difference() > 0.01
+    pair.optimizers[0].catch_up()
+    assert pair.stored_difference() <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"beta_1": 0.0}, {"beta_1": 0.5, "beta_2": 0.9}, {"beta_2": 0.99}, {"epsilon": 1e-2}],
+    ids=str,
+)
+def test_other_betas_and_epsilon(float64, arguments):
+    assert Pair("float64", rows=300, **arguments).run(300) <= 1e-11
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_in_float32(jit_compile):
+    # Rates of 1e-2 over 200 steps, and a rounding of 6e-8 in each.
+    assert Pair("float32", jit_compile=jit_compile).run(200) <= 2e-5
+
+
+def test_sweeps_change_nothing(float64, monkeypatch):
+    monkeypatch.setattr("keras_bp._deferred_rows._SHORTEST_RING", 600)
+    # 700 rows: more than a block of 300, and no multiple of it; the ring turns twice.
+    monkeypatch.setattr("keras_bp.optimizers.deferred_adam._BLOCK", 300)
+    pair = Pair("float64", rows=700)
+    assert pair.deferred.weights[0].deferred_rows.ring == 700
+    assert pair.run(1500) <= 1e-12
+    assert pair.table_difference() <= 1e-12
+
+
+def test_dense_gradient_of_the_table(float64):
+    # A tied output layer: the whole table is read, and its gradient is dense.
+    pair = Pair("float64", rows=40)
+    pair.run(20)
+    for layer, optimizer in zip((pair.deferred, pair.dense), pair.optimizers, strict=True):
+        for _ in range(3):
+            with tf.GradientTape() as tape:
+                logits = tf.matmul(layer(tf.constant([1, 5])), layer.embeddings, transpose_b=True)
+                loss = tf.reduce_sum(tf.sin(logits))
+            optimizer.apply(tape.gradient(loss, layer.trainable_weights), layer.trainable_weights)
+    assert pair.stored_difference() <= 1e-12
+    assert pair.run(20) <= 1e-12
+
+
+def test_an_empty_batch_is_a_step_with_gradient_0(float64):
+    pair = Pair("float64", rows=40)
+    pair.run(10)
+    pair.run(5, ids=np.zeros(0, int))
+    assert pair.table_difference() <= 1e-13
+    assert int(pair.optimizers[0].iterations) == 15
+
+
+def model(embedding, **arguments):
+    keras.utils.set_random_seed(1)
+    layers = [embedding(50, 4), keras.layers.Flatten(), Dense(8, "tanh"), Dense(1)]
+    network = keras.Sequential(layers)
+    optimizer = DeferredAdam if embedding is DeferredEmbedding else Adam
+    network.compile(optimizer(1e-2, **arguments), "mse")
+    return network
+
+
+def data(examples=64):
+    generator = np.random.default_rng(2)
+    return generator.integers(0, 50, (examples, 3)), generator.normal(size=(examples, 1))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 3, "clipnorm": 0.1}])
+def test_fit_evaluate_predict_are_adams(arguments):
+    x, y = data()
+    results = []
+    for embedding in (DeferredEmbedding, Embedding):
+        network = model(embedding, **arguments)
+        untrained = network.predict(x, verbose=0)  # traced before the optimizer is built
+        fitted = network.fit(x, y, batch_size=4, epochs=4, validation_split=0.25, verbose=0)
+        # After fit the table is stored up to date; train_on_batch leaves it behind again.
+        for ids, targets in zip(x[:24].reshape(6, 4, 3), y[:24].reshape(6, 4, 1), strict=True):
+            network.train_on_batch(ids, targets)
+        results.append(
+            [untrained, *fitted.history.values(), network.predict(x, verbose=0)]
+            + [network.evaluate(x, y, verbose=0)]
+        )
+    for ours, adams in zip(*results, strict=True):
+        # Some 60 updates of 1e-2, each rounded to 6e-8 of weights up to 1.
+        np.testing.assert_allclose(ours, adams, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def behind():
+    """A model whose table is stored behind what its layer reads."""
+    keras.utils.set_random_seed(1)
+    x, y = data()
+    network = model(DeferredEmbedding)
+    for ids, targets in zip(x.reshape(16, 4, 3), y.reshape(16, 4, 1), strict=True):
+        network.train_on_batch(ids, targets)
+    layer = network.layers[0]
+    assert np.abs(layer.weights[0].numpy() - layer.embeddings.numpy()).max() > 1e-3
+    return network
+
+
+def test_save_load_and_go_on(behind, tmp_path):
+    x, y = data()
+    behind.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    without = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    expected = behind.predict(x, verbose=0)
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
+    np.testing.assert_array_equal(without.predict(x, verbose=0), expected)
+    for network in (behind, loaded):
+        for _ in range(3):
+            network.train_on_batch(x[:4], y[:4])
+    for ours, theirs in zip(behind.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_export_reads_what_the_model_reads(behind, tmp_path):
+    x, _ = data()
+    behind.export(tmp_path / "exported", verbose=False)
+    served = tf.saved_model.load(tmp_path / "exported").serve(tf.constant(x, tf.float32))
+    np.testing.assert_allclose(served, behind.predict(x, verbose=0), atol=1e-6)
+
+
+def test_a_new_optimizer_starts_anew(behind):
+    x, y = data()
+    table = behind.layers[0].embeddings.numpy()
+    twin = model(Embedding)
+    twin.build((None, 3))
+    twin.set_weights([table] + [w.numpy() for w in behind.trainable_weights[1:]])
+    for network, optimizer in ((behind, DeferredAdam), (twin, Adam)):
+        network.compile(optimizer(1e-2, beta_2=0.99), "mse")
+        for start in range(0, 40, 4):
+            network.train_on_batch(x[start : start + 4], y[start : start + 4])
+    np.testing.assert_allclose(behind.layers[0].embeddings, twin.layers[0].embeddings, atol=1e-6)
+
+
+def test_two_replicas_are_one(replicas):
+    x, y = data()
+    tables = []
+    for scope in (replicas.scope(), tf.distribute.get_strategy().scope()):
+        with scope:
+            network = model(DeferredEmbedding, global_clipnorm=0.5)
+        network.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        tables.append(network.layers[0].weights[0].numpy())
+    # The sum of two halves of a batch is rounded otherwise than that of the whole.
+    np.testing.assert_allclose(*tables, atol=1e-5)
+
+
+def test_another_embedding_is_refused():
+    layer = keras.layers.Embedding(5, 2, name="words")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(tf.constant([1, 2])))
+    gradients = tape.gradient(loss, layer.trainable_weights)
+    with pytest.raises(ValueError, match=r"DeferredEmbedding.*Received: .*'words/embeddings'"):
+        DeferredAdam().apply(gradients, layer.trainable_weights)
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "amsgrad"])
+def test_what_moves_every_row_is_refused(name):
+    with pytest.raises(TypeError, match=f"`{name}`"):
+        DeferredAdam(**{name: 0.1})
+
+
+def test_averages_of_the_weights_are_refused():
+    layer = DeferredEmbedding(5, 2)
+    layer.build()
+    with pytest.raises(ValueError, match="`use_ema`.*Received: use_ema=True"):
+        DeferredAdam(use_ema=True).build(layer.trainable_weights)
+
+
+@pytest.mark.parametrize(
+    "beta_1, beta_2, dtype, fits",
+    [
+        (0.9, 0.999, "float64", True),
+        (0.9, 0.95, "float32", True),
+        (0.95, 0.999, "float32", True),
+        (0.99, 0.999, "float32", False),
+        (0.9, 0.81, "float32", False),
+        (0.9, 0.0, "float32", False),
+    ],
+)
+def test_betas_at_which_means_outlive_the_window(beta_1, beta_2, dtype, fits):
+    layer = DeferredEmbedding(5, 2, dtype=dtype)
+    layer.build()
+    optimizer = DeferredAdam(beta_1=beta_1, beta_2=beta_2)
+    if fits:
+        optimizer.build(layer.trainable_weights)
+    else:
+        with pytest.raises(ValueError, match="`beta_1`.*Received: beta_1=0.9"):
+            optimizer.build(layer.trainable_weights)
+
+
+def test_quadrature_against_the_sum_itself():
+    nodes, weights = missed_quadrature(0.9, 0.999, 16, 1e-8)
+    j = np.arange(1, len(weights) + 1)
+    rates = np.random.default_rng(0).uniform(0, 1, len(j))
+    for x in (0.0, 1e-9, 1e-7, 1e-3, 10.0):
+        exact = np.sum(rates * 0.9**j / (x * 0.999 ** (j / 2) + 1e-7))
+        np.testing.assert_allclose(rates @ weights @ (1 / (x * nodes + 1e-7)), exact, rtol=1e-12)
+
+
+def test_memory_is_adams_and_a_number_a_row():
+    made = []
+    DeferredRows(lambda shape, *_: made.append(shape), rows=100_000, columns=64, dtype="float32")
+    numbers = sum(int(np.prod(shape)) for shape in made)
+    assert numbers - 2 * 100_000 * 64 == 100_000 + 1 + 2**16 * 8 + 9
