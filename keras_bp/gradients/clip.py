@@ -53,7 +53,10 @@ def clip(gradients, *, clipvalue=None, clipnorm=None, global_clipnorm=None):
         return _with_values(gradients, lambda g: tf.clip_by_value(g, -clipvalue, clipvalue))
     if clipnorm is not None:
         return _with_values(gradients, lambda g: g * _share(global_norm([g]), clipnorm, g.dtype))
-    norm = global_norm(gradients)
+    # Of the values: compiled by XLA, tf.unique takes the padding of ids that it made itself for
+    # ids, so that a gradient cannot be deduplicated twice.
+    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+    norm = global_norm(values)
     return _with_values(gradients, lambda g: g * _share(norm, global_clipnorm, g.dtype))
 
 

@@ -121,7 +121,8 @@ class DeferredEmbedding(Embedding):
 
     def save_own_variables(self, store):
         """Save the table and what its rows are owed."""
-        keras.layers.Layer.save_own_variables(self, store)
+        for place, variable in enumerate(self.weights):
+            store[str(place)] = variable.numpy()
 
     def load_own_variables(self, store):
         """Load the table and what its rows are owed."""

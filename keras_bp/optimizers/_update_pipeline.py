@@ -225,12 +225,7 @@ class UpdatePipeline(SettableLearningRate):
 
     def _update(self, gradients, variables, reached=None):
         """Clip, decay, apply the rule, average, count."""
-        gradients = gradient_tools.clip(
-            gradients,
-            clipvalue=self.clipvalue,
-            clipnorm=self.clipnorm,
-            global_clipnorm=self.global_clipnorm,
-        )
+        gradients = self._clipped(gradients)
         rate = tf.cast(tf.convert_to_tensor(self.learning_rate), tf.float64)
         step = tf.cast(local(self._iterations), tf.float64) + 1
         self._start(rate, step)
@@ -251,6 +246,21 @@ class UpdatePipeline(SettableLearningRate):
         if self.use_ema:
             self._update_averages()
         local(self._iterations).assign_add(1)
+
+    def _clipped(self, gradients):
+        """Clip gradients in which every id stands once."""
+        # By their values: `clip` would sum the rows once more, and compiled by XLA tf.unique takes
+        # the padding of ids of unknown number for ids.
+        values = gradient_tools.clip(
+            [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients],
+            clipvalue=self.clipvalue,
+            clipnorm=self.clipnorm,
+            global_clipnorm=self.global_clipnorm,
+        )
+        return [
+            tf.IndexedSlices(v, g.indices, g.dense_shape) if isinstance(g, tf.IndexedSlices) else v
+            for v, g in zip(values, gradients, strict=True)
+        ]
 
     def _target(self, variable):
         """Return the `tf.Variable` that the rule updates: the variable, or its float32 copy."""

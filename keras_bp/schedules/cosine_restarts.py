@@ -26,7 +26,7 @@ class CosineRestarts(Schedule):
 
     The period i is the whole part of a logarithm, which rounding can put one too low at a restart
     (it does in `keras.optimizers.schedules.CosineDecayRestarts`, which works in float32). Here the
-    logarithm is only a first guess, corrected by comparing the step with the periods' starts.
+    logarithm is only a first guess, which a comparison with the next period's start corrects.
 
     Args:
         initial_learning_rate: Number of 0 or more, a0: the first peak.
@@ -91,7 +91,6 @@ class CosineRestarts(Schedule):
 
         step_and_rounding = step * (1.0 + _ROUNDING)
         period = tf.floor(tf.math.log1p(growth * step / first) / log_factor)
-        period -= tf.cast(start(period) > step_and_rounding, tf.float64)
         period += tf.cast(start(period + 1.0) <= step_and_rounding, tf.float64)
         end = start(period + 1.0)
         share_left = (end - step) / (end - start(period))

@@ -192,7 +192,8 @@ def test_save_load_and_go_on(behind, tmp_path):
 def test_export_reads_what_the_model_reads(behind, tmp_path):
     x, _ = data()
     behind.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(tmp_path / "exported").serve(tf.constant(x, tf.float32))
+    loaded = tf.saved_model.load(tmp_path / "exported")
+    served = loaded.serve(tf.constant(x, tf.float32))
     np.testing.assert_allclose(served, behind.predict(x, verbose=0), atol=1e-6)
 
 
