@@ -86,8 +86,7 @@ class CosineRestarts(Schedule):
         log_factor = math.log1p(growth)
 
         def start(period):
-            steps = first * (tf.math.expm1(period * log_factor) / growth)
-            return tf.round(steps) if growth.is_integer() else steps
+            return first * (tf.math.expm1(period * log_factor) / growth)
 
         step_and_rounding = step * (1.0 + _ROUNDING)
         period = tf.floor(tf.math.log1p(growth * step / first) / log_factor)
