@@ -27,7 +27,7 @@ def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, h
     expected = f"`{name}` must be a finite number in {left}{low:g}, {high:g}{right}."
     # NumPy's bool is no subclass of Python's, and no Real either.
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{expected} Received: {name}={value!r} ({type(value).__name__})")
+        raise TypeError(f"{expected} Received: {name}={value!r}")
     above = value > low if low_open else value >= low
     below = value < high if high_open else value <= high
     if not (math.isfinite(value) and above and below):
@@ -35,24 +35,26 @@ def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, h
     return float(value)
 
 
-def check_integer(name, value, low):
-    """Return `value` as an int once it is known to be a whole number of at least `low`.
+def check_integer(name, value, low, below=None):
+    """Return `value` as an int once it is known to be a whole number in [low, below).
 
     Args:
         name: string. The argument's name, for the message.
         value: what the caller passed.
         low: int. The smallest value allowed.
+        below: int. What the value must stay under, or `None` for no bound.
 
     Returns:
         An int.
 
     Raises:
         TypeError: if `value` is not an integer (a bool is not one here).
-        ValueError: if it is below `low`.
+        ValueError: if it is out of bounds.
     """
-    expected = f"`{name}` must be an integer of at least {low}."
+    bound = "" if below is None else f" and under {below}"
+    expected = f"`{name}` must be an integer of {low} or more{bound}."
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{expected} Received: {name}={value!r} ({type(value).__name__})")
-    if value < low:
+        raise TypeError(f"{expected} Received: {name}={value!r}")
+    if value < low or (below is not None and value >= below):
         raise ValueError(f"{expected} Received: {name}={value!r}")
     return int(value)

@@ -50,8 +50,8 @@ class LearningRateCurve:
           necessarily neighbours, with falling losses. It depends neither on the loss's units nor
           on how far the loss rises in the end.
         - `"slide"`: from the right, the rate at which two slopes fifteen update steps apart first
-          agree within 0.005 a step: a little before the loss begins to rise. It is meant for losses of
-          the order of 1.
+          agree within 0.005 a step: a little before the loss begins to rise. It is meant for losses
+          of the order of 1.
         - `"steep"`: where $\Delta \bar L / \Delta \ln \alpha$ is least, the left end of that step.
         - `"minimum"`: a tenth of the rate at the lowest loss.
 

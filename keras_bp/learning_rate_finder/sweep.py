@@ -134,10 +134,9 @@ class Sweep(keras.callbacks.Callback):
     def _exchange_rate(self, optimizer):
         # Not by `optimizer.learning_rate = ...`: Keras refuses that over a schedule, and this
         # package's optimizers scale the schedule then.
-        kind = _CallableRate if callable(optimizer._learning_rate) else keras.Variable
         strategy = getattr(optimizer, "_distribution_strategy", None)
         with strategy.scope() if strategy else contextlib.nullcontext():
-            rate = kind(
+            rate = keras.Variable(
                 self._rate(),
                 dtype="float32",
                 trainable=False,
@@ -146,17 +145,10 @@ class Sweep(keras.callbacks.Callback):
             )
         vars(optimizer)["_learning_rate"] = rate
         self._swept.append((optimizer, rate))
-        shown = float(keras.ops.convert_to_tensor(optimizer.learning_rate))
+        shown = float(tf.convert_to_tensor(optimizer.learning_rate))
         if not math.isclose(shown, self._rate(), rel_tol=1e-5):
             raise TypeError(
                 "model must have an optimizer that reads its rate from Keras's `learning_rate`. "
                 f"Received: {type(optimizer).__name__}, which shows {shown:.3g} when set to "
                 f"{self._rate():.3g}"
             )
-
-
-class _CallableRate(keras.Variable):
-    """Stands in for a schedule: some optimizers (Adafactor) ask whether their rate is callable."""
-
-    def __call__(self, step=None):
-        return self

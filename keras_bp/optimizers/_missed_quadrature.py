@@ -54,7 +54,7 @@ def missed_quadrature(beta_1, beta_2, node_count, tolerance):
         raise ValueError(
             f"`beta_1` must be so far below sqrt(beta_2) that a row's mean decays within "
             f"{MAX_MISSED} absent steps, to {tolerance:g} of the steps' sum. "
-            f"Received: beta_1={beta_1}, beta_2={beta_2}, with an error of {error:.1e}"
+            f"Received: beta_1={beta_1:.6g}, beta_2={beta_2:.6g}, with an error of {error:.1e}"
         )
     return beta_2 ** (nodes / 2), weights
 

@@ -7,7 +7,16 @@ import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
 from keras_bp.optimizers._accumulation import GradientSum
+from keras_bp.optimizers._averages import move_averages
 from keras_bp.optimizers._decay_exclusion import decayed, path_of
+from keras_bp.optimizers._inputs import (
+    all_finite,
+    check_shapes,
+    clipped,
+    deduplicated,
+    overwrite,
+    unscaled,
+)
 from keras_bp.optimizers._learning_rate import SettableLearningRate
 from keras_bp.optimizers._replicas import local
 
@@ -17,8 +26,8 @@ _HALF = ("float16", "bfloat16")
 class UpdatePipeline(SettableLearningRate):
     """The way of a gradient from `apply` to the rule, as `Optimizer` describes it.
 
-    A rule names its slots in `slot_names` and overrides `_rule`, and where it needs to the other
-    methods of the first section.
+    A rule names its slots in `slot_names` and overrides `_rule`, and what else it needs to of the
+    first section.
     """
 
     slot_names = ()
@@ -78,7 +87,7 @@ class UpdatePipeline(SettableLearningRate):
     # Building.
 
     def add_variable(self, shape, initializer="zeros", dtype=None, **kwargs):
-        """Add a variable to the optimizer, as Keras does, in float32 for half precision."""
+        """Add a variable, as Keras does, in float32 for half precision."""
         dtype = "float32" if keras.backend.standardize_dtype(dtype) in _HALF else dtype
         return super().add_variable(shape, initializer, dtype, **kwargs)
 
@@ -131,12 +140,12 @@ class UpdatePipeline(SettableLearningRate):
         grads, variables = self._pair(grads, trainable_variables)
         with keras.name_scope(self.name, caller=self):
             grads = gradient_tools.sum_over_replicas(grads)
-            grads, variables = self._overwrite(grads, variables)
+            grads, variables = overwrite(grads, variables)
             if self.loss_scale_factor is None:
-                self._take(_deduplicated(grads), variables)
+                self._take(deduplicated(grads), variables)
                 return
-            grads = _deduplicated([_unscaled(g, self.loss_scale_factor) for g in grads])
-            tf.cond(_all_finite(grads), lambda: self._take(grads, variables), lambda: None)
+            grads = deduplicated([unscaled(g, self.loss_scale_factor) for g in grads])
+            tf.cond(all_finite(grads), lambda: self._take(grads, variables), lambda: None)
 
     def _pair(self, grads, variables):
         """Return gradients and variables of equal number, without those that have no gradient."""
@@ -148,34 +157,12 @@ class UpdatePipeline(SettableLearningRate):
                 )
             variables = self._trainable_variables
         variables = list(variables)
-        if len(grads) != len(variables):
-            raise ValueError(
-                f"`grads` must hold one gradient for each of the {len(variables)} variables. "
-                f"Received: {len(grads)} gradients"
-            )
-        for gradient, variable in zip(grads, variables, strict=True):
-            if gradient is not None and not variable.shape.is_compatible_with(gradient.shape):
-                raise ValueError(
-                    f"`grads` must have the shapes of the variables, {tuple(variable.shape)} for "
-                    f"{path_of(variable)!r}. Received: a gradient of shape {gradient.shape}"
-                )
+        check_shapes(grads, variables)
         if not self.built:
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
         self._check_variables_are_known(variables)
         return self._filter_empty_gradients(grads, variables)
-
-    def _overwrite(self, gradients, variables):
-        """Overwrite the variables whose "gradient" is their next value (float8 scales)."""
-        replicas = self._distribution_strategy.num_replicas_in_sync
-        rest = []
-        for gradient, variable in zip(gradients, variables, strict=True):
-            if self._overwrite_variable_with_gradient(variable):
-                own = local(variable)
-                own.assign(tf.cast(gradient, own.dtype) / replicas)
-            else:
-                rest.append((gradient, variable))
-        return [gradient for gradient, _ in rest], [variable for _, variable in rest]
 
     def _take(self, gradients, variables):
         """Take a step's gradients in: update, or add them to the sums until these are full."""
@@ -225,7 +212,8 @@ class UpdatePipeline(SettableLearningRate):
 
     def _update(self, gradients, variables, reached=None):
         """Clip, decay, apply the rule, average, count."""
-        gradients = self._clipped(gradients)
+        bounds = self.clipvalue, self.clipnorm, self.global_clipnorm
+        gradients = clipped(gradients, *bounds)
         rate = tf.cast(tf.convert_to_tensor(self.learning_rate), tf.float64)
         step = tf.cast(local(self._iterations), tf.float64) + 1
         self._start(rate, step)
@@ -246,21 +234,6 @@ class UpdatePipeline(SettableLearningRate):
         if self.use_ema:
             self._update_averages()
         local(self._iterations).assign_add(1)
-
-    def _clipped(self, gradients):
-        """Clip gradients in which every id stands once."""
-        # By their values: `clip` would sum the rows once more, and compiled by XLA tf.unique takes
-        # the padding of ids of unknown number for ids.
-        values = gradient_tools.clip(
-            [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients],
-            clipvalue=self.clipvalue,
-            clipnorm=self.clipnorm,
-            global_clipnorm=self.global_clipnorm,
-        )
-        return [
-            tf.IndexedSlices(v, g.indices, g.dense_shape) if isinstance(g, tf.IndexedSlices) else v
-            for v, g in zip(values, gradients, strict=True)
-        ]
 
     def _target(self, variable):
         """Return the `tf.Variable` that the rule updates: the variable, or its float32 copy."""
@@ -291,24 +264,24 @@ class UpdatePipeline(SettableLearningRate):
             own.assign(variable.constraint(own))
 
     def _update_averages(self):
-        """Move the averages of `use_ema` towards the weights; the first update sets them."""
-        iterations = local(self._iterations)
-        averaged = [
+        """Move the averages of `use_ema` towards the weights."""
+        pairs = [
             (local(average), local(variable))
             for average, variable in zip(
                 self._model_variables_moving_average, self._trainable_variables, strict=True
             )
             if average is not None
         ]
-        for average, variable in averaged:
-            keep = tf.cast(tf.where(iterations == 0, 0.0, self.ema_momentum), average.dtype)
-            average.assign_add((tf.cast(variable, average.dtype) - average) * (1 - keep))
-        if self.ema_overwrite_frequency:
-            tf.cond(
-                (iterations + 1) % self.ema_overwrite_frequency == 0,
-                lambda: [v.assign(tf.cast(a, v.dtype)) for a, v in averaged] and None,
-                lambda: None,
-            )
+        iterations = local(self._iterations)
+        move_averages(pairs, iterations, self.ema_momentum, self.ema_overwrite_frequency)
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        """Put the averages, in float32 for half precision, in the variables' place."""
+        for variable, average in zip(
+            self._trainable_variables, self._model_variables_moving_average, strict=True
+        ):
+            if average is not None:
+                variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
 
     # The end of training.
 
@@ -327,21 +300,3 @@ class UpdatePipeline(SettableLearningRate):
         """Keras's hook at the end of `fit`: flush, and put the averages in the weights' place."""
         self.flush()
         super().finalize_variable_values(var_list)
-
-
-def _unscaled(gradient, factor):
-    if isinstance(gradient, tf.IndexedSlices):
-        values = gradient.values / factor
-        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-    return gradient / factor
-
-
-def _all_finite(gradients):
-    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in values])
-
-
-def _deduplicated(gradients):
-    return [
-        gradient_tools.deduplicate(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients
-    ]

@@ -24,7 +24,8 @@ class ScheduleFreeAdamW(Optimizer):
     The model's variables are y while training. The optimizer keeps v and the difference
     u = z - y, from which x = y + (1 - 1/b1) u follows.
 
-    x is what should be evaluated and deployed. `fit` ends at x. Inside of training,
+    x is what should be evaluated and deployed. `fit` ends at x, or with `use_ema`, which is another
+    average and of little use here, at that of y. Inside of training,
 
         optimizer.use_average_weights();   ...;   optimizer.use_training_weights()
 
@@ -145,7 +146,9 @@ class ScheduleFreeAdamW(Optimizer):
     def finalize_variable_values(self, var_list):
         """Keras's hook at the end of `fit`: flush, and go to the average."""
         super().finalize_variable_values(var_list)
-        self.use_average_weights()
+        # With `use_ema` another average, that of y, has taken their place.
+        if not self.use_ema:
+            self.use_average_weights()
 
     def _switch(self, to_average):
         if self.built and bool(self._at_average.numpy()) != to_average:

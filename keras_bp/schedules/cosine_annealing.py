@@ -1,7 +1,8 @@
 """A learning rate that falls along half a cosine."""
 
+from keras_bp._arguments import check_integer
 from keras_bp._registration import serializable
-from keras_bp.schedules._arguments import check_integer, check_minimum, check_rate
+from keras_bp.schedules._arguments import check_minimum, check_rate
 from keras_bp.schedules._base import Schedule, half_cosine
 
 
@@ -36,7 +37,7 @@ class CosineAnnealing(Schedule):
         top = check_rate("initial_learning_rate", initial_learning_rate)
         super().__init__(
             initial_learning_rate=top,
-            total_steps=check_integer("total_steps", total_steps),
+            total_steps=check_integer("total_steps", total_steps, 1),
             minimum=check_minimum("minimum", minimum, top),
         )
 

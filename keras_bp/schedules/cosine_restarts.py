@@ -4,8 +4,9 @@ import math
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer, check_number
 from keras_bp._registration import serializable
-from keras_bp.schedules._arguments import check_integer, check_minimum, check_number, check_rate
+from keras_bp.schedules._arguments import check_minimum, check_rate
 from keras_bp.schedules._base import Schedule, half_cosine
 
 # A restart that lies this share of the steps ahead is there: float64 puts the start of a period
@@ -62,7 +63,7 @@ class CosineRestarts(Schedule):
         top = check_rate("initial_learning_rate", initial_learning_rate)
         super().__init__(
             initial_learning_rate=top,
-            first_period_steps=check_integer("first_period_steps", first_period_steps),
+            first_period_steps=check_integer("first_period_steps", first_period_steps, 1),
             period_factor=check_number("period_factor", period_factor, 1.0, 1e6),
             peak_factor=check_number("peak_factor", peak_factor, 0.0, 1.0, low_open=True),
             minimum=check_minimum("minimum", minimum, top),

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer, check_number
 from keras_bp._registration import serializable
-from keras_bp.schedules._arguments import check_integer, check_minimum, check_number, check_rate
+from keras_bp.schedules._arguments import check_minimum, check_rate
 from keras_bp.schedules._base import Schedule, between
 
 _MODES = ("triangular", "triangular2", "exp_range")
@@ -63,7 +64,7 @@ class Cyclical(Schedule):
                 "minimum_learning_rate", minimum_learning_rate, high
             ),
             maximum_learning_rate=high,
-            half_cycle_steps=check_integer("half_cycle_steps", half_cycle_steps),
+            half_cycle_steps=check_integer("half_cycle_steps", half_cycle_steps, 1),
             mode=mode,
             gamma=check_number("gamma", gamma, 0.0, 1.0, low_open=True),
         )

@@ -4,8 +4,9 @@ import math
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer, check_number
 from keras_bp._registration import serializable
-from keras_bp.schedules._arguments import check_integer, check_number, check_rate
+from keras_bp.schedules._arguments import check_rate
 from keras_bp.schedules._base import Schedule
 
 
@@ -45,7 +46,7 @@ class ExponentialDecay(Schedule):
     def __init__(self, initial_learning_rate, decay_steps, decay_rate=1.0 / math.e):
         super().__init__(
             initial_learning_rate=check_rate("initial_learning_rate", initial_learning_rate),
-            decay_steps=check_integer("decay_steps", decay_steps),
+            decay_steps=check_integer("decay_steps", decay_steps, 1),
             decay_rate=check_number("decay_rate", decay_rate, 0.0, 1.0, low_open=True),
         )
 

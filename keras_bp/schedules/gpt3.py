@@ -4,8 +4,9 @@ import math
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer, check_number
 from keras_bp._registration import serializable
-from keras_bp.schedules._arguments import check_integer, check_number, check_rate
+from keras_bp.schedules._arguments import check_rate
 from keras_bp.schedules._base import Schedule, between, half_cosine
 from keras_bp.schedules._steps import Steps
 
@@ -71,7 +72,7 @@ class GPT3(Schedule):
         last_batch_tokens=3_200_000,
     ):
         decay = check_number("decay_tokens", decay_tokens, 0.0, low_open=True)
-        first = check_integer("first_batch_tokens", first_batch_tokens)
+        first = check_integer("first_batch_tokens", first_batch_tokens, 1)
         super().__init__(
             peak_learning_rate=check_rate("peak_learning_rate", peak_learning_rate),
             warmup_tokens=check_number(

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer, check_number
 from keras_bp._registration import serializable
-from keras_bp.schedules._arguments import check_integer, check_number, check_rate
+from keras_bp.schedules._arguments import check_rate
 from keras_bp.schedules._base import Schedule, half_cosine
 
 
@@ -51,7 +52,7 @@ class OneCycle(Schedule):
     ):
         super().__init__(
             peak_learning_rate=check_rate("peak_learning_rate", peak_learning_rate),
-            total_steps=check_integer("total_steps", total_steps),
+            total_steps=check_integer("total_steps", total_steps, 1),
             warmup_share=check_number(
                 "warmup_share", warmup_share, 0.0, 1.0, low_open=True, high_open=True
             ),

@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer
 from keras_bp._registration import serializable
 from keras_bp.schedules import _wrapped
-from keras_bp.schedules._arguments import check_integer, check_schedule
+from keras_bp.schedules._arguments import check_schedule
 from keras_bp.schedules._base import Schedule
 
 
@@ -49,7 +50,7 @@ class Sequential(Schedule):
                 "`boundaries` must be one fewer than the schedules, of which there are "
                 f"{len(schedules)}. Received: boundaries={boundaries!r}"
             )
-        steps = [check_integer(f"boundaries[{i}]", b) for i, b in enumerate(boundaries)]
+        steps = [check_integer(f"boundaries[{i}]", b, 1) for i, b in enumerate(boundaries)]
         if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
             raise ValueError(f"`boundaries` must increase. Received: boundaries={boundaries!r}")
         super().__init__(schedules=schedules, boundaries=steps)

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer, check_number
 from keras_bp._registration import serializable
-from keras_bp.schedules._arguments import check_integer, check_number, check_rate
+from keras_bp.schedules._arguments import check_rate
 from keras_bp.schedules._base import Schedule
 
 
@@ -38,7 +39,7 @@ class StepDecay(Schedule):
     def __init__(self, initial_learning_rate, decay_steps, factor=0.5):
         super().__init__(
             initial_learning_rate=check_rate("initial_learning_rate", initial_learning_rate),
-            decay_steps=check_integer("decay_steps", decay_steps),
+            decay_steps=check_integer("decay_steps", decay_steps, 1),
             factor=check_number("factor", factor, 0.0, 1.0, low_open=True),
         )
 

@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer
 from keras_bp._registration import serializable
 from keras_bp.schedules import _wrapped
-from keras_bp.schedules._arguments import check_integer, check_rate, check_schedule
+from keras_bp.schedules._arguments import check_rate, check_schedule
 from keras_bp.schedules._base import Schedule, between
 from keras_bp.schedules._steps import Steps
 
@@ -44,7 +45,7 @@ class Warmup(Schedule):
     def __init__(self, schedule, warmup_steps, initial_learning_rate=0.0):
         super().__init__(
             schedule=check_schedule("schedule", schedule),
-            warmup_steps=check_integer("warmup_steps", warmup_steps),
+            warmup_steps=check_integer("warmup_steps", warmup_steps, 1),
             initial_learning_rate=check_rate("initial_learning_rate", initial_learning_rate),
         )
 

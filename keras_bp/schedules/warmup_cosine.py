@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_integer
 from keras_bp._registration import serializable
-from keras_bp.schedules._arguments import check_integer, check_minimum, check_rate
+from keras_bp.schedules._arguments import check_minimum, check_rate
 from keras_bp.schedules._base import Schedule, between, half_cosine
 
 
@@ -44,7 +45,7 @@ class WarmupCosine(Schedule):
         super().__init__(
             peak_learning_rate=peak,
             total_steps=total,
-            warmup_steps=check_integer("warmup_steps", warmup_steps, below=total),
+            warmup_steps=check_integer("warmup_steps", warmup_steps, 1, below=total),
             minimum=check_minimum("minimum", minimum, peak),
         )
 

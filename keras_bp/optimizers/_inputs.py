@@ -1,0 +1,74 @@
+"""Gradients on their way to the rule: checked, unscaled, their rows summed, clipped."""
+
+import tensorflow as tf
+
+from keras_bp.gradients import clip, deduplicate
+from keras_bp.optimizers._decay_exclusion import path_of
+from keras_bp.optimizers._replicas import local
+
+
+def check_shapes(gradients, variables):
+    """Raise unless each variable has a gradient of its shape, or None."""
+    if len(gradients) != len(variables):
+        raise ValueError(
+            f"`grads` must hold one gradient for each of the {len(variables)} variables. "
+            f"Received: {len(gradients)} gradients"
+        )
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if gradient is not None and not variable.shape.is_compatible_with(gradient.shape):
+            raise ValueError(
+                f"`grads` must have the shapes of the variables, {tuple(variable.shape)} for "
+                f"{path_of(variable)!r}. Received: a gradient of shape {gradient.shape}"
+            )
+
+
+def overwrite(gradients, variables):
+    """Overwrite the variables whose "gradient" is their next value (float8 scales).
+
+    Returns:
+        The gradients and variables that are left.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    rest = []
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if getattr(variable, "overwrite_with_gradient", False):
+            own = local(variable)
+            own.assign(tf.cast(gradient, own.dtype) / replicas)
+        else:
+            rest.append((gradient, variable))
+    return [gradient for gradient, _ in rest], [variable for _, variable in rest]
+
+
+def unscaled(gradient, factor):
+    """Divide a gradient, dense or sparse, by the factor that the loss was multiplied by."""
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values / factor
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return gradient / factor
+
+
+def all_finite(gradients):
+    """Tell whether every entry of every gradient is finite, as a scalar tensor."""
+    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in values])
+
+
+def deduplicated(gradients):
+    """Sum the rows of the sparse gradients per id."""
+    return [deduplicate(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+
+
+def clipped(gradients, clipvalue, clipnorm, global_clipnorm):
+    """Clip gradients in which every id stands once."""
+    # By their values: `clip` would sum the rows once more, and compiled by XLA tf.unique takes
+    # the padding of ids of unknown number for ids.
+    values = clip(
+        [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients],
+        clipvalue=clipvalue,
+        clipnorm=clipnorm,
+        global_clipnorm=global_clipnorm,
+    )
+    return [
+        tf.IndexedSlices(v, g.indices, g.dense_shape) if isinstance(g, tf.IndexedSlices) else v
+        for v, g in zip(values, gradients, strict=True)
+    ]

@@ -1,0 +1,289 @@
+"""Every rule takes the steps of an independent one: torch, optax, schedulefree, NumPy and Keras.
+
+The iterates of the first three lie in `fixtures`, beside the script that made them. All cases use
+the same two arrays and the same 100 gradients, which do not depend on the iterates.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bp import optimizers, reference
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+LIBRARIES = {
+    name: dict(np.load(FIXTURES / f"{name}.npz")) for name in ("torch", "optax", "schedulefree")
+}
+DECAY_RATE = 100 * 2.0**-15
+
+# In float32 a weight of size 0.5 to 1 is rounded by at most 3e-8 in each of 100 steps, on both
+# sides, mostly at random: some 4e-7. torch and optax computed in float64 lie 1e-7 to 4e-7 from
+# themselves in float32, so 1e-6 asks for no less than a right rule. In float64 the same sum is
+# 1e-15; the powers of the decay rates, taken in another way, and a quotient that is formed in
+# another order add 1e-16 of each step, and 1e-12 is far below any other rule.
+TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """A float type that is Keras's while the test runs: learning rates are of it."""
+    keras.config.set_floatx(request.param)
+    yield request.param
+    keras.config.set_floatx("float32")
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+def problem(library="torch"):
+    arrays = LIBRARIES[library]
+    return (
+        [arrays[f"initial_{i}"] for i in range(2)],
+        [arrays[f"gradients_{i}"] for i in range(2)],
+    )
+
+
+def iterates(optimizer, dtype, record=None):
+    """Return the arrays after each step, or call `record(variables)` after each."""
+    initial, gradients = problem()
+    variables = [tf.Variable(w, dtype=dtype) for w in initial]
+    optimizer.build(variables)
+
+    @tf.function
+    def step(gradients):
+        optimizer.apply(gradients, variables)
+
+    after = []
+    record = record or (lambda variables: after.append([v.numpy() for v in variables]))
+    for g in zip(*gradients, strict=True):
+        step([tf.constant(array, dtype) for array in g])
+        record(variables)
+    return [np.stack(arrays) for arrays in zip(*after, strict=True)]
+
+
+def check_fixture(library, case, dtype, arrays, keys=("0", "1")):
+    expected = LIBRARIES[library]
+    for array, key in zip(arrays, keys, strict=True):
+        np.testing.assert_allclose(
+            array[expected["steps"] - 1],
+            expected[f"{case}/{dtype}/{key}"],
+            rtol=0,
+            atol=TOLERANCE[dtype],
+            err_msg=f"{library} {case} {key}",
+        )
+
+
+DENSE = {
+    ("torch", "sgd"): lambda: optimizers.SGD(0.01),
+    ("torch", "sgd_momentum"): lambda: optimizers.SGD(2e-3, momentum=0.9),
+    ("torch", "sgd_nesterov"): lambda: optimizers.SGD(2e-3, momentum=0.9, nesterov=True),
+    ("torch", "adam"): lambda: optimizers.Adam(3e-3, epsilon=1e-8, epsilon_hat=False),
+    ("torch", "adam_large_epsilon"): lambda: optimizers.Adam(
+        3e-3, beta_1=0.8, beta_2=0.99, epsilon=1e-2, epsilon_hat=False
+    ),
+    ("torch", "adamw"): lambda: optimizers.AdamW(
+        DECAY_RATE, weight_decay=0.01, epsilon=1e-8, epsilon_hat=False
+    ),
+    ("torch", "adamw_large_decay"): lambda: optimizers.AdamW(
+        DECAY_RATE, weight_decay=1.28, epsilon=1e-8, epsilon_hat=False
+    ),
+    ("torch", "rmsprop_0.9"): lambda: optimizers.RMSprop(
+        3e-3, rho=0.9, epsilon=1e-8, epsilon_in_sqrt=False
+    ),
+    ("torch", "rmsprop_0.99"): lambda: optimizers.RMSprop(
+        3e-3, rho=0.99, epsilon=1e-8, epsilon_in_sqrt=False
+    ),
+    ("torch", "rmsprop_large_epsilon"): lambda: optimizers.RMSprop(
+        3e-3, rho=0.9, epsilon=1e-2, epsilon_in_sqrt=False
+    ),
+    ("torch", "rmsprop_momentum"): lambda: optimizers.RMSprop(
+        1e-3, rho=0.9, momentum=0.9, epsilon=1e-8, epsilon_in_sqrt=False
+    ),
+    ("torch", "rmsprop_centered"): lambda: optimizers.RMSprop(
+        1e-3, rho=0.9, epsilon=1e-3, centered=True, epsilon_in_sqrt=False
+    ),
+    ("optax", "lamb_decay_0"): lambda: optimizers.Lamb(3e-3, epsilon=1e-6),
+    ("optax", "lamb_decay_0.1"): lambda: optimizers.Lamb(3e-3, epsilon=1e-6, weight_decay=0.1),
+    ("optax", "lamb_large_epsilon"): lambda: optimizers.Lamb(3e-3, epsilon=1e-2, weight_decay=0.1),
+    ("optax", "adamw"): lambda: optimizers.AdamW(
+        3e-3, weight_decay=0.01, epsilon=1e-8, epsilon_hat=False
+    ),
+    ("optax", "sgd_nesterov"): lambda: optimizers.Nesterov(2e-3, 0.9),
+}
+SPARSE = {"sparse_adam": 1e-8, "sparse_adam_large_epsilon": 1e-2}
+SCHEDULE_FREE = {
+    **{
+        f"warmup_{warmup}_decay_{decay}": {"warmup_steps": warmup, "weight_decay": decay}
+        for warmup in (0, 10)
+        for decay in (0, 0.01)
+    },
+    "large_epsilon": {
+        "beta_1": 0.8,
+        "beta_2": 0.99,
+        "epsilon": 1e-2,
+        "warmup_steps": 10,
+        "weight_decay": 1.0,
+    },
+}
+
+
+def test_every_case_of_the_fixtures_is_compared():
+    stored = {
+        (library, key.split("/")[0])
+        for library, arrays in LIBRARIES.items()
+        for key in arrays
+        if "/" in key
+    }
+    sparse = {("torch", case) for case in SPARSE}
+    assert stored == {*DENSE, *sparse, *(("schedulefree", case) for case in SCHEDULE_FREE)}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_library_saw_the_same_gradients(library):
+    for ours, theirs in zip(problem(), problem(library), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("library", "case"), DENSE, ids=["-".join(key) for key in DENSE])
+def test_dense_rule_matches_torch_and_optax(library, case, dtype):
+    check_fixture(library, case, dtype, iterates(DENSE[library, case](), dtype))
+
+
+@pytest.mark.parametrize("case", SPARSE)
+def test_lazy_adam_matches_torch_sparse_adam(case, dtype):
+    # torch was given the sum of the rows of an id, ours gets each row as an Embedding's gradient
+    # holds them: up to four of an id in a batch, and a step without any.
+    arrays = LIBRARIES["torch"]
+    optimizer = optimizers.LazyAdam(3e-3, epsilon=SPARSE[case])
+    table = tf.Variable(arrays["table"], dtype=dtype)
+    optimizer.build([table])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], dtype), tf.TensorSpec([None], tf.int32)])
+    def step(rows, ids):
+        optimizer.apply([tf.IndexedSlices(rows, ids, tf.constant([20, 4]))], [table])
+
+    after = []
+    for ids, rows in zip(arrays["ids"], arrays["rows"], strict=True):
+        used = ids >= 0
+        step(tf.constant(rows[used], dtype), tf.constant(ids[used]))
+        after.append(table.numpy())
+    check_fixture("torch", case, dtype, [np.stack(after)], ["table"])
+
+
+@pytest.mark.parametrize("case", SCHEDULE_FREE)
+def test_schedule_free_adamw_matches_its_authors(case, dtype):
+    optimizer = optimizers.ScheduleFreeAdamW(3e-3, **SCHEDULE_FREE[case])
+    trained, averaged = [], []
+
+    def record(variables):
+        trained.append([v.numpy() for v in variables])
+        optimizer.use_average_weights()
+        averaged.append([v.numpy() for v in variables])
+        optimizer.use_training_weights()
+
+    iterates(optimizer, dtype, record)
+    arrays = [np.stack(steps) for steps in zip(*trained, strict=True)]
+    arrays += [np.stack(steps) for steps in zip(*averaged, strict=True)]
+    check_fixture("schedulefree", case, dtype, arrays, ("0", "1", "x0", "x1"))
+
+
+TWINS = {
+    "SGD": (lambda: reference.SGD(0.01), lambda: optimizers.SGD(0.01)),
+    "Momentum": (lambda: reference.Momentum(0.02, 0.9), lambda: optimizers.Momentum(0.02, 0.9)),
+    "Momentum as SGD": (
+        # The chapter's average is Keras's velocity times (1 - b) / a.
+        lambda: reference.Momentum(0.02, 0.9),
+        lambda: optimizers.SGD(0.002, momentum=0.9),
+    ),
+    "NAG": (lambda: reference.NAG(2e-3, 0.9), lambda: optimizers.Nesterov(2e-3, 0.9)),
+    "NAG as SGD": (
+        lambda: reference.NAG(2e-3, 0.9),
+        lambda: optimizers.SGD(2e-3, momentum=0.9, nesterov=True),
+    ),
+    "RMSprop": (
+        lambda: reference.RMSprop(3e-3, 0.99, 1e-3),
+        lambda: optimizers.RMSprop(3e-3, rho=0.99, epsilon=1e-3, epsilon_in_sqrt=False),
+    ),
+    "Adam": (
+        lambda: reference.Adam(3e-3, epsilon=1e-3),
+        lambda: optimizers.Adam(3e-3, epsilon=1e-3, epsilon_hat=False),
+    ),
+    "AdamW": (
+        lambda: reference.AdamW(3e-3, 0.1, epsilon=1e-3),
+        lambda: optimizers.AdamW(3e-3, weight_decay=0.1, epsilon=1e-3, epsilon_hat=False),
+    ),
+    "LAMB": (
+        lambda: reference.LAMB(3e-3, 0.1, epsilon=1e-3),
+        lambda: optimizers.Lamb(3e-3, weight_decay=0.1, epsilon=1e-3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_rule_matches_the_numpy_reference(name, float64):
+    make_twin, make = TWINS[name]
+    arrays, gradients = problem()
+    twin, expected = make_twin(), []
+    for g in zip(*gradients, strict=True):
+        arrays = twin.step(arrays, g)
+        expected.append(arrays)
+    ours = iterates(make(), "float64")
+    for array, steps in zip(ours, zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(array, np.stack(steps), rtol=0, atol=TOLERANCE["float64"])
+
+
+# Keras casts its Python numbers with tf.cast, which rounds them to float32 on the way to float64: a
+# beta of 0.9 is 0.89999998 there. These numbers are the same in both.
+DECAYS = {"beta_1": 0.875, "beta_2": 1 - 2.0**-10}
+KERAS = [
+    ("SGD", {}),
+    ("SGD", {"weight_decay": 0.125}),
+    ("SGD", {"momentum": 0.875}),
+    ("SGD", {"momentum": 0.875, "nesterov": True}),
+    ("RMSprop", {}),
+    ("RMSprop", {"rho": 0.5, "epsilon": 1e-2}),
+    ("RMSprop", {"momentum": 0.875}),
+    ("RMSprop", {"centered": True}),
+    ("RMSprop", {"centered": True, "momentum": 0.875, "weight_decay": 0.125}),
+    ("Adam", DECAYS),
+    ("Adam", {"beta_1": 0.75, "beta_2": 0.9375, "epsilon": 1e-2}),
+    ("Adam", {"amsgrad": True, **DECAYS}),
+    ("Adam", {"weight_decay": 0.125, **DECAYS}),
+    ("AdamW", {"weight_decay": 0.125, **DECAYS}),
+    ("AdamW", {"weight_decay": 0.125, "epsilon": 1e-2, **DECAYS}),
+    ("AdamW", {"weight_decay": 0.125, "amsgrad": True, **DECAYS}),
+    ("Lamb", DECAYS),
+    ("Lamb", {"epsilon": 1e-2, **DECAYS}),
+]
+
+
+def check_keras(ours, theirs, tolerance):
+    for a, b in zip(iterates(ours, "float64"), iterates(theirs, "float64"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("name", "arguments"), KERAS, ids=str)
+def test_rule_matches_keras(name, arguments, float64):
+    ours, theirs = (getattr(m, name)(3e-3, **arguments) for m in (optimizers, keras.optimizers))
+    check_keras(ours, theirs, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "AdamW", "Lamb"])
+def test_defaults_are_those_of_keras(name, float64):
+    # The rate is the default, too. Betas rounded to float32 move 100 steps of 0.001 by 4e-7;
+    # a beta or an epsilon that is twice another moves them by over 1e-5.
+    check_keras(getattr(optimizers, name)(), getattr(keras.optimizers, name)(), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["LazyAdam", "DeferredAdam"])
+def test_adam_for_embeddings_is_adam_on_dense_gradients(name, float64):
+    ours, theirs = getattr(optimizers, name)(3e-3, **DECAYS), keras.optimizers.Adam(3e-3, **DECAYS)
+    check_keras(ours, theirs, TOLERANCE["float64"])
