@@ -64,3 +64,9 @@ class Embedding(keras.layers.Embedding):
     def _look_up(self, ids):
         # From the tf.Variable: a Keras variable would be read whole first.
         return tf.gather(self._embeddings.value, ids)
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Quantize the weights in place, as `keras.layers.Embedding.quantize` does."""
+        # Keras quantizes no subclass of its Embedding, which might compute something else.
+        type_check = type_check and type(self) is not Embedding
+        super().quantize(mode, type_check=type_check, config=config)

@@ -15,10 +15,16 @@ def check_shapes(gradients, variables):
             f"Received: {len(gradients)} gradients"
         )
     for gradient, variable in zip(gradients, variables, strict=True):
-        if gradient is not None and not variable.shape.is_compatible_with(gradient.shape):
+        if gradient is None:
+            continue
+        given, wanted = gradient, tf.TensorShape(variable.shape)
+        if isinstance(gradient, tf.IndexedSlices):
+            # Its rows, any number of them, are of the variable's other axes.
+            given, wanted = gradient.values, [None, *wanted[1:]]
+        if not tf.TensorShape(wanted).is_compatible_with(given.shape):
             raise ValueError(
                 f"`grads` must have the shapes of the variables, {tuple(variable.shape)} for "
-                f"{path_of(variable)!r}. Received: a gradient of shape {gradient.shape}"
+                f"{path_of(variable)!r}. Received: a gradient of shape {given.shape}"
             )
 
 

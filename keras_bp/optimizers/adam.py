@@ -47,8 +47,8 @@ class Adam(Optimizer):
     Example:
         >>> w = tf.Variable([1.0, 2.0])
         >>> keras_bp.optimizers.Adam(0.1).apply([tf.constant([0.5, -3.0])], [w])
-        >>> w.numpy().round(4).tolist()
-        [0.9, 2.1]
+        >>> w.numpy().round(4)
+        array([0.9, 2.1], dtype=float32)
 
     References:
         Kingma and Ba, 2015, "Adam: a method for stochastic optimization", algorithm 1, and the

@@ -36,8 +36,8 @@ class AdamW(Adam):
         >>> w = tf.Variable([1.0, 2.0])
         >>> optimizer = keras_bp.optimizers.AdamW(0.1, weight_decay=0.1)
         >>> optimizer.apply([tf.constant([0.5, -3.0])], [w])
-        >>> w.numpy().round(4).tolist()
-        [0.89, 2.08]
+        >>> w.numpy().round(4)
+        array([0.89, 2.08], dtype=float32)
 
     References:
         Loshchilov and Hutter, 2019, "Decoupled weight decay regularization", algorithm 2.

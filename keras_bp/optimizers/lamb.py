@@ -37,8 +37,8 @@ class Lamb(Optimizer):
     Example:
         >>> w = tf.Variable([3.0, 4.0])
         >>> keras_bp.optimizers.Lamb(0.1).apply([tf.constant([1.0, 1.0])], [w])
-        >>> w.numpy().round(4).tolist()  # moved by 0.1 of the norm 5, along (1, 1)
-        [2.6464, 3.6464]
+        >>> w.numpy().round(4)  # moved by 0.1 of the norm 5, along (1, 1)
+        array([2.6464, 3.6464], dtype=float32)
 
     References:
         You et al., 2020, "Large batch optimization for deep learning: training BERT in 76

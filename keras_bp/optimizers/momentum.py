@@ -30,8 +30,8 @@ class Momentum(Optimizer):
     Example:
         >>> w = tf.Variable([1.0, 2.0])
         >>> keras_bp.optimizers.Momentum(0.5).apply([tf.constant([1.0, -1.0])], [w])
-        >>> w.numpy().round(3).tolist()
-        [0.95, 2.05]
+        >>> w.numpy().round(3)
+        array([0.95, 2.05], dtype=float32)
 
     References:
         Polyak, 1964, "Some methods of speeding up the convergence of iteration methods".

@@ -37,8 +37,8 @@ class Nesterov(Optimizer):
     Example:
         >>> w = tf.Variable([1.0, 2.0])
         >>> keras_bp.optimizers.Nesterov(0.5).apply([tf.constant([1.0, -1.0])], [w])
-        >>> w.numpy().round(3).tolist()
-        [0.05, 2.95]
+        >>> w.numpy().round(3)
+        array([0.05, 2.95], dtype=float32)
 
     References:
         Sutskever et al., 2013, "On the importance of initialization and momentum in deep

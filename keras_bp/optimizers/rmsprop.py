@@ -38,8 +38,8 @@ class RMSprop(Optimizer):
     Example:
         >>> w = tf.Variable([1.0, 2.0])
         >>> keras_bp.optimizers.RMSprop(0.1).apply([tf.constant([1.0, -1.0])], [w])
-        >>> w.numpy().round(3).tolist()
-        [0.684, 2.316]
+        >>> w.numpy().round(3)
+        array([0.684, 2.316], dtype=float32)
 
     References:
         Tieleman and Hinton, 2012, "Neural networks for machine learning", lecture 6.5. Graves,

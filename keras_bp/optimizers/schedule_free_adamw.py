@@ -58,8 +58,8 @@ class ScheduleFreeAdamW(Optimizer):
         >>> w = tf.Variable([1.0, 2.0])
         >>> optimizer = keras_bp.optimizers.ScheduleFreeAdamW(0.1)
         >>> optimizer.apply([tf.constant([0.5, -3.0])], [w])
-        >>> w.numpy().round(4).tolist()
-        [0.9, 2.1]
+        >>> w.numpy().round(4)
+        array([0.9, 2.1], dtype=float32)
 
     References:
         Defazio et al., 2024, "The road less scheduled", algorithm 1 and section 4.
