@@ -38,6 +38,17 @@ def path_of(variable):
     return variable.name.removesuffix(":0")
 
 
+def exactly(variable):
+    """Return the pattern that finds this variable alone, also in a model loaded from a file.
+
+    The layers of a `Sequential` model are built in it, "model/dense/kernel", but when it is loaded
+    before it, "dense/kernel".
+    """
+    *models, layer, name = ["", *path_of(variable).split("/")]
+    models = [f"({re.escape(model)}/)?" for model in models if model]
+    return "^" + "".join(models) + re.escape(f"{layer}/{name}" if layer else name) + "$"
+
+
 def decayed(variables, patterns):
     """Tell for each variable whether it decays.
 

@@ -39,10 +39,11 @@ class UpdatePipeline(SettableLearningRate):
         """Return the slots of one variable, in the order in which they are saved."""
         return [self.add_variable_from_reference(variable, name) for name in self.slot_names]
 
-    def _start(self, learning_rate, step):
-        """Do what is to be done once before an update, whatever the number of variables.
+    def _start(self, variables, learning_rate, step):
+        """Do what is to be done once before an update of some variables.
 
         Args:
+            variables: list of the variables that have a gradient.
             learning_rate: scalar float64 tensor.
             step: scalar float64 tensor, the number of this update, from 1.
         """
@@ -77,7 +78,10 @@ class UpdatePipeline(SettableLearningRate):
 
     def _decay(self, variable, gradient, decay):
         """Apply the decay before the rule; return what is left of it for the rule to do."""
-        variable.assign(variable * (1 - decay))
+        # w -= decay w, not w *= 1 - decay: that factor has few digits of the decay left.
+        tf.raw_ops.ResourceApplyGradientDescent(
+            var=variable.handle, alpha=decay, delta=tf.convert_to_tensor(variable)
+        )
 
     @property
     def iterations(self):
@@ -169,14 +173,13 @@ class UpdatePipeline(SettableLearningRate):
         if not self.gradient_accumulation_steps:
             self._update(gradients, variables)
             return
+        sparse = {}
         for gradient, variable in zip(gradients, variables, strict=True):
             self._sum_of(variable).add(gradient)
+            index = self._get_variable_index(variable)
+            sparse[index] = isinstance(gradient, tf.IndexedSlices)
         steps = local(self._accumulated_steps)
         steps.assign_add(1)
-        sparse = {
-            self._get_variable_index(variable): isinstance(gradient, tf.IndexedSlices)
-            for gradient, variable in zip(gradients, variables, strict=True)
-        }
         tf.cond(
             steps >= self.gradient_accumulation_steps,
             lambda: self._update_from_sums(sparse),
@@ -216,7 +219,7 @@ class UpdatePipeline(SettableLearningRate):
         gradients = clipped(gradients, *bounds)
         rate = tf.cast(tf.convert_to_tensor(self.learning_rate), tf.float64)
         step = tf.cast(local(self._iterations), tf.float64) + 1
-        self._start(rate, step)
+        self._start(variables, rate, step)
         coefficients = {
             dtype: [tf.cast(c, dtype) for c in self._coefficients(rate, step, dtype)]
             for dtype in {self._target(variable).dtype for variable in variables}

@@ -80,7 +80,7 @@ class Lamb(Optimizer):
         # size m / (sqrt(v) + eps c) is mh / (sqrt(vh) + eps).
         direction = mean / (tf.sqrt(square) + epsilon) * size
         if decay is not None:
-            direction += variable * tf.cast(self.weight_decay, variable.dtype)
+            direction += variable * tf.constant(self.weight_decay, variable.dtype)
         weight_norm, norm = _norm(tf.convert_to_tensor(variable)), _norm(direction)
         usable = (weight_norm > 0) & (norm > 0)
         ratio = tf.where(usable, weight_norm / tf.where(usable, norm, 1), 1)

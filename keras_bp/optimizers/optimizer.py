@@ -1,9 +1,7 @@
 """The base of every optimizer, and the arguments that all of them take."""
 
-import re
-
 from keras_bp._arguments import check_integer, check_number
-from keras_bp.optimizers._decay_exclusion import check_patterns, path_of
+from keras_bp.optimizers._decay_exclusion import check_patterns, exactly
 from keras_bp.optimizers._update_pipeline import UpdatePipeline
 
 
@@ -49,7 +47,9 @@ class Optimizer(UpdatePipeline):
         gradient_accumulation_steps: integer >= 2, micro-steps an update, or `None` for 1.
         exclude_from_decay: which variables do not decay: `"bias_and_normalization"`, or a regular
             expression that is searched in the variables' paths (`"block_1/"`, `"embeddings$"`), or
-            a list of these. It is saved with the optimizer. Defaults to `None`: all decay.
+            a list of these. It is saved with the optimizer. Leave its start open: the paths of a
+            `Sequential` model's variables lack the model's name once it is loaded from a file.
+            Defaults to `None`: all decay.
         name: string, or `None` for one made from the class's name.
 
     Raises:
@@ -109,7 +109,7 @@ class Optimizer(UpdatePipeline):
             raise ValueError(
                 "`exclude_from_weight_decay` must be called before the optimizer is built."
             )
-        exact = [f"^{re.escape(path_of(variable))}$" for variable in var_list or []]
+        exact = [exactly(variable) for variable in var_list or []]
         self.exclude_from_decay = check_patterns(exact + list(var_names or []))
 
     def get_config(self):

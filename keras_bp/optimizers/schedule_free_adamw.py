@@ -99,11 +99,19 @@ class ScheduleFreeAdamW(Optimizer):
         super().build(variables)
         self._weight_sum = self.add_variable((), dtype="float64", name="weight_sum")
         self._largest_rate = self.add_variable((), dtype="float64", name="largest_rate")
-        self._at_average = self.add_variable((), dtype="bool", name="at_average")
+        # The variables are at y + offset u: 0 while training, 1 - 1/b1 at the average.
+        self._offset = self.add_variable((), dtype="float64", name="offset")
+        self._offset_before = self.add_variable((), dtype="float64", name="offset_before")
 
-    def _start(self, learning_rate, step):
-        """Go back to y, and weigh this update's z in the average."""
-        tf.cond(local(self._at_average), lambda: self._move(back=True), lambda: None)
+    def _start(self, variables, learning_rate, step):
+        """Note where the variables are, and weigh this update's z in the average."""
+        offset, before = local(self._offset), local(self._offset_before)
+        before.assign(offset)
+        offset.assign(0.0)
+        # The rule takes its variables from there to y; a tf.cond over all of them would make XLA
+        # copy each. The others are few, those without a gradient.
+        updated = {self._get_variable_index(variable) for variable in variables}
+        self._move(-before, set(range(len(self._slots))) - updated)
         largest, total = local(self._largest_rate), local(self._weight_sum)
         largest.assign(tf.maximum(largest, self._warmed(learning_rate, step)))
         total.assign_add(self._weight(step))
@@ -118,21 +126,22 @@ class ScheduleFreeAdamW(Optimizer):
         rate = self._warmed(learning_rate, step)
         share = tf.math.divide_no_nan(self._weight(step), local(self._weight_sum))
         beta_2 = as_held(self.beta_2, dtype)
-        return rate, share, 1 / tf.sqrt(1 - beta_2**step), beta_2
+        return rate, share, 1 / tf.sqrt(1 - beta_2**step), beta_2, local(self._offset_before)
 
     def _decay(self, variable, gradient, decay):
         return decay
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        rate, share, correction, beta_2 = coefficients
+        rate, share, correction, beta_2, offset = coefficients
         difference, square = slots
         square.assign_add((tf.square(gradient) - square) * (1 - beta_2))
         d = gradient / (tf.sqrt(square) * correction + self.epsilon)
         if decay is not None:
-            d += variable * tf.cast(self.weight_decay, variable.dtype)
+            d += (variable - difference * offset) * tf.constant(self.weight_decay, variable.dtype)
         # y' - y = c u + a (b1 (1-c) - 1) d and u' = (1-c) (u - a b1 d), from the lines above.
         keep = 1 - share
-        variable.assign_add(difference * share + d * (rate * (self.beta_1 * keep - 1)))
+        step = difference * (share - offset) + d * (rate * (self.beta_1 * keep - 1))
+        variable.assign_add(step)
         difference.assign((difference - d * (rate * self.beta_1)) * keep)
 
     def use_average_weights(self):
@@ -151,20 +160,28 @@ class ScheduleFreeAdamW(Optimizer):
             self.use_average_weights()
 
     def _switch(self, to_average):
-        if self.built and bool(self._at_average.numpy()) != to_average:
-            self._distribution_strategy.run(self._move, kwargs={"back": not to_average})
+        offset = 1 - 1 / self.beta_1 if to_average else 0.0
+        if self.built and float(self._offset.numpy()) != offset:
 
-    def _move(self, back):
-        """Move all variables from y to x, or back, by x - y = (1 - 1/b1) u."""
-        share = (1 - 1 / self.beta_1) * (-1 if back else 1)
-        for index, variable in enumerate(self._trainable_variables):
+            def switch():
+                current = local(self._offset)
+                self._move(offset - current, range(len(self._slots)))
+                current.assign(offset)
+
+            self._distribution_strategy.run(switch)
+
+    def _move(self, share, indices):
+        """Add a share of u to some variables."""
+        for index in indices:
             if self._slots[index]:
+                variable = self._trainable_variables[index]
                 own, target = local(variable), self._target(variable)
                 difference = local(self._slots[index][0])
-                target.assign(tf.cast(own, target.dtype) + difference * share)
+                target.assign(
+                    tf.cast(own, target.dtype) + difference * tf.cast(share, target.dtype)
+                )
                 if own is not target:
                     own.assign(tf.cast(target, own.dtype))
-        local(self._at_average).assign(not back)
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""

@@ -17,7 +17,7 @@ ROWS, COLUMNS = 7, 2
 RATES = {"SGD": 0.1, "Momentum": 0.3}
 
 
-def make(name, learning_rate=None, **options):
+def make(name, learning_rate=None, /, **options):
     """Make an optimizer, without the options that it refuses beside a table."""
     learning_rate = RATES.get(name, 0.05) if learning_rate is None else learning_rate
     options = {key: o for key, o in options.items() if key not in REFUSED.get(name, ())}

@@ -1,0 +1,180 @@
+"""Saved after k steps, loaded and trained on: bit for bit the training that was not stopped."""
+
+import copy
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from optimizer_cases import NAMES, Problem, X, Y, assert_same, batches, make, model, weights
+
+from keras_bp import optimizers
+
+# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def schedule():
+    return keras.optimizers.schedules.ExponentialDecay(0.05, 3, 0.5)
+
+
+# Each is saved after 5 steps: with accumulation inside of an update, with an average inside of a
+# cycle; the rate was set on top of the schedule after the third step.
+CASES = {
+    "plain": lambda name: make(name),
+    "everything": lambda name: make(
+        name,
+        schedule(),
+        gradient_accumulation_steps=2,
+        global_clipnorm=0.5,
+        weight_decay=0.05,
+        exclude_from_decay=["bias_and_normalization", "embedding/"],
+        use_ema=True,
+        ema_momentum=0.6,
+        ema_overwrite_frequency=4,
+    ),
+}
+
+
+def train(net, first, last):
+    for number, (x, y) in list(enumerate(batches(2) * 2))[first:last]:
+        if number == 3:
+            net.optimizer.learning_rate = 0.02
+        net.train_on_batch(x, y)
+    return net
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_resumed_is_uninterrupted(name, case, tmp_path):
+    net = model(name, CASES[case](name), run_eagerly=True)
+    train(net, 0, 5).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.compile(loaded.optimizer, loaded.loss, run_eagerly=True)
+    assert type(loaded.optimizer) is getattr(optimizers, name)
+    assert_same(loaded.optimizer.variables, net.optimizer.variables)
+    assert float(loaded.optimizer.learning_rate) == float(net.optimizer.learning_rate)
+    for each in (net, loaded):
+        train(each, 5, 12)
+        each.optimizer.finalize_variable_values(each.trainable_variables)
+    assert_same(weights(loaded), weights(net))
+    assert_same(loaded.optimizer.variables, net.optimizer.variables)
+    if case == "everything":
+        # The rate that was set scales the schedule: 0.02 at step 1, and so on from there.
+        rate = 0.02 * 0.5 ** ((int(net.optimizer.iterations) - 1) / 3)
+        np.testing.assert_allclose(float(loaded.optimizer.learning_rate), rate, rtol=1e-6)
+
+
+def test_resumed_is_uninterrupted_in_fit(tmp_path):
+    """A checkpoint of fit, written inside of an update; graphs, a loss scale and half precision."""
+    keras.config.set_dtype_policy("mixed_float16")
+    options = {"gradient_accumulation_steps": 2, "clipnorm": 0.1}
+    net = model("AdamW", make("AdamW", **options))
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{batch}.keras", save_freq=3)
+    net.fit(X, Y, batch_size=2, shuffle=False, verbose=0, callbacks=[checkpoint])
+    loaded = keras.models.load_model(tmp_path / "3.keras")
+    assert type(loaded.optimizer.inner_optimizer) is optimizers.AdamW
+    assert int(loaded.optimizer.inner_optimizer.iterations) == 1
+    loaded.fit(X[6:], Y[6:], batch_size=2, shuffle=False, verbose=0)
+    assert_same(weights(loaded), weights(net))
+
+
+def test_weights_of_a_file_keep_the_optimizer_out(tmp_path):
+    """A schedule that was set after the start, and a rate set before the optimizer is built."""
+    net = model("Adam", run_eagerly=True)
+    net.optimizer.learning_rate = schedule()
+    train(net, 0, 3).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert float(loaded.optimizer.learning_rate) == float(net.optimizer.learning_rate)
+    assert_same(loaded.optimizer.variables, net.optimizer.variables)
+
+
+# A value of its own for every argument, so that one that is lost shows.
+OPTIONS = {
+    "weight_decay": 0.02,
+    "clipnorm": 1.5,
+    "use_ema": True,
+    "ema_momentum": 0.8,
+    "ema_overwrite_frequency": 3,
+    "loss_scale_factor": 8.0,
+    "gradient_accumulation_steps": 3,
+    "exclude_from_decay": ["bias_and_normalization", "block_1/"],
+    "name": "mine",
+}
+OWN = {
+    "SGD": {"momentum": 0.5, "nesterov": True},
+    "Momentum": {"beta": 0.6},
+    "Nesterov": {"beta": 0.6},
+    "RMSprop": {
+        "rho": 0.8,
+        "momentum": 0.3,
+        "epsilon": 1e-4,
+        "centered": True,
+        "epsilon_in_sqrt": False,
+    },
+    "Adam": {
+        "beta_1": 0.8,
+        "beta_2": 0.95,
+        "epsilon": 1e-4,
+        "amsgrad": True,
+        "epsilon_hat": False,
+    },
+    "AdamW": {
+        "beta_1": 0.8,
+        "beta_2": 0.95,
+        "epsilon": 1e-4,
+        "amsgrad": True,
+        "epsilon_hat": False,
+    },
+    "Lamb": {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-4},
+    "LazyAdam": {
+        "beta_1": 0.8,
+        "beta_2": 0.95,
+        "epsilon": 1e-4,
+        "correction": "row",
+        "epsilon_hat": False,
+    },
+    "DeferredAdam": {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-4},
+    "ScheduleFreeAdamW": {
+        "beta_1": 0.8,
+        "beta_2": 0.95,
+        "epsilon": 1e-4,
+        "warmup_steps": 7,
+        "r": 2.0,
+    },
+}
+
+
+@pytest.mark.parametrize("rate", [0.25, schedule(), keras.optimizers.schedules.CosineDecay(0.1, 9)])
+@pytest.mark.parametrize("name", NAMES)
+def test_config(name, rate):
+    optimizer = make(name, rate, **OPTIONS, **OWN[name])
+    config = optimizer.get_config()
+    given = {**OPTIONS, **OWN[name]}
+    if name == "DeferredAdam":
+        given = {key: o for key, o in given.items() if key not in ("weight_decay", "use_ema")}
+    assert {key: config[key] for key in given} == given
+    again = type(optimizer).from_config(copy.deepcopy(config))
+    assert again.get_config() == config
+    serialized = keras.saving.serialize_keras_object(optimizer)
+    assert serialized["registered_name"] == f"keras_bp>{name}"
+    assert keras.saving.deserialize_keras_object(serialized).get_config() == config
+    assert keras.optimizers.get(keras.optimizers.serialize(optimizer)).get_config() == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies(name):
+    """An optimizer that is not built can be copied; as part of a model, a built one too."""
+    optimizer = make(name, schedule(), clipnorm=1.0)
+    duplicate = copy.deepcopy(optimizer)
+    assert duplicate.get_config() == optimizer.get_config()
+    ours, theirs = (Problem(name).steps(each, 2) for each in (optimizer, duplicate))
+    assert_same(ours.read(), theirs.read())
+    assert int(duplicate.iterations) == 2
+
+    net = train(model(name, run_eagerly=True), 0, 2)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        other.compile(other.optimizer, other.loss, run_eagerly=True)
+        assert_same(other.optimizer.variables, net.optimizer.variables)
+        twin = train(model(name, run_eagerly=True), 0, 4)
+        assert_same(weights(train(other, 2, 4)), weights(twin))
