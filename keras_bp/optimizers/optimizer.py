@@ -103,6 +103,22 @@ class Optimizer(UpdatePipeline):
         )
         self.exclude_from_decay = check_patterns(exclude_from_decay)
 
+    def flush(self):
+        """Apply the micro-steps that are left over, as an update with their mean gradient.
+
+        It does nothing where none are left, or without accumulation. Call it outside of
+        `tf.function`, at the end of a loop of one's own; `fit` calls it by itself.
+        """
+        if not self.built or not self.gradient_accumulation_steps:
+            return
+        if int(self._accumulated_steps.numpy()) > 0:
+            self._distribution_strategy.run(self._update_from_sums, args=({},))
+
+    def finalize_variable_values(self, var_list):
+        """Keras's hook at the end of `fit`: flush, and put the averages in the weights' place."""
+        self.flush()
+        super().finalize_variable_values(var_list)
+
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Set `exclude_from_decay`, as Keras's method does: variables, or patterns of paths."""
         if self.built:

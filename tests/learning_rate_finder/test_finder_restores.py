@@ -60,10 +60,6 @@ def _state(model):
     }
 
 
-def _schedule():
-    return optimizers.schedules.CosineDecay(0.02, 20)
-
-
 def _composite():
     inner = {"kernel": optimizers.Adam(0.01)}
     return optimizers.MultiOptimizer(
@@ -76,24 +72,30 @@ CASES = {
     "jit": {"jit_compile": True},
     "eager": {"run_eagerly": True},
     "float16": {"policy": "mixed_float16"},
-    "schedule": {"optimizer": lambda: optimizers.Adam(_schedule())},
     "composite": {"optimizer": _composite, "steps_per_execution": 2},
-    "accumulation": {
+    "schedule": {
         "optimizer": lambda: optimizers.AdamW(
-            0.01, gradient_accumulation_steps=2, use_ema=True, ema_overwrite_frequency=3
+            optimizers.schedules.CosineDecay(0.02, 20),
+            gradient_accumulation_steps=2,
+            use_ema=True,
+            ema_overwrite_frequency=3,
         )
     },
     "own": {
         "optimizer": lambda: keras_bp.optimizers.AdamW(
-            keras_bp.schedules.WarmupCosine(0.01, 3, 20), gradient_accumulation_steps=2
+            keras_bp.schedules.WarmupCosine(0.01, 20, 3), gradient_accumulation_steps=2
         )
     },
-    "schedule-free": {"optimizer": lambda: keras_bp.optimizers.ScheduleFreeAdamW(0.01)},
 }
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["new", "trained"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case, trained",
+    [
+        *((case, False) for case in ("plain", "jit", "composite", "own")),
+        *((case, True) for case in ("plain", "eager", "float16", "schedule")),
+    ],
+)
 def test_a_fit_is_bit_for_bit_the_one_without_the_sweep(data, case, trained):
     results = []
     for swept in (False, True):
@@ -121,11 +123,10 @@ def test_a_model_that_was_not_built_is_not_built(data):
     model.build((None, 5))  # the sweep's data had three features
 
 
-@pytest.mark.parametrize("built", [False, True])
-def test_optimizer_and_model_can_be_saved_afterwards(data, tmp_path, built):
+# Keras saves through an __array__ that NumPy 2 finds outdated.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_optimizer_and_model_can_be_saved_afterwards(data, tmp_path):
     model = _model()
-    if built:
-        _fit(model, data)
     find_learning_rate(model, *data, steps=20)
     tf.train.Checkpoint(optimizer=model.optimizer).save(str(tmp_path / "checkpoint"))
     _fit(model, data)
@@ -134,9 +135,10 @@ def test_optimizer_and_model_can_be_saved_afterwards(data, tmp_path, built):
     np.testing.assert_array_equal(loaded.predict(data[0]), model.predict(data[0]))
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["new", "trained"])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize(
+    "error, step, trained",
+    [(RuntimeError, 1, False), (RuntimeError, 5, True), (KeyboardInterrupt, 5, False)],
+)
 def test_an_interruption_restores_everything(data, error, step, trained):
     class Model(keras.Sequential):
         def train_step(self, batch):
@@ -211,27 +213,28 @@ def test_names_that_keras_makes_up_go_on(data):
 
 
 def test_what_a_train_step_keeps_is_put_back(data):
-    """A second optimizer, a metric with state of its own, a list and a plain TensorFlow variable."""
+    """A second optimizer, a list, an attribute and a plain TensorFlow variable."""
 
     class Model(keras.Model):
         def train_step(self, batch):
             self.count.assign_add(1.0)
             self.seen.append(0)
             self.flag = True
-            self.other.apply([tf.ones((4, 1)), tf.ones((1,))], self.second.trainable_weights)
+            self.other.apply([tf.ones((4, 1))], [second.kernel])
             return super().train_step(batch)
 
     inputs = keras.Input((3,))
     model = Model(inputs, layers.Dense(1)(inputs))
     model.count, model.seen = tf.Variable(0.0), []
-    model.other, model.second = optimizers.Adam(0.1), layers.Dense(1)
-    model.second.build((None, 4))
+    # Outside the model: its own optimizer would ask for gradients of a layer without any.
+    second = layers.Dense(1)
+    second.build((None, 4))
+    model.other = optimizers.Adam(0.1)
+    model.other.build([second.kernel])
     model.compile("sgd", "mse", run_eagerly=True)
-    weights = model.second.get_weights()
     find_learning_rate(model, *data, steps=20)
     assert float(model.count) == 0.0 and model.seen == [] and not hasattr(model, "flag")
-    assert not model.other.built and len(model.other.variables) == 2
-    assert all(map(np.array_equal, weights, model.second.get_weights()))
+    assert [np.abs(v).max() for v in map(tf.convert_to_tensor, model.other.variables[2:])] == [0, 0]
 
 
 def test_a_deferred_table(data):
