@@ -87,7 +87,8 @@ class LazyAdam(Adam):
 
     def _create_slots(self, variable):
         slots = super()._create_slots(variable)
-        if self.correction == "row":
+        # A scalar has no rows: it is corrected by the updates of all.
+        if self.correction == "row" and len(variable.shape) > 0:
             slots.append(self._add_row_variable(variable, "row_updates", "int64"))
         return slots
 

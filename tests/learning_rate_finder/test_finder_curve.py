@@ -140,7 +140,7 @@ def test_every_optimizer_gets_the_swept_rate(data, linear, kind):
         optimizer, inner = _composite(kind)
     rates = [vars(each)["_learning_rate"] for each in inner]
     model = linear(optimizer, run_eagerly=True)
-    curve = find_learning_rate(model, *data, max_learning_rate=0.01, steps=20)
+    curve = find_learning_rate(model, _dataset(data).repeat(), max_learning_rate=0.01, steps=20)
     # Two variables, kernel and bias, for one optimizer or one for each.
     repeated = np.repeat(curve.learning_rates, 2 // len(inner))
     for each, rate in zip(inner, rates, strict=True):
