@@ -109,11 +109,11 @@ class GradientRecorder:
         yield
         updates, steps = self._counts()
 
-        # A micro-batch that loss scaling skipped is no part of the mean gradient.
-        taken = tf.cast(steps > steps_before, tf.float64)
         updated = updates > updates_before
-        loss_sum = self._totals[0] + tf.where(steps > steps_before, loss, 0.0)
-        losses = self._totals[1] + taken
+        # A micro-batch that loss scaling skipped is no part of the mean gradient.
+        taken = updated | (steps != steps_before)
+        loss_sum = self._totals[0] + tf.where(taken, loss, 0.0)
+        losses = self._totals[1] + tf.cast(taken, tf.float64)
         number = self._totals[2] + tf.cast(updated, tf.float64)
         zero = tf.zeros((), tf.float64)
         self._totals.assign(tf.where(updated, [zero, zero, number], [loss_sum, losses, number]))
@@ -161,10 +161,12 @@ class GradientRecorder:
         return means
 
     def _counts(self):
-        """Return the numbers of update steps and of (micro-)steps that were taken so far."""
+        """Return the number of update steps, and one that moves with every (micro-)step taken."""
         # A rule without variables never advances, so the one that has advanced most counts.
         updates = [tf.cast(rule.iterations, tf.int64) for rule in self.rules]
-        steps = [tf.cast(rule._iterations, tf.int64) for rule in self.rules]
+        # Keras's optimizers count all micro-steps, this package's those since the last update.
+        steps = [getattr(rule, "_accumulated_steps", rule._iterations) for rule in self.rules]
+        steps = [tf.cast(step, tf.int64) for step in steps]
         return tf.reduce_max(tf.stack(updates)), tf.reduce_max(tf.stack(steps))
 
     def new_rows(self):
