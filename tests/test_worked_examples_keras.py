@@ -7,11 +7,12 @@ is float64; the tolerance is a few roundings of numbers of order 1.
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bp import layers, losses, ops, reference
+from keras_bp import layers, losses, ops, optimizers, reference
 
 EXAMPLES = json.loads((pathlib.Path(__file__).parent / "data/worked_examples.json").read_text())
 
@@ -155,3 +156,56 @@ def test_reference_network(hidden, units):
     for gradient, expected in zip(gradients, network.backward(cache, y).as_list(), strict=True):
         actual = tf.transpose(gradient) if gradient.shape.rank == 2 else gradient[:, None]
         np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-14)
+
+
+@pytest.fixture
+def rates_in_float64():
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+def test_adam_step_2(rates_in_float64):
+    example = EXAMPLES["adam_step_t2"]
+    given = example["inputs"]
+    theta = tf.Variable([0.0, 0.0], dtype=tf.float64)
+    optimizer = optimizers.Adam(
+        given["learning_rate"],
+        beta_1=given["beta_1"],
+        beta_2=given["beta_2"],
+        epsilon=given["epsilon"],
+        epsilon_hat=False,
+    )
+    optimizer.build([theta])
+    iterations, rate = optimizer.variables[:2]
+    optimizer.set_weights([np.int64(1), rate.numpy(), *map(np.array, (given["m1"], given["v1"]))])
+    optimizer.apply([tf.constant(given["gradient"], tf.float64)], [theta])
+    m, v = optimizer.variables[2:]
+    assert int(iterations.numpy()) == given["t"]
+    _close(m, example["m2"])
+    _close(v, example["v2"])
+    _close(-theta, example["step_subtracted"])
+
+
+def test_adam_step_1(rates_in_float64):
+    example = EXAMPLES["exercise_adam_t1"]
+    theta = tf.Variable(example["theta"], dtype=tf.float64)
+    optimizer = optimizers.Adam(0.001, epsilon=1e-8, epsilon_hat=False)
+    optimizer.apply([tf.constant(example["gradient"], tf.float64)], [theta])
+    _close(optimizer.variables[2], example["m1"])
+    _close(optimizer.variables[3], example["v1"])
+    _close(theta, example["theta_1"])
+
+
+def test_momentum(rates_in_float64):
+    example = EXAMPLES["exercise_momentum"]
+    beta, averages = example["beta"], np.array(example["v"])
+    # The gradients follow from the averages: (v - beta v_before) / (1 - beta).
+    before = np.concatenate([np.zeros((1, 2)), averages[:-1]])
+    theta = tf.Variable([0.0, 0.0], dtype=tf.float64)
+    optimizer = optimizers.Momentum(0.01, beta=beta)
+    for gradient, average in zip((averages - beta * before) / (1 - beta), averages, strict=True):
+        theta_before = theta.numpy()
+        optimizer.apply([tf.constant(gradient)], [theta])
+        _close(optimizer.variables[2], average)
+    _close(theta - theta_before, example["update_at_t3_alpha_0.01"])
