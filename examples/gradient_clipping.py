@@ -31,7 +31,7 @@ RATE = 0.2
 SEED = 1
 CLIPPING = {
     "no clipping": {},
-    "clipvalue=0.005": dict(clipvalue=0.005),
+    "clipvalue=0.002": dict(clipvalue=0.002),
     "clipnorm=0.2": dict(clipnorm=0.2),
     "global_clipnorm=0.4": dict(global_clipnorm=0.4),
 }
@@ -130,7 +130,7 @@ def main(arguments=None):
             continue
         logits = keras.ops.convert_to_numpy(model(x_test))
         accuracies[name] = np.mean(logits.argmax(axis=1) == y_test)
-        print(f"{np.mean(losses[-20:]):11.3f}{accuracies[name]:15.2%}", flush=True)
+        print(f"{np.median(losses[-20:]):11.3f}{accuracies[name]:15.2%}", flush=True)
 
     folder = options.log_dir / "gradient_clipping"
     folder.mkdir(parents=True, exist_ok=True)

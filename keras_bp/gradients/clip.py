@@ -62,7 +62,7 @@ def clip(gradients, *, clipvalue=None, clipnorm=None, global_clipnorm=None):
 
 def _share(norm, bound, dtype):
     """Return what a gradient of this norm is multiplied by, NaN where the norm is not finite."""
-    bound = tf.cast(bound, norm.dtype)
+    bound = tf.constant(bound, norm.dtype)
     return tf.cast(bound / tf.maximum(norm, bound) + (norm - norm), dtype)
 
 

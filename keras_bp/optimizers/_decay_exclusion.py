@@ -14,7 +14,7 @@ PRESETS = {
 def check_patterns(patterns):
     """Return the patterns as a list of strings, or raise an error that names the argument."""
     patterns = [] if patterns is None else patterns
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = list(patterns) if isinstance(patterns, list | tuple | set) else [patterns]
     for pattern in patterns:
         if not isinstance(pattern, str) or not pattern:
             raise TypeError(

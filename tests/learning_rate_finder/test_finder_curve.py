@@ -55,6 +55,17 @@ def test_curve_of_gradient_descent(data, linear, batches_an_update):
     assert curve.stop_reason == "completed" and curve.steps == 30
 
 
+def test_a_model_with_a_traced_step_is_swept_too(data, linear):
+    batches, options = _dataset(data).repeat(), {"steps": 20, "max_learning_rate": 0.1}
+    model = linear()
+    start = model.get_weights()
+    model.fit(batches, steps_per_epoch=3, shuffle=False, verbose=0)
+    model.set_weights(start)
+    curve = find_learning_rate(model, batches, **options)
+    expected = find_learning_rate(linear(), batches, **options)
+    np.testing.assert_array_equal(curve.losses, expected.losses)
+
+
 @pytest.mark.parametrize("factor", [4.0, 1.5])
 def test_it_stops_where_the_average_diverges(data, linear, factor):
     curve = find_learning_rate(
@@ -167,7 +178,8 @@ def test_a_train_step_of_its_own_several_outputs_and_steps_a_call(data):
     losses = {"a": "mse", "b": "mse"}
     model.compile("sgd", losses, loss_weights=weights, steps_per_execution=3)
     first = {name: tf.reduce_mean((model(x)[name] - targets[name]) ** 2) for name in targets}
-    curve = find_learning_rate(model, x, targets, batch_size=96, steps=20, max_learning_rate=1e-6)
+    whole = tf.data.Dataset.from_tensor_slices((x, targets)).batch(96).repeat()
+    curve = find_learning_rate(model, whole, steps=20, max_learning_rate=1e-6)
     np.testing.assert_allclose(
         curve.losses[0], 3.0 * sum(weights[n] * first[n] for n in first), rtol=1e-5
     )

@@ -2,11 +2,18 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from keras_bp import layers, optimizers
 
 NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
+# Whole models are trained with these classes in the daily suite, with the others by `-m long`: they
+# differ from one of these in nothing but their rule, which cheaper tests and parity pin down.
+REPRESENTED = ("Adam", "Lamb", "Momentum", "Nesterov", "RMSprop")
+SLOW = [
+    pytest.param(name, marks=pytest.mark.long) if name in REPRESENTED else name for name in NAMES
+]
 
 # What a class refuses beside a table whose rows it defers.
 REFUSED = {"DeferredAdam": ("weight_decay", "use_ema")}

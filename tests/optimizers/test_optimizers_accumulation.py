@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 from optimizer_cases import (
     NAMES,
+    REPRESENTED,
+    SLOW,
     Problem,
     X,
     Y,
@@ -30,7 +32,12 @@ def loop(net, size):
 
 @pytest.mark.parametrize(
     "name, bound",
-    [*((name, "clipnorm") for name in NAMES), ("Adam", "clipvalue"), ("Adam", "global_clipnorm")],
+    [
+        *((name, "clipnorm") for name in NAMES if name not in REPRESENTED),
+        *(pytest.param(n, "clipnorm", marks=pytest.mark.long) for n in REPRESENTED),
+        ("AdamW", "clipvalue"),
+        ("AdamW", "global_clipnorm"),
+    ],
 )
 def test_four_micro_batches_are_one_batch(name, bound):
     """Dense layers and an embedding, twelve examples: three micro-batches of one each."""
@@ -84,7 +91,7 @@ def test_flush_without_accumulation_does_nothing():
     assert_same(problem.read(), before)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_schedules_count_updates(name):
     """A rate that falls from update to update, over two updates of three micro-steps."""
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 0.01])

@@ -119,18 +119,15 @@ def test_a_variable_stays_excluded_where_loading_gives_it_another_path(inputs, t
 
 @pytest.mark.parametrize("name", DECAYING)
 def test_how_much_decay_takes(name):
-    """With a gradient of zero, w shrinks by a lambda w; Lamb's and the schedule-free step differ."""
+    """With a gradient of zero, w shrinks by a lambda w."""
     variable = tf.Variable([2.0, -1.0], dtype=tf.float64)
     excluded = tf.Variable([2.0, -1.0], dtype=tf.float64, name="bias")
-    keras_rate = 0.125  # exact in float32, in which the rate is held
-    options = {"weight_decay": 0.5, "exclude_from_decay": "^bias$"}
-    optimizer = make(name, keras_rate, **options)
+    # 1/8 is exact in float32, in which the rate is held.
+    optimizer = make(name, 0.125, weight_decay=0.5, exclude_from_decay="^bias$")
     optimizer.apply([tf.zeros(2, tf.float64)] * 2, [variable, excluded])
-    # Lamb's direction is then lambda w alone, rescaled to a share `rate` of w.
-    share = {"Lamb": 0.125}.get(name, 0.125 * 0.5)
-    if name == "ScheduleFreeAdamW":
-        # z takes the step, x is z after it, y is between: all the same share in the first update.
-        share = 0.125 * 0.5
+    # Lamb's direction is then lambda w, rescaled to a share `rate` of w. In schedule-free's first
+    # update z takes the step, and x and y are z after it.
+    share = 0.125 if name == "Lamb" else 0.125 * 0.5
     assert_close([variable], [np.array([2.0, -1.0]) * (1 - share)], 1e-12)
     assert_same([excluded], [[2.0, -1.0]])
 

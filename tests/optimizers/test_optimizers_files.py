@@ -6,7 +6,19 @@ import pickle
 import keras
 import numpy as np
 import pytest
-from optimizer_cases import NAMES, Problem, X, Y, assert_same, batches, make, model, weights
+from optimizer_cases import (
+    NAMES,
+    REPRESENTED,
+    SLOW,
+    Problem,
+    X,
+    Y,
+    assert_same,
+    batches,
+    make,
+    model,
+    weights,
+)
 
 from keras_bp import optimizers
 
@@ -44,8 +56,14 @@ def train(net, first, last):
     return net
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name, case",
+    [
+        *((name, "everything") for name in NAMES),
+        *((name, "plain") for name in NAMES if name not in REPRESENTED),
+        *(pytest.param(name, "plain", marks=pytest.mark.long) for name in REPRESENTED),
+    ],
+)
 def test_resumed_is_uninterrupted(name, case, tmp_path):
     net = model(name, CASES[case](name), run_eagerly=True)
     train(net, 0, 5).save(tmp_path / "model.keras")
@@ -162,7 +180,7 @@ def test_config(name, rate):
     assert keras.optimizers.get(keras.optimizers.serialize(optimizer)).get_config() == config
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_copies(name):
     """An optimizer that is not built can be copied; as part of a model, a built one too."""
     optimizer = make(name, schedule(), clipnorm=1.0)

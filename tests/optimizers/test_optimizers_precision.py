@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizer_cases import FIT, NAMES, Problem, X, Y, assert_close, make, model
+from optimizer_cases import FIT, NAMES, SLOW, Problem, X, Y, assert_close, make, model
 
 HALF = ["float16", "bfloat16"]
 
@@ -17,12 +17,12 @@ def finite(net):
     return all(np.all(np.isfinite(w.numpy().astype("float64"))) for w in net.weights)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_mixed_float16(name):
     """`compile` puts a LossScaleOptimizer around it; the weights stay in float32."""
     keras.config.set_dtype_policy("mixed_float16")
     # In a graph, where the step stands in a tf.cond, for one class of each kind of update.
-    eagerly = name not in ("AdamW", "LazyAdam", "DeferredAdam")
+    eagerly = name not in ("AdamW", "LazyAdam")
     net = model(name, run_eagerly=eagerly)
     before = loss(net)
     net.fit(X, Y, batch_size=4, **FIT)
@@ -36,7 +36,7 @@ def test_mixed_float16(name):
 
 # A deferred table is float32 or float64, see DeferredEmbedding.
 @pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "DeferredAdam"])
+@pytest.mark.parametrize("name", [name for name in SLOW if name != "DeferredAdam"])
 def test_half_precision(name, dtype):
     keras.config.set_dtype_policy(dtype)
     net = model(name, make(name, use_ema=True, ema_momentum=0.0), run_eagerly=True)

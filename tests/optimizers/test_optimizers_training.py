@@ -7,6 +7,7 @@ import tensorflow as tf
 from optimizer_cases import (
     FIT,
     NAMES,
+    SLOW,
     Problem,
     X,
     Y,
@@ -52,7 +53,7 @@ def test_fit_lowers_the_loss(name, fitted):
     assert type(net.optimizer).__name__ == name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_compiled_tape_loop_equals_fit(name, fitted):
     net = model(name)
     net.optimizer.build(net.trainable_variables)
@@ -80,7 +81,7 @@ def test_eager_tape_loop_equals_fit(name, fitted):
     assert_close(weights(net), weights(fitted(name)), SAME)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_fit_run_eagerly_in_micro_batches_equals_fit(name, fitted):
     """Two micro-batches an update; fit flushes the last one, of two examples, by itself."""
     net = model(name, make(name, gradient_accumulation_steps=2), run_eagerly=True)
@@ -122,13 +123,13 @@ def made_steps(name, jit_compile, options, count=5):
     return problem.read()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_a_graph_makes_the_eager_steps_with_every_option(name):
     graph, eager = (made_steps(name, how, EVERYTHING, count=7) for how in (False, None))
     assert_close(graph, eager, SAME)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_xla_makes_the_eager_steps(name):
     results = []
     for jit_compile in (True, None):
@@ -215,7 +216,7 @@ def test_a_variable_without_gradient_in_some_micro_steps(name):
     assert problem.read()[1] == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_frozen_layers_stay(name):
     net = model(name, run_eagerly=True)
     net.get_layer("hidden").trainable = False
