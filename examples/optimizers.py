@@ -25,7 +25,7 @@ from keras_bp.reference import spiral
 
 BATCH_SIZE = 32
 SEED = 0
-EPOCHS = {"spiral": 50, "digits": 10}
+EPOCHS = {"spiral": 35, "digits": 8}
 # Momentum averages the gradients and Nesterov sums them up: at a beta of 0.9 a rate ten times as
 # large makes steps of the same size, so that what tells the two apart is the look ahead.
 OPTIMIZERS = {

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_number
 from keras_bp.gradients.deduplicate import deduplicate
 from keras_bp.gradients.global_norm import global_norm
 
@@ -28,7 +29,8 @@ def clip(gradients, *, clipvalue=None, clipnorm=None, global_clipnorm=None):
         A norm that is not finite gives NaN throughout, so that the fault is not hidden.
 
     Raises:
-        ValueError: if more than one bound is given.
+        TypeError: if a bound is not a number.
+        ValueError: if more than one bound is given, or one is not above 0.
 
     Example:
     >>> [g] = keras_bp.gradients.clip([tf.constant([3.0, 4.0])], global_clipnorm=1.0)
@@ -46,6 +48,8 @@ def clip(gradients, *, clipvalue=None, clipnorm=None, global_clipnorm=None):
             "At most one of `clipvalue`, `clipnorm` and `global_clipnorm` can be set. "
             f"Received: {', '.join(f'{name}={bound!r}' for name, bound in given.items())}"
         )
+    for name, bound in given.items():
+        check_number(name, bound, 0.0, low_open=True)
     if not given:
         return list(gradients)
     gradients = [deduplicate(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]

@@ -21,7 +21,8 @@ class DeferredEmbedding(Embedding):
 
     Reading changes nothing: training, `evaluate`, `predict`, `export` and a loaded file all see
     the same table, with no optimizer at hand. With another optimizer nothing is ever owed, and
-    the layer is an `Embedding` with unused weights.
+    the layer is an `Embedding` with unused weights; after a loop with `DeferredAdam`, call its
+    `catch_up()` before another optimizer goes on.
 
     `layer.embeddings` is the table up to date, as a tensor that can be read and differentiated.
     The first of `layer.weights` is the table as stored, which may be behind; `fit` ends with
@@ -64,7 +65,9 @@ class DeferredEmbedding(Embedding):
     ):
         for name in ("embeddings_regularizer", "embeddings_constraint", "lora_rank"):
             if kwargs.pop(name, None) is not None:
-                raise TypeError(f"DeferredEmbedding takes no `{name}`.")
+                raise TypeError(
+                    f"`{name}` must be None: it reads every row as it is stored. Received: {name}"
+                )
         super().__init__(
             input_dim,
             output_dim,
@@ -87,6 +90,11 @@ class DeferredEmbedding(Embedding):
             raise ValueError(
                 "`dtype` must keep the table in float32 or float64; a mixed policy does. "
                 f"Received: dtype={dtype!r}"
+            )
+        if self.quantization_mode:
+            raise ValueError(
+                "`dtype` must not quantize the table, which is trained. "
+                f"Received: dtype={self.dtype_policy.name!r}"
             )
         super().build(input_shape)
         rows = DeferredRows(

@@ -49,6 +49,10 @@ class Embedding(keras.layers.Embedding):
         TensorShape([1, 3, 4])
     """
 
+    def add_weight(self, *args, **kwargs):
+        """Add a weight, as Keras does, that a mixed policy does not cast as a whole."""
+        return super().add_weight(*args, **{"autocast": False, **kwargs})
+
     def call(self, inputs):
         """Look up the rows of the ids in `inputs`."""
         if self.lora_enabled or self.quantization_mode or isinstance(inputs, tf.SparseTensor):

@@ -39,7 +39,7 @@ def path_of(variable):
 
 
 def exactly(variable):
-    """Return the pattern that finds this variable alone, also in a model loaded from a file.
+    """Return the pattern that finds this variable, also in a model loaded from a file.
 
     The layers of a `Sequential` model are built in it, "model/dense/kernel", but when it is loaded
     before it, "dense/kernel".
@@ -49,11 +49,17 @@ def exactly(variable):
     return "^" + "".join(models) + re.escape(f"{layer}/{name}" if layer else name) + "$"
 
 
-def decayed(variables, patterns):
+def decayed(variables, patterns, exact):
     """Tell for each variable whether it decays.
 
+    Args:
+        variables: list of variables.
+        patterns: list of presets and regular expressions.
+        exact: those of the patterns that stand for one variable each.
+
     Raises:
-        ValueError: if a pattern that is no preset matches none of the variables.
+        ValueError: if a pattern that is no preset matches none of the variables, or one that
+            stands for one variable matches several.
     """
     paths = [path_of(variable) for variable in variables]
     keep = [True] * len(paths)
@@ -66,6 +72,11 @@ def decayed(variables, patterns):
             raise ValueError(
                 "`exclude_from_decay` must match at least one variable with each pattern. "
                 f"Received: {pattern!r}, which is found in none of {paths}"
+            )
+        if pattern in exact and sum(found) > 1:
+            raise ValueError(
+                "`var_list` must hold variables whose paths tell them apart, since a file keeps "
+                f"no more of them. Received: one whose path {pattern!r} matches several of {paths}"
             )
         keep = [before and not excluded for before, excluded in zip(keep, found, strict=True)]
     return keep

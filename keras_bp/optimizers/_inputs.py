@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from keras_bp.gradients import clip, deduplicate
 from keras_bp.optimizers._decay_exclusion import path_of
-from keras_bp.optimizers._replicas import local
 
 
 def check_shapes(gradients, variables):
@@ -28,21 +27,27 @@ def check_shapes(gradients, variables):
             )
 
 
-def overwrite(gradients, variables):
-    """Overwrite the variables whose "gradient" is their next value (float8 scales).
+def in_full_precision(gradient):
+    """Return a gradient in float32 where it is in half precision, before anything can round it."""
+    return tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient
+
+
+def split_overwritten(gradients, variables):
+    """Tell gradients from what overwrites a variable: its next value (float8 scales).
 
     Returns:
-        The gradients and variables that are left.
+        Gradients, their variables, values, and the variables that they overwrite.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    rest = []
+    split = [], [], [], []
     for gradient, variable in zip(gradients, variables, strict=True):
         if getattr(variable, "overwrite_with_gradient", False):
-            own = local(variable)
-            own.assign(tf.cast(gradient, own.dtype) / replicas)
+            split[2].append(gradient / replicas)  # summed like a gradient, it is a mean
+            split[3].append(variable)
         else:
-            rest.append((gradient, variable))
-    return [gradient for gradient, _ in rest], [variable for _, variable in rest]
+            split[0].append(gradient)
+            split[1].append(variable)
+    return split
 
 
 def unscaled(gradient, factor):

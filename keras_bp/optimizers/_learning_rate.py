@@ -59,7 +59,9 @@ class SettableLearningRate(keras.optimizers.Optimizer):
             self._learning_rate_factor.assign(1.0)
             self._learning_rate = value
             return
-        if not tf.is_tensor(value) and not isinstance(value, keras.Variable):
+        if hasattr(value, "numpy"):
+            value = float(value.numpy())
+        if not tf.is_tensor(value):  # one of a graph has no value yet
             value = check_number("learning_rate", value, 0.0)
         if isinstance(self._learning_rate, keras.Variable):
             self._learning_rate.assign(value)

@@ -10,7 +10,7 @@ from keras_bp._deferred_rows import MAX_MISSED
 def missed_quadrature(beta_1, beta_2, node_count, tolerance):
     """Return nodes and weights that sum b1^j f(j) over missed steps, f(j) = 1/(x b2^(j/2) + eps).
 
-        sum_j a_j b1^j f(j) = sum_k (sum_j a_j b1^j L_k(j)) f(j_k)    for any a_j >= 0, x >= 0
+        sum_j a_j b1^j f(j) = sum_k (sum_j a_j b1^j L_k(j)) f(j_k)    for any a_j, x >= 0
 
     with L_k the Lagrange polynomials of the nodes j_k. These are Gauss-Laguerre's, which suit the
     decay b1^j, drawn together to 0.6 of their distances: that was the most exact of the factors
@@ -52,8 +52,8 @@ def missed_quadrature(beta_1, beta_2, node_count, tolerance):
         error += _worst_error(beta_1, beta_2, j, nodes, weights)
     if beta_1 and not error <= tolerance:
         raise ValueError(
-            f"`beta_1` must be so far below sqrt(beta_2) that a row's mean decays within "
-            f"{MAX_MISSED} absent steps, to {tolerance:g} of the steps' sum. "
+            "`beta_1` and `beta_2` must be such that what a row misses sums up within "
+            f"{MAX_MISSED} steps, and from {node_count} nodes to {tolerance:g} of itself. "
             f"Received: beta_1={beta_1:.6g}, beta_2={beta_2:.6g}, with an error of {error:.1e}"
         )
     return beta_2 ** (nodes / 2), weights

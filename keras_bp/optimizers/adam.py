@@ -11,7 +11,7 @@ from keras_bp.optimizers.optimizer import Optimizer
 class Adam(Optimizer):
     """Adam: two moving averages, of the gradient and of its square, corrected for their start.
 
-    Drop-in for `keras.optimizers.Adam`: the same constructor, defaults, slots and rule. In update
+    Drop-in for `keras.optimizers.Adam`: the same arguments, defaults, slots and rule. In update
     t = 1, 2, ... with the learning rate a:
 
         m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
@@ -72,9 +72,9 @@ class Adam(Optimizer):
         check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
         check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
+        self.beta_1 = float(beta_1)
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
         self.amsgrad = amsgrad
         self.epsilon_hat = epsilon_hat
         self.slot_names = ("momentum", "velocity") + ("velocity_hat",) * bool(amsgrad)

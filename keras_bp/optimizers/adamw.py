@@ -8,7 +8,7 @@ from keras_bp.optimizers.adam import Adam
 class AdamW(Adam):
     """Adam with decay that does not pass through the averages.
 
-    Drop-in for `keras.optimizers.AdamW`: the same constructor, defaults, slots and rule.
+    Drop-in for `keras.optimizers.AdamW`: the same arguments, defaults, slots and rule.
 
         w -= a lambda w, then Adam's step
 

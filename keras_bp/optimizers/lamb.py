@@ -12,7 +12,7 @@ from keras_bp.optimizers.optimizer import Optimizer
 class Lamb(Optimizer):
     """LAMB: Adam's direction and the decay, rescaled by a trust ratio for each variable.
 
-    The constructor and the slots of `keras.optimizers.Lamb`, and the rule of the paper:
+    The arguments and the slots of `keras.optimizers.Lamb`, and the rule of the paper:
 
         mh = m / (1 - b1^t);  vh = v / (1 - b2^t)
         u = mh / (sqrt(vh) + eps) + lambda w
@@ -60,9 +60,9 @@ class Lamb(Optimizer):
         check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
         check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
+        self.beta_1 = float(beta_1)
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
 
     def _coefficients(self, learning_rate, step, dtype):
         beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))

@@ -2,10 +2,10 @@
 
 from keras_bp._arguments import check_integer, check_number
 from keras_bp.optimizers._decay_exclusion import check_patterns, exactly
-from keras_bp.optimizers._update_pipeline import UpdatePipeline
+from keras_bp.optimizers._intake import Intake
 
 
-class Optimizer(UpdatePipeline):
+class Optimizer(Intake):
     """The base of every optimizer: the way of a gradient up to the rule.
 
     A `keras.optimizers.Optimizer`, so that `compile`, `fit`, `apply`, `apply_gradients` and files
@@ -28,11 +28,15 @@ class Optimizer(UpdatePipeline):
     Variables in float16 or bfloat16 are updated through a copy in float32, as all slots are in
     float32 then: otherwise small updates would round to nothing, and squares of gradients to 0.
 
+    All arguments but the learning rate are given by keyword. The factor on a schedule, below, is
+    part of the saved state, not of the configuration.
+
     A rule derives from this class, names its slots, and overrides `_coefficients` and `_rule`.
 
     Args:
         learning_rate: number >= 0, a schedule, or a callable without arguments that returns the
-            rate. It stays settable: on top of a schedule, setting a number scales the schedule.
+            rate. It stays settable: on top of a schedule, setting a number scales the schedule
+            (where the schedule is 0, only 0 can be set).
         weight_decay: number >= 0, lambda, or `None` for no decay.
         clipnorm: number > 0, the largest norm of each gradient, or `None`.
         clipvalue: number > 0, the largest size of each entry, or `None`.
@@ -85,6 +89,9 @@ class Optimizer(UpdatePipeline):
         ):
             if value is not None:
                 check_number(bound, value, 0.0, low_open=True)
+        check_number("ema_momentum", ema_momentum, 0.0, 1.0)
+        if ema_overwrite_frequency is not None:
+            check_integer("ema_overwrite_frequency", ema_overwrite_frequency, 1)
         if gradient_accumulation_steps is not None:
             check_integer("gradient_accumulation_steps", gradient_accumulation_steps, 2)
         super().__init__(
@@ -102,6 +109,7 @@ class Optimizer(UpdatePipeline):
             **kwargs,
         )
         self.exclude_from_decay = check_patterns(exclude_from_decay)
+        self._exact_exclusions = []
 
     def flush(self):
         """Apply the micro-steps that are left over, as an update with their mean gradient.
@@ -125,8 +133,8 @@ class Optimizer(UpdatePipeline):
             raise ValueError(
                 "`exclude_from_weight_decay` must be called before the optimizer is built."
             )
-        exact = [exactly(variable) for variable in var_list or []]
-        self.exclude_from_decay = check_patterns(exact + list(var_names or []))
+        self._exact_exclusions = [exactly(variable) for variable in var_list or []]
+        self.exclude_from_decay = check_patterns(self._exact_exclusions + list(var_names or []))
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""

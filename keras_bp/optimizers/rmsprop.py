@@ -11,7 +11,7 @@ from keras_bp.optimizers.optimizer import Optimizer
 class RMSprop(Optimizer):
     """RMSprop: each entry's step is scaled by the root of its squared gradients' average.
 
-    Drop-in for `keras.optimizers.RMSprop`: the same constructor, defaults and rule.
+    Drop-in for `keras.optimizers.RMSprop`: the same arguments, defaults and rule.
 
         s = rho s + (1 - rho) g^2
         w -= a g / sqrt(s + eps)          epsilon_in_sqrt=True, Keras's rule
@@ -63,9 +63,9 @@ class RMSprop(Optimizer):
         check_number("momentum", momentum, 0.0, 1.0, high_open=True)
         check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.rho = rho
-        self.momentum = momentum
-        self.epsilon = epsilon
+        self.rho = float(rho)
+        self.momentum = float(momentum)
+        self.epsilon = float(epsilon)
         self.centered = centered
         self.epsilon_in_sqrt = epsilon_in_sqrt
         self.slot_names = (
@@ -83,13 +83,12 @@ class RMSprop(Optimizer):
         if self.centered:
             mean = slots["average_gradient"]
             mean.assign_add((gradient - mean) * (1 - self.rho))
-            root = square - tf.square(mean)
+            # The variance is 0 where the gradient is constant, and rounding may bring it below.
+            root = tf.maximum(square - tf.square(mean), 0)
         if self.epsilon_in_sqrt:
             step = gradient * tf.math.rsqrt(root + self.epsilon) * rate
         else:
-            # The variance is 0 where the gradient is constant, and rounding may bring it below.
-            root = tf.sqrt(tf.maximum(root, 0) if self.centered else root)
-            step = gradient / (root + self.epsilon) * rate
+            step = gradient / (tf.sqrt(root) + self.epsilon) * rate
         if self.momentum:
             velocity = slots["momentum"]
             velocity.assign(velocity * self.momentum + step)

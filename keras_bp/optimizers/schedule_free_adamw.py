@@ -13,7 +13,7 @@ from keras_bp.optimizers.optimizer import Optimizer
 class ScheduleFreeAdamW(Optimizer):
     """Schedule-Free AdamW: trains at y, between the fast iterate z and the average x.
 
-    The constructor of `keras.optimizers.ScheduleFreeAdamW`, and the rule of its authors, which
+    The arguments of `keras.optimizers.ScheduleFreeAdamW`, and the rule of its authors, which
     Keras's misses on TensorFlow. In update k = 0, 1, ... with the gradient g at y:
 
         a = learning_rate * min(1, (k+1) / warmup_steps)
@@ -35,6 +35,11 @@ class ScheduleFreeAdamW(Optimizer):
             on_test_begin=lambda logs: optimizer.use_average_weights(),
             on_test_end=lambda logs: optimizer.use_training_weights(),
         )
+
+    Whatever puts weights back from outside while they are at x (EarlyStopping with
+    `restore_best_weights`, `load_weights`) leaves the optimizer in the belief that they are at x:
+    restore weights and optimizer together, from a `.keras` file. ModelCheckpoint saves y and u,
+    from which both x and y follow.
 
     An update that finds the variables at x goes back to y first; its gradient was taken at x then.
     Where batch normalization is used, its moving statistics belong to y: pass some batches
@@ -86,9 +91,9 @@ class ScheduleFreeAdamW(Optimizer):
         check_integer("warmup_steps", warmup_steps, 0)
         check_number("r", r, 0.0)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
+        self.beta_1 = float(beta_1)
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
         self.warmup_steps = warmup_steps
         self.r = r
 
@@ -103,15 +108,13 @@ class ScheduleFreeAdamW(Optimizer):
         self._offset = self.add_variable((), dtype="float64", name="offset")
         self._offset_before = self.add_variable((), dtype="float64", name="offset_before")
 
-    def _start(self, variables, learning_rate, step):
+    def _start(self, learning_rate, step):
         """Note where the variables are, and weigh this update's z in the average."""
         offset, before = local(self._offset), local(self._offset_before)
         before.assign(offset)
         offset.assign(0.0)
-        # The rule takes its variables from there to y; a tf.cond over all of them would make XLA
-        # copy each. The others are few, those without a gradient.
-        updated = {self._get_variable_index(variable) for variable in variables}
-        self._move(-before, set(range(len(self._slots))) - updated)
+        # Each variable leaves for y in its own update: a tf.cond over all of them would make XLA
+        # copy each.
         largest, total = local(self._largest_rate), local(self._weight_sum)
         largest.assign(tf.maximum(largest, self._warmed(learning_rate, step)))
         total.assign_add(self._weight(step))
@@ -127,6 +130,9 @@ class ScheduleFreeAdamW(Optimizer):
         share = tf.math.divide_no_nan(self._weight(step), local(self._weight_sum))
         beta_2 = as_held(self.beta_2, dtype)
         return rate, share, 1 / tf.sqrt(1 - beta_2**step), beta_2, local(self._offset_before)
+
+    def _skip(self, variable):
+        self._move(variable, -local(self._offset_before))
 
     def _decay(self, variable, gradient, decay):
         return decay
@@ -165,23 +171,20 @@ class ScheduleFreeAdamW(Optimizer):
 
             def switch():
                 current = local(self._offset)
-                self._move(offset - current, range(len(self._slots)))
+                for variable in self._trainable_variables:
+                    self._move(variable, offset - current)
                 current.assign(offset)
 
             self._distribution_strategy.run(switch)
 
-    def _move(self, share, indices):
-        """Add a share of u to some variables."""
-        for index in indices:
-            if self._slots[index]:
-                variable = self._trainable_variables[index]
-                own, target = local(variable), self._target(variable)
-                difference = local(self._slots[index][0])
-                target.assign(
-                    tf.cast(own, target.dtype) + difference * tf.cast(share, target.dtype)
-                )
-                if own is not target:
-                    own.assign(tf.cast(target, own.dtype))
+    def _move(self, variable, share):
+        """Add a share of u to a variable."""
+        slots = self._slots_of(self._get_variable_index(variable))
+        if slots:
+            own, target = local(variable), self._up_to_date_target(variable)
+            target.assign_add(local(slots[0]) * tf.cast(share, target.dtype))
+            if own is not target:
+                own.assign(tf.cast(target, own.dtype))
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""

@@ -11,7 +11,7 @@ from keras_bp.optimizers.optimizer import Optimizer
 class SGD(Optimizer):
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum.
 
-    Drop-in for `keras.optimizers.SGD`: the same constructor, defaults and rule.
+    Drop-in for `keras.optimizers.SGD`: the same arguments, defaults and rule.
 
         without momentum   w -= a g
         momentum b         v = b v - a g;  w += v

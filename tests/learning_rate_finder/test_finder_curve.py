@@ -38,7 +38,7 @@ def test_curve_of_gradient_descent(data, linear, batches_an_update):
     x, y = data[0][:80], data[1][:80]
     accumulation = None if batches_an_update == 1 else batches_an_update
     optimizer = keras.optimizers.SGD(gradient_accumulation_steps=accumulation)
-    model = linear(optimizer, regularizer=keras.regularizers.L2(0.05))
+    model = linear(optimizer, regularizer=keras.regularizers.L2(0.05), steps_per_execution=3)
     curve = find_learning_rate(
         model, _dataset((x, y)), min_learning_rate=1e-3, max_learning_rate=0.3, steps=30
     )

@@ -39,6 +39,13 @@ def test_valley_skips_points_that_do_not_fall():
     assert _curve(losses).suggest("valley") == RATES[index]
 
 
+def test_a_plateau_is_no_decline():
+    losses = np.full(100, 10.0)
+    losses[80:90] = np.linspace(9.9, 9.0, 10)
+    # One of the plateau's points and the ten below it, from step 79 to step 89.
+    assert _curve(losses).suggest("valley") == RATES[89 - 11 + 11 // 3 + 11 // 6]
+
+
 def test_slide_is_where_the_slopes_of_both_ends_first_agree():
     """Straight down until step 60, and a parabola upwards from there."""
     k = np.arange(100)

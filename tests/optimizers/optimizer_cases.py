@@ -8,8 +8,8 @@ import tensorflow as tf
 from keras_bp import layers, optimizers
 
 NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
-# Whole models are trained with these classes in the daily suite, with the others by `-m long`: they
-# differ from one of these in nothing but their rule, which cheaper tests and parity pin down.
+# Left to `-m long` where a test is slow and looks at what the base does: these differ from one of
+# the others in nothing but their rule, which cheaper tests and parity pin down.
 REPRESENTED = ("Adam", "Lamb", "Momentum", "Nesterov", "RMSprop")
 SLOW = [
     pytest.param(name, marks=pytest.mark.long) if name in REPRESENTED else name for name in NAMES

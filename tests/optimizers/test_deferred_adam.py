@@ -213,6 +213,40 @@ def test_a_new_optimizer_starts_anew(behind):
     np.testing.assert_allclose(behind.layers[0].embeddings, twin.layers[0].embeddings, atol=1e-6)
 
 
+def test_a_new_optimizer_takes_over_with_the_first_gradient_of_the_table():
+    layer = DeferredEmbedding(5, 2, embeddings_initializer="ones")
+    other = tf.Variable(1.0)
+
+    def step(optimizer, ids):
+        with tf.GradientTape() as tape:
+            loss = other * (tf.reduce_sum(layer(tf.constant(ids))) if ids else 1.0)
+        variables = [other, *layer.trainable_weights] if ids else [other]
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    layer.build()
+    for ids in ([0], [1], [1]):
+        step(first := DeferredAdam(0.1) if ids == [0] else first, ids)
+    second = DeferredAdam(0.1, beta_1=0.8, beta_2=0.99)
+    second.build([other, *layer.trainable_weights])
+    before = layer.embeddings.numpy()
+    step(second, [])
+    step(second, [2])
+    # Of the first optimizer's averages nothing is left that could move rows 0 and 1.
+    np.testing.assert_allclose(layer.embeddings[:2], before[:2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_reads_the_full_table(policy):
+    layer, optimizer = DeferredEmbedding(5, 2, dtype=policy), DeferredAdam(0.1)
+    for ids in ([0], [1], [1]):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.cast(layer(tf.constant(ids)), tf.float32))
+        optimizer.apply(tape.gradient(loss, layer.trainable_weights), layer.trainable_weights)
+    read = layer(tf.constant([0, 1, 4]))
+    expected = tf.cast(tf.gather(layer.embeddings, [0, 1, 4]), read.dtype)
+    np.testing.assert_array_equal(tf.cast(read, tf.float32), tf.cast(expected, tf.float32))
+
+
 def test_two_replicas_are_one(replicas):
     x, y = data()
     tables = []
@@ -234,10 +268,14 @@ def test_another_embedding_is_refused():
         DeferredAdam().apply(gradients, layer.trainable_weights)
 
 
-@pytest.mark.parametrize("name", ["weight_decay", "amsgrad"])
-def test_what_moves_every_row_is_refused(name):
-    with pytest.raises(TypeError, match=f"`{name}`"):
-        DeferredAdam(**{name: 0.1})
+@pytest.mark.parametrize(
+    "name, refused, accepted",
+    [("weight_decay", 0.1, None), ("amsgrad", True, False), ("epsilon_hat", False, True)],
+)
+def test_other_rules_are_refused(name, refused, accepted):
+    with pytest.raises(ValueError, match=f"`{name}`.*Received: {name}={refused}"):
+        DeferredAdam(**{name: refused})
+    DeferredAdam(**{name: accepted})
 
 
 def test_averages_of_the_weights_are_refused():
@@ -250,6 +288,7 @@ def test_averages_of_the_weights_are_refused():
 @pytest.mark.parametrize(
     "beta_1, beta_2, dtype, fits",
     [
+        (0.5, 0.9, "float32", True),
         (0.9, 0.999, "float64", True),
         (0.9, 0.95, "float32", True),
         (0.95, 0.999, "float32", True),
@@ -267,6 +306,7 @@ def test_betas_at_which_means_outlive_the_window(beta_1, beta_2, dtype, fits):
     else:
         with pytest.raises(ValueError, match="`beta_1`.*Received: beta_1=0.9"):
             optimizer.build(layer.trainable_weights)
+        assert not optimizer.built
 
 
 def test_quadrature_against_the_sum_itself():

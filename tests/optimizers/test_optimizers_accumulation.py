@@ -50,7 +50,7 @@ def test_four_micro_batches_are_one_batch(name, bound):
     assert_close(weights(net), weights(twin), ROUNDING)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_nothing_moves_inside_of_an_update(name):
     problem, optimizer = Problem(name), make(name, gradient_accumulation_steps=3, weight_decay=0.1)
     problem.steps(optimizer, 2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizer_cases import COLUMNS, NAMES, ROWS, Problem, assert_close, assert_same, make
+from optimizer_cases import COLUMNS, NAMES, ROWS, SLOW, Problem, assert_close, assert_same, make
 
 from keras_bp import optimizers
 
@@ -63,7 +63,7 @@ def test_an_empty_gradient_is_a_step_in_time(name):
         assert_same([v.numpy() for v in optimizer.variables if "embeddings" in v.path], slots)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_an_empty_gradient_in_accumulation(name):
     """It is a micro-step: the other one counts half."""
     problem, twin = Problem(name), Problem(name)

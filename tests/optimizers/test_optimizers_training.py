@@ -182,7 +182,7 @@ def test_constraints_hold_after_every_update(name):
     assert variable.numpy()[0] > 1 and variable.numpy()[2] < 0.3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_a_variable_without_gradient_stays(name):
     problem, optimizer = Problem(name), make(name, weight_decay=0.1)
     with pytest.warns(UserWarning, match="Gradients do not exist for variables .*scalar"):
@@ -197,7 +197,7 @@ def test_a_variable_without_gradient_stays(name):
     assert problem.read()[1] != initial[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_a_variable_without_gradient_in_some_micro_steps(name):
     """It is updated where any micro-step had a gradient of it: with the mean over all steps."""
     options = {"gradient_accumulation_steps": 2, "weight_decay": 0.1}
