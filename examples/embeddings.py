@@ -132,6 +132,7 @@ def main(arguments=None):
     parser.add_argument("--dataset", choices=["shop", "wordnet"], default="shop")
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder that holds wordnet.npz")
     parser.add_argument("--epochs", type=int, default=3, help="passes over the links")
+    parser.add_argument("--floatx", choices=["float32", "float64"], default="float32")
     parser.add_argument("--links", type=int, help="use so many links, drawn at random")
     parser.add_argument(
         "--log-dir", type=pathlib.Path, default="tb_logs", help="where the folder `embeddings` goes"
@@ -142,6 +143,7 @@ def main(arguments=None):
     if options.dataset == "wordnet" and options.data_dir is None:
         parser.error("--dataset wordnet needs --data-dir, the folder that holds wordnet.npz")
 
+    keras.config.set_floatx(options.floatx)
     if options.dataset == "shop":
         links, items, kinds = made_up_links()
     else:

@@ -77,7 +77,6 @@ def test_the_factor_is_divided_out(name):
     [
         *((name, False) for name in NAMES if name not in REPRESENTED),
         *(pytest.param(name, False, marks=pytest.mark.long) for name in REPRESENTED),
-        ("AdamW", True),
         ("LazyAdam", True),
     ],
 )

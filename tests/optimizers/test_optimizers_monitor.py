@@ -80,10 +80,8 @@ def test_loss_scale_around_accumulation(tmp_path):
     np.testing.assert_allclose(values, norms("Adam", plain, 2, 3, 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["AdamW", *(pytest.param(n, marks=pytest.mark.long) for n in NAMES if n != "AdamW")],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
 def test_the_monitor_changes_nothing(name, tmp_path):
     """Bit for bit, with accumulation and a bound."""
     options = {"gradient_accumulation_steps": 2, "global_clipnorm": 0.5}

@@ -35,13 +35,19 @@ def test_mixed_float16(name):
 
 
 # A deferred table is float32 or float64, see DeferredEmbedding.
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("name", [name for name in SLOW if name != "DeferredAdam"])
+@pytest.mark.parametrize(
+    "name, dtype",
+    [
+        *((name, "bfloat16") for name in NAMES if name != "DeferredAdam"),
+        ("AdamW", "float16"),
+        ("SGD", "float16"),
+    ],
+)
 def test_half_precision(name, dtype):
     keras.config.set_dtype_policy(dtype)
     net = model(name, make(name, use_ema=True, ema_momentum=0.0), run_eagerly=True)
     before = loss(net)
-    for _ in range(4):
+    for _ in range(3):
         net.train_on_batch(X, Y)
     assert {w.dtype for w in net.trainable_weights} == {dtype}
     assert finite(net) and loss(net) < 0.95 * before
@@ -58,10 +64,10 @@ def test_half_precision(name, dtype):
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("name", NAMES)
 def test_small_steps_add_up_in_half_precision(name, dtype):
-    """Each step is lost in a float16 or bfloat16 weight; the copy in float32 keeps them."""
+    """Each step is lost or doubled by rounding to half precision; the float32 copy keeps it."""
     variable, twin = tf.Variable([1.0, 2.0], dtype=dtype), tf.Variable([1.0, 2.0])
-    optimizer, exact = make(name, 1e-4), make(name, 1e-4)
-    for _ in range(20):
+    optimizer, exact = make(name, 3e-4), make(name, 3e-4)
+    for _ in range(8):
         optimizer.apply([tf.constant([1.0, -0.5], dtype)], [variable])
         exact.apply([tf.constant([1.0, -0.5])], [twin])
     assert_close([variable], [tf.cast(twin, dtype)], 0)
