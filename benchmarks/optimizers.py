@@ -3,10 +3,11 @@
     python benchmarks/optimizers.py [--only NAME] [--seconds 2] [--jit off|on|both]
 
 An update is `optimizer.apply` in a `tf.function` without arguments, with fixed gradients (passing a
-hundred arguments would take longer than either update). Ours and Keras's run in one process, in turn; each line gives the milliseconds an update, the ratio Keras /
-ours of the medians and of the minima (over 1: ours is faster), and the share of the bound that ours
-reaches: the time that reading and writing each array of the rule once takes at the rate of a large
-copy, over the time an update. Small arrays stay in the caches, and can be faster than that bound.
+hundred arguments would take longer than either update). Ours and Keras's run in one process, in
+turn; each line gives the milliseconds an update, the ratio Keras / ours of the medians and of the
+minima (over 1: ours is faster), and the share of the bound that ours reaches: the time that reading
+and writing each array of the rule once takes at the rate of a large copy, over the time an update.
+Small arrays stay in the caches, and can be faster than that bound.
 """
 
 import argparse

@@ -26,7 +26,9 @@ class DeferredEmbedding(Embedding):
 
     `layer.embeddings` is the table up to date, as a tensor that can be read and differentiated.
     The first of `layer.weights` is the table as stored, which may be behind; `fit` ends with
-    both equal, and so does `optimizer.catch_up()`.
+    both equal, and so does `optimizer.catch_up()`: call it before a table is set from outside,
+    since what a row is owed goes on being owed. The layer has seven weights, an `Embedding` one:
+    a table goes in by `weights=table` and out as `layer.embeddings`.
 
     Args:
         input_dim: Positive integer, the number of rows; ids lie in [0, input_dim).

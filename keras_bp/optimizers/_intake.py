@@ -30,7 +30,7 @@ class Intake(Update):
             trainable_variables: list of the variables, in the same order; may be left out once
                 the optimizer is built. The first list builds it.
         """
-        grads = list(grads)
+        grads = [_as_gradient(gradient) for gradient in grads]
         if not grads:
             return
         grads, variables = self._pair(grads, trainable_variables)
@@ -123,3 +123,10 @@ class Intake(Update):
             variables.append(variable)
         steps.assign(0)
         self._update(gradients, variables, reached)
+
+
+def _as_gradient(gradient):
+    """Return what was given for a gradient, a nested list perhaps, as one."""
+    if gradient is None or isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.convert_to_tensor(gradient)

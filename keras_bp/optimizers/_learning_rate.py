@@ -1,6 +1,7 @@
 """A learning rate that stays settable, also on top of a schedule."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
@@ -60,7 +61,9 @@ class SettableLearningRate(keras.optimizers.Optimizer):
             self._learning_rate = value
             return
         if hasattr(value, "numpy"):
-            value = float(value.numpy())
+            value = value.numpy()
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()
         if not tf.is_tensor(value):  # one of a graph has no value yet
             value = check_number("learning_rate", value, 0.0)
         if isinstance(self._learning_rate, keras.Variable):

@@ -224,8 +224,9 @@ def test_a_new_optimizer_takes_over_with_the_first_gradient_of_the_table():
         optimizer.apply(tape.gradient(loss, variables), variables)
 
     layer.build()
+    first = DeferredAdam(0.1)
     for ids in ([0], [1], [1]):
-        step(first := DeferredAdam(0.1) if ids == [0] else first, ids)
+        step(first, ids)
     second = DeferredAdam(0.1, beta_1=0.8, beta_2=0.99)
     second.build([other, *layer.trainable_weights])
     before = layer.embeddings.numpy()
