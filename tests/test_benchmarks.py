@@ -32,6 +32,18 @@ def test_layers_benchmark_runs():
     assert all(float(ratio) > 0 for line in lines for ratio in line[-2:])
 
 
+def test_optimizers_benchmark_runs():
+    command = [sys.executable, "optimizers.py", "--only", "nesterov", "--jit", "off"]
+    run = subprocess.run(
+        [*command, "--seconds", "0.01"], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in run.stdout.splitlines() if line.startswith("SGD nesterov")]
+    assert len(lines) == 3
+    # The slots take no more memory than Keras's.
+    assert all(line[-2] == line[-1] for line in lines)
+
+
 @pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid", "softmax", "gelu"])
 @pytest.mark.parametrize("shape", [(16, 8), (4, 5, 8)], ids=str)
 def test_dense_keeps_no_more_than_keras(activation, shape):
