@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp.gradients import squared_norm
+from keras_bp.gradients import squared_norm, sum_over_replicas
 
 
 class GradientRecorder:
@@ -129,7 +129,7 @@ class GradientRecorder:
         self.sees_loss = "loss" in seen
         loss = tf.cast(seen.pop("loss", np.nan), tf.float64)
         factor = seen.pop("factor", tf.ones((), tf.float64))
-        return _sum_over_replicas([loss])[0], factor
+        return sum_over_replicas([loss])[0], factor
 
     def _squared_norms(self, gradients, variables, factor):
         """Return the squared norm of each variable's true gradient, in one float64 vector."""
@@ -139,7 +139,7 @@ class GradientRecorder:
             None if getattr(v, "overwrite_with_gradient", False) else gradients.get(id(v))
             for v in self.variables
         ]
-        gradients = _sum_over_replicas([_own_product(gradient) for gradient in gradients])
+        gradients = sum_over_replicas([_own_product(gradient) for gradient in gradients])
         if self._cycle > 1:
             # Of use in the last micro-step only, but under a tf.cond XLA would compile the
             # optimizer's own branches otherwise, with another rounding.
@@ -212,13 +212,3 @@ def _own_product(tensor):
         return tensor
     a, b = (tf.cast(_own_product(factor), tf.float64) for factor in tensor.op.inputs)
     return a * b
-
-
-def _sum_over_replicas(tensors):
-    """Sum each tensor that is not None over the replicas of a distribution strategy."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return tensors
-    present = [tensor for tensor in tensors if tensor is not None]
-    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
-    return [None if tensor is None else next(sums) for tensor in tensors]

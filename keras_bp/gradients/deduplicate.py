@@ -21,7 +21,8 @@ def deduplicate(gradient):
         A `tf.IndexedSlices` of the same dtype and dense shape, with `values` of shape (u, ...)
         and `indices` of shape (u,), the u different ids in the order in which they first appear.
         The dense tensor it stands for is the same. It works inside `tf.function`, compiled by XLA
-        too.
+        too; there only once, since TensorFlow's compiled `tf.unique` takes the padding of its own
+        result for ids.
 
     Raises:
         TypeError: if `gradient` is not a `tf.IndexedSlices`.
