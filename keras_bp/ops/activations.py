@@ -125,9 +125,13 @@ def softmax(z):
 
     Raises:
         TypeError: If `z` is not floating point.
+        ValueError: If `z` is a scalar.
 
     Example:
         >>> keras_bp.ops.softmax(tf.constant([1e4, 1e4])).numpy()
         array([0.5, 0.5], dtype=float32)
     """
+    z = floating(z, "z")
+    if z.shape.rank == 0:
+        raise ValueError(f"`z` must have an axis of classes, rank 1 or more. Received: {z}")
     return _activate("softmax", z)

@@ -8,7 +8,7 @@ import typing
 import tensorflow as tf
 
 from keras_bp.ops._arguments import channel_axis, floating, nonnegative, per_channel
-from keras_bp.ops._sums import sum_rows
+from keras_bp.ops._sums import row_sum
 from keras_bp.ops._xla import compiled_by_xla
 
 
@@ -109,8 +109,12 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
     def total(t):
         return t if replicas is None else replicas.all_reduce(tf.distribute.ReduceOp.SUM, t)
 
-    def channel_sum(t):
-        return sum_rows(t) if matrix else tf.reduce_sum(t, axes)
+    if matrix:
+        channel_sum = row_sum(tf.shape(x)[0], x.shape[1], x.dtype)
+    else:
+
+        def channel_sum(t):
+            return tf.reduce_sum(t, axes)
 
     def spread(t):
         return t if matrix else t[:, tf.newaxis]
