@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_bp.optimizers._averages import move_averages
 from keras_bp.optimizers._decay_exclusion import decayed, path_of
+from keras_bp.optimizers._descend import descend
 from keras_bp.optimizers._inputs import clipped
 from keras_bp.optimizers._learning_rate import SettableLearningRate
 from keras_bp.optimizers._replicas import local
@@ -75,9 +76,7 @@ class Update(SettableLearningRate):
     def _decay(self, variable, gradient, decay):
         """Apply the decay before the rule; return what is left of it for the rule to do."""
         # w -= decay w, not w *= 1 - decay: that factor has few digits of the decay left.
-        tf.raw_ops.ResourceApplyGradientDescent(
-            var=variable.handle, alpha=decay, delta=tf.convert_to_tensor(variable)
-        )
+        descend(variable, decay, tf.convert_to_tensor(variable))
 
     @property
     def iterations(self):

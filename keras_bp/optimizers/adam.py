@@ -4,7 +4,12 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._registration import serializable
+from keras_bp.optimizers._descend import descend
 from keras_bp.optimizers.optimizer import Optimizer
+
+# Elements up to which plain operations are faster than the kernel, which spreads every array, be it
+# a bias of ten, over all threads.
+_SMALL = 2**15
 
 
 @serializable
@@ -22,8 +27,8 @@ class Adam(Optimizer):
     The second is a mh / (sqrt(vh) + eps), with the corrected averages mh = m / (1 - b1^t) and
     vh = v / (1 - b2^t). In the first, epsilon is 1 / c times as large: 32 times in update 1.
 
-    One fused kernel reads and writes each array once. The corrections are computed in float64
-    from the betas as the variable's dtype holds them, since 1 - 0.999 keeps four digits in
+    On larger arrays one fused kernel reads and writes each once. The corrections are computed in
+    float64 from the betas as the variable's dtype holds them, since 1 - 0.999 keeps four digits in
     float32.
 
     A sparse gradient counts as the dense one it stands for: every row moves, as the rule says.
@@ -90,7 +95,7 @@ class Adam(Optimizer):
     def _rule(self, variable, gradient, slots, coefficients, decay):
         size, epsilon, beta_1, beta_2 = coefficients
         mean, square = slots[:2]
-        if not self.amsgrad:
+        if not self.amsgrad and variable.shape.num_elements() > _SMALL:
             # With powers of 0 the kernel's own correction is 1: it is in `size` already.
             none = tf.zeros((), variable.dtype)
             tf.raw_ops.ResourceApplyAdam(
@@ -106,11 +111,13 @@ class Adam(Optimizer):
                 grad=gradient,
             )
             return
-        mean.assign_add((gradient - mean) * (1 - beta_1))
-        square.assign_add((tf.square(gradient) - square) * (1 - beta_2))
-        largest = slots[2]
-        largest.assign(tf.maximum(largest, square))
-        variable.assign_sub(mean / (tf.sqrt(largest) + epsilon) * size)
+        descend(mean, 1 - beta_1, mean - gradient)
+        descend(square, 1 - beta_2, square - tf.square(gradient))
+        if self.amsgrad:
+            largest = slots[2]
+            largest.assign(tf.maximum(largest, square))
+            square = largest
+        descend(variable, size, mean / (tf.sqrt(square) + epsilon))
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""

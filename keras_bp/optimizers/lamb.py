@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._registration import serializable
+from keras_bp.optimizers._descend import descend
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
 
@@ -75,8 +76,8 @@ class Lamb(Optimizer):
     def _rule(self, variable, gradient, slots, coefficients, decay):
         rate, size, epsilon, beta_1, beta_2 = coefficients
         mean, square = slots
-        mean.assign_add((gradient - mean) * (1 - beta_1))
-        square.assign_add((tf.square(gradient) - square) * (1 - beta_2))
+        descend(mean, 1 - beta_1, mean - gradient)
+        descend(square, 1 - beta_2, square - tf.square(gradient))
         # size m / (sqrt(v) + eps c) is mh / (sqrt(vh) + eps).
         direction = mean / (tf.sqrt(square) + epsilon) * size
         if decay is not None:
@@ -84,7 +85,7 @@ class Lamb(Optimizer):
         weight_norm, norm = _norm(tf.convert_to_tensor(variable)), _norm(direction)
         usable = (weight_norm > 0) & (norm > 0)
         ratio = tf.where(usable, weight_norm / tf.where(usable, norm, 1), 1)
-        variable.assign_sub(direction * (rate * ratio))
+        descend(variable, rate * ratio, direction)
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""

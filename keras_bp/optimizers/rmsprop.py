@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._registration import serializable
+from keras_bp.optimizers._descend import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
 
@@ -78,22 +79,24 @@ class RMSprop(Optimizer):
         [rate] = coefficients
         slots = dict(zip(self.slot_names, slots, strict=True))
         square = slots["velocity"]
-        square.assign_add((tf.square(gradient) - square) * (1 - self.rho))
+        forget = tf.constant(1 - self.rho, variable.dtype)
+        descend(square, forget, square - tf.square(gradient))
         root = square
         if self.centered:
             mean = slots["average_gradient"]
-            mean.assign_add((gradient - mean) * (1 - self.rho))
+            descend(mean, forget, mean - gradient)
             # The variance is 0 where the gradient is constant, and rounding may bring it below.
             root = tf.maximum(square - tf.square(mean), 0)
         if self.epsilon_in_sqrt:
-            step = gradient * tf.math.rsqrt(root + self.epsilon) * rate
+            direction = gradient * tf.math.rsqrt(root + self.epsilon)
         else:
-            step = gradient / (tf.sqrt(root) + self.epsilon) * rate
+            direction = gradient / (tf.sqrt(root) + self.epsilon)
         if self.momentum:
             velocity = slots["momentum"]
-            velocity.assign(velocity * self.momentum + step)
-            step = velocity
-        variable.assign_sub(step)
+            velocity.assign(velocity * self.momentum + direction * rate)
+            variable.assign_sub(velocity)
+        else:
+            descend(variable, rate, direction)
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""

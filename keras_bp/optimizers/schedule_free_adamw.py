@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._registration import serializable
+from keras_bp.optimizers._descend import descend
 from keras_bp.optimizers._replicas import local
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
@@ -41,7 +42,8 @@ class ScheduleFreeAdamW(Optimizer):
     restore weights and optimizer together, from a `.keras` file. ModelCheckpoint saves y and u,
     from which both x and y follow.
 
-    An update that finds the variables at x goes back to y first; its gradient was taken at x then.
+    An update that finds the variables at x goes back to y first; its gradient and its decay
+    are those at x then.
     Where batch normalization is used, its moving statistics belong to y: pass some batches
     through the model at x with `training=True` before it is evaluated.
 
@@ -128,8 +130,15 @@ class ScheduleFreeAdamW(Optimizer):
     def _coefficients(self, learning_rate, step, dtype):
         rate = self._warmed(learning_rate, step)
         share = tf.math.divide_no_nan(self._weight(step), local(self._weight_sum))
+        keep = 1 - share
+        offset = local(self._offset_before)
+        # Of the lines above: u' = (1-c) (u - a b1 d), and y' = y + c u + a (b1 (1-c) - 1) d with
+        # u = u' / (1-c) + a b1 d. So y' follows from u': XLA would copy a u that is read after u'.
+        # Where c is 1, no weight came before, and u is 0; the division by 1/0 keeps it there.
+        pull = tf.math.divide_no_nan(share - offset, keep)
+        push = rate * tf.where(keep > 0, 1 - self.beta_1 * (1 - offset), 1)
         beta_2 = as_held(self.beta_2, dtype)
-        return rate, share, 1 / tf.sqrt(1 - beta_2**step), beta_2, local(self._offset_before)
+        return rate * self.beta_1, 1 / keep, pull, push, 1 / tf.sqrt(1 - beta_2**step), beta_2
 
     def _skip(self, variable):
         self._move(variable, -local(self._offset_before))
@@ -138,17 +147,15 @@ class ScheduleFreeAdamW(Optimizer):
         return decay
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        rate, share, correction, beta_2, offset = coefficients
+        reach, inverse_keep, pull, push, correction, beta_2 = coefficients
         difference, square = slots
-        square.assign_add((tf.square(gradient) - square) * (1 - beta_2))
+        descend(square, 1 - beta_2, square - tf.square(gradient))
         d = gradient / (tf.sqrt(square) * correction + self.epsilon)
         if decay is not None:
-            d += (variable - difference * offset) * tf.constant(self.weight_decay, variable.dtype)
-        # y' - y = c u + a (b1 (1-c) - 1) d and u' = (1-c) (u - a b1 d), from the lines above.
-        keep = 1 - share
-        step = difference * (share - offset) + d * (rate * (self.beta_1 * keep - 1))
-        variable.assign_add(step)
-        difference.assign((difference - d * (rate * self.beta_1)) * keep)
+            d += variable * tf.constant(self.weight_decay, variable.dtype)
+        # Not times (1-c): a product XLA computes again for the next line, from a copy of the old u.
+        difference.assign((difference - d * reach) / inverse_keep)
+        variable.assign_add(difference * pull - d * push)
 
     def use_average_weights(self):
         """Put the average x in the variables' place; it does nothing where it is there already."""

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._registration import serializable
+from keras_bp.optimizers._descend import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
 
@@ -71,7 +72,7 @@ class SGD(Optimizer):
                 use_nesterov=self.nesterov,
             )
         else:
-            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+            descend(variable, rate, gradient)
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""
