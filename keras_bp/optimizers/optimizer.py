@@ -60,6 +60,15 @@ class Optimizer(Intake):
         TypeError: if an argument is of another kind.
         ValueError: if one is out of its range; by `build`, if an expression matches nothing; by
             `apply`, if a gradient has another shape than its variable.
+
+    Example:
+        >>> class SignDescent(keras_bp.optimizers.Optimizer):
+        ...     def _rule(self, variable, gradient, slots, coefficients, decay):
+        ...         variable.assign_sub(coefficients[0] * tf.sign(gradient))
+        >>> w = tf.Variable([1.0, 2.0])
+        >>> SignDescent(0.1, clipvalue=1.0).apply([tf.constant([0.5, -3.0])], [w])
+        >>> w.numpy()
+        array([0.9, 2.1], dtype=float32)
     """
 
     def __init__(
