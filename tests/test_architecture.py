@@ -8,13 +8,13 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "keras_bp"
 
 FLOORS = [
-    {"ops", "gradients", "reference", "_arguments", "_deferred_rows", "_registration"},
+    {"ops", "gradients", "reference", "_arguments", "_deferred_rows", "_registration", "_xla"},
     {"layers", "losses", "optimizers", "schedules", "gradient_check"},
     {"callbacks", "learning_rate_finder", "multitask", "visualization"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The ground's own ground, which every room may use.
-FOUNDATION = {"_arguments", "_deferred_rows", "_registration"}
+FOUNDATION = {"_arguments", "_deferred_rows", "_registration", "_xla"}
 
 
 def _imports(source):

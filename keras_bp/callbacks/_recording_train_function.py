@@ -4,16 +4,17 @@ import contextlib
 
 
 class RecordingTrainFunction:
-    """Stands in for `model.train_function` while a monitored `fit` runs.
+    """Stands in for `model.train_function` while a recorded `fit` runs.
 
     `fit` calls `self.train_function` by name for every batch. This object takes its place and
-    holds two functions: the model's own, and one traced while the optimizer's `scale_loss` and
-    `apply` also call the recorders. Only a call announced by `arm` runs the second, and only
-    while it runs are the optimizer's methods replaced. So `train_on_batch` is never recorded, and
-    a `fit` that an exception ends leaves no trace in the optimizer, and in the model no more than
-    this object, which then runs the model's own function.
+    holds the model's own function, one traced while the optimizer's `scale_loss` and `apply` and
+    perhaps the layers' `call` also call the recorders, and one in which these count histograms
+    too. Only a call announced by `arm` runs one of the latter, and only while it runs are methods
+    replaced. So `train_on_batch` is never recorded, and a `fit` that an exception ends leaves no
+    trace in optimizer and layers, and in the model no more than this object, which then runs the
+    model's own function.
 
-    Several recorders share the traced function, so that several monitors can watch one `fit`.
+    Several recorders share the traced functions, so that several callbacks can watch one `fit`.
 
     Args:
         model: a compiled `keras.Model`.
@@ -24,15 +25,16 @@ class RecordingTrainFunction:
         self._optimizer = model.optimizer
         self._model = model
         self._plain = model.train_function
-        self._recording = None
+        self._recording = {}
         self._recorders = []
-        self._armed = False
+        self._armed = self._sampling = False
 
     @classmethod
     def of(cls, model):
         """Return the one that stands in the model already, or put one there."""
-        function = model.train_function
-        return function if isinstance(function, cls) else cls(model)
+        if not isinstance(model.train_function, cls):
+            model.train_function = cls(model)
+        return model.train_function
 
     @classmethod
     def remove_from(cls, model):
@@ -43,24 +45,41 @@ class RecordingTrainFunction:
     def add(self, recorder):
         """Let one more recorder see the steps to come."""
         self._recorders.append(recorder)
-        self._model.make_train_function(force=True)
-        self._recording = self._model.train_function
-        self._model.train_function = self
+        self._recording = {}
+
+    def put_back(self, model):
+        """Stand in once more for the same model's same function; tell whether it is the same."""
+        if model.train_function is self._plain and model.optimizer is self._optimizer:
+            model.train_function = self
+        return model.train_function is self
 
     def in_place(self):
         """Tell whether the model still calls this function."""
         return self._model.train_function is self
 
-    def arm(self):
-        """Record the next call."""
+    def arm(self, sampling=False):
+        """Record the next call, if `sampling` for one of the recorders with histograms."""
         self._armed = True
+        self._sampling |= sampling
 
     def __call__(self, iterator):
         if not self._armed:
             return self._plain(iterator)
-        self._armed = False
-        with self._watched_optimizer():
-            return self._recording(iterator)
+        sampling, self._armed, self._sampling = self._sampling, False, False
+        with contextlib.ExitStack() as stack:
+            for recorder in self._recorders:
+                recorder.sampling = sampling
+                stack.enter_context(recorder.watching())
+            stack.enter_context(self._watched_optimizer())
+            return self._function(sampling)(iterator)
+
+    def _function(self, sampling):
+        """Return the function to trace; what is traced stays in it."""
+        if sampling not in self._recording:
+            self._model.make_train_function(force=True)
+            self._recording[sampling] = self._model.train_function
+            self._model.train_function = self
+        return self._recording[sampling]
 
     @contextlib.contextmanager
     def _watched_optimizer(self):

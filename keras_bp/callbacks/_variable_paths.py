@@ -1,4 +1,6 @@
-"""Names for a model's variables that two runs of the same model share."""
+"""Names for a model's layers and variables that two runs of the same model share."""
+
+import keras
 
 MODEL_ITSELF = "(model)"
 """Stands for the layer path of a variable that the model holds itself, outside any layer."""
@@ -23,15 +25,33 @@ def variable_paths(model):
     """
     paths = {}
     # A layer named "global" must not write to the tag of the norm of all layers together.
-    layer_paths, full_paths = {"global"}, set()
+    taken_layers, full_paths = {"global"}, set()
     for layer, path in _walk(model, ""):
         own = [variable for variable in _own_weights(layer) if id(variable) not in paths]
         if not own:
             continue
-        layer_path = _unique(path or MODEL_ITSELF, layer_paths)
+        layer_path = _unique(path or MODEL_ITSELF, taken_layers)
         prefix = f"{layer_path}/" if path else ""
         for variable in own:
             paths[id(variable)] = layer_path, _unique(prefix + variable.name, full_paths)
+    return paths
+
+
+def layer_paths(model):
+    """Map each layer that a model's `summary` lists, and those of models in it, to its path.
+
+    Paths are built as in `variable_paths`. The models themselves are left out.
+    """
+    paths, taken = {}, set()
+
+    def walk(inner_model, prefix):
+        for layer in inner_model.layers:
+            if isinstance(layer, keras.Model):
+                walk(layer, f"{prefix}{layer.name}/")
+            elif layer not in paths:
+                paths[layer] = _unique(f"{prefix}{layer.name}", taken)
+
+    walk(model, "")
     return paths
 
 

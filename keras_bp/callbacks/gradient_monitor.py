@@ -1,40 +1,61 @@
-"""Gradient norms, learning rate and loss of every update step in TensorBoard."""
+"""What the gradients of every update step do, in TensorBoard."""
 
+import math
 import os
 
-import keras
 import numpy as np
 
+from keras_bp._arguments import check_integer
 from keras_bp.callbacks._event_file import EventFile
-from keras_bp.callbacks._gradient_recorder import GradientRecorder
-from keras_bp.callbacks._recording_train_function import RecordingTrainFunction
-from keras_bp.callbacks._variable_paths import variable_paths
+from keras_bp.callbacks._gradient_flow_image import GradientFlowImage
+from keras_bp.callbacks._hand_records import write_by_hand
+from keras_bp.callbacks._layer_selection import LayerSelection
+from keras_bp.callbacks._layout import layout
+from keras_bp.callbacks._model_histograms import write_sampled, write_weights
+from keras_bp.callbacks._recording_callback import RecordingCallback
+from keras_bp.callbacks._update_meter import UpdateMeter
+from keras_bp.callbacks._update_scalars import UpdateScalars
+from keras_bp.callbacks._variable_paths import layer_paths
 
 
-class GradientMonitor(keras.callbacks.Callback):
+class GradientMonitor(RecordingCallback):
     """Writes what the gradients do in a plain `model.fit` to TensorBoard, at every update step.
 
     Keras hands a callback no gradients. While the train function runs, this callback listens to
     the optimizer's `scale_loss` and `apply`, through which every optimizer of Keras receives the
     loss and the gradients; no `train_step` is overridden and no model subclassed. The norms are
-    computed inside the compiled step, read once a call, and written from Python. Training is not
+    computed inside the compiled step and written from Python about once a second. Training is not
     changed: the weights are the same, bit for bit, with and without the monitor.
 
-    Tags, all scalars against the number of update steps made (1 after the first):
+    Scalars against the number of update steps made (1 after the first), every `every` steps:
 
     - `gradient_norm/<layer path>`: L2 norm over the layer's trainable variables, in units of loss
-      per unit of weight.
-    - `gradient_norm/global`: L2 norm over all trainable variables.
+      per unit of weight. `gradient_norm/global`: L2 norm over all trainable variables.
     - `learning_rate`: the rate that this update used, also where a schedule sets it. A composite
       (`keras.optimizers.MultiOptimizer`) has one for each optimizer in it, `learning_rate/0`,
       `learning_rate/1`, ..., in the order of its `optimizers`.
     - `loss/batch`: the loss of this batch alone, penalties included. (`logs["loss"]` is the mean
       of the epoch so far.)
+    - where the optimizer clips, `gradient_norm_applied/global`: the norm of all gradients after
+      clipping, and `clip_rate`: the share of the last 100 updates whose gradients it changed.
+    - with `activations`, `dead_units/<layer path>`: the share of the layer's units that are 0 in
+      more than 99 % of the batch, and for sigmoid and tanh `saturated_units/<layer path>`: the
+      share of the outputs within 0.01 of a bound.
 
-    and at each epoch's end a histogram, against the same number of update steps:
+    and every `updates_every` steps, measured between the calls of the step:
 
-    - `weights/<variable path>`: the entries of each weight, trainable or not. Entries that are
-      not finite are left out.
+    - `update_ratio/<layer path>`: norm of the update over norm of the weights before it, healthy
+      near 1e-3. With `steps_per_execution` the update is that of a whole call, over its steps.
+    - `weight_norm/<layer path>`: L2 norm over the layer's trainable variables after the update.
+
+    At each epoch's end, against the same number of update steps: `epoch/<metric>`, training and
+    validation metrics; histograms `weights/<variable path>` of each weight, trainable or not; and
+    an image, `gradient_flow`, of the whole training: layers against steps, log norm as colour.
+    With `histograms_every`, these also every so many steps, with `gradients/<variable path>` and,
+    with `activations`, `activations/<layer path>`. Entries that are not finite are left out.
+
+    In TensorBoard the page Custom Scalars shows all layers' norms in one chart, the update ratios,
+    the learning rate and the losses.
 
     Gradients are those of the true loss, as the optimizer receives them: before clipping, without
     the factor of a loss scale, and with the rows of a sparse gradient summed per id. A variable
@@ -52,21 +73,32 @@ class GradientMonitor(keras.callbacks.Callback):
     Paths are built from the layers' names, outermost first, the model's own name left out: `d1`,
     `block/conv` for the layer conv in a model block inside the model. The layer is the innermost
     one that holds the variable: `lstm/lstm_cell`, `bidirectional/forward_lstm/lstm_cell`,
-    `attention/query`. A shared layer is written once, where it comes first. Variables that the
+    `attention/query`; outputs are those of the layers that `model.summary()` lists: `lstm`,
+    `attention`. A shared layer is written once, where it comes first. Variables that the
     model holds outside any layer are of the layer `(model)`. Names that Keras makes up count on
     in one process (dense, dense_1, ...): name the layers whose runs are to be compared.
+
+    In a loop of one's own, `record` writes the norms by hand.
 
     Args:
         log_dir: string or `os.PathLike`, the directory of the event file, which lies directly in
             it; made if it does not exist. Defaults to `"tb_logs"`. Give each run a directory of
             its own (`"tb_logs/run1"`): TensorBoard shows a directory as one run.
+        every: integer >= 1, update steps between two points of the scalars. Defaults to 1.
+        histograms_every: integer >= 1, update steps between two rounds of histograms, or `None`
+            for the weights' at each epoch's end only. Defaults to `None`.
+        activations: whether to look at the layers' outputs. Defaults to `False`.
+        layers: list of paths of the layers to write, as above, or `None` for all. A path
+            stands for the layers inside it too. The global norms count all layers all the same.
+        updates_every: integer >= 1, update steps between two measurements of updates and weights.
+            Defaults to 10.
 
     Raises:
-        TypeError: if `log_dir` is no path.
-        ValueError: if `log_dir` is empty; and by `fit`, before the first update, if no event file
-            can be created in `log_dir`, if the model has no optimizer, if it is built and has no
-            trainable weights, or if the optimizers inside a composite accumulate the gradients of
-            different numbers of steps.
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range; and by `fit`, before the first update, if no event
+            file can be created in `log_dir`, if the model has no optimizer, if it is built and has
+            no trainable weights, if `layers` names a layer that does not exist, or if the
+            optimizers inside a composite accumulate the gradients of different numbers of steps.
 
     It works with `jit_compile` and `run_eagerly`, with `steps_per_execution` (each step is
     written), and under `tf.distribute.MirroredStrategy` (gradients and losses are summed over the
@@ -83,12 +115,18 @@ class GradientMonitor(keras.callbacks.Callback):
     model.fit(x, y, epochs=5, callbacks=[monitor])
     ```
 
-    Then `tensorboard --logdir tb_logs` in a shell, and http://localhost:6006 in a browser: the
-    Scalars and Histograms pages show the tags, one colour a run.
+    Then `tensorboard --logdir tb_logs` in a shell, and http://localhost:6006 in a browser.
     """
 
-    def __init__(self, log_dir="tb_logs"):
-        super().__init__()
+    def __init__(
+        self,
+        log_dir="tb_logs",
+        every=1,
+        histograms_every=None,
+        activations=False,
+        layers=None,
+        updates_every=10,
+    ):
         if not isinstance(log_dir, str | os.PathLike):
             raise TypeError(
                 "Argument `log_dir` must be a string or a path. "
@@ -98,95 +136,168 @@ class GradientMonitor(keras.callbacks.Callback):
             raise ValueError(
                 f"Argument `log_dir` must name a directory. Received: log_dir={log_dir!r}"
             )
+        check_integer("every", every, 1)
+        check_integer("updates_every", updates_every, 1)
+        if histograms_every is not None:
+            check_integer("histograms_every", histograms_every, 1)
+        super().__init__(outputs=bool(activations))
         self.log_dir = log_dir
+        self.every = every
+        self.histograms_every = histograms_every
+        self.activations = bool(activations)
+        self.layers = layers
+        self._selection = LayerSelection(layers)
+        self.updates_every = updates_every
         self._file = None
-        self._function = None
-        self._recorder = None
-        self._last_step = 0
+        self._has_layout = False
+        self._flow = GradientFlowImage()
 
-    def set_model(self, model):
-        """Keras's hook: take over the model that `fit` is about to train."""
-        # A fit that an exception ended never called on_train_end.
-        self._stop()
-        RecordingTrainFunction.remove_from(model)
-        super().set_model(model)
+    def record(self, gradients, variables, *, loss=None, step=None):
+        """Write the norms of one step of a loop of one's own, inside a `tf.function` or outside.
 
-    def on_train_begin(self, logs=None):
-        """Keras's hook: open the event file."""
-        if self.model.optimizer is None:
-            raise ValueError(
-                "GradientMonitor needs a model that is compiled with an optimizer. "
-                f"Received: model {self.model.name!r} with optimizer None"
-            )
-        if self.model.built and not self.model.trainable_variables:
-            raise ValueError(
-                "GradientMonitor needs a model with trainable weights. "
-                f"Received: model {self.model.name!r}, which has none"
-            )
-        self._file = EventFile(self.log_dir)
+        It writes `gradient_norm/<layer path>`, `gradient_norm/global`, `weight_norm/<layer path>`
+        and `loss/batch`; `close` ends the file. Paths are those of the model, if `set_model` was
+        called, and else the variables' own without the last name: `sequential/d1` for
+        `sequential/d1/kernel`.
+
+        Args:
+            gradients: list of tensors, `tf.IndexedSlices` or None, as from `tape.gradient`.
+            variables: list of the variables, in the same order.
+            loss: scalar tensor, or `None` to write none.
+            step: integer or scalar tensor, the number of the step, or `None` to count on from the
+                last step written.
+
+        Raises:
+            ValueError: if gradients and variables differ in number, if the event file cannot be
+                created, or inside a function that is compiled with `jit_compile=True`, where
+                nothing can be written: call it outside, with the gradients that it returns.
+        """
+        write_by_hand(self._write_by_hand, self.model, gradients, variables, loss, step)
+
+    def close(self):
+        """Write what is in the buffer and close the event file; `fit` does so by itself."""
+        self._end()
+
+    def _write_by_hand(self, tags, values, step):
+        self._open()
+        self._last_step = self._last_step + 1 if step is None else step
+        if self._last_step % self.every == 0:
+            self._file.write_scalars(tags, values, self._last_step)
+
+    def _open(self):
+        if self._file is None:
+            self._file = EventFile(self.log_dir)
+            if not self._has_layout:
+                self._file.write_summary(layout())
+            self._has_layout = True
+
+    # Keras's hooks, and those of RecordingCallback.
+
+    def _begin(self):
+        if self.model.built:
+            self._selection.check(self.model)
+        self._open()
+        self._scalars = self._meter = None
+        self._sampling = False
+        self._updates_due = 1
+        self._histograms_due = self.histograms_every or math.inf
+        self._histograms_at = 0
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Keras's hook: record the coming steps."""
-        # Not at on_train_begin, where another callback may yet restore the optimizer's state; and
-        # again where one has made the train function anew, perhaps with another optimizer.
-        if self._function is None or not self._function.in_place():
-            self._start()
-        self._function.arm()
+        """Keras's hook: record the coming steps, and measure what is due."""
+        self._start_if_needed()
+        self._sampling = self._is_due(self._histograms_due)
+        if self._is_due(self._updates_due) and self.model.built:
+            if self._meter is None:
+                self._meter = UpdateMeter(self.model.trainable_variables)
+            if not self._meter.running:
+                self._meter.start()
+        super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Keras's hook: write the steps just made."""
-        self._write_steps()
+        """Keras's hook: write what was due, and the other steps if enough wait."""
+        measuring = self._meter is not None and self._meter.running
+        if not (measuring or self._sampling):
+            super().on_train_batch_end(batch, logs)
+            return
+        steps = self._take_updates()
+        if steps and measuring:  # with none, the update is still to come
+            self._write_update(steps)
+            self._updates_due = _next_multiple(self._last_step, self.updates_every)
+        if steps and self._sampling:
+            self._write_histograms()
+            self._histograms_due = _next_multiple(self._last_step, self.histograms_every)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Keras's hook: write the weights' histograms."""
-        paths = variable_paths(self.model)
-        for weight in self.model.weights:
-            _, path = paths[id(weight)]
-            self._file.write_histogram(f"weights/{path}", weight.numpy(), self._last_step)
+        """Keras's hook: write the epoch's metrics, the weights and the picture."""
+        super().on_epoch_end(epoch, logs)
+        metrics = {f"epoch/{k}": v for k, v in (logs or {}).items() if np.ndim(v) == 0}
+        if metrics:
+            self._file.write_scalars(tuple(metrics), metrics.values(), self._last_step)
+        if self._histograms_at < self._last_step:
+            self._write_weights()
+        if self._scalars is not None:
+            picture = self._flow.draw(self._chosen.values())
+            self._file.write_image("gradient_flow", *picture, self._last_step)
         self._file.flush()
 
-    def on_train_end(self, logs=None):
-        """Keras's hook: close the event file and leave model and optimizer as they were."""
-        self._stop()
-
-    def _start(self):
-        """Record from the next step on."""
-        self._recorder = GradientRecorder(self.model)
-        self._function = RecordingTrainFunction.of(self.model)
-        self._function.add(self._recorder)
-        self._last_step = max(self._last_step, self._recorder.updates_before)
-        self._tags = None
-
-    def _stop(self):
-        """Write what is left and let go of model, optimizer and file."""
-        if self._function is not None:
-            self._write_steps()
-            RecordingTrainFunction.remove_from(self.model)
+    def _end(self):
         if self._file is not None:
             self._file.close()
-        self._function = self._recorder = self._file = None
+        self._file = None
 
-    def _write_steps(self):
-        """Write the update steps made since the last call."""
-        rows = self._recorder.new_rows()
-        if len(rows) and self._tags is None:
-            self._name_columns()
-        for _, loss, *columns in rows:
-            rates, squares = np.split(columns, [len(self._recorder.rules)])
-            layers = np.bincount(self._layer_of_variable, squares)
-            norms = np.sqrt([*layers, squares.sum()])
-            # A loss that the train step does not show has no tag.
-            values = [*norms, *rates, loss][: len(self._tags)]
-            self._last_step += 1
-            self._file.write_scalars(self._tags, values, self._last_step)
+    def _is_due(self, step):
+        """Tell whether the next call makes this update step, or comes after it."""
+        steps = self.model.steps_per_execution
+        if self._last_step + (self._calls + 1) * steps < step:
+            return False
+        if self._calls:  # not every call made an update: micro-steps, and those that were skipped
+            self._take_updates()
+        return self._last_step + steps >= step
 
-    def _name_columns(self):
-        """Find the tags, and for each variable the number of its layer among them."""
-        paths = variable_paths(self.model)
-        layers = [paths[id(variable)][0] for variable in self._recorder.variables]
-        names = list(dict.fromkeys(layers))
-        self._layer_of_variable = [names.index(layer) for layer in layers]
-        rules = len(self._recorder.rules)
-        rates = ["learning_rate"] if rules == 1 else [f"learning_rate/{i}" for i in range(rules)]
-        norms = [f"gradient_norm/{name}" for name in [*names, "global"]]
-        self._tags = (*norms, *rates) + ("loss/batch",) * self._recorder.sees_loss
+    def _take(self, updates):
+        if self._scalars is None or self._scalars.recorder is not self._recorder:
+            self._choose()
+        norms = self._norms(updates.squares)
+        self._flow.add(norms[:, list(self._chosen)])
+        first = self._last_step - len(norms) + 1
+        for step, values in enumerate(self._scalars.rows(updates, norms), first):
+            if step % self.every == 0:
+                self._file.write_scalars(self._scalars.tags, values, step)
+
+    def _choose(self):
+        """Find the layers to write, by their numbers among the norms and among the outputs."""
+        self._selection.check(self.model)
+        self._chosen = {i: path for i, path in enumerate(self._layers) if path in self._selection}
+        paths = layer_paths(self.model)
+        outputs = enumerate(paths[layer] for layer in self._recorder.layers)
+        self._chosen_outputs = {i: path for i, path in outputs if path in self._selection}
+        self._scalars = UpdateScalars(self._recorder, self._chosen, self._chosen_outputs)
+
+    def _write_update(self, steps):
+        """Write the ratio and the norms of what the meter has measured over some steps."""
+        (updates, before, after), columns = self._meter.stop(), list(self._chosen)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = self._norms(updates[None])[0] / self._norms(before[None])[0] / steps
+        weights = self._norms(after[None])[0]
+        names = [self._layers[i] for i in columns]
+        tags = [f"update_ratio/{n}" for n in names] + [f"weight_norm/{n}" for n in names]
+        self._file.write_scalars(
+            tuple(tags), [*ratios[columns], *weights[columns]], self._last_step
+        )
+
+    def _write_histograms(self):
+        outputs = self._chosen_outputs
+        write_sampled(
+            self._file, self.model, self._recorder, self._selection, outputs, self._last_step
+        )
+        self._write_weights()
+
+    def _write_weights(self):
+        self._histograms_at = self._last_step
+        write_weights(self._file, self.model, self._selection, self._last_step)
+
+
+def _next_multiple(step, every):
+    """Return the first multiple of `every` beyond a step."""
+    return (step // every + 1) * every

@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_bp._xla import compiled_by_xla
 from keras_bp.ops._arguments import axis_of, floating
-from keras_bp.ops._xla import compiled_by_xla
 
 # Up to here the exact gradient costs less than the question whether the short cut is one.
 FEW_CLASSES = 32

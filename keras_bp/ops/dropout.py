@@ -4,8 +4,8 @@ import numbers
 
 import tensorflow as tf
 
+from keras_bp._xla import compiled_by_xla
 from keras_bp.ops._arguments import floating
-from keras_bp.ops._xla import compiled_by_xla
 
 
 def dropout(x, rate, seed, noise_shape=None):

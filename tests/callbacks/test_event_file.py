@@ -1,12 +1,12 @@
 """EventFile: what is written reads back, and TensorBoard's own histogram says the same."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.plugins.histogram.summary import histogram_pb
 
 from keras_bp.callbacks._event_file import EventFile
+from keras_bp.callbacks._histogram import count_buckets, rows
 
 
 def test_scalars_read_back(tmp_path, read_events):
@@ -21,45 +21,58 @@ def test_scalars_read_back(tmp_path, read_events):
     np.testing.assert_equal(events["b/c"], {1: 2.0, 7: np.inf})
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(
     "values",
-    [np.random.default_rng(0).normal(size=(40, 50)), np.full((3, 4), 2.5), np.zeros((0, 3))],
-    ids=["normal", "constant", "empty"],
+    [
+        np.random.default_rng(0).normal(size=(40, 50)),
+        np.full((3, 4), 2.5),
+        np.zeros((0, 3)),
+        np.array([1.0, 2.0, 2.0], "float16"),
+        np.array([1, 2, 2], "int8"),
+    ],
+    ids=["normal", "constant", "empty", "half", "integer"],
 )
-def test_histogram_is_tensorboards(values, tmp_path, read_events):
+def test_histogram_is_tensorboards(values, jit_compile, tmp_path, read_events):
+    counted = tf.function(count_buckets, jit_compile=jit_compile)(tf.constant(values))
     file = EventFile(tmp_path)
-    file.write_histogram("h", values, 3)
+    file.write_histogram("h", rows(counted), 3)
     file.close()
     ours = read_events(tmp_path)["h"][3]
-    theirs = tf.make_ndarray(histogram_pb("h", values).value[0].tensor)
+    theirs = tf.make_ndarray(histogram_pb("h", values.astype("float64")).value[0].tensor)
     np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
     assert ours[:, 2].sum() == values.size
 
 
-def test_histogram_leaves_out_what_is_not_finite(tmp_path, read_events):
-    file = EventFile(tmp_path)
-    file.write_histogram("h", np.array([np.nan, 1.0, np.inf, 2.0, -np.inf]), 1)
-    file.write_histogram("h", np.array([np.nan]), 2)
-    file.write_histogram("h", np.array([-3e38, 3e38], "float32"), 3)
-    file.close()
-    histograms = read_events(tmp_path)["h"]
-    assert [h[:, 2].sum() for h in histograms.values()] == [2, 0, 2]
-    assert histograms[1][0, 0] == 1.0 and histograms[1][-1, 1] == 2.0
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_histogram_leaves_out_what_is_not_finite(jit_compile):
+    count = tf.function(count_buckets, jit_compile=jit_compile)
+    mixed, none, wide = (
+        rows(count(tf.constant(values, "float32")))
+        for values in ([np.nan, 1.0, np.inf, 2.0, -np.inf], [np.nan], [-3e38, 3e38])
+    )
+    assert [h[:, 2].sum() for h in (mixed, none, wide)] == [2, 0, 2]
+    assert mixed[0, 0] == 1.0 and mixed[-1, 1] == 2.0
+    assert mixed[[0, -1], 2].tolist() == wide[[0, -1], 2].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
-def test_histogram_of_any_weight_dtype(dtype, tmp_path, read_events):
-    weight = keras.Variable(np.array([1.0, 2.0, 2.0]), dtype=dtype)
+def test_image_and_text_read_back(tmp_path, read_events):
+    image = np.random.default_rng(0).integers(0, 255, (4, 7, 3)).astype("uint8")
     file = EventFile(tmp_path)
-    file.write_histogram("h", weight.numpy(), 1)
+    file.write_image("i", image, "what it is", 5)
+    file.write_text("t", "what *happened*", 6)
     file.close()
-    assert read_events(tmp_path)["h"][1][[0, -1], 2].tolist() == [1, 2]
+    events = read_events(tmp_path)
+    width, height, png = events["i"][5]
+    assert (int(width), int(height)) == (7, 4)
+    np.testing.assert_array_equal(tf.io.decode_png(png), image)
+    assert events["t"][6].item() == b"what *happened*"
 
 
 def test_tensorboard_knows_the_plugins(tmp_path):
     file = EventFile(tmp_path)
     file.write_scalars(("a",), (1.0,), 1)
-    file.write_histogram("h", np.ones(3), 1)
+    file.write_histogram("h", np.ones((30, 3)), 1)
     file.close()
     (path,) = tmp_path.iterdir()
     records = [tf.compat.v1.Event.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]

@@ -1,51 +1,80 @@
-"""Each update step's loss, learning rates and squared gradient norms, kept on the device."""
+"""Each update step's loss, rates, gradient norms and layer outputs, kept on the device."""
 
 import contextlib
 import threading
+import typing
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp.callbacks._clipping import applied_square, clips
+from keras_bp.callbacks._gradients import own_product, unscaled
+from keras_bp.callbacks._histogram import BUCKETS, EMPTY, count_buckets
+from keras_bp.callbacks._layer_outputs import STATISTICS, LayerOutputs, histograms, statistics
 from keras_bp.gradients import squared_norm, sum_over_replicas
 
+_PLACES = 32
 
-class GradientRecorder:
+
+class Updates(typing.NamedTuple):
+    """What was recorded of n update steps, oldest first: float64 arrays."""
+
+    losses: np.ndarray
+    """(n,) the batch's own loss, penalties included."""
+    rates: np.ndarray
+    """(n, rules) learning rates."""
+    applied: np.ndarray
+    """(n,) squared norm of all gradients after clipping."""
+    squares: np.ndarray
+    """(n, variables) squared norms of the gradients as the optimizer receives them."""
+    outputs: np.ndarray
+    """(n, layers, statistics) of the layers' outputs, see `_layer_outputs`."""
+
+
+class StepRecorder:
     """Records update steps inside the traced (and perhaps XLA-compiled) train function.
 
     No summary can be written and no Python runs inside a compiled step, so each update step fills
-    one row of a variable, which `new_rows` reads after the call. A row holds
+    one row of a variable, which `new_updates` reads later. A row holds
 
-        number, loss, a learning rate for each rule, a squared norm for each variable
+        number, loss, a learning rate for each rule, the squared norm after clipping,
+        a squared norm for each variable, the statistics of each layer's outputs
 
     in float64, so that the numbers, 1 for the recorder's first update step, stay exact. An update
     step is one in which the optimizer's `iterations` advance: not a micro-step that only
     accumulates, and not a step that loss scaling skips because a gradient is not finite. Rows go
-    round in a ring with one place for each step of a call; a step that is no update goes to an
-    extra row that nobody reads.
+    round in a ring of `places`; a step that is no update goes to an extra row that nobody reads.
 
     Args:
         model: a compiled `keras.Model`.
+        outputs: whether to record the layers' outputs.
 
     Attributes:
-        variables: the trainable variables, in the order of the row's norms, and
+        variables: the trainable variables, in the order of `Updates.squares`,
         rules: the optimizers that hold a rule, the model's or those inside a composite, in the
-            order of the row's learning rates; both None until model and optimizer are built.
+            order of `Updates.rates`, and
+        layers: the layers, in the order of `Updates.outputs`; all None until they are known.
         updates_before: the number of update steps that the optimizer made before.
         sees_loss: whether the train step handed its loss to `optimizer.scale_loss`.
+        places: the number of update steps after which a row is written over.
+        sampling: whether the step that is being traced also counts histograms.
 
     Raises:
         ValueError: if the optimizers inside a composite accumulate over different numbers of
             micro-steps; where they are not built yet, in the first step.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, outputs=False):
         self._model = model
         self._optimizer = model.optimizer
-        self.variables = None
-        self.rules = None
+        self._outputs = LayerOutputs(model) if outputs else None
+        self.variables = self.rules = self.layers = None
         self.updates_before = 0
         self.sees_loss = False
+        self.sampling = False
+        self.places = max(_PLACES, model.steps_per_execution)
+        self._rows = None
         self._rows_read = 0
         # The replicas of a MirroredStrategy are traced in a thread each.
         self._replica = threading.local()
@@ -54,21 +83,23 @@ class GradientRecorder:
             self.updates_before = int(self._counts()[0])
 
     def _build(self):
-        """Lay out the rows, as soon as the variables and the optimizers are all there."""
+        """Lay out the rows, as soon as variables, rules and layers are all there."""
         self.rules = _rules(self._optimizer)
         cycles = {rule.gradient_accumulation_steps or 1 for rule in self.rules}
         if len(cycles) > 1:
             raise ValueError(
-                "GradientMonitor needs optimizers that accumulate over the same number of "
-                "micro-steps, since there is no common update step otherwise. Received: "
+                "Callbacks that record gradients need optimizers that accumulate over the same "
+                "number of micro-steps, since there is no common update step otherwise. Received: "
                 f"gradient_accumulation_steps={sorted(cycles)} in {self._optimizer.name!r}"
             )
         (self._cycle,) = cycles
         self.variables = list(self._model.trainable_variables)
-        width = 2 + len(self.rules) + len(self.variables)
-        self._rows = self._variable((self._model.steps_per_execution + 1, width))
+        self.layers = [] if self._outputs is None else self._outputs.layers()
+        width = 3 + len(self.rules) + len(self.variables) + len(self.layers) * len(STATISTICS)
+        self._rows = self._variable((self.places + 1, width))
         # Sum and number of the micro-batches' losses since the last update; number of updates.
         self._totals = self._variable((3,))
+        self._histograms = self._variable((len(self.variables) + len(self.layers), 2 + BUCKETS))
 
     def _build_optimizer(self, variables):
         """Build the optimizer, under the names that its `apply` is about to give."""
@@ -95,6 +126,17 @@ class GradientRecorder:
         # Asking the optimizer for 1 scaled is right for every kind of loss scaling.
         self._replica.factor = tf.cast(scale_loss(tf.ones((), tf.float32)), tf.float64)
 
+    def restart(self):
+        """Record on, after steps that were not recorded perhaps."""
+        if self._rows is not None:
+            self.updates_before = int(self._counts()[0])
+            # Losses of micro-batches that wait for an update may be another fit's.
+            self._totals.assign([0.0, 0.0, self._rows_read])
+
+    def watching(self):
+        """Return the context in which the step is to be traced."""
+        return contextlib.nullcontext() if self._outputs is None else self._outputs.watched()
+
     @contextlib.contextmanager
     def see_update(self, gradients, variables):
         """Record the step whose gradients are applied inside the `with` block."""
@@ -102,9 +144,15 @@ class GradientRecorder:
             if not self._optimizer.built:
                 self._build_optimizer(list(variables))
             self._build()
+        outputs = [] if self._outputs is None else self._outputs.take(self.layers)
         loss, factor = self._take_loss()
-        squares = self._squared_norms(gradients, variables, factor)
-        rates = [tf.cast(rule.learning_rate, tf.float64) for rule in self.rules]
+        own, received = self._gradients(gradients, variables, factor)
+        squares = tf.stack([tf.cast(squared_norm(g), tf.float64) for g in received])
+        row = [tf.cast(rule.learning_rate, tf.float64) for rule in self.rules]
+        row = tf.concat([row, [self._applied(squares, own, received)], squares], axis=0)
+        if outputs:
+            row = tf.concat([row, tf.reshape(statistics(self.layers, outputs), [-1])], axis=0)
+        counts = self._count(received, outputs) if self.sampling else None
         updates_before, steps_before = self._counts()
         yield
         updates, steps = self._counts()
@@ -118,10 +166,11 @@ class GradientRecorder:
         zero = tf.zeros((), tf.float64)
         self._totals.assign(tf.where(updated, [zero, zero, number], [loss_sum, losses, number]))
 
-        row = tf.concat([[number, loss_sum / losses, *rates], squares], axis=0)
-        ring = self._model.steps_per_execution
-        place = tf.where(updated, tf.cast(number, tf.int64) % ring, ring)
+        row = tf.concat([[number, loss_sum / losses], row], axis=0)
+        place = tf.where(updated, tf.cast(number, tf.int64) % self.places, self.places)
         self._rows.assign(tf.tensor_scatter_nd_update(self._rows, [[place]], [row]))
+        if counts is not None:
+            self._histograms.assign(tf.where(updated, counts, self._histograms))
 
     def _take_loss(self):
         """Return the batch's own loss and the factor that its gradients carry."""
@@ -131,31 +180,43 @@ class GradientRecorder:
         factor = seen.pop("factor", tf.ones((), tf.float64))
         return sum_over_replicas([loss])[0], factor
 
-    def _squared_norms(self, gradients, variables, factor):
-        """Return the squared norm of each variable's true gradient, in one float64 vector."""
+    def _gradients(self, gradients, variables, factor):
+        """Return this replica's part of the true gradient of each variable, and the whole of it."""
         gradients = dict(zip(map(id, variables), gradients, strict=True))
-        gradients = [
+        own = [
             # The "gradient" of such a variable (a float8 scale) is its next value.
             None if getattr(v, "overwrite_with_gradient", False) else gradients.get(id(v))
             for v in self.variables
         ]
-        gradients = sum_over_replicas([_own_product(gradient) for gradient in gradients])
+        own = [unscaled(own_product(gradient), factor) for gradient in own]
         if self._cycle > 1:
             # Of use in the last micro-step only, but under a tf.cond XLA would compile the
             # optimizer's own branches otherwise, with another rounding.
-            gradients = self._mean_gradients(gradients, factor)
-            factor = tf.ones_like(factor)
-        squares = [squared_norm(gradient) for gradient in gradients]
-        return tf.stack([tf.cast(square, tf.float64) for square in squares]) / factor**2
+            own = self._mean_gradients(own)
+        return own, sum_over_replicas(own)
 
-    def _mean_gradients(self, gradients, factor):
+    def _applied(self, squares, own, received):
+        """Return the squared norm of all gradients as the rules receive them, after clipping."""
+        total = tf.reduce_sum(squares)
+        for rule in filter(clips, self.rules):
+            its = [i for i, v in enumerate(self.variables) if _is_of(rule, v)]
+            parts = [[gradients[i] for i in its] for gradients in (received, own)]
+            total += applied_square(rule, *parts) - tf.reduce_sum(tf.gather(squares, its))
+        return total
+
+    def _count(self, received, outputs):
+        """Return a histogram for each gradient and each layer's outputs."""
+        counts = [EMPTY if g is None else count_buckets(tf.convert_to_tensor(g)) for g in received]
+        counts = tf.stack(counts)
+        return tf.concat([counts, histograms(outputs)], axis=0) if outputs else counts
+
+    def _mean_gradients(self, gradients):
         """Return the means over the micro-batches, as the optimizer is about to take them."""
         means = []
         for gradient, variable in zip(gradients, self.variables, strict=True):
             if gradient is not None:
                 total = _accumulator(self.rules, variable)
-                own = tf.convert_to_tensor(gradient)
-                own = tf.cast(own, total.dtype) / tf.cast(factor, total.dtype)
+                own = tf.cast(tf.convert_to_tensor(gradient), total.dtype)
                 gradient = (own + total) / self._cycle
             means.append(gradient)
         return means
@@ -169,19 +230,34 @@ class GradientRecorder:
         steps = [tf.cast(step, tf.int64) for step in steps]
         return tf.reduce_max(tf.stack(updates)), tf.reduce_max(tf.stack(steps))
 
-    def new_rows(self):
-        """Return the rows of the update steps since the last call, oldest first.
+    def new_updates(self):
+        """Return what was recorded since the last call, as `Updates`, or None for no update."""
+        if self._rows is None:
+            return None
+        rows = self._read(self._rows)[:-1]
+        rows = rows[rows[:, 0] > self._rows_read]
+        rows = rows[np.argsort(rows[:, 0])]
+        if not len(rows):
+            return None
+        self._rows_read = int(rows[-1, 0])
+        rules, variables = len(self.rules), len(self.variables)
+        _, losses, rates, applied, squares, outputs = np.split(
+            rows, np.cumsum([1, 1, rules, 1, variables]), axis=1
+        )
+        outputs = outputs.reshape(len(rows), len(self.layers), len(STATISTICS))
+        return Updates(losses[:, 0], rates, applied[:, 0], squares, outputs)
+
+    def histograms(self):
+        """Return the histograms of the last update that was sampled.
 
         Returns:
-            A float64 array of shape (update steps, row width).
+            Two arrays, of shape (variables, 32) and (layers, 32), rows as `count_buckets` gives.
         """
-        if self.variables is None:
-            return np.zeros((0, 0))
+        return np.split(self._read(self._histograms), [len(self.variables)])
+
+    def _read(self, variable):
         strategy = self._model.distribute_strategy
-        rows = strategy.experimental_local_results(self._rows)[0].numpy()[:-1]
-        rows = rows[rows[:, 0] > self._rows_read]
-        self._rows_read += len(rows)
-        return rows[np.argsort(rows[:, 0])]
+        return strategy.experimental_local_results(variable)[0].numpy()
 
 
 def _rules(optimizer):
@@ -193,22 +269,12 @@ def _rules(optimizer):
     return [optimizer]
 
 
+def _is_of(rule, variable):
+    """Tell whether an optimizer updates a variable; Keras has no public way to ask."""
+    return rule._var_key(variable) in rule._trainable_variables_indices
+
+
 def _accumulator(rules, variable):
     """Find the variable in which the gradients since the last update are summed."""
-    # Keras has no public way to it.
-    rule = next(r for r in rules if r._var_key(variable) in r._trainable_variables_indices)
+    rule = next(rule for rule in rules if _is_of(rule, variable))
     return rule._accumulated_gradients[rule._get_variable_index(variable)]
-
-
-def _own_product(tensor):
-    """Return the tensor, computed anew where it is a product, so that it gains no reader.
-
-    TensorFlow's graph optimizer reorders a product of products, a * b * rate, where nobody else
-    reads a * b, and XLA fuses likewise. Another reader would thus change how the optimizer's step
-    is rounded: for Keras's BatchNormalization, whose gamma has such a gradient, under SGD. The
-    product in float64 is not merged with the one that the optimizer reads.
-    """
-    if tf.executing_eagerly() or not isinstance(tensor, tf.Tensor) or tensor.op.type != "Mul":
-        return tensor
-    a, b = (tf.cast(_own_product(factor), tf.float64) for factor in tensor.op.inputs)
-    return a * b

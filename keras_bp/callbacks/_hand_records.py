@@ -1,0 +1,67 @@
+"""Norms of a step in a loop of one's own."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bp._xla import compiled_by_xla
+from keras_bp.callbacks._variable_paths import variable_paths
+from keras_bp.gradients import squared_norm, sum_over_replicas
+
+
+def write_by_hand(write, model, gradients, variables, loss, step):
+    """Compute a step's norms where it runs, and hand them to a function of Python.
+
+    Args:
+        write: function of tags (tuple), values (list of floats) and step (integer or None).
+        model: the model that names the layers, or None.
+        gradients: as in `GradientMonitor.record`.
+        variables: as there.
+        loss: as there.
+        step: as there.
+    """
+    gradients, variables = list(gradients), list(variables)
+    if len(gradients) != len(variables):
+        raise ValueError(
+            "`gradients` must hold one gradient for each variable. "
+            f"Received: {len(gradients)} gradients and {len(variables)} variables"
+        )
+    if compiled_by_xla():
+        raise ValueError(
+            "`record` writes from Python, which a function with jit_compile=True cannot call: "
+            "return the gradients from it and call `record` outside. Received: a call inside"
+        )
+    layers = _layers(model, variables)
+    names = list(dict.fromkeys(layers))
+    columns = np.array([names.index(layer) for layer in layers])
+    tags = [f"gradient_norm/{name}" for name in [*names, "global"]]
+    tags = (*tags, *(f"weight_norm/{name}" for name in names), *["loss/batch"] * (loss is not None))
+
+    def take(squares, weights, loss, step):
+        norms = [np.bincount(columns, s, len(names)) for s in (squares, weights)]
+        values = np.sqrt([*norms[0], np.sum(squares), *norms[1]])
+        write(tags, [*values, float(loss)][: len(tags)], None if step < 0 else int(step))
+
+    replicas = tf.distribute.get_replica_context()
+    total = sum_over_replicas([*gradients, None if loss is None else tf.convert_to_tensor(loss)])
+    *gradients, loss = total
+    squares = tf.stack([tf.cast(squared_norm(g), tf.float64) for g in gradients])
+    weights = [tf.cast(squared_norm(tf.convert_to_tensor(v)), tf.float64) for v in variables]
+    arguments = [squares, tf.stack(weights), 0.0 if loss is None else loss]
+    arguments += [tf.constant(-1, tf.int64) if step is None else tf.cast(step, tf.int64)]
+    if tf.get_static_value(replicas.replica_id_in_sync_group) != 0:
+        return
+    if tf.executing_eagerly():
+        take(*(np.asarray(argument) for argument in arguments))
+    else:
+        tf.numpy_function(take, arguments, [])
+
+
+def _layers(model, variables):
+    """Return the path of each variable's layer."""
+    known = {} if model is None or not model.built else variable_paths(model)
+    layers = []
+    for variable in variables:
+        name = getattr(variable, "path", None) or variable.name.partition(":")[0]
+        layer = name.rpartition("/")[0] or name
+        layers.append(known[id(variable)][0] if id(variable) in known else layer)
+    return layers

@@ -1,0 +1,138 @@
+"""What comes out of a model's layers, measured while a step is traced."""
+
+import contextlib
+import functools
+import threading
+
+import keras
+import tensorflow as tf
+
+from keras_bp.callbacks._histogram import EMPTY, count_buckets
+from keras_bp.callbacks._variable_paths import layer_paths
+from keras_bp.gradients import sum_over_replicas
+
+STATISTICS = ("variance", "dead", "saturated", "not_finite")
+"""For each layer: the variance of its outputs; the share of its units that are other than 0 in less
+than 1 % of the batch; the share of its outputs within 0.01 of a bound of its activation, NaN where
+that has none; the share of its outputs that are NaN or infinite."""
+
+BOUNDS = {"sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+_ACTIVE_SHARE, _NEAR = 0.01, 0.01
+
+
+class LayerOutputs:
+    """Listens to the calls of a model's layers.
+
+    A layer is what the model's `summary` lists, in the model or in models inside it, whatever
+    layers it is itself made of. A layer that is called several times counts with its last call.
+
+    Args:
+        model: a `keras.Model`.
+    """
+
+    def __init__(self, model):
+        self._model = model
+        # The replicas of a MirroredStrategy are traced in a thread each.
+        self._replica = threading.local()
+
+    @contextlib.contextmanager
+    def watched(self):
+        """Listen to the calls made inside the `with` block."""
+        layers = list(layer_paths(self._model))
+        replaced = {}
+        for layer in layers:
+            # The instance's dictionary is written to directly: Keras's __setattr__ would track it.
+            if "call" in vars(layer):
+                replaced[layer] = vars(layer)["call"]
+            vars(layer)["call"] = self._listening(layer, layer.call)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del vars(layer)["call"]
+                if layer in replaced:
+                    vars(layer)["call"] = replaced[layer]
+
+    def _listening(self, layer, call):
+        @functools.wraps(call)
+        def listening_call(*args, **kwargs):
+            outputs = call(*args, **kwargs)
+            for output in tf.nest.flatten(outputs):
+                if tf.is_tensor(output) and output.dtype.is_floating and output.shape.rank:
+                    self._seen()[layer] = output
+                    break
+            return outputs
+
+        return listening_call
+
+    def _seen(self):
+        return vars(self._replica).setdefault("seen", {})
+
+    def layers(self):
+        """List the layers of a built model that hold weights or an activation."""
+        every = layer_paths(self._model)
+        return [layer for layer in every if layer.weights or activation_of(layer) is not None]
+
+    def take(self, layers):
+        """Return the layers' last outputs, None where one was not called since the last time."""
+        seen, self._replica.seen = self._seen(), {}
+        here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        outputs = [seen.get(layer) for layer in layers]
+        # What an inner tf.function or a loop computes is not to be had outside of it.
+        return [o if here is None or getattr(o, "graph", None) is here else None for o in outputs]
+
+
+def statistics(layers, outputs):
+    """Return the statistics of the layers' outputs: float64, (layers, statistics)."""
+    unknown = tf.fill([len(STATISTICS)], tf.constant(float("nan"), tf.float64))
+    own = [
+        unknown if output is None else _statistics(layer, output)
+        for layer, output in zip(layers, outputs, strict=True)
+    ]
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return sum_over_replicas([tf.stack(own)])[0] / replicas
+
+
+def histograms(outputs):
+    """Return the histograms of the layers' outputs: float64, (layers, 32).
+
+    Under a strategy they are those of the first replica's part of the batch.
+    """
+    return tf.stack([EMPTY if o is None else count_buckets(o) for o in outputs])
+
+
+def activation_of(layer):
+    """Return the name of a layer's activation, its own or the one that it is, or None."""
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return "relu" if isinstance(layer, keras.layers.ReLU) else None
+    return getattr(activation, "__name__", None)
+
+
+def can_saturate(layer):
+    """Tell whether a layer's activation has bounds."""
+    return activation_of(layer) in BOUNDS
+
+
+def can_die(layer):
+    """Tell whether a layer's activation may be 0 for all inputs."""
+    return activation_of(layer) not in (None, "linear", "softmax", *BOUNDS)
+
+
+def _statistics(layer, output):
+    output = tf.cast(output, tf.float64 if output.dtype == tf.float64 else tf.float32)
+    finite = tf.math.is_finite(output)
+    known = tf.where(finite, output, 0)
+    variance = tf.math.reduce_variance(known)
+    channels_first = getattr(layer, "data_format", None) == "channels_first"
+    units = 1 if channels_first and output.shape.rank > 2 else output.shape.rank - 1
+    others = [axis for axis in range(output.shape.rank) if axis != units]
+    active = tf.reduce_mean(tf.cast(output != 0, output.dtype), others)
+    dead = tf.reduce_mean(tf.cast(active < _ACTIVE_SHARE, output.dtype))
+    bounds = BOUNDS.get(activation_of(layer))
+    saturated = tf.constant(float("nan"), output.dtype)
+    if bounds:
+        near = (output < bounds[0] + _NEAR) | (output > bounds[1] - _NEAR)
+        saturated = tf.reduce_mean(tf.cast(near, output.dtype))
+    not_finite = 1 - tf.reduce_mean(tf.cast(finite, output.dtype))
+    return tf.cast(tf.stack([variance, dead, saturated, not_finite]), tf.float64)

@@ -1,0 +1,25 @@
+"""The page of charts that TensorBoard shows under Custom Scalars."""
+
+from tensorboard.plugins.custom_scalar import layout_pb2, summary
+
+_CHARTS = [
+    ("Gradient norm of each layer", [r"gradient_norm/(?!global$)"]),
+    ("Gradient norm of all layers, received and applied", [r"gradient_norm\w*/global$"]),
+    ("Update ratio of each layer (healthy near 1e-3)", [r"update_ratio/"]),
+    ("Weight norm of each layer", [r"weight_norm/"]),
+    ("Learning rate", [r"learning_rate"]),
+    ("Loss of each batch", [r"loss/batch$"]),
+    ("Metrics of each epoch", [r"epoch/"]),
+    ("Share of dead and of saturated units", [r"dead_units/", r"saturated_units/"]),
+]
+
+
+def layout():
+    """Return the `Summary` that holds the layout."""
+    # TensorBoard matches an expression at a tag's start only.
+    charts = [
+        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
+        for title, tags in _CHARTS
+    ]
+    category = layout_pb2.Category(title="keras_bp: what the gradients do", chart=charts)
+    return summary.pb(layout_pb2.Layout(category=[category]))

@@ -1,0 +1,148 @@
+"""What the callbacks that see a `fit`'s update steps have in common."""
+
+import time
+
+import keras
+import numpy as np
+
+from keras_bp.callbacks._recording_train_function import RecordingTrainFunction
+from keras_bp.callbacks._step_recorder import StepRecorder
+from keras_bp.callbacks._variable_paths import variable_paths
+
+
+class RecordingCallback(keras.callbacks.Callback):
+    """Sees every update step of a plain `fit`; a subclass says what it does with them.
+
+    Keras hands a callback no gradients. While the train function runs, this callback listens to
+    the optimizer's `scale_loss` and `apply`, through which every optimizer of Keras receives the
+    loss and the gradients; no `train_step` is overridden and no model subclassed. What is recorded
+    is kept on the device and read from time to time.
+
+    A subclass overrides `_begin`, `_take` and `_end`, and may use, once updates were taken,
+
+        self._last_step     the number of the last update step taken, 1 for the optimizer's first
+        self._recorder      the `StepRecorder`
+        self._layers        the paths of the layers that hold trainable variables, in order
+        self._norms(squares)
+
+    Args:
+        outputs: whether the layers' outputs are recorded.
+        seconds: how long the updates of several calls may wait to be taken; 0 for none.
+    """
+
+    def __init__(self, outputs=False, seconds=1.0):
+        super().__init__()
+        self._outputs = outputs
+        self._seconds = seconds
+        self._function = None
+        self._recorder = None
+        self._last_step = 0
+        self._recording = self._sampling = False
+
+    # What a subclass overrides.
+
+    def _begin(self):
+        """Do what is to be done before the first step; raise what is wrong."""
+
+    def _take(self, updates):
+        """Use the `Updates` made up to `self._last_step`."""
+        raise NotImplementedError(f"{type(self).__name__} must override `_take`.")
+
+    def _end(self):
+        """Let go of files and the like, also after an exception."""
+
+    # Keras's hooks.
+
+    def set_model(self, model):
+        """Keras's hook: take over the model that `fit` is about to train."""
+        # A fit that an exception ended never called on_train_end.
+        self._stop()
+        RecordingTrainFunction.remove_from(model)
+        super().set_model(model)
+
+    def on_train_begin(self, logs=None):
+        """Keras's hook: begin."""
+        name = type(self).__name__
+        if self.model.optimizer is None:
+            raise ValueError(
+                f"{name} needs a model that is compiled with an optimizer. "
+                f"Received: model {self.model.name!r} with optimizer None"
+            )
+        if self.model.built and not self.model.trainable_variables:
+            raise ValueError(
+                f"{name} needs a model with trainable weights. "
+                f"Received: model {self.model.name!r}, which has none"
+            )
+        self._begin()
+        self._recording = False
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Keras's hook: record the coming steps."""
+        self._start_if_needed()
+        self._function.arm(self._sampling)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Keras's hook: take the updates, if enough wait."""
+        self._calls += 1
+        full = (self._calls + 1) * self.model.steps_per_execution > self._recorder.places
+        if full or time.monotonic() - self._taken_at >= self._seconds:
+            self._take_updates()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keras's hook: take the updates."""
+        self._take_updates()
+
+    def on_train_end(self, logs=None):
+        """Keras's hook: leave model and optimizer as they were."""
+        self._stop()
+
+    def _start_if_needed(self):
+        """Record from the next step on, with what an earlier `fit` has traced if it fits."""
+        # Not at on_train_begin, where another callback may yet restore the optimizer's state; and
+        # again where one has made the train function anew, perhaps with another optimizer.
+        if self._recording and self._function.in_place():
+            return
+        if self._recording:
+            self._take_updates()
+        if self._function is not None and self._function.put_back(self.model):
+            self._recorder.restart()
+        else:
+            self._recorder = StepRecorder(self.model, self._outputs)
+            self._function = RecordingTrainFunction.of(self.model)
+            self._function.add(self._recorder)
+            self._layers = None
+        self._last_step = max(self._last_step, self._recorder.updates_before)
+        self._calls, self._taken_at, self._recording = 0, time.monotonic(), True
+
+    def _stop(self):
+        """Take what is left and let go of the model."""
+        if self._function is not None and self._function.in_place():
+            self._take_updates()
+            RecordingTrainFunction.remove_from(self.model)
+        self._recording = False
+        self._end()
+
+    def _take_updates(self):
+        """Hand the updates made since the last time to `_take`."""
+        updates = self._recorder.new_updates()
+        self._calls, self._taken_at = 0, time.monotonic()
+        if updates is None:
+            return 0
+        if self._layers is None:
+            self._name_layers()
+        self._last_step += len(updates.losses)
+        self._take(updates)
+        return len(updates.losses)
+
+    def _name_layers(self):
+        """Find the layers, and for each variable the number of its layer among them."""
+        paths = variable_paths(self.model)
+        layers = [paths[id(variable)][0] for variable in self._recorder.variables]
+        self._layers = list(dict.fromkeys(layers))
+        self._layer_of_variable = np.array([self._layers.index(layer) for layer in layers])
+
+    def _norms(self, squares):
+        """Return the norm of each layer and of all: (n, variables) -> (n, layers + 1)."""
+        layers = np.zeros((len(squares), len(self._layers)))
+        np.add.at(layers, (slice(None), self._layer_of_variable), squares)
+        return np.sqrt(np.column_stack([layers, squares.sum(axis=1)]))
