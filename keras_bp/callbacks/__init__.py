@@ -1,5 +1,6 @@
 """Callbacks for `model.fit` that show what the gradients do."""
 
 from keras_bp.callbacks.gradient_monitor import GradientMonitor
+from keras_bp.callbacks.optimizer_switch import OptimizerSwitch
 
-__all__ = ["GradientMonitor"]
+__all__ = ["GradientMonitor", "OptimizerSwitch"]

@@ -115,7 +115,7 @@ class GradientMonitor(RecordingCallback):
     model.fit(x, y, epochs=5, callbacks=[monitor])
     ```
 
-    Then `tensorboard --logdir tb_logs` in a shell, and http://localhost:6006 in a browser.
+    Then `tensorboard --logdir tb_logs` in a shell shows the run in a browser.
     """
 
     def __init__(
@@ -221,12 +221,16 @@ class GradientMonitor(RecordingCallback):
             super().on_train_batch_end(batch, logs)
             return
         steps = self._take_updates()
+        step = self._last_step
         if steps and measuring:  # with none, the update is still to come
             self._write_update(steps)
-            self._updates_due = _next_multiple(self._last_step, self.updates_every)
+            self._updates_due = _next_multiple(step, self.updates_every)
         if steps and self._sampling:
-            self._write_histograms()
-            self._histograms_due = _next_multiple(self._last_step, self.histograms_every)
+            write_sampled(
+                self._file, self.model, self._recorder, self._selection, self._chosen_outputs, step
+            )
+            self._write_weights()
+            self._histograms_due = _next_multiple(step, self.histograms_every)
 
     def on_epoch_end(self, epoch, logs=None):
         """Keras's hook: write the epoch's metrics, the weights and the picture."""
@@ -280,18 +284,10 @@ class GradientMonitor(RecordingCallback):
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = self._norms(updates[None])[0] / self._norms(before[None])[0] / steps
         weights = self._norms(after[None])[0]
-        names = [self._layers[i] for i in columns]
-        tags = [f"update_ratio/{n}" for n in names] + [f"weight_norm/{n}" for n in names]
-        self._file.write_scalars(
-            tuple(tags), [*ratios[columns], *weights[columns]], self._last_step
-        )
-
-    def _write_histograms(self):
-        outputs = self._chosen_outputs
-        write_sampled(
-            self._file, self.model, self._recorder, self._selection, outputs, self._last_step
-        )
-        self._write_weights()
+        paths = self._chosen.values()
+        tags = (f"{tag}/{path}" for tag in ("update_ratio", "weight_norm") for path in paths)
+        values = [*ratios[columns], *weights[columns]]
+        self._file.write_scalars(tuple(tags), values, self._last_step)
 
     def _write_weights(self):
         self._histograms_at = self._last_step
