@@ -1,0 +1,346 @@
+"""What GradientMonitor writes beside the norms: updates, clipping, outputs, histograms, metrics."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+import keras_bp
+from keras_bp.callbacks import GradientMonitor
+
+L = keras.layers
+
+
+class Snapshots(keras.callbacks.Callback):
+    """Keeps the weights before and after each call of the train function."""
+
+    def on_train_begin(self, logs=None):
+        self.before, self.after = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.before.append(self.model.get_weights())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.after.append(self.model.get_weights())
+
+
+def small_model(optimizer="sgd", **options):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), L.Dense(6, "relu", name="d1"), L.Dense(5, "sigmoid", name="d2")]
+    model = keras.Sequential([*layers, L.Dense(1, name="d3")])
+    model.compile(optimizer, "mse", **{"jit_compile": False, **options})
+    return model
+
+
+def fit(model, data, *callbacks, **options):
+    options = {"batch_size": 5, "shuffle": False, "verbose": 0, **options}
+    return model.fit(*data, callbacks=list(callbacks), **options)
+
+
+def norm(arrays):
+    return np.sqrt(sum(np.sum(np.square(np.float64(a))) for a in arrays))
+
+
+def gradients(model, weights, x, y):
+    now = model.get_weights()
+    model.set_weights(weights)
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, y, model(x, training=True))
+    result = tape.gradient(loss, model.trainable_variables)
+    model.set_weights(now)
+    return [g.numpy() for g in result]
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+def test_update_ratio_and_weight_norm(options, data, tmp_path, read_events):
+    model, snapshots = small_model("adam", **options), Snapshots()
+    fit(model, data, snapshots, GradientMonitor(tmp_path, updates_every=4), epochs=2)
+    events = read_events(tmp_path)
+    for number, layer in enumerate(["d1", "d2", "d3"]):
+        ratio, weight = events[f"update_ratio/{layer}"], events[f"weight_norm/{layer}"]
+        assert list(ratio) == list(weight) == [1, 4, 8]
+        for step in ratio:
+            before, after = (
+                weights[step - 1][2 * number : 2 * number + 2]
+                for weights in (snapshots.before, snapshots.after)
+            )
+            change = norm([np.float64(a) - b for a, b in zip(after, before, strict=True)])
+            np.testing.assert_allclose(ratio[step], change / norm(before), rtol=1e-6)
+            np.testing.assert_allclose(weight[step], norm(after), rtol=1e-6)
+
+
+def test_an_update_of_several_steps_is_their_mean(data, tmp_path, read_events):
+    model, snapshots = small_model(steps_per_execution=3), Snapshots()
+    fit(model, data, snapshots, GradientMonitor(tmp_path), batch_size=8)
+    [(step, ratio)] = read_events(tmp_path)["update_ratio/d3"].items()
+    before, after = snapshots.before[0][4:], snapshots.after[0][4:]
+    change = norm([np.float64(a) - b for a, b in zip(after, before, strict=True)]) / 3
+    assert step == 3
+    np.testing.assert_allclose(ratio, change / norm(before), rtol=1e-6)
+
+
+def test_an_update_from_micro_steps_is_measured_whole(data, tmp_path, read_events):
+    optimizer = keras_bp.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    model, snapshots = small_model(optimizer), Snapshots()
+    fit(model, data, snapshots, GradientMonitor(tmp_path, updates_every=1))
+    events = read_events(tmp_path)["update_ratio/d1"]
+    assert list(events) == [1, 2]
+    for step, call in {1: 0, 2: 2}.items():
+        before, after = snapshots.before[call][:2], snapshots.after[call + 1][:2]
+        change = norm([np.float64(a) - b for a, b in zip(after, before, strict=True)])
+        np.testing.assert_allclose(events[step], change / norm(before), rtol=1e-5)
+
+
+CLIPPING = [
+    {"clipvalue": 0.01},
+    {"clipnorm": 0.05},
+    {"global_clipnorm": 0.05},
+    {"global_clipnorm": 0.05, "gradient_accumulation_steps": 2},
+]
+
+
+@pytest.mark.parametrize("library", [keras, keras_bp], ids=lambda library: library.__name__)
+@pytest.mark.parametrize("options", CLIPPING, ids=str)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_applied_norm_is_that_of_the_step(
+    options, library, jit_compile, data, tmp_path, read_events
+):
+    """SGD with rate 1 moves by the gradient as its rule receives it."""
+    optimizer = library.optimizers.SGD(1.0, **options)
+    model, snapshots = small_model(optimizer, jit_compile=jit_compile), Snapshots()
+    fit(model, data, snapshots, GradientMonitor(tmp_path), epochs=2)
+    events = read_events(tmp_path)
+    calls = options.get("gradient_accumulation_steps", 1)
+    assert list(events["gradient_norm_applied/global"]) == list(range(1, 10 // calls + 1))
+    for step, applied in events["gradient_norm_applied/global"].items():
+        before, after = snapshots.before[calls * (step - 1)], snapshots.after[calls * step - 1]
+        change = norm([np.float64(a) - b for a, b in zip(after, before, strict=True)])
+        # Weights of size 1 round at 6e-8 each, in changes of 0.05.
+        np.testing.assert_allclose(applied, change, rtol=2e-5)
+    received = np.array(list(events["gradient_norm/global"].values()))
+    applied = np.array(list(events["gradient_norm_applied/global"].values()))
+    share = np.cumsum(applied < received * (1 - 1e-5)) / np.arange(1, len(applied) + 1)
+    assert share[-1] > 0
+    np.testing.assert_allclose(list(events["clip_rate"].values()), share, rtol=1e-6)
+
+
+@pytest.mark.parametrize("library", [keras, keras_bp], ids=lambda library: library.__name__)
+def test_applied_norm_of_repeated_rows(library, tmp_path, read_events):
+    """Keras clips the rows as they come, and leaves a gradient of norm 1.41 at clipnorm=1 (K2)."""
+    ids, targets = np.array([[1, 1]]), np.array([[30.0]], "float32")
+    model = keras.Sequential([keras.Input((2,)), L.Embedding(3, 1, name="e"), L.Flatten()])
+    model.add(L.Dense(1, kernel_initializer="ones", trainable=False))
+    model.compile(library.optimizers.SGD(1.0, clipnorm=1.0), "mse", jit_compile=False)
+    snapshots = Snapshots()
+    fit(model, (ids, targets), snapshots, GradientMonitor(tmp_path))
+    applied = read_events(tmp_path)["gradient_norm_applied/global"][1]
+    change = norm([np.float64(snapshots.after[0][0]) - snapshots.before[0][0]])
+    np.testing.assert_allclose(applied, change, rtol=1e-6)
+    np.testing.assert_allclose(applied, 2**0.5 if library is keras else 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("library", [keras, keras_bp], ids=lambda library: library.__name__)
+def test_applied_norm_over_replicas(library, tmp_path, read_events, replicas):
+    """Keras clips before it sums over the replicas (K4)."""
+    x = np.array([[3.0, 0.0], [0.0, 4.0]], "float32")
+    with replicas.scope():
+        model = keras.Sequential([keras.Input((2,)), L.Dense(1, use_bias=False, name="d")])
+        model.compile(library.optimizers.SGD(1.0, global_clipnorm=1.0), lambda y, p: p)
+    snapshots = Snapshots()
+    fit(model, (x, x[:, :1]), snapshots, GradientMonitor(tmp_path), batch_size=2)
+    applied = read_events(tmp_path)["gradient_norm_applied/global"][1]
+    change = norm([np.float64(snapshots.after[0][0]) - snapshots.before[0][0]])
+    np.testing.assert_allclose(applied, change, rtol=1e-5)
+    np.testing.assert_allclose(applied, 2**0.5 if library is keras else 1.0, rtol=1e-5)
+
+
+def test_without_clipping_there_is_nothing_on_it(data, tmp_path, read_events):
+    fit(small_model(), data, GradientMonitor(tmp_path))
+    assert not {"clip_rate", "gradient_norm_applied/global"} & set(read_events(tmp_path))
+
+
+def test_every(data, tmp_path, read_events):
+    fit(small_model(), data, GradientMonitor(tmp_path, every=3), epochs=2)
+    events = read_events(tmp_path)
+    for tag in ("gradient_norm/d1", "gradient_norm/global", "learning_rate", "loss/batch"):
+        assert list(events[tag]) == [3, 6, 9]
+
+
+def counts_of(histogram, values):
+    """The counts that NumPy finds in the buckets of a histogram."""
+    assert len(histogram) == 30
+    # The same numbers from another pass, in float32.
+    edges = [values.min(), values.max()]
+    np.testing.assert_allclose([histogram[0, 0], histogram[-1, 1]], edges, rtol=1e-5, atol=1e-7)
+    return np.histogram(values, 30)[0]
+
+
+@pytest.mark.parametrize(
+    "options, steps",
+    [({}, [2, 4]), ({"jit_compile": True}, [2, 4]), ({"steps_per_execution": 5}, [5])],
+    ids=str,
+)
+def test_histograms_of_gradients_and_outputs(options, steps, data, tmp_path, read_events):
+    model = small_model(**options)
+    snapshots, single = Snapshots(), small_model()
+    monitor = GradientMonitor(tmp_path, histograms_every=2, activations=True)
+    fit(model, data, monitor)
+    fit(single, data, snapshots)
+    events = read_events(tmp_path)
+    assert list(events["gradients/d1/kernel"]) == list(events["activations/d1"]) == steps
+    assert list(events["weights/d1/kernel"]) == sorted({*steps, 5})
+    for step in steps:
+        x, y = (array[5 * (step - 1) : 5 * step] for array in data)
+        single.set_weights(snapshots.before[step - 1])
+        wanted = gradients(single, snapshots.before[step - 1], x, y)
+        paths = [f"{d}/{v}" for d in ("d1", "d2", "d3") for v in ("kernel", "bias")]
+        for path, gradient in zip(paths, wanted, strict=True):
+            histogram = events[f"gradients/{path}"][step]
+            counts = counts_of(histogram, gradient)
+            assert counts.sum() == histogram[:, 2].sum() == gradient.size
+            # An entry on an edge may round to either side.
+            assert np.abs(counts - histogram[:, 2]).sum() <= 2
+        output = x
+        for layer in single.layers:
+            output = layer(output).numpy()
+            histogram = events[f"activations/{layer.name}"][step]
+            assert np.abs(counts_of(histogram, output) - histogram[:, 2]).sum() <= 2
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+@pytest.mark.parametrize("layers", [L, keras_bp.layers], ids=["keras", "keras_bp"])
+def test_dead_and_saturated_units(options, layers, tmp_path, read_events):
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4, "relu", name="r")])
+    model.add(layers.Dense(4, "sigmoid", name="s"))
+    model.add(layers.Dense(2, "tanh", name="t"))
+    model.add(layers.Dense(1, name="linear"))
+    model.compile(keras.optimizers.SGD(0.0), "mse", **{"jit_compile": False, **options})
+    biases = [np.array([-99.0, 99, -99, -99]), np.array([99.0, -99, 0, 0]), np.array([99.0, 0])]
+    for layer, bias in zip(model.layers, biases, strict=False):
+        layer.bias.assign(bias)
+        layer.kernel.assign(0.01 * layer.kernel)
+    fit(model, (x, x[:, :1]), GradientMonitor(tmp_path, activations=True), batch_size=16)
+    events = read_events(tmp_path)
+    shares = {tag: values[1] for tag, values in events.items() if "_units/" in tag}
+    assert shares == {"dead_units/r": 0.75, "saturated_units/s": 0.5, "saturated_units/t": 0.5}
+
+
+def test_outputs_of_models_in_models_of_recurrent_and_of_shared_layers(tmp_path, read_events):
+    x = keras.Input((6, 3))
+    block = keras.Sequential([L.Dense(3, "relu", name="shared")], name="block")
+    h = L.LSTM(4, return_sequences=True, name="lstm")(block(block(x)))
+    h = L.TimeDistributed(L.Dense(2, "relu"), name="each")(h)
+    model = keras.Model(x, L.Activation("tanh", name="act")(L.Flatten()(h)))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(8, 6, 3)).astype("float32")
+    monitor = GradientMonitor(tmp_path, activations=True, histograms_every=1)
+    fit(model, (x, x[:, :4].reshape(8, 12)), monitor, batch_size=8)
+    events = read_events(tmp_path)
+    sizes = {"block/shared": 8 * 6 * 3, "lstm": 8 * 6 * 4, "each": 8 * 6 * 2, "act": 8 * 12}
+    found = {t.partition("/")[2]: h[1][:, 2].sum() for t, h in events.items() if t[:5] == "activ"}
+    assert found == sizes
+    assert set(vars(model.get_layer("lstm"))).isdisjoint({"call"})
+
+
+def test_chosen_layers(data, tmp_path, read_events):
+    monitor = GradientMonitor(tmp_path, layers=["d2"], activations=True, histograms_every=1)
+    fit(small_model(), data, monitor)
+    events = read_events(tmp_path)
+    layers = {tag.split("/")[1] for tag in events if "/" in tag and "_per_" not in tag}
+    assert layers == {"d2", "global", "batch", "loss"}
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_a_layer_that_does_not_exist(built, data, tmp_path):
+    model = small_model()
+    if not built:
+        model = keras.Sequential([L.Dense(1, name="d1")])
+        model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"`layers` must name .*'d1'.*Received: 'd9'"):
+        fit(model, data, GradientMonitor(tmp_path, layers=["d1", "d9"]))
+
+
+def test_metrics_of_epochs(data, tmp_path, read_events):
+    model = small_model(metrics=["mae"])
+    history = fit(model, data, GradientMonitor(tmp_path), epochs=2, validation_data=data)
+    events = read_events(tmp_path)
+    for name, values in history.history.items():
+        assert list(events[f"epoch/{name}"]) == [5, 10]
+        np.testing.assert_allclose(list(events[f"epoch/{name}"].values()), values, rtol=1e-6)
+    assert "val_mae" in history.history
+
+
+def test_gradient_flow_is_a_picture_of_the_norms(data, tmp_path, read_events):
+    fit(small_model(), data, GradientMonitor(tmp_path), epochs=2)
+    events = read_events(tmp_path)
+    assert list(events["gradient_flow"]) == [5, 10]
+    width, height, png = events["gradient_flow"][10]
+    image = tf.io.decode_png(png).numpy().astype(int)
+    assert image.shape == (int(height), int(width), 3) == (96, 1024, 3)
+    norms = np.array([list(events[f"gradient_norm/d{i}"].values()) for i in (1, 2, 3)])
+    # The palette brightens from end to end, so brightness orders as the norms do.
+    brightness = image[16::32, 1024 // 20 :: 1024 // 10].sum(axis=2)
+    order = np.argsort(norms.ravel())
+    assert (np.diff(brightness.ravel()[order]) >= -2).all()
+    assert brightness.min() < 200 and brightness.max() > 500
+
+
+def test_layout_holds_every_scalar(data, tmp_path, read_events):
+    optimizer = keras_bp.optimizers.SGD(0.1, clipnorm=1.0)
+    monitor = GradientMonitor(tmp_path, activations=True)
+    fit(small_model(optimizer), data, monitor)
+    fit(small_model(optimizer="adam"), data, monitor)
+    events = read_events(tmp_path)  # the layout stands there once, or it would raise
+    layout = layout_pb2.Layout.FromString(events.pop("custom_scalars__config__")[0].item())
+    charts = {c.title: [r for r in c.multiline.tag] for c in layout.category[0].chart}
+    scalars = {tag for tag, values in events.items() if next(iter(values.values())).ndim == 0}
+    shown = [
+        (title, tag)
+        for title, expressions in charts.items()
+        for tag in scalars
+        if any(re.match(expression, tag) for expression in expressions)
+    ]
+    assert {tag for _, tag in shown} == scalars - {"clip_rate"}
+    assert {t for title, t in shown if "of each layer" in title and t.startswith("gradient")} == {
+        "gradient_norm/d1",
+        "gradient_norm/d2",
+        "gradient_norm/d3",
+    }
+
+
+def test_a_second_fit_traces_nothing_anew(data, tmp_path):
+    traces = []
+
+    class Counting(keras.Sequential):
+        def train_step(self, batch):
+            traces.append(1)
+            return super().train_step(batch)
+
+    model = Counting([keras.Input((4,)), L.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    monitor = GradientMonitor(tmp_path)
+    data = [array[:20] for array in data]
+    fit(model, data, monitor)
+    first = len(traces)
+    fit(model, data, monitor)
+    assert first and len(traces) == first
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"every": 0}, ValueError, r"`every`.*0"),
+        ({"every": 1.5}, TypeError, r"`every`.*1.5"),
+        ({"updates_every": 0}, ValueError, r"`updates_every`.*0"),
+        ({"histograms_every": -1}, ValueError, r"`histograms_every`.*-1"),
+        ({"layers": "d1"}, TypeError, r"`layers` must be a list.*Received: 'd1'"),
+        ({"layers": [1]}, TypeError, r"`layers` must be a list.*Received: \[1\]"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        GradientMonitor("logs", **arguments)
