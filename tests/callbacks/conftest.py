@@ -1,9 +1,15 @@
 """What the tests of the callbacks share: reading event files back, and a small data set."""
 
+import pathlib
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+# pytest's importlib mode leaves the folder of a test file out of the path.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
 @pytest.fixture

@@ -1,0 +1,244 @@
+"""From one optimizer to another, once, when the training has come to a plateau."""
+
+import warnings
+
+import keras
+from keras.optimizers import LossScaleOptimizer
+from keras.optimizers.schedules import LearningRateSchedule
+from keras.src.callbacks.monitor_callback import MonitorCallback
+
+from keras_bp._arguments import check_integer, check_number
+from keras_bp.optimizers import SGD
+from keras_bp.schedules import Warmup
+
+# The new optimizer's name begins with it, and is saved with it: what else would tell a `fit` of a
+# loaded model that the switch has been made?
+_MARK = "switched_to_"
+
+
+class OptimizerSwitch(MonitorCallback):
+    """Changes the optimizer of a `fit` once, when the loss no longer improves.
+
+    Adam makes quick progress at first; where it comes to a plateau, gradient descent with momentum
+    often gets further, and to weights that generalize better. This callback watches a quantity as
+    `keras.callbacks.ReduceLROnPlateau` does. When it has not improved for `patience` epochs, the
+    next epoch begins with a new optimizer, at a rate that rises linearly from 0 to its full height.
+    If training ends with that epoch (the last one, `EarlyStopping`), no switch is made.
+
+    At the switch,
+
+    1. the old optimizer finishes as it does at the end of `fit`: averages of the weights take
+       their place, left-over micro-steps of accumulated gradients are applied;
+    2. where `learning_rate` is a function, it is called;
+    3. the new optimizer is created in the scope of the model's distribution strategy, built, and
+       put in the old one's place, also in what `model.save` writes; a `LossScaleOptimizer` is put
+       around it if one was around the old one, with the loss scale that has been reached.
+
+    From then on the training is, bit for bit, that of a model compiled with the new optimizer.
+    Weights, loss, metrics, callbacks and epochs go on. Of the old optimizer's settings nothing
+    goes over: clipping, decay and accumulation are for `optimizer` to give.
+
+    The switch is made once in the life of a compiled model. The new optimizer's name begins with
+    `switched_to_`, and where training begins with an optimizer of such a name this callback does
+    nothing: in a second `fit`, and in one of a model loaded from a `.keras` file that was saved
+    after the switch, whose optimizer goes on with its momentum and its place in the warm-up. The
+    file must be of the whole model: weights alone (`save_weights`, `BackupAndRestore`) are read
+    back into the optimizer that the model is compiled with, which would be the old one. A `fit`
+    before the switch begins to watch anew.
+
+    Args:
+        learning_rate: number above 0, a schedule of rates, or a function of the model that returns
+            one of these, such as a range test. The function is called with the new optimizer in
+            place, at a rate of 0, so that the test tries the rule that will be used:
+            `lambda model: find_learning_rate(model, x, y).suggest()`.
+        optimizer: function that takes a learning rate and returns a new optimizer; a class that
+            can be called with the rate alone is one. It is called for the test too. Defaults to
+            `None`: `keras_bp.optimizers.SGD(learning_rate, momentum=0.9)`.
+        warmup_steps: integer of 0 or more, the update steps in which the rate rises, see
+            `keras_bp.schedules.Warmup`. Defaults to 100.
+        monitor: string, the quantity to watch, a key of the epochs' logs. Defaults to `"loss"`.
+        patience: integer of 1 or more, the epochs without improvement before the switch. Defaults
+            to 10.
+        min_delta: number of 0 or more, what a quantity must change by to count as improved.
+            Defaults to 1e-4.
+        mode: `"min"` if the quantity is to fall, `"max"` if it is to rise, `"auto"` to infer this
+            from its name, for the loss and Keras's metrics. Defaults to `"auto"`.
+        verbose: 1 to print a line at the switch, 0 for none. Defaults to 0.
+
+    Attributes:
+        switched_at_epoch: integer, the first epoch of the new optimizer, counted from 0 as Keras
+            does; `None` as long as this callback has made no switch in the model.
+
+    Raises:
+        TypeError: if an argument is of another kind; at the switch, if a function returns
+            something else than a rate or an optimizer.
+        ValueError: if an argument is out of its range; by `fit`, if the model has no optimizer, or
+            if it cannot be inferred whether the quantity is to fall or to rise.
+
+    Example:
+        >>> x = np.linspace(-1.0, 1.0, 64)[:, None]
+        >>> model = keras.Sequential([keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> switch = keras_bp.callbacks.OptimizerSwitch(
+        ...     lambda model: keras_bp.find_learning_rate(model, x, x**2).suggest(),
+        ...     min_delta=0.01,
+        ...     patience=2,
+        ... )
+        >>> _ = model.fit(x, x**2, epochs=100, verbose=0, callbacks=[switch])
+        >>> switch.switched_at_epoch < 100, type(model.optimizer).__name__
+        (True, 'SGD')
+
+    References:
+        Keskar and Socher, 2017, "Improving generalization performance by switching from Adam to
+        SGD", which finds the moment and the rate by another criterion.
+    """
+
+    def __init__(
+        self,
+        learning_rate,
+        optimizer=None,
+        *,
+        warmup_steps=100,
+        monitor="loss",
+        patience=10,
+        min_delta=1e-4,
+        mode="auto",
+        verbose=0,
+    ):
+        if isinstance(learning_rate, LearningRateSchedule) or not callable(learning_rate):
+            learning_rate = _checked_rate(learning_rate)
+        if optimizer is not None and not callable(optimizer):
+            raise TypeError(
+                "`optimizer` must be a function that takes a learning rate and returns a "
+                f"keras.optimizers.Optimizer. Received: optimizer={optimizer!r}"
+            )
+        if not isinstance(monitor, str):
+            raise TypeError(f"`monitor` must be a string. Received: monitor={monitor!r}")
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"`mode` must be 'auto', 'min' or 'max'. Received: mode={mode!r}")
+        min_delta = check_number("min_delta", min_delta, 0.0)
+        super().__init__(monitor, mode, min_delta=min_delta)
+        self.learning_rate = learning_rate
+        self.optimizer = optimizer or _sgd_with_momentum
+        self.warmup_steps = check_integer("warmup_steps", warmup_steps, 0)
+        self.patience = check_integer("patience", patience, 1)
+        self.verbose = check_integer("verbose", verbose, 0)
+        self.switched_at_epoch = None
+
+    def on_train_begin(self, logs=None):
+        """Keras's hook: begin to watch, if the switch is not made yet."""
+        if not isinstance(self.model.optimizer, keras.optimizers.Optimizer):
+            raise ValueError(
+                "OptimizerSwitch needs a model that is compiled with an optimizer. "
+                f"Received: model {self.model.name!r} with optimizer {self.model.optimizer!r}"
+            )
+        self.best = None
+        self.wait = 0
+        if not self._is_switched():
+            self.switched_at_epoch = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Keras's hook: switch, if the epochs before were a plateau."""
+        # Not where the plateau is seen, at the end of an epoch: that epoch may be the last, and
+        # its callbacks may save, restore or stop what the old optimizer has made.
+        if self.wait >= self.patience and not self._is_switched():
+            self._switch(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keras's hook: see whether the quantity has improved."""
+        if self._is_switched():
+            return
+        if self.monitor_op is None:
+            self._set_monitor_op()
+        value = (logs or {}).get(self.monitor)
+        if value is None:
+            warnings.warn(
+                f"OptimizerSwitch watches `{self.monitor}`, which is not among the epoch's logs: "
+                f"{', '.join(logs or {})}.",
+                stacklevel=2,
+            )
+        elif self._is_improvement(value, self.best):
+            self.best = value
+            self.wait = 0
+        else:
+            self.wait += 1
+
+    def _is_switched(self):
+        return self.model.optimizer.name.startswith(_MARK)
+
+    def _switch(self, epoch):
+        old = self.model.optimizer
+        old.finalize_variable_values(self.model.trainable_variables)
+        rate = self._find_rate()
+        new = self._create(Warmup(rate, self.warmup_steps) if self.warmup_steps else rate)
+        self._put_in(new)
+        self.switched_at_epoch = epoch
+        if self.verbose:
+            print(
+                f"Epoch {epoch + 1}: {self.monitor} has not improved for {self.wait} epochs. "
+                f"OptimizerSwitch goes from {_kind(old)} to {_kind(new)}, learning rate "
+                f"{rate if isinstance(rate, LearningRateSchedule) else format(rate, '.4g')} "
+                f"after {self.warmup_steps} steps of warm-up."
+            )
+
+    def _find_rate(self):
+        """Return the rate that was given, or that the function finds with the new rule."""
+        if isinstance(self.learning_rate, LearningRateSchedule) or not callable(self.learning_rate):
+            return self.learning_rate
+        old = self.model.optimizer
+        self._put_in(self._create(0.0))
+        try:
+            return _checked_rate(self.learning_rate(self.model))
+        finally:
+            # An exception ends `fit`; the model is then as before, and can be trained on.
+            self._put_in(old)
+
+    def _create(self, learning_rate):
+        """Return a new optimizer, built, in the wrapping of the old one and with the mark."""
+        old = self.model.optimizer
+        with self.model.distribute_strategy.scope():
+            new = self.optimizer(learning_rate)
+            if not isinstance(new, keras.optimizers.Optimizer):
+                raise TypeError(
+                    "`optimizer` must return a keras.optimizers.Optimizer. "
+                    f"Received: optimizer={self.optimizer!r}, which returned {new!r}"
+                )
+            is_scaled = isinstance(old, LossScaleOptimizer)
+            if is_scaled and not isinstance(new, LossScaleOptimizer):
+                new = LossScaleOptimizer(new, old.initial_scale, old.dynamic_growth_steps)
+            new.name = _MARK + new.name
+            new.build(self.model.trainable_variables)
+            if is_scaled:
+                # What the gradients of this model need, whatever the rule.
+                new.dynamic_scale.assign(old.dynamic_scale.numpy())
+        return new
+
+    def _put_in(self, optimizer):
+        """Let the model train with another optimizer, and save it."""
+        # Not by `compile`, which would make the metrics anew, forget that training is to stop, and
+        # may be overridden.
+        self.model.optimizer = optimizer
+        self.model._compile_config.config["optimizer"] = optimizer
+        # The train function was traced with the old optimizer.
+        self.model.make_train_function(force=True)
+
+
+def _sgd_with_momentum(learning_rate):
+    return SGD(learning_rate, momentum=0.9)
+
+
+def _checked_rate(value):
+    """Return a schedule as it is, and a number as a float."""
+    if isinstance(value, LearningRateSchedule):
+        return value
+    try:
+        return check_number("learning_rate", value, 0.0, low_open=True)
+    except TypeError as error:
+        raise TypeError(
+            "`learning_rate` must be a number above 0, a schedule, or a function of the model that "
+            f"returns one of these. Received: learning_rate={value!r}"
+        ) from error
+
+
+def _kind(optimizer):
+    return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__

@@ -1,0 +1,54 @@
+"""What the tests of OptimizerSwitch share: a model, its training, and the same by hand."""
+
+import contextlib
+
+import keras
+import pytest
+
+from keras_bp.optimizers import SGD
+from keras_bp.schedules import Warmup
+
+L = keras.layers
+
+# Keras's own, as it reads a variable with NumPy 2.
+numpy_2 = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+# Nothing counts as an improvement but the first epoch, so the third one has a new optimizer.
+PLATEAU = {"patience": 1, "min_delta": 1e9, "warmup_steps": 7}
+SWITCHED = 2
+
+
+def new_optimizer(rate=0.05):
+    """What the switch puts in, made by hand."""
+    return SGD(Warmup(rate, 7), momentum=0.9)
+
+
+def build(optimizer="adam", strategy=None, dropout=0.3, **options):
+    """Whatever a switch could disturb: batch statistics, dropout, a penalty, metrics."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        layers = [keras.Input((4,)), L.Dense(8, "tanh", kernel_regularizer="l2")]
+        layers += [L.BatchNormalization(), L.Dropout(dropout), L.Dense(1)]
+        model = keras.Sequential(layers)
+        optimizer = optimizer() if callable(optimizer) else optimizer
+        model.compile(optimizer, "mse", metrics=["mae"], **{"jit_compile": False, **options})
+    return model
+
+
+def fit(model, data, *callbacks, epochs=5, **options):
+    """Train on 5 batches an epoch; return the epochs' logs."""
+    options = {"batch_size": 5, "shuffle": False, "verbose": 0, **options}
+    return model.fit(*data, epochs=epochs, callbacks=list(callbacks), **options).history
+
+
+def state(model):
+    """All that a training has made of a model and its optimizer."""
+    return [v.numpy() for v in model.weights + model.optimizer.variables]
+
+
+def by_hand(model, data, optimizer=new_optimizer, **options):
+    """Train as a user without the callback would; return the epochs' logs."""
+    first = fit(model, data, epochs=SWITCHED)
+    model.compile(optimizer(), "mse", metrics=["mae"], **{"jit_compile": False, **options})
+    second = fit(model, data, epochs=5 - SWITCHED)
+    return {name: values + second[name] for name, values in first.items()}

@@ -1,0 +1,214 @@
+"""After OptimizerSwitch's switch a training is that of a model compiled with the new optimizer."""
+
+import keras
+import numpy as np
+import pytest
+from switch_cases import PLATEAU, SWITCHED, build, by_hand, fit, new_optimizer, numpy_2, state
+
+import keras_bp
+from keras_bp.callbacks import GradientMonitor, OptimizerSwitch
+from keras_bp.optimizers import SGD, Adam, DeferredAdam, ScheduleFreeAdamW
+from keras_bp.schedules import CosineAnnealing, Warmup
+
+L = keras.layers
+
+
+@pytest.mark.parametrize(
+    "optimizer, options",
+    [
+        (lambda: keras.optimizers.Adam(0.01), {}),
+        (lambda: Adam(0.01), {"jit_compile": True}),
+        (lambda: keras.optimizers.Adam(0.01), {"run_eagerly": True}),
+        (lambda: Adam(0.01), {"steps_per_execution": 2}),
+        # Ten batches in micro-steps of three leave one over; averages take the weights' place.
+        (lambda: Adam(0.01, gradient_accumulation_steps=3), {}),
+        (lambda: keras.optimizers.Adam(0.01, use_ema=True), {}),
+        (lambda: ScheduleFreeAdamW(0.01), {}),
+        (lambda: keras.optimizers.LossScaleOptimizer(Adam(0.01)), {}),
+    ],
+    ids=["plain", "jit", "eager", "executions", "accumulation", "ema", "schedule-free", "scaled"],
+)
+def test_weights_are_those_of_a_model_compiled_anew(optimizer, options, data):
+    model, twin = build(optimizer, **options), build(optimizer, **options)
+    wrap = keras.optimizers.LossScaleOptimizer
+    scaled = isinstance(model.optimizer, wrap)
+    switch = OptimizerSwitch(0.05, **PLATEAU)
+    logs = fit(model, data, switch)
+    new = (lambda: wrap(new_optimizer())) if scaled else new_optimizer
+    expected = by_hand(twin, data, optimizer=new, **options)
+    assert switch.switched_at_epoch == SWITCHED
+    assert logs == expected
+    np.testing.assert_equal(state(model), state(twin))
+    assert int(model.optimizer.iterations) == 3 * 5
+
+
+def test_mixed_float16(data):
+    keras.config.set_dtype_policy("mixed_float16")
+    model, twin = build(), build()
+    fit(model, data, OptimizerSwitch(0.05, **PLATEAU))
+    fit(twin, data, epochs=SWITCHED)
+    scale = twin.optimizer.dynamic_scale.numpy()
+    twin.compile(new_optimizer(), "mse", jit_compile=False)
+    twin.optimizer.build(twin.trainable_variables)
+    twin.optimizer.dynamic_scale.assign(scale)
+    fit(twin, data, epochs=5 - SWITCHED)
+    assert type(model.optimizer) is type(twin.optimizer) is keras.optimizers.LossScaleOptimizer
+    assert isinstance(model.optimizer.inner_optimizer, SGD)
+    np.testing.assert_equal(state(model), state(twin))
+
+
+@numpy_2
+def test_the_loss_scale_that_was_reached_is_kept(data, tmp_path):
+    """A first scale of 2^40 overflows float16; steps are skipped until it has come down."""
+    keras.config.set_dtype_policy("mixed_float16")
+
+    def scaled():
+        return keras.optimizers.LossScaleOptimizer(Adam(0.01), 2.0**40, dynamic_growth_steps=900)
+
+    model, scales = build(scaled), []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: scales.append(float(model.optimizer.dynamic_scale))
+    )
+    fit(model, data, OptimizerSwitch(0.05, **PLATEAU), note, epochs=12)
+    assert model.optimizer.initial_scale == 2.0**40
+    assert model.optimizer.dynamic_growth_steps == 900
+    # From 2^40 down by a half in each step that overflows, and no jump back at the switch.
+    assert scales[SWITCHED * 5] in (scales[SWITCHED * 5 - 1], scales[SWITCHED * 5 - 1] / 2)
+    assert scales[SWITCHED * 5] < 2.0**38 and scales == sorted(scales, reverse=True)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_equal(state(loaded), state(model))
+
+
+def test_replicas(data, replicas):
+    data = [array[:20] for array in data]  # the batches halve evenly
+    options = {"batch_size": 10}
+    model, twin = build(strategy=replicas), build(strategy=replicas)
+    switch = OptimizerSwitch(0.05, **PLATEAU)
+    fit(model, data, switch, **options)
+    fit(twin, data, epochs=SWITCHED, **options)
+    with replicas.scope():
+        twin.compile(new_optimizer(), "mse", jit_compile=False)
+    fit(twin, data, epochs=5 - SWITCHED, **options)
+    assert switch.switched_at_epoch == SWITCHED
+    np.testing.assert_equal(state(model), state(twin))
+    for variable in model.optimizer.variables:
+        copies = replicas.experimental_local_results(variable.value)
+        assert len(copies) == 2
+        np.testing.assert_equal(copies[0].numpy(), copies[1].numpy())
+
+
+def test_replicas_with_a_range_test_and_a_loss_scale(data, replicas):
+    keras.config.set_dtype_policy("mixed_float16")
+    data = [array[:20] for array in data]
+
+    def rate(model):
+        return keras_bp.find_learning_rate(model, *data, batch_size=10, steps=20).suggest("minimum")
+
+    model = build(strategy=replicas)
+    switch = OptimizerSwitch(rate, **PLATEAU)
+    losses = fit(model, data, switch, batch_size=10)["loss"]
+    assert switch.switched_at_epoch == SWITCHED and np.all(np.isfinite(losses))
+    assert 0 < model.optimizer.iterations.numpy() <= 3 * 2  # the loss scale may skip steps
+
+
+def test_tables_of_a_deferred_adam_are_brought_up_to_date():
+    """Rows are owed steps by DeferredAdam, which SGD would not know of."""
+    ids = np.random.default_rng(0).integers(0, 9, (20, 3))
+    data = ids, np.float32(ids.sum(axis=1, keepdims=True) % 2)
+
+    def embedding():
+        keras.utils.set_random_seed(0)
+        layers = [keras_bp.layers.DeferredEmbedding(9, 2), L.Flatten(), L.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile(DeferredAdam(0.1), "mse", metrics=["mae"], jit_compile=False)
+        return model
+
+    model, twin = embedding(), embedding()
+    fit(model, data, OptimizerSwitch(0.05, **PLATEAU))
+    by_hand(twin, data)
+    np.testing.assert_equal(state(model), state(twin))
+
+
+@pytest.mark.parametrize("first", ["monitor", "switch"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_gradient_monitor_beside_it(first, jit_compile, data, tmp_path, read_events):
+    data = [array[:20] for array in data]
+    model, twin = build(jit_compile=jit_compile), build(jit_compile=jit_compile)
+    monitor, switch = GradientMonitor(tmp_path), OptimizerSwitch(0.07, **PLATEAU)
+    callbacks = (monitor, switch) if first == "monitor" else (switch, monitor)
+    logs = fit(model, data, *callbacks)
+    assert logs == fit(twin, data, OptimizerSwitch(0.07, **PLATEAU))
+    np.testing.assert_equal(state(model), state(twin))
+
+    events = read_events(tmp_path)
+    assert list(events["loss/batch"]) == list(range(1, 21))
+    rates = [float(rate) for rate in events["learning_rate"].values()]
+    rise = [0.07 * min(step / 7, 1) for step in range(12)]
+    np.testing.assert_allclose(rates, [0.001] * 8 + rise, rtol=1e-6)
+    weights = [tag for tag in events if tag.startswith("weights/")]
+    assert weights and all(list(events[tag]) == [4, 8, 12, 16, 20] for tag in weights)
+
+
+def test_the_range_test_tries_the_new_rule_and_leaves_no_trace(data):
+    """With validation, shuffling and dropout, which a training inside the training could move."""
+    seen, options = [], {"shuffle": True, "validation_data": data}
+
+    def rate(model):
+        seen.append((type(model.optimizer), float(model.optimizer.learning_rate)))
+        seen.append(keras_bp.find_learning_rate(model, *data, batch_size=5, steps=40).suggest())
+        return seen[-1]
+
+    model, twin = build(), build()
+    switch = OptimizerSwitch(rate, **PLATEAU)
+    logs = fit(model, data, switch, **options)
+    (kind, rate_before), suggested = seen
+    assert (kind, rate_before) == (SGD, 0.0)
+    assert 1e-5 < suggested < 10.0
+    assert logs == fit(twin, data, OptimizerSwitch(suggested, **PLATEAU), **options)
+    np.testing.assert_equal(state(model), state(twin))
+
+
+@pytest.mark.parametrize("give", [lambda rate: rate, lambda rate: lambda model: rate])
+def test_a_schedule_after_the_warm_up(give, data):
+    schedule = CosineAnnealing(0.2, total_steps=8, minimum=0.01)
+    model, rates = build(), []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: rates.append(float(model.optimizer.learning_rate))
+    )
+    options = {**PLATEAU, "warmup_steps": 4}
+    fit(model, data, OptimizerSwitch(give(schedule), **options), note)
+    expected = Warmup(schedule, 4)(np.arange(15))
+    np.testing.assert_allclose(rates[10:], expected, rtol=1e-6)
+
+
+def test_no_warm_up(data):
+    model, twin = build(), build()
+    fit(model, data, OptimizerSwitch(0.05, **{**PLATEAU, "warmup_steps": 0}))
+    by_hand(twin, data, optimizer=lambda: SGD(0.05, momentum=0.9))
+    np.testing.assert_equal(state(model), state(twin))
+    model.optimizer.learning_rate = 0.01
+    assert float(model.optimizer.learning_rate) == np.float32(0.01)
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.RMSprop, lambda rate: SGD(rate, 0.5)])
+def test_another_optimizer(optimizer, data):
+    model, twin = build(), build()
+    fit(model, data, OptimizerSwitch(0.05, optimizer, **PLATEAU))
+    by_hand(twin, data, optimizer=lambda: optimizer(Warmup(0.05, 7)))
+    np.testing.assert_equal(state(model), state(twin))
+
+
+def test_what_is_printed(data, capsys):
+    fit(build(), data, OptimizerSwitch(0.05, **PLATEAU))
+    assert capsys.readouterr().out == ""
+    fit(build(), data, OptimizerSwitch(lambda model: 0.0123456, verbose=1, **PLATEAU))
+    assert capsys.readouterr().out == (
+        "Epoch 3: loss has not improved for 1 epochs. OptimizerSwitch goes from Adam to SGD, "
+        "learning rate 0.01235 after 7 steps of warm-up.\n"
+    )
+    keras.config.set_dtype_policy("mixed_float16")
+    schedule = CosineAnnealing(0.2, total_steps=8)
+    fit(build(), data, OptimizerSwitch(schedule, verbose=1, **PLATEAU))
+    assert f"from Adam to SGD, learning rate {schedule!r} after" in capsys.readouterr().out
