@@ -11,10 +11,11 @@ from keras_bp.callbacks._histogram import EMPTY, count_buckets
 from keras_bp.callbacks._variable_paths import layer_paths
 from keras_bp.gradients import sum_over_replicas
 
-STATISTICS = ("variance", "dead", "saturated", "not_finite")
+STATISTICS = ("variance", "dead", "saturated", "not_finite", "values")
 """For each layer: the variance of its outputs; the share of its units that are other than 0 in less
 than 1 % of the batch; the share of its outputs within 0.01 of a bound of its activation, NaN where
-that has none; the share of its outputs that are NaN or infinite."""
+that has none; the share of its outputs that are NaN or infinite; the number of values of a unit,
+over the batch and all positions."""
 
 BOUNDS = {"sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 _ACTIVE_SHARE, _NEAR = 0.01, 0.01
@@ -28,17 +29,24 @@ class LayerOutputs:
 
     Args:
         model: a `keras.Model`.
+        every: whether `layers` lists those without weights and activation too.
+
+    Attributes:
+        called: the layers in the order in which the last step first called them, and
+        heads: those of them whose outputs the model returned; both empty before a step.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, every=False):
         self._model = model
+        self._every = every
+        self.called, self.heads = [], []
         # The replicas of a MirroredStrategy are traced in a thread each.
         self._replica = threading.local()
 
     @contextlib.contextmanager
     def watched(self):
         """Listen to the calls made inside the `with` block."""
-        layers = list(layer_paths(self._model))
+        layers = [*layer_paths(self._model), self._model]
         replaced = {}
         for layer in layers:
             # The instance's dictionary is written to directly: Keras's __setattr__ would track it.
@@ -57,10 +65,9 @@ class LayerOutputs:
         @functools.wraps(call)
         def listening_call(*args, **kwargs):
             outputs = call(*args, **kwargs)
-            for output in tf.nest.flatten(outputs):
-                if tf.is_tensor(output) and output.dtype.is_floating and output.shape.rank:
-                    self._seen()[layer] = output
-                    break
+            tensors = [output for output in tf.nest.flatten(outputs) if _has_units(output)]
+            if tensors:
+                self._seen()[layer] = tensors
             return outputs
 
         return listening_call
@@ -69,15 +76,20 @@ class LayerOutputs:
         return vars(self._replica).setdefault("seen", {})
 
     def layers(self):
-        """List the layers of a built model that hold weights or an activation."""
-        every = layer_paths(self._model)
+        """List the layers of a built model, those that hold weights or an activation or all."""
+        every = list(layer_paths(self._model))
+        if self._every:
+            return every
         return [layer for layer in every if layer.weights or activation_of(layer) is not None]
 
     def take(self, layers):
         """Return the layers' last outputs, None where one was not called since the last time."""
         seen, self._replica.seen = self._seen(), {}
+        returned = {id(tensor) for tensor in seen.pop(self._model, [])}
+        self.called = list(seen)
+        self.heads = [layer for layer in seen if returned & set(map(id, seen[layer]))]
         here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        outputs = [seen.get(layer) for layer in layers]
+        outputs = [seen[layer][0] if layer in seen else None for layer in layers]
         # What an inner tf.function or a loop computes is not to be had outside of it.
         return [o if here is None or getattr(o, "graph", None) is here else None for o in outputs]
 
@@ -119,6 +131,10 @@ def can_die(layer):
     return activation_of(layer) not in (None, "linear", "softmax", *BOUNDS)
 
 
+def _has_units(output):
+    return tf.is_tensor(output) and output.dtype.is_floating and bool(output.shape.rank)
+
+
 def _statistics(layer, output):
     output = tf.cast(output, tf.float64 if output.dtype == tf.float64 else tf.float32)
     finite = tf.math.is_finite(output)
@@ -135,4 +151,6 @@ def _statistics(layer, output):
         near = (output < bounds[0] + _NEAR) | (output > bounds[1] - _NEAR)
         saturated = tf.reduce_mean(tf.cast(near, output.dtype))
     not_finite = 1 - tf.reduce_mean(tf.cast(finite, output.dtype))
-    return tf.cast(tf.stack([variance, dead, saturated, not_finite]), tf.float64)
+    sizes = tf.cast(tf.gather(tf.shape(output), others), output.dtype)
+    values = tf.reduce_prod(sizes)
+    return tf.cast(tf.stack([variance, dead, saturated, not_finite, values]), tf.float64)

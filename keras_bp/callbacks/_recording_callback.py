@@ -26,7 +26,7 @@ class RecordingCallback(keras.callbacks.Callback):
         self._norms(squares)
 
     Args:
-        outputs: whether the layers' outputs are recorded.
+        outputs: whether the layers' outputs are recorded, or `"every"`, see `StepRecorder`.
         seconds: how long the updates of several calls may wait to be taken; 0 for none.
     """
 

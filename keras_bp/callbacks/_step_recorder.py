@@ -48,7 +48,8 @@ class StepRecorder:
 
     Args:
         model: a compiled `keras.Model`.
-        outputs: whether to record the layers' outputs.
+        outputs: whether to record the layers' outputs, or `"every"` for those of layers without
+            weights and activation too.
 
     Attributes:
         variables: the trainable variables, in the order of `Updates.squares`,
@@ -57,6 +58,7 @@ class StepRecorder:
         layers: the layers, in the order of `Updates.outputs`; all None until they are known.
         updates_before: the number of update steps that the optimizer made before.
         sees_loss: whether the train step handed its loss to `optimizer.scale_loss`.
+        outputs: the `LayerOutputs`, or None.
         places: the number of update steps after which a row is written over.
         sampling: whether the step that is being traced also counts histograms.
 
@@ -68,7 +70,7 @@ class StepRecorder:
     def __init__(self, model, outputs=False):
         self._model = model
         self._optimizer = model.optimizer
-        self._outputs = LayerOutputs(model) if outputs else None
+        self.outputs = LayerOutputs(model, outputs == "every") if outputs else None
         self.variables = self.rules = self.layers = None
         self.updates_before = 0
         self.sees_loss = False
@@ -94,7 +96,7 @@ class StepRecorder:
             )
         (self._cycle,) = cycles
         self.variables = list(self._model.trainable_variables)
-        self.layers = [] if self._outputs is None else self._outputs.layers()
+        self.layers = [] if self.outputs is None else self.outputs.layers()
         width = 3 + len(self.rules) + len(self.variables) + len(self.layers) * len(STATISTICS)
         self._rows = self._variable((self.places + 1, width))
         # Sum and number of the micro-batches' losses since the last update; number of updates.
@@ -135,7 +137,7 @@ class StepRecorder:
 
     def watching(self):
         """Return the context in which the step is to be traced."""
-        return contextlib.nullcontext() if self._outputs is None else self._outputs.watched()
+        return contextlib.nullcontext() if self.outputs is None else self.outputs.watched()
 
     @contextlib.contextmanager
     def see_update(self, gradients, variables):
@@ -144,7 +146,7 @@ class StepRecorder:
             if not self._optimizer.built:
                 self._build_optimizer(list(variables))
             self._build()
-        outputs = [] if self._outputs is None else self._outputs.take(self.layers)
+        outputs = [] if self.outputs is None else self.outputs.take(self.layers)
         loss, factor = self._take_loss()
         own, received = self._gradients(gradients, variables, factor)
         squares = tf.stack([tf.cast(squared_norm(g), tf.float64) for g in received])
