@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._xla import compiled_by_xla
+
 BUCKETS = 30
 EMPTY = np.zeros(2 + BUCKETS)
 """What `count_buckets` gives for no entry."""
@@ -35,9 +37,16 @@ def count_buckets(values):
     bucket = tf.where(high > low, tf.minimum(bucket, BUCKETS - 1), BUCKETS - 1)
     # Entries that are not finite go to a bucket of their own, which nobody reads.
     bucket = tf.where(finite, bucket, BUCKETS)
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(bucket), bucket, BUCKETS + 1)[:BUCKETS]
+    counts = _count(bucket)[:BUCKETS]
     edges = tf.cast(tf.stack([low, high]), tf.float64)
     return tf.concat([edges, tf.cast(counts, tf.float64)], axis=0)
+
+
+def _count(bucket):
+    # Each is some ten times as fast as the other where it stands.
+    if compiled_by_xla():
+        return tf.math.unsorted_segment_sum(tf.ones_like(bucket), bucket, BUCKETS + 1)
+    return tf.math.bincount(bucket, minlength=BUCKETS + 1, maxlength=BUCKETS + 1)
 
 
 @tf.function(autograph=False, reduce_retracing=True)
