@@ -27,6 +27,7 @@ from keras_bp import (
     optimizers,
     reference,
     schedules,
+    visualization,
 )
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
 from keras_bp.learning_rate_finder import LearningRateCurve, find_learning_rate
@@ -46,4 +47,5 @@ __all__ = [
     "optimizers",
     "reference",
     "schedules",
+    "visualization",
 ]

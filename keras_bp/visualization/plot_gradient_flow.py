@@ -1,0 +1,112 @@
+"""The gradient norm of each layer at each update step, as a picture."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bp.visualization._figure import new_figure
+from keras_bp.visualization._magnitudes import Magnitudes
+
+_PREFIX, _GLOBAL = "gradient_norm/", "gradient_norm/global"
+# A picture has no more columns of pixels: where there are more steps, each stands for several.
+_MOST_COLUMNS = 600
+
+
+def plot_gradient_flow(source):
+    """Draw the gradient norm of each layer at each update step, from a run's TensorBoard files.
+
+    A row a layer, in the network's order from the first layer at the top to the last; a column an
+    update step; the colour is the decimal logarithm of the norm. A gradient that vanishes on its
+    way back gets darker from the bottom to the top, one that explodes brighter. A norm of 0, and
+    one that is NaN or infinite, have colours of their own, which the legend names.
+
+    Of more than 600 steps several share a column, which shows the largest norm among them. Where a
+    layer was not written, as one that was frozen at first, nothing is drawn.
+
+    Args:
+        source: string or `os.PathLike`, the `log_dir` of a `keras_bp.callbacks.GradientMonitor`;
+            or the monitor itself, or any object with such an attribute `log_dir`. Read are the
+            scalars `gradient_norm/<layer path>`, all but `gradient_norm/global`. Where a step was
+            written twice, the later one counts.
+
+    Returns:
+        A Matplotlib `Figure`.
+
+    Raises:
+        ImportError: if Matplotlib is not installed.
+        TypeError: if `source` is neither a path nor an object that has one.
+        ValueError: if there is no event file, or none with such scalars.
+
+    Example:
+        >>> from keras_bp.visualization import plot_gradient_flow
+        >>> model = keras.Sequential(
+        ...     [keras.layers.Dense(8, "tanh", name="hidden"), keras.layers.Dense(1, name="out")]
+        ... )
+        >>> model.compile("sgd", "mean_squared_error")
+        >>> monitor = keras_bp.callbacks.GradientMonitor("tb_logs/flow")
+        >>> x = np.random.default_rng(0).normal(size=(64, 4))
+        >>> _ = model.fit(x, x[:, :1], verbose=0, callbacks=[monitor])
+        >>> figure = plot_gradient_flow(monitor)
+        >>> figure.savefig("gradient_flow.png")
+    """
+    log_dir = getattr(source, "log_dir", source)
+    if not isinstance(log_dir, str | os.PathLike):
+        raise TypeError(
+            "`source` must be a path, or an object with a path as its `log_dir`. "
+            f"Received: source={source!r} of type {type(source).__name__}"
+        )
+    layers, steps, norms = _read(os.fspath(log_dir))
+    edges, cells = _columns(steps, norms)
+    magnitudes = Magnitudes(cells, "norm")
+
+    longest = max(map(len, layers))
+    figure = new_figure("plot_gradient_flow", (8.0 + 0.075 * longest, 1.6 + 0.32 * len(layers)))
+    ax = figure.subplots()
+    mesh = ax.pcolormesh(
+        edges, np.arange(len(layers) + 1) - 0.5, magnitudes.exponents, **magnitudes.style
+    )
+    magnitudes.color_bar(mesh, "gradient norm", ax=ax, pad=0.02)
+    ax.set_yticks(range(len(layers)), layers)
+    ax.tick_params(axis="y", length=0)
+    ax.invert_yaxis()
+    ax.set_xlabel("update steps")
+    ax.set_title("Gradient norm of each layer")
+    handles = magnitudes.legend(marker="s", markersize=9)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _read(log_dir):
+    """Return the layers' paths, the update steps and an array of norms, (layers, steps)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not tf.io.gfile.glob(tf.io.gfile.join(log_dir, "*tfevents*")):
+        raise ValueError(
+            "`source` must be a directory with a TensorBoard event file directly in it, as "
+            f"GradientMonitor writes one. Received: {log_dir!r}"
+        )
+    events = EventAccumulator(log_dir, size_guidance={"tensors": 0}).Reload()
+    tags = [tag for tag in events.Tags()["tensors"] if tag.startswith(_PREFIX) and tag != _GLOBAL]
+    if not tags:
+        raise ValueError(
+            f"`source` must be a run with scalars {_PREFIX}<layer>, as GradientMonitor writes "
+            f"them. Received: {log_dir!r}, with the tags {events.Tags()['tensors']}"
+        )
+    series = []
+    for tag in tags:
+        points = events.Tensors(tag)
+        norms = ((p.step, tf.make_ndarray(p.tensor_proto).item()) for p in points)
+        series.append({step: np.inf if np.isnan(norm) else norm for step, norm in norms})
+    steps = sorted(set().union(*series))
+    norms = np.array([[of_one.get(step, np.nan) for step in steps] for of_one in series])
+    return [tag.removeprefix(_PREFIX) for tag in tags], np.array(steps), norms
+
+
+def _columns(steps, norms):
+    """Put neighbouring steps together where there are too many; return edges and columns."""
+    starts = np.linspace(0, len(steps), min(len(steps), _MOST_COLUMNS), endpoint=False).astype(int)
+    edges = np.r_[steps[starts] - 0.5, steps[-1] + 0.5]
+    # fmax passes over a NaN, which stands for a step that has no norm.
+    return edges, np.fmax.reduceat(norms, starts, axis=1)
