@@ -3,7 +3,7 @@
 import numpy as np
 
 _COLUMNS = 512
-_WIDTH, _HEIGHT = 1024, 32
+_WIDTH, _HEIGHT, _LEAST_HEIGHT = 1024, 384, 16
 # From dark to bright, as matplotlib's viridis; grey stands for what is no number.
 _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]])
 _GREY = np.array([128, 128, 128])
@@ -49,9 +49,9 @@ class GradientFlowImage:
         image = _COLOURS[left] * (1 - part) + _COLOURS[left + 1] * part
         image = np.where(np.isnan(share)[..., np.newaxis], _GREY, image)
         across = np.arange(_WIDTH) * flow.shape[1] // _WIDTH
-        image = np.repeat(image[:, across], _HEIGHT, axis=0)
-        # A line of the darkest colour parts the layers.
-        image[::_HEIGHT] = 0
+        height = max(_HEIGHT // len(flow), _LEAST_HEIGHT)
+        image = np.repeat(image[:, across], height, axis=0)
+        image[::height] = 0  # a black line parts the layers
         rows = "\n".join(f"{number}. `{layer}`" for number, layer in enumerate(layers, 1))
         description = (
             f"Gradient norm of each layer, log10 from {low:.1f} (dark) to {high:.1f} (bright), "

@@ -10,7 +10,9 @@ _CHARTS = [
     ("Learning rate", [r"learning_rate"]),
     ("Loss of each batch", [r"loss/batch$"]),
     ("Metrics of each epoch", [r"epoch/"]),
-    ("Share of dead and of saturated units", [r"dead_units/", r"saturated_units/"]),
+    ("Share of dead units in each layer", [r"dead_units/"]),
+    ("Share of saturated outputs of each layer", [r"saturated_units/"]),
+    ("Share of the updates that clipping changed", [r"clip_rate$"]),
 ]
 
 

@@ -107,6 +107,9 @@ def _read(log_dir):
 def _columns(steps, norms):
     """Put neighbouring steps together where there are too many; return edges and columns."""
     starts = np.linspace(0, len(steps), min(len(steps), _MOST_COLUMNS), endpoint=False).astype(int)
-    edges = np.r_[steps[starts] - 0.5, steps[-1] + 0.5]
+    # Each step reaches half of the way to its neighbours, which need not be the steps next to it.
+    middles = (steps[1:] + steps[:-1]) / 2
+    reach = (steps[1] - steps[0]) / 2 if len(steps) > 1 else 0.5
+    edges = np.r_[steps[0] - reach, middles[starts[1:] - 1], steps[-1] + reach]
     # fmax passes over a NaN, which stands for a step that has no norm.
     return edges, np.fmax.reduceat(norms, starts, axis=1)
