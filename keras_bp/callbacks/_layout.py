@@ -1,5 +1,7 @@
 """The page of charts that TensorBoard shows under Custom Scalars."""
 
+import re
+
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
 _CHARTS = [
@@ -16,12 +18,13 @@ _CHARTS = [
 ]
 
 
-def layout():
-    """Return the `Summary` that holds the layout."""
+def layout(tags):
+    """Return the `Summary` that holds the layout: the charts that some of the tags belong to."""
     # TensorBoard matches an expression at a tag's start only.
     charts = [
-        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
-        for title, tags in _CHARTS
+        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=expressions))
+        for title, expressions in _CHARTS
+        if any(re.match(expression, tag) for expression in expressions for tag in tags)
     ]
     category = layout_pb2.Category(title="keras_bp: what the gradients do", chart=charts)
     return summary.pb(layout_pb2.Layout(category=[category]))

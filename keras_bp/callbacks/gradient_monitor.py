@@ -54,8 +54,7 @@ class GradientMonitor(RecordingCallback):
     With `histograms_every`, these also every so many steps, with `gradients/<variable path>` and,
     with `activations`, `activations/<layer path>`. Entries that are not finite are left out.
 
-    In TensorBoard the page Custom Scalars shows all layers' norms in one chart, the update ratios,
-    the learning rate and the losses.
+    In TensorBoard the page Custom Scalars shows all layers of a kind in one chart.
 
     Gradients are those of the true loss, as the optimizer receives them: before clipping, without
     the factor of a loss scale, and with the rows of a sparse gradient summed per id. A variable
@@ -114,8 +113,6 @@ class GradientMonitor(RecordingCallback):
     monitor = keras_bp.callbacks.GradientMonitor(log_dir="tb_logs/run1")
     model.fit(x, y, epochs=5, callbacks=[monitor])
     ```
-
-    Then `tensorboard --logdir tb_logs` in a shell shows the run in a browser.
     """
 
     def __init__(
@@ -180,6 +177,7 @@ class GradientMonitor(RecordingCallback):
 
     def _write_by_hand(self, tags, values, step):
         self._open()
+        self._write_layout(tags)
         self._last_step = self._last_step + 1 if step is None else step
         if self._last_step % self.every == 0:
             self._file.write_scalars(tags, values, self._last_step)
@@ -187,9 +185,11 @@ class GradientMonitor(RecordingCallback):
     def _open(self):
         if self._file is None:
             self._file = EventFile(self.log_dir)
-            if not self._has_layout:
-                self._file.write_summary(layout())
-            self._has_layout = True
+
+    def _write_layout(self, tags):
+        if not self._has_layout:
+            self._file.write_summary(layout(tags))
+        self._has_layout = True
 
     # Keras's hooks, and those of RecordingCallback.
 
@@ -277,6 +277,7 @@ class GradientMonitor(RecordingCallback):
         outputs = enumerate(paths[layer] for layer in self._recorder.layers)
         self._chosen_outputs = {i: path for i, path in outputs if path in self._selection}
         self._scalars = UpdateScalars(self._recorder, self._chosen, self._chosen_outputs)
+        self._write_layout([*self._scalars.tags, "update_ratio/", "weight_norm/", "epoch/"])
 
     def _write_update(self, steps):
         """Write the ratio and the norms of what the meter has measured over some steps."""

@@ -305,6 +305,7 @@ def test_layout_holds_every_scalar(data, tmp_path, read_events):
         if any(re.match(expression, tag) for expression in expressions)
     ]
     assert {tag for _, tag in shown} == scalars
+    assert {title for title, _ in shown} == set(charts)
     assert {t for title, t in shown if "of each layer" in title and t.startswith("gradient")} == {
         "gradient_norm/d1",
         "gradient_norm/d2",
