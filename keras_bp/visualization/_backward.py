@@ -44,8 +44,10 @@ def backward(model, dense_layers, x, y):
         m times the gradient of the mean.
     """
     x, y = (keras.tree.map_structure(tf.convert_to_tensor, data) for data in (x, y))
-    kernels = [layer.kernel.value for layer in dense_layers]
-    with keras.StatelessScope(), _pre_activations(dense_layers) as z:
+    # All are handed in, since in the scope Keras finds no other variables to penalize.
+    variables = [(variable, variable.value) for variable in model.variables]
+    with keras.StatelessScope(variables) as scope, _pre_activations(dense_layers) as z:
+        kernels = [scope.get_current_value(layer.kernel) for layer in dense_layers]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
             loss = model.compute_loss(x, y, model(x, training=True))

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_bp._arguments import check_integer
+from keras_bp.visualization._batches import shuffled_batches
 from keras_bp.visualization.optimizer_comparison import OptimizerComparison
 
 
@@ -15,9 +16,9 @@ def compare_optimizers(
 ):
     """Train the same networks with several optimizers on several data sets, and compare.
 
-    At a seed, all optimizers start from the same weights and see the same batches in the same
-    order: `keras.utils.set_random_seed` is called with it before the model is made, and again
-    before it is trained. The seeds of dropout are the same too.
+    At a seed, all optimizers start from the same weights, see the same batches in the same order,
+    another one in each epoch, and get the same dropout: `keras.utils.set_random_seed` is called
+    with it before the model is made, and again before it is trained.
 
     What is compared depends on each optimizer's learning rate as much as on its rule: tune the
     rates before drawing conclusions.
@@ -120,9 +121,8 @@ def _train(make_model, named_optimizer, arrays, loss, epochs, batch_size, seed):
     model.compile(optimizer, loss, metrics=["accuracy"])
     clock = _Clock()
     keras.utils.set_random_seed(seed)
-    history = model.fit(
-        x, y, batch_size=batch_size, epochs=epochs, callbacks=[clock], verbose=0
-    ).history
+    batches = shuffled_batches(x, y, batch_size, seed)
+    history = model.fit(batches, epochs=epochs, shuffle=False, callbacks=[clock], verbose=0).history
     accuracy = model.evaluate(x_test, y_test, verbose=0, return_dict=True)["accuracy"]
     return history["loss"], accuracy, clock.seconds
 

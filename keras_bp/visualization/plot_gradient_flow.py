@@ -58,10 +58,10 @@ def plot_gradient_flow(source):
         )
     layers, steps, norms = _read(os.fspath(log_dir))
     edges, cells = _columns(steps, norms)
-    magnitudes = Magnitudes(cells, "norm")
 
     longest = max(map(len, layers))
     figure = new_figure("plot_gradient_flow", (8.0 + 0.075 * longest, 1.6 + 0.32 * len(layers)))
+    magnitudes = Magnitudes(cells, "norm")
     ax = figure.subplots()
     mesh = ax.pcolormesh(
         edges, np.arange(len(layers) + 1) - 0.5, magnitudes.exponents, **magnitudes.style

@@ -6,6 +6,7 @@ import numpy as np
 from keras_bp import layers, losses, optimizers
 from keras_bp._arguments import check_integer
 from keras_bp.reference import spiral
+from keras_bp.visualization._batches import shuffled_batches
 from keras_bp.visualization.plot_schedules import schedules_or_default
 
 _BATCH_SIZE = 40
@@ -45,7 +46,7 @@ def train_with_schedules(schedules=None, epochs=200, *, seed=0):
     """
     epochs, seed = check_integer("epochs", epochs, 1), check_integer("seed", seed, 0)
     schedules = schedules_or_default(schedules, epochs * STEPS_PER_EPOCH)
-    x, y = (array.T.astype("float32") for array in spiral(noise=_NOISE))
+    x, y = (array.T for array in spiral(noise=_NOISE))
     results = {}
     for name, schedule in schedules.items():
         keras.utils.set_random_seed(seed)
@@ -63,6 +64,7 @@ def train_with_schedules(schedules=None, epochs=200, *, seed=0):
             # The whole epoch in one call: most of a small network's time goes into calls.
             steps_per_execution=STEPS_PER_EPOCH,
         )
-        history = model.fit(x, y, batch_size=_BATCH_SIZE, epochs=epochs, verbose=0).history
+        batches = shuffled_batches(x, y, _BATCH_SIZE, seed)
+        history = model.fit(batches, epochs=epochs, shuffle=False, verbose=0).history
         results[name] = np.asarray(history["loss"], dtype=np.float64)
     return results

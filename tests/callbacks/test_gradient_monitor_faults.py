@@ -83,9 +83,10 @@ def large_model(optimizer, jit_compile):
     ],
     ids=["adamw", "adamw-jit", "sgd", "accumulation-jit", "loss-scale"],
 )
-def test_training_is_the_same_to_the_bit(optimizer, jit_compile, data, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"histograms_every": 3, "activations": True}], ids=str)
+def test_training_is_the_same_to_the_bit(optimizer, jit_compile, options, data, tmp_path):
     data, results = [array[:20] for array in data], []
-    for callbacks in [], [GradientMonitor(tmp_path)]:
+    for callbacks in [], [GradientMonitor(tmp_path, **options)]:
         model = large_model(optimizer, jit_compile)
         history = fit(model, data, *callbacks, epochs=2)
         variables = model.weights + model.optimizer.variables
