@@ -1,0 +1,66 @@
+"""Matplotlib is an extra: the package imports without it, and says what to install."""
+
+import builtins
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bp import visualization
+
+
+def test_the_package_imports_without_it(tmp_path):
+    # None in sys.modules is how an import is made to fail; Keras itself can do without too.
+    code = "import sys; sys.modules['matplotlib'] = None; import keras_bp.visualization; print(1)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.stdout.strip() == "1", run.stderr
+
+
+def _plot_backprop(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(loss="mean_squared_error")
+    visualization.plot_backprop(model, np.ones((3, 2)), np.ones((3, 1)))
+
+
+def _plot_gradient_flow(tmp_path):
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        tf.summary.scalar("gradient_norm/a", 1.0, 1)
+    visualization.plot_gradient_flow(tmp_path)
+
+
+def _plot_comparison(tmp_path):
+    one = {"d": {"SGD": np.ones((1, 1))}}
+    visualization.OptimizerComparison(one, one, one, (0,)).plot()
+
+
+@pytest.mark.parametrize(
+    "name, draw",
+    [
+        ("plot_backprop", _plot_backprop),
+        ("plot_gradient_flow", _plot_gradient_flow),
+        ("plot_schedules", lambda _: visualization.plot_schedules()),
+        ("OptimizerComparison.plot", _plot_comparison),
+    ],
+)
+def test_pictures_say_what_is_missing(name, draw, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=rf"^{name} needs .*: pip install keras_bp\[examples\]$"):
+        draw(tmp_path)
