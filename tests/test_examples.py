@@ -146,6 +146,39 @@ SMALL = {
         ],
         files=["tb_logs/embeddings/shop.png"],
     ),
+    # Seen: 68.5 % after 20 epochs, 100 % after 100; chance 50 %.
+    "backprop_visualizer": Small(
+        arguments=["--epochs", "20"],
+        accuracy=(57.0, 97.0),
+        lines=[],
+        files=[
+            f"tb_logs/backprop_visualizer/{name}.png" for name in ("vanishing", "before", "after")
+        ],
+    ),
+    # Seen: two moons, 4 epochs, 1 seed 89.0 %; digits, 30 epochs, 3 seeds 96 %; chance 50 and 10 %.
+    "optimizer_dashboard": Small(
+        arguments=["--datasets", "two moons", "--epochs", "4", "--seeds", "1"],
+        accuracy=(80.0, 93.0),
+        lines=[
+            r"two moons: 4 epochs, 1 seed, ",
+            *(
+                rf"{name} +0\.\d+ \(.*\) +\d\d\.\d% \(.*\) +\d+\.\d+ \(.*\)$"
+                for name in ("SGD", "Nesterov", "RMSprop", "Adam", "AdamW", "ScheduleFreeAdamW")
+            ),
+        ],
+        files=["tb_logs/optimizer_dashboard/dashboard.png"],
+    ),
+    # Seen: 96.9 %, whatever the epochs on the spirals; chance 10 %.
+    "schedule_explorer": Small(
+        arguments=["--epochs", "1"],
+        accuracy=(94.0, 94.0),
+        lines=[
+            r"GPT3 +0\.\d{4}$",
+            r"CosineAnnealing +0\.\d{4}$",
+            r"digits, 10 epochs at a constant rate of 0\.1: \d\d\.\d\d%$",
+        ],
+        files=["tb_logs/schedule_explorer/schedules.png"],
+    ),
     # Seen: 61.8 % after 40 epochs, 100 % after 2000; chance 50 %.
     "spiral": Small(
         arguments=["--epochs", "40"],

@@ -85,8 +85,9 @@ class OptimizerComparison:
         grid[-1, 0].set_xlabel("epochs")
         lines = grid[0, 0].get_lines()
         figure.legend(handles=lines, loc="outside lower center", ncols=6, frameon=False)
-        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-        figure.suptitle(f"Medians over {seeds}; bands and whiskers reach from least to greatest")
+        figure.suptitle(
+            f"Medians over {self._seeds()}; bands and whiskers reach from least to greatest"
+        )
         return figure
 
     def _draw_losses(self, ax, dataset):
@@ -119,11 +120,14 @@ class OptimizerComparison:
         ax.set_ylim(len(names) - 0.5, -0.7)
         ax.margins(x=0.12)
 
+    def _seeds(self):
+        return f"{len(self.seeds)} seed" + "s" * (len(self.seeds) > 1)
+
     def __repr__(self):
         optimizers = list(next(iter(self.losses.values())))
         return (
             f"<OptimizerComparison {', '.join(optimizers)} on {', '.join(self.losses)}, "
-            f"{len(self.seeds)} seeds>"
+            f"{self._seeds()}>"
         )
 
     def __str__(self):
@@ -145,7 +149,7 @@ class OptimizerComparison:
             for name, *cells in rows
         ]
         epochs = losses.shape[1]
-        head = f"{dataset}: {epochs} epochs, {len(self.seeds)} seeds, median (least to greatest)"
+        head = f"{dataset}: {epochs} epochs, {self._seeds()}, median (least to greatest)"
         return "\n".join([head, *lines])
 
 

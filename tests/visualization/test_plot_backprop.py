@@ -202,6 +202,17 @@ def test_branches_are_drawn_by_depth(read_network):
     assert len(drawn.weights) == 4 + 6 + 6 * 3 + 3 + 2 * 2
 
 
+def test_branches_stand_beside_what_feeds_them(read_network):
+    a, b = keras.Input((2,)), keras.Input((3,))
+    of_a, of_b = keras.layers.Dense(1, name="of_a")(a), keras.layers.Dense(1, name="of_b")(b)
+    model = keras.Model([a, b], [of_a, of_b])  # Keras's own order has of_b first
+    model.compile(loss=["mean_squared_error"] * 2)
+    drawn = read_network(plot_backprop(model, [np.ones((1, 2)), np.ones((1, 3))], [np.ones(1)] * 2))
+    weights = _weights_between(drawn.inputs, drawn.neurons, drawn.weights)
+    no_line = [[False, True]] * 2 + [[True, False]] * 3
+    np.testing.assert_array_equal(np.isnan(weights), no_line)
+
+
 @pytest.mark.parametrize(
     "layer",
     [

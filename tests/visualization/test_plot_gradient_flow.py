@@ -86,9 +86,11 @@ def test_steps_need_not_be_neighbours(write):
 def test_of_many_steps_the_largest_norms_are_drawn(write):
     values = {step: 1.0 for step in range(1, 1801)}
     values[100], values[901] = 50.0, np.nan
-    figure = plot_gradient_flow(write({"gradient_norm/a": values}))
+    every_other = {step: 7.0 for step in range(1, 1801, 2)}
+    figure = plot_gradient_flow(write({"gradient_norm/a": values, "gradient_norm/b": every_other}))
     _, edges, norms = _read(figure)
     np.testing.assert_allclose(edges, np.arange(0.5, 1801, 3))
+    np.testing.assert_allclose(norms[1], 7.0, rtol=1e-5)
     expected = np.ones(600)
     expected[33], expected[300] = 50.0, np.inf
     np.testing.assert_allclose(norms[0], expected, rtol=1e-5)
