@@ -1,0 +1,121 @@
+"""All that the next epoch of a training depends on, as one checkpoint's worth of tensors."""
+
+import base64
+import inspect
+import io
+import random
+
+import keras
+import numpy as np
+from keras.src.random.seed_generator import global_seed_generator
+
+
+class TrainingState:
+    """The variables of a training, and what else it draws on, by name.
+
+    Of the model its weights, seed generators and metrics, of the optimizer all its variables, and
+    of Keras its global seed generator; of Python and NumPy the state of their global random
+    generators; of callbacks their attributes that are numbers, strings or lists of arrays.
+
+    Args:
+        model: a built and compiled `keras.Model` whose optimizer is built.
+        callbacks: list of callbacks.
+    """
+
+    def __init__(self, model, callbacks):
+        self._callbacks = callbacks
+        variables = {
+            "model": model.variables,
+            "metrics": model.metrics_variables,
+            "optimizer": model.optimizer.variables,
+            # Keras has no public name for it.
+            "seed": [global_seed_generator().state],
+        }
+        self.variables = {}
+        seen = set()
+        for kind, members in variables.items():
+            for member in members:
+                if id(member) not in seen:
+                    seen.add(id(member))
+                    self.variables[f"{kind}_{len(self.variables)}"] = member
+
+    def signature(self):
+        """Return what tells one training's variables from another's: a list of strings.
+
+        Names that Keras makes up count on in a process (`dense_1`), so of a name only its last
+        word counts: kernel, bias, momentum.
+        """
+        words = (v.path.replace("/", "_").rpartition("_")[2] for v in self.variables.values())
+        return [
+            f"{key.partition('_')[0]} {word} {tuple(v.shape)} {v.dtype}"
+            for (key, v), word in zip(self.variables.items(), words, strict=True)
+        ]
+
+    def python_side(self):
+        """Return what is not in variables, in a form for JSON."""
+        version, state, gauss = random.getstate()
+        kind, keys, *rest = np.random.get_state()
+        return {
+            "python": [version, list(state), gauss],
+            "numpy": [kind, keys.tolist(), *rest],
+            "callbacks": [_attributes(callback) for callback in self._callbacks],
+        }
+
+    def restore_variables(self, values):
+        """Put back the variables: arrays by their names."""
+        for key, variable in self.variables.items():
+            variable.assign(values[key])
+
+    def restore_python_side(self, python_side):
+        """Put back what is not in variables."""
+        version, state, gauss = python_side["python"]
+        random.setstate((version, tuple(state), gauss))
+        kind, keys, *rest = python_side["numpy"]
+        np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+        for callback, attributes in zip(self._callbacks, python_side["callbacks"], strict=False):
+            for name, value in attributes.items():
+                setattr(callback, name, _decoded(value))
+
+
+def own_tensor(variable):
+    """Return the `tf.Variable` of a Keras variable."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _attributes(callback):
+    """Return what a callback has counted: its plain attributes, without what it was given.
+
+    Keras's callbacks change the sign of `min_delta`, an argument, each time they begin.
+    """
+    given = inspect.signature(type(callback).__init__).parameters
+    encoded = {n: _encoded(value) for n, value in vars(callback).items() if n not in given}
+    return {name: value for name, value in encoded.items() if value is not _UNKNOWN}
+
+
+_UNKNOWN = object()
+
+
+def _encoded(value):
+    """Return a plain value, or a list of arrays, in a form for JSON, or `_UNKNOWN`."""
+    if isinstance(value, np.generic) and value.ndim == 0:
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
+        return {"arrays": [_as_text(array) for array in value]}
+    return _UNKNOWN
+
+
+def _decoded(value):
+    if isinstance(value, dict):
+        return [
+            np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
+            for text in value["arrays"]
+        ]
+    return value
+
+
+def _as_text(array):
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return base64.b64encode(file.getvalue()).decode()

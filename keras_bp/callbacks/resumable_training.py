@@ -1,0 +1,142 @@
+"""A training that goes on where it was killed."""
+
+import os
+
+import keras
+import tensorflow as tf
+
+from keras_bp.callbacks._checkpoints import Checkpoints, Refused
+from keras_bp.callbacks._training_state import TrainingState, own_tensor
+
+
+class ResumableTraining(keras.callbacks.Callback):
+    """Saves all that a `fit` depends on after each epoch, and goes on from there when run again.
+
+    A process that is killed at any moment, and started again with the same script, ends with the
+    weights of a training that was not killed, bit for bit: the epoch that was cut off is made
+    anew. Saved are the model's weights, seed generators (of Dropout, say) and metrics, the
+    optimizer's variables, the epoch, the history, Keras's, NumPy's and Python's global random
+    states, and what `callbacks` count.
+
+    A checkpoint is whole or not there: it is written aside and renamed. The newest two are kept;
+    one that cannot be read is passed over with a warning. `epochs` of `fit` is the total: with a
+    checkpoint of epoch 3, `fit(epochs=5)` trains two more, and run once more none. Nothing stays
+    on the model afterwards.
+
+    The order of the data must be the same in both processes. With arrays, set the seed
+    (`keras.utils.set_random_seed`): Keras then shuffles each epoch alike. A `tf.data.Dataset`
+    that shuffles by itself starts over with the order of epoch 0; give it as a function of the
+    epoch instead:
+
+        resumable = keras_bp.callbacks.ResumableTraining("run1")
+        batches = resumable.by_epoch(lambda epoch: data.shuffle(1000, seed=epoch).batch(32))
+        model.fit(batches, epochs=20, callbacks=[resumable])
+
+    The stateful random operations of TensorFlow (`tf.random.uniform`) keep their state in their
+    kernels, where nobody can read it: use `keras.random` with a `SeedGenerator`.
+
+    Args:
+        directory: string or `os.PathLike`, where the checkpoints are; made if it does not exist.
+            One for each training.
+        callbacks: list of other callbacks of the same `fit` whose counts are saved too, such as
+            `EarlyStopping` and `ReduceLROnPlateau`: attributes that are numbers, strings or lists
+            of arrays. Defaults to none.
+
+    Raises:
+        TypeError: if `directory` is no path.
+        ValueError: by `fit`, before the first epoch, if the directory cannot be written to, if the
+            model is not built or compiled, if the checkpoint is of another model, or if no
+            checkpoint can be read.
+
+    Example:
+    ```python
+    resumable = keras_bp.callbacks.ResumableTraining("checkpoints/run1")
+    model.fit(x, y, epochs=50, callbacks=[resumable])
+    ```
+    """
+
+    def __init__(self, directory, callbacks=()):
+        super().__init__()
+        if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
+            raise TypeError(f"`directory` must be a path. Received: {directory!r}")
+        self.directory = directory
+        self._others = list(callbacks)
+        self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def by_epoch(self, function):
+        """Return a dataset that is another one in each epoch.
+
+        Args:
+            function: function of the epoch, a scalar int64 tensor from 0, that returns a
+                `tf.data.Dataset`, of equally many batches in each epoch.
+        """
+        each = tf.data.Dataset.range(1).flat_map(lambda _: function(self._epoch.read_value()))
+        # The length is that of any epoch; without one, `fit` warns that the data ran out.
+        length = function(tf.zeros((), tf.int64)).cardinality()
+        known = int(length) >= 0
+        return each.apply(tf.data.experimental.assert_cardinality(length)) if known else each
+
+    def on_train_begin(self, logs=None):
+        """Keras's hook: load the newest checkpoint, if there is one."""
+        if not self.model.built or self.model.optimizer is None:
+            raise ValueError(
+                "ResumableTraining needs a model that is built (give it an Input, or call it on a "
+                f"batch) and compiled with an optimizer. Received: model {self.model.name!r}"
+            )
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        self._checkpoints = Checkpoints(self.directory)
+        self._state = TrainingState(self.model, self._others)
+        self._history = {}
+        self._before = self.model._initial_epoch
+        self._loaded = None
+        newest = self._checkpoints.newest(self._names)
+        if newest is not None:
+            values, more = newest
+            self._loaded = more
+            self._state.restore_variables(values)
+            self._history = more["history"]
+            # `fit` asks for it right after this hook; Keras has no public way.
+            self.model._initial_epoch = more["epoch"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Keras's hook: note the epoch."""
+        self._epoch.assign(epoch)
+        if self._loaded is not None:
+            # Not before: other callbacks count from 0 at the beginning of the training.
+            more = self._loaded
+            self._state.restore_python_side(more["python_side"])
+            self.model._initial_epoch, self._loaded = self._before, None
+            self.model.history.epoch = list(range(more["epoch"]))
+            self.model.history.history.update({k: list(v) for k, v in self._history.items()})
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keras's hook: save."""
+        for name, value in (logs or {}).items():
+            self._history.setdefault(name, []).append(float(value))
+        variables = {key: own_tensor(v) for key, v in self._state.variables.items()}
+        more = {
+            "epoch": epoch + 1,
+            "signature": self._state.signature(),
+            "history": self._history,
+            "python_side": self._state.python_side(),
+        }
+        self._checkpoints.save(epoch + 1, variables, more)
+
+    def on_train_end(self, logs=None):
+        """Keras's hook: leave the model as it was."""
+        self.model._initial_epoch = self._before
+        self._loaded = self._state = self._checkpoints = None
+
+    def _names(self, more):
+        """Return the names of the variables, unless a checkpoint is of another training."""
+        saved, own = more["signature"], self._state.signature()
+        if saved != own:
+            pairs = enumerate(zip(saved + [None], own + [None], strict=False))
+            number, (theirs, ours) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+            raise Refused(
+                f"`directory` must hold checkpoints of the same model and optimizer. Received: "
+                f"{len(saved)} variables there, {len(own)} here; number {number} is {theirs!r} "
+                f"there and {ours!r} here"
+            )
+        return self._state.variables

@@ -1,0 +1,229 @@
+"""ResumableTraining: a fit that is cut off and called again ends as the one that was not."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_bp
+from keras_bp.callbacks import GradientMonitor, ResumableTraining
+
+L = keras.layers
+
+# Keras's own, with NumPy 2, where a learning rate is set.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+class Cut(keras.callbacks.Callback):
+    """Ends the process, as far as `fit` can see, in a batch of an epoch."""
+
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self._at = epoch, batch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self._epoch, batch) == self._at:
+            raise KeyboardInterrupt
+
+
+def make_model(optimizer=None, units=8, **options):
+    keras.utils.set_random_seed(3)
+    layers = [keras_bp.layers.Dense(units, "relu"), L.BatchNormalization(), L.Dropout(0.4)]
+    model = keras.Sequential([keras.Input((4,)), *layers, L.Dense(1)])
+    model.compile(optimizer or "adam", "mse", **{"jit_compile": False, **options})
+    return model
+
+
+def fit(model, data, *callbacks, epochs=4, **options):
+    options = {"batch_size": 5, "verbose": 0, **options}
+    return model.fit(*data, epochs=epochs, callbacks=list(callbacks), **options)
+
+
+def state(model):
+    return [v.numpy() for v in model.variables + model.optimizer.variables]
+
+
+def cut_and_resumed(make, data, directory, cuts, *callbacks, **options):
+    for cut in cuts:
+        with pytest.raises(KeyboardInterrupt):
+            fit(make(), data, ResumableTraining(directory), Cut(*cut), *callbacks, **options)
+    model = make()
+    history = fit(model, data, ResumableTraining(directory), *callbacks, **options)
+    return model, history
+
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "lamb": lambda: keras_bp.optimizers.Lamb(keras_bp.schedules.CosineAnnealing(0.01, 20)),
+    "accumulation": lambda: keras_bp.optimizers.AdamW(0.01, gradient_accumulation_steps=3),
+    "average": lambda: keras_bp.optimizers.ScheduleFreeAdamW(0.01),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+def test_resumed_is_uninterrupted(name, options, data, tmp_path):
+    if options and name != "accumulation":
+        pytest.skip("one optimizer shows the modes")
+
+    def make():
+        return make_model(OPTIMIZERS[name](), **options)
+
+    whole = make()
+    history = fit(whole, data)
+    model, resumed = cut_and_resumed(make, data, tmp_path, [(0, 2), (2, 1), (3, 4)])
+    np.testing.assert_equal(state(model), state(whole))
+    assert resumed.history == history.history and resumed.epoch == [0, 1, 2, 3]
+
+
+def test_data_by_the_epoch(data, tmp_path):
+    orders = []
+
+    def run(directory, *cut):
+        model, resumable = make_model(), ResumableTraining(directory)
+        pairs = tf.data.Dataset.from_tensor_slices(data)
+        batches = resumable.by_epoch(lambda epoch: pairs.shuffle(23, seed=epoch).batch(5))
+        assert int(batches.cardinality()) == 5
+        callbacks = [resumable, *cut]
+        model.fit(batches, epochs=3, verbose=0, shuffle=False, callbacks=callbacks)
+        resumable._epoch.assign(1)
+        orders.append([np.concatenate([b[0] for b in batches.as_numpy_iterator()])])
+        resumable._epoch.assign(2)
+        orders[-1].append(np.concatenate([b[0] for b in batches.as_numpy_iterator()]))
+        return model
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", Cut(1, 2))
+    np.testing.assert_equal(state(run(tmp_path / "cut")), state(whole))
+    assert not np.array_equal(*orders[0])
+
+
+def test_replicas(data, tmp_path, replicas):
+    def make():
+        with replicas.scope():
+            return make_model(keras_bp.optimizers.Adam(0.01, gradient_accumulation_steps=2))
+
+    data = [array[:20] for array in data]
+    whole = make()
+    fit(whole, data, batch_size=10)
+    model, _ = cut_and_resumed(make, data, tmp_path, [(2, 0)], batch_size=10)
+    np.testing.assert_equal(state(model), state(whole))
+
+
+def test_global_random_states(data, tmp_path):
+    class Drawing(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.drawn = []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            drawn = keras.random.uniform(()), np.random.rand(), random.random()
+            self.drawn.append([float(number) for number in drawn])
+
+    whole, resumed = Drawing(), Drawing()
+    fit(make_model(), data, ResumableTraining(tmp_path / "whole"), whole)
+    cut_and_resumed(make_model, data, tmp_path / "cut", [(2, 1)], resumed)
+    assert resumed.drawn == whole.drawn[2:]
+
+
+def test_what_other_callbacks_count(data, tmp_path):
+    def run(directory, *cut):
+        stopping = keras.callbacks.EarlyStopping("loss", 1e9, patience=3, restore_best_weights=True)
+        plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=2, min_delta=1e9)
+        resumable = ResumableTraining(directory, callbacks=[stopping, plateau])
+        model = make_model()
+        history = fit(model, data, stopping, plateau, resumable, *cut, epochs=9)
+        return history.epoch, state(model)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", Cut(2, 1))
+    np.testing.assert_equal(run(tmp_path / "cut"), whole)
+    assert whole[0] == [0, 1, 2, 3]
+
+
+def test_nothing_stays_and_epochs_are_the_total(data, tmp_path):
+    model, resumable = make_model(), ResumableTraining(tmp_path)
+    fit(model, data, resumable, epochs=2)
+    before = state(model)
+    assert fit(model, data, resumable, epochs=2).epoch in ([], [0, 1])
+    np.testing.assert_equal(state(model), before)
+    assert fit(model, data, resumable, epochs=3).epoch == [0, 1, 2]
+    assert not model._initial_epoch
+    assert fit(model, data, epochs=2).epoch == [0, 1]
+
+
+def test_beside_a_monitor(data, tmp_path, read_events):
+    for cut in [Cut(1, 2)], []:
+        callbacks = [GradientMonitor(tmp_path / "logs"), ResumableTraining(tmp_path / "c"), *cut]
+        try:
+            fit(make_model(), data, *callbacks, epochs=3)
+        except KeyboardInterrupt:
+            callbacks[0].set_model(make_model())  # as the next fit does: writes what is left
+    (first, second) = sorted((tmp_path / "logs").iterdir())
+    steps = []
+    for path in (first, second):
+        records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        events = [tf.compat.v1.Event.FromString(record) for record in records]
+        steps.append(
+            [e.step for e in events if any(v.tag == "loss/batch" for v in e.summary.value)]
+        )
+    assert steps == [list(range(1, 9)), list(range(6, 16))]
+
+
+def checkpoints(directory):
+    return sorted(directory.glob("epoch-*.data-*"), key=lambda p: int(p.name[6:].split(".")[0]))
+
+
+def test_a_corrupt_checkpoint_is_passed_over(data, tmp_path):
+    whole = make_model()
+    fit(whole, data)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), data, ResumableTraining(tmp_path), Cut(3, 1))
+    older, newest = checkpoints(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    model = make_model()
+    with pytest.warns(RuntimeWarning, match=r"epoch-3 cannot be read, and the one before it"):
+        fit(model, data, ResumableTraining(tmp_path))
+    np.testing.assert_equal(state(model), state(whole))
+
+
+def test_no_checkpoint_can_be_read(data, tmp_path):
+    fit(make_model(), data, ResumableTraining(tmp_path), epochs=2)
+    for path in checkpoints(tmp_path):
+        path.write_bytes(b"")
+    model = make_model()
+    before = state(model)
+    with (
+        pytest.warns(RuntimeWarning, match="cannot be read"),
+        pytest.raises(ValueError, match=r"`directory` holds checkpoints, but none .*Received"),
+    ):
+        fit(model, data, ResumableTraining(tmp_path))
+    np.testing.assert_equal(state(model)[: len(before)], before)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: make_model(units=9), lambda: make_model("sgd")], ids=["model", "optimizer"]
+)
+def test_a_checkpoint_of_another_model(make, data, tmp_path):
+    fit(make_model(), data, ResumableTraining(tmp_path), epochs=1)
+    with pytest.raises(ValueError, match=r"`directory` .*same model.*Received: .* number \d+ is"):
+        fit(make(), data, ResumableTraining(tmp_path))
+
+
+def test_bad_input(data, tmp_path):
+    with pytest.raises(TypeError, match=r"`directory` must be a path. Received: None"):
+        ResumableTraining(None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"`directory` must name .*Received: directory="):
+        fit(make_model(), data, ResumableTraining(tmp_path / "file" / "below"))
+    unbuilt = keras.Sequential([L.Dense(1)])
+    unbuilt.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"needs a model that is built .*Received: model"):
+        fit(unbuilt, data, ResumableTraining(tmp_path / "c"))

@@ -1,0 +1,115 @@
+"""Kill trainings at random moments, start them again, and compare with one that ran through.
+
+    python tests/endurance/kill_and_resume.py --kills 200
+
+Each training runs in a child process, which gets SIGKILL after a random time, up to that of a whole
+training, and is started again until it ends. A line for each training that ended tells how often
+it was killed and whether its final state is that of the uninterrupted one, bit for bit.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import trainings  # noqa: E402
+
+
+def start(name, directory, result):
+    """Start a training in a child process; return its number."""
+    # Forked, as importing TensorFlow takes longer than a training. This process runs no
+    # TensorFlow operation itself, and so has no threads that a fork would lose.
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        state = trainings.train(name, directory)
+        with open(f"{result}.part", "wb") as file:
+            np.savez(file, **state)
+        os.replace(f"{result}.part", result)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def end_of(child, seconds=None):
+    """Wait for a child's end, kill it after some seconds; return whether it was killed."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        number, status = os.waitpid(child, os.WNOHANG)
+        if number:
+            break
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            break
+        time.sleep(0.001)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return True
+    if os.WEXITSTATUS(status):
+        raise RuntimeError("a training failed; its error is above")
+    return False
+
+
+def kill_and_resume(name, uninterrupted, duration, kills, rng, folder):
+    """Run a training to its end with up to some kills; return their number, and if it is equal."""
+    directory, result = f"{folder}/checkpoints", f"{folder}/state.npz"
+    done = 0
+    while True:
+        limit = rng.uniform(0, duration) if done < kills else None
+        if not end_of(start(name, directory, result), limit):
+            break
+        done += 1
+    state = np.load(result)
+    equal = set(state) == set(uninterrupted) and all(
+        np.array_equal(state[key], uninterrupted[key], equal_nan=True) for key in state
+    )
+    return done, equal
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="kills over all trainings")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args(arguments)
+    rng = random.Random(options.seed)
+    kills = trainings_ended = unequal = 0
+    uninterrupted, durations = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(trainings.TRAININGS):
+            os.makedirs(f"{folder}/whole{number}")
+            began = time.monotonic()
+            end_of(start(name, f"{folder}/whole{number}/c", f"{folder}/whole{number}.npz"))
+            durations[name] = time.monotonic() - began
+            uninterrupted[name] = np.load(f"{folder}/whole{number}.npz")
+        while kills < options.kills:
+            name = list(trainings.TRAININGS)[trainings_ended % len(trainings.TRAININGS)]
+            own = f"{folder}/{trainings_ended}"
+            os.makedirs(own)
+            most = min(10, options.kills - kills)
+            done, equal = kill_and_resume(
+                name, uninterrupted[name], durations[name], most, rng, own
+            )
+            kills, trainings_ended, unequal = (
+                kills + done,
+                trainings_ended + 1,
+                unequal + (not equal),
+            )
+            print(f"{name:22} {done:3} kills  {'equal' if equal else 'NOT EQUAL'}", flush=True)
+    print(f"{kills} kills, {trainings_ended} trainings ended, {unequal} not bit-equal")
+    return unequal
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main() else 0)
