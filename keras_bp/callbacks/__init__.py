@@ -1,7 +1,8 @@
-"""Callbacks for `model.fit` that show what the gradients do."""
+"""Callbacks for `model.fit`: they show what the gradients do, and keep a training going."""
 
 from keras_bp.callbacks.gradient_monitor import GradientMonitor
 from keras_bp.callbacks.optimizer_switch import OptimizerSwitch
+from keras_bp.callbacks.resumable_training import ResumableTraining
 from keras_bp.callbacks.training_dashboard import TrainingDashboard
 
-__all__ = ["GradientMonitor", "OptimizerSwitch", "TrainingDashboard"]
+__all__ = ["GradientMonitor", "OptimizerSwitch", "ResumableTraining", "TrainingDashboard"]
