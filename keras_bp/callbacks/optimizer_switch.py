@@ -42,9 +42,9 @@ class OptimizerSwitch(MonitorCallback):
     `switched_to_`, and where training begins with an optimizer of such a name this callback does
     nothing: in a second `fit`, and in one of a model loaded from a `.keras` file that was saved
     after the switch, whose optimizer goes on with its momentum and its place in the warm-up. The
-    file must be of the whole model: weights alone (`save_weights`, `BackupAndRestore`) are read
-    back into the optimizer that the model is compiled with, which would be the old one. A `fit`
-    before the switch begins to watch anew.
+    file must be of the whole model: what puts variables back into a model that is compiled anew
+    (`load_weights`, `BackupAndRestore`, `ResumableTraining`) finds the old optimizer there. Where
+    the switch is not made yet, each `fit` begins to watch anew.
 
     Args:
         learning_rate: number above 0, a schedule of rates, or a function of the model that returns
@@ -175,7 +175,7 @@ class OptimizerSwitch(MonitorCallback):
         self.switched_at_epoch = epoch
         if self.verbose:
             print(
-                f"Epoch {epoch + 1}: {self.monitor} has not improved for {self.wait} epochs. "
+                f"Epoch {epoch + 1}: {self.monitor} has not improved for {self.wait} epoch(s). "
                 f"OptimizerSwitch goes from {_kind(old)} to {_kind(new)}, learning rate "
                 f"{rate if isinstance(rate, LearningRateSchedule) else format(rate, '.4g')} "
                 f"after {self.warmup_steps} steps of warm-up."

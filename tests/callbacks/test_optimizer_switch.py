@@ -205,7 +205,7 @@ def test_what_is_printed(data, capsys):
     assert capsys.readouterr().out == ""
     fit(build(), data, OptimizerSwitch(lambda model: 0.0123456, verbose=1, **PLATEAU))
     assert capsys.readouterr().out == (
-        "Epoch 3: loss has not improved for 1 epochs. OptimizerSwitch goes from Adam to SGD, "
+        "Epoch 3: loss has not improved for 1 epoch(s). OptimizerSwitch goes from Adam to SGD, "
         "learning rate 0.01235 after 7 steps of warm-up.\n"
     )
     keras.config.set_dtype_policy("mixed_float16")
