@@ -18,7 +18,7 @@ def compare_optimizers(
 
     At a seed, all optimizers start from the same weights, see the same batches in the same order,
     another one in each epoch, and get the same dropout: `keras.utils.set_random_seed` is called
-    with it before the model is made, and again before it is trained.
+    with it before each model is made.
 
     What is compared depends on each optimizer's learning rate as much as on its rule: tune the
     rates before drawing conclusions.
@@ -120,7 +120,6 @@ def _train(make_model, named_optimizer, arrays, loss, epochs, batch_size, seed):
         )
     model.compile(optimizer, loss, metrics=["accuracy"])
     clock = _Clock()
-    keras.utils.set_random_seed(seed)
     batches = shuffled_batches(x, y, batch_size, seed)
     history = model.fit(batches, epochs=epochs, shuffle=False, callbacks=[clock], verbose=0).history
     accuracy = model.evaluate(x_test, y_test, verbose=0, return_dict=True)["accuracy"]

@@ -25,7 +25,8 @@ def plot_schedules(schedules=None, epochs=200, steps_per_epoch=10, *, losses=Non
         epochs: integer of 1 or more. Defaults to 200.
         steps_per_epoch: integer of 1 or more, in update steps. Defaults to 10.
         losses: mapping, a schedule's name -> the training losses of its epochs, drawn in a second
-            panel; `train_with_schedules` returns one. Defaults to `None`: no second panel.
+            panel with their exponential moving average; `train_with_schedules` returns one.
+            Defaults to `None`: no second panel.
 
     Returns:
         A Matplotlib `Figure`.
@@ -67,14 +68,25 @@ def plot_schedules(schedules=None, epochs=200, steps_per_epoch=10, *, losses=Non
     if losses is not None:
         for name, values in losses.items():
             passed = np.arange(1, len(values) + 1)
-            axes[1].plot(passed, values, label=name, **styles[name])
-        axes[1].set_title("Training loss")
+            faint = dict(alpha=0.25, linewidth=0.6)
+            axes[1].plot(passed, values, color=styles[name]["color"], **faint)
+            axes[1].plot(passed, _average(values), label=name, **styles[name])
+        axes[1].set_title("Training loss of each epoch (faint) and its average")
         logarithmic(axes[1])
     for ax in axes:
         tidy(ax)
     axes[-1].set(xlabel="epochs", xlim=(0, epochs))
     figure.legend(handles=axes[0].get_lines(), loc="outside right center", frameon=False)
     return figure
+
+
+def _average(values, keep=0.8):
+    """Return the exponential moving average, corrected for its start."""
+    mean, averages = 0.0, []
+    for epoch, value in enumerate(values, 1):
+        mean = keep * mean + (1.0 - keep) * value
+        averages.append(mean / (1.0 - keep**epoch))
+    return averages
 
 
 def schedules_or_default(schedules, total_steps):

@@ -79,10 +79,14 @@ def test_losses_are_drawn_below():
     figure.canvas.draw()
     rates, below = figure.axes
     assert below.get_yscale() == "log"
-    ((name, (x, y)),) = _lines(below).items()
-    assert name == "b" and x.tolist() == [1, 2, 3] and y.tolist() == [2.0, 1.0, 0.5]
+    raw, average = below.get_lines()
+    assert raw.get_xdata().tolist() == [1, 2, 3] and raw.get_ydata().tolist() == [2.0, 1.0, 0.5]
+    assert average.get_label() == "b" and average.get_xdata().tolist() == [1, 2, 3]
+    weights = [[1.0, 0.0, 0.0], [0.8, 1.0, 0.0], [0.64, 0.8, 1.0]]
+    expected = [np.average(losses["b"], weights=row) for row in weights]
+    np.testing.assert_allclose(average.get_ydata(), expected)
     colors = {line.get_label(): line.get_color() for line in rates.get_lines()}
-    assert below.get_lines()[0].get_color() == colors["b"] != colors["a"]
+    assert raw.get_color() == average.get_color() == colors["b"] != colors["a"]
 
 
 OF_BOTH = [
