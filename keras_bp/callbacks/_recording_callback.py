@@ -63,7 +63,7 @@ class RecordingCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Keras's hook: begin."""
         name = type(self).__name__
-        if self.model.optimizer is None:
+        if getattr(self.model, "optimizer", None) is None:
             raise ValueError(
                 f"{name} needs a model that is compiled with an optimizer. "
                 f"Received: model {self.model.name!r} with optimizer None"

@@ -81,11 +81,11 @@ class StepRecorder:
         # The replicas of a MirroredStrategy are traced in a thread each.
         self._replica = threading.local()
         if model.built and self._optimizer.built:
-            self._build()
+            self._find()
             self.updates_before = int(self._counts()[0])
 
-    def _build(self):
-        """Lay out the rows, as soon as variables, rules and layers are all there."""
+    def _find(self):
+        """Find variables, rules and layers, as soon as they are all there."""
         self.rules = _rules(self._optimizer)
         cycles = {rule.gradient_accumulation_steps or 1 for rule in self.rules}
         if len(cycles) > 1:
@@ -97,6 +97,9 @@ class StepRecorder:
         (self._cycle,) = cycles
         self.variables = list(self._model.trainable_variables)
         self.layers = [] if self.outputs is None else self.outputs.layers()
+
+    def _create_rows(self):
+        """Create the variables that are recorded to."""
         width = 3 + len(self.rules) + len(self.variables) + len(self.layers) * len(STATISTICS)
         self._rows = self._variable((self.places + 1, width))
         # Sum and number of the micro-batches' losses since the last update; number of updates.
@@ -137,6 +140,9 @@ class StepRecorder:
 
     def watching(self):
         """Return the context in which the step is to be traced."""
+        # Not before: across several workers a variable is created by all of them together.
+        if self.variables is not None and self._rows is None:
+            self._create_rows()
         return contextlib.nullcontext() if self.outputs is None else self.outputs.watched()
 
     @contextlib.contextmanager
@@ -145,7 +151,8 @@ class StepRecorder:
         if self.variables is None:
             if not self._optimizer.built:
                 self._build_optimizer(list(variables))
-            self._build()
+            self._find()
+            self._create_rows()
         outputs = [] if self.outputs is None else self.outputs.take(self.layers)
         loss, factor = self._take_loss()
         own, received = self._gradients(gradients, variables, factor)

@@ -1,0 +1,152 @@
+"""A training loop over several workers, which goes on where any of them was killed.
+
+`python examples/multi_worker.py` starts two workers on this machine; on a cluster, start it on each
+machine with TF_CONFIG set. `model.fit` does not work across workers in Keras 3.15, and so this is
+the loop: it takes Keras's callbacks, which the chief alone calls, records the gradients with
+GradientMonitor, saves every few steps with `tf.train.CheckpointManager`, and continues from the
+newest checkpoint. The data are a function of the epoch: a restart skips the steps that are done.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+GLOBAL_BATCH = 64
+SEED = 0
+
+
+def start_workers(number, arguments, seconds):
+    """Run this file in so many processes here; return the first exit status that is not 0."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for free in sockets:
+        free.close()
+    workers = []
+    for index in range(number):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
+        command = [sys.executable, __file__, *arguments]
+        workers.append(subprocess.Popen(command, env=environment))
+    try:
+        return next((code for code in [w.wait(seconds) for w in workers] if code), 0)
+    finally:  # a worker that lost the others, or the time limit
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def train(options):
+    """Train as one of the workers that TF_CONFIG names."""
+    import keras
+    import tensorflow as tf
+    from sklearn.datasets import load_digits
+
+    from keras_bp.callbacks import GradientMonitor
+    from keras_bp.layers import BatchNormalization, Dense, Dropout
+    from keras_bp.losses import SparseCategoricalCrossentropy
+    from keras_bp.optimizers import AdamW
+    from keras_bp.schedules import WarmupCosine
+
+    # Before anything else: the workers find one another here, or give up.
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    chief = strategy.cluster_resolver.task_id == 0
+    keras.utils.set_random_seed(SEED)  # the same first weights everywhere
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32")
+    steps = len(x) // GLOBAL_BATCH
+
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((64,)), Dense(128, "relu", name="hidden")])
+        model.add(BatchNormalization(synchronized=True, name="norm"))
+        model.add(Dropout(0.2, seed=SEED, name="dropout"))
+        model.add(Dense(10, name="logits"))
+        rate = WarmupCosine(3e-3, options.epochs * steps, steps)
+        optimizer = AdamW(rate, global_clipnorm=1.0)
+        optimizer.build(model.trainable_variables)
+        loss_function = SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+        done = tf.Variable(0, dtype=tf.int64)  # steps
+        model.compile(optimizer, loss_function)  # what callbacks look at
+
+    monitor = GradientMonitor(options.directory / "logs")
+    monitor.set_model(model)
+
+    def batches(epoch):
+        """Return this worker's share of an epoch's batches."""
+        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=epoch)
+        data = data.batch(GLOBAL_BATCH, drop_remainder=True)
+        number, index = strategy.num_replicas_in_sync, strategy.cluster_resolver.task_id
+        return data.map(lambda x, y: (x[index::number], y[index::number]))
+
+    @tf.function
+    def step(batch):
+        def on_replica(x, y):
+            with tf.GradientTape() as tape:
+                # The mean over the global batch; `apply` sums the workers' gradients.
+                loss = loss_function(y, model(x, training=True)) / GLOBAL_BATCH
+            gradients = tape.gradient(loss, model.trainable_variables)
+            monitor.record(gradients, model.trainable_variables, loss=loss, step=done + 1)
+            optimizer.apply(gradients, model.trainable_variables)
+            return loss
+
+        loss = strategy.run(on_replica, args=batch)
+        done.assign_add(1)
+        return strategy.reduce("SUM", loss, axis=None)
+
+    # The chief's checkpoints count; the others write too, since saving may ask all for a value.
+    values = {f"v{i}": v.value for i, v in enumerate(model.variables + optimizer.variables)}
+    checkpoint = tf.train.Checkpoint(done=done, **values)
+    shared = str(options.directory / "checkpoints")
+    folder = shared if chief else str(options.directory / "not_the_chiefs")
+    manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=2)
+    newest = tf.train.latest_checkpoint(shared)
+    if newest:
+        checkpoint.restore(newest)
+        if chief:
+            print(f"continues after step {int(done.numpy())}", flush=True)
+
+    callbacks = keras.callbacks.CallbackList([monitor] if chief else [], model=model)
+    callbacks.on_train_begin()
+    for epoch in range(int(done.numpy()) // steps, options.epochs):
+        callbacks.on_epoch_begin(epoch)
+        losses = []
+        first = int(done.numpy()) % steps
+        for number, batch in enumerate(batches(epoch).skip(first), first):
+            callbacks.on_train_batch_begin(number)
+            losses.append(float(step(batch)))
+            callbacks.on_train_batch_end(number, {"loss": losses[-1]})
+            if int(done.numpy()) % options.save_every == 0:
+                manager.save(checkpoint_number=int(done.numpy()))
+        logs = {"loss": sum(losses) / len(losses)}
+        callbacks.on_epoch_end(epoch, logs)
+        if chief:
+            print(f"epoch {epoch + 1}/{options.epochs}  loss {logs['loss']:.4f}", flush=True)
+    callbacks.on_train_end()
+    if chief:
+        accuracy = keras.metrics.SparseCategoricalAccuracy()(y, model(x, training=False))
+        print(f"training accuracy: {accuracy:.2%} of {len(x)} digits")
+        model.save(options.directory / "model.keras")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=2, help="processes to start here")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the digits")
+    parser.add_argument("--save-every", type=int, default=10, help="steps between checkpoints")
+    parser.add_argument("--directory", type=pathlib.Path, default="tb_logs/multi_worker")
+    parser.add_argument("--seconds", type=float, default=600, help="time limit of the workers")
+    options = parser.parse_args(arguments)
+    if "TF_CONFIG" in os.environ:
+        return train(options)
+    own = ["--epochs", str(options.epochs), "--save-every", str(options.save_every)]
+    own += ["--directory", str(options.directory)]
+    sys.exit(start_workers(options.workers, own, options.seconds))
+
+
+if __name__ == "__main__":
+    main()
