@@ -225,4 +225,6 @@ def _smoothed(steps, values):
     )
     counts = counts[after] - counts[before]
     means = 10 ** ((sums[after] - sums[before]) / np.maximum(counts, 1))
-    return (steps[pairs] + steps[pairs + 1]) / 2, np.where(known[pairs], means, np.nan)
+    return (steps[pairs] + steps[pairs + 1]) / 2, np.where(
+        known[pairs] | known[pairs + 1], means, np.nan
+    )
