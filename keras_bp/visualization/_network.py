@@ -44,7 +44,7 @@ class Network:
         self._columns = columns
         # What is not finite is all one here: NaN as well.
         self._dz = {
-            name: np.nan_to_num(np.abs(dz).mean(axis=0), nan=np.inf)
+            name: np.where(np.isnan(dz).any(axis=0), np.inf, np.abs(dz).mean(axis=0))
             for name, dz in backward.dz.items()
         }
         self._dw = {name: np.linalg.norm(dw) for name, dw in backward.dw.items()}

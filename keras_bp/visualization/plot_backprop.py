@@ -44,9 +44,10 @@ def plot_backprop(model, x, y):
 
     Raises:
         ImportError: if Matplotlib is not installed.
-        TypeError: if `model` is no `keras.Model`.
+        TypeError: if `model` is no `keras.Model`, or the batch no arrays.
         ValueError: if it is not compiled with a loss, not built, of another kind, or has a layer
-            that cannot be drawn, which the message names; or if the batch is empty.
+            that cannot be drawn, which the message names; or if the batch is empty, or `x` and `y`
+            do not have as many examples.
 
     Example:
         >>> from keras_bp.visualization import plot_backprop
@@ -73,9 +74,12 @@ def plot_backprop(model, x, y):
             f"Received: model {model.name!r}, "
             + ("compiled without a loss" if model.compiled else "not compiled")
         )
-    if any(not len(data) for data in keras.tree.flatten(x)):
-        raise ValueError("`x` must hold an example or more. Received: an empty batch")
     dense = [column.layer for column in columns if column.layer is not None]
+    if not dense:
+        raise ValueError(
+            f"`model` must have a Dense layer. Received: model {model.name!r}, which has none"
+        )
+    _check_batch(x, y)
     passed = backward(model, dense, x, y)
 
     network = Network(columns, passed)
@@ -90,3 +94,18 @@ def plot_backprop(model, x, y):
     examples = "1 example" if passed.batch_size == 1 else f"{passed.batch_size} examples"
     figure.suptitle(f"Backpropagation of a loss of {passed.loss:.4g} over {examples}")
     return figure
+
+
+def _check_batch(x, y):
+    for name, data in (("x", x), ("y", y)):
+        if not all(getattr(leaf, "shape", ()) for leaf in keras.tree.flatten(data)):
+            raise TypeError(
+                f"`{name}` must be an array, or a list or a dictionary of arrays, with an axis of "
+                f"examples. Received: {name}={data!r}"
+            )
+    sizes = {len(leaf) for leaf in keras.tree.flatten([x, y])}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            "`x` and `y` must hold as many examples, and one or more. Received: arrays of "
+            f"{' and '.join(map(str, sorted(sizes)))} examples"
+        )

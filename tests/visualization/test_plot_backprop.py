@@ -274,7 +274,7 @@ def test_the_model_is_left_as_it_is(good):
         plot_backprop(model, x, y)
     else:
         with pytest.raises(Exception, match="shape|rank|size"):
-            plot_backprop(model, x, np.zeros((5, 5, 5)))
+            plot_backprop(model, x, np.zeros((7, 5, 5)))
     for value, earlier in zip(_state(model), before, strict=True):
         np.testing.assert_array_equal(value, earlier)
     assert [model.layers[i].activation for i in (0, 3)] == activations
@@ -293,14 +293,15 @@ def test_metrics_of_several_outputs_are_left_as_they_are():
     assert {metric.name: float(metric.result()) for metric in model.metrics} == before
 
 
-def test_what_is_not_finite_is_shown(read_network):
+@pytest.mark.parametrize("layer, bad", [(0, np.nan), (1, np.inf)])
+def test_what_is_not_finite_is_shown(layer, bad, read_network):
     x, y = _data(4, 2)
     model = keras.Sequential(
-        [keras.Input((4,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(1)]
+        [keras.Input((4,)), keras.layers.Dense(3, "sigmoid"), keras.layers.Dense(1)]
     )
     model.compile(loss="mean_squared_error")
-    kernel = model.layers[0].kernel
-    kernel.assign(np.where(np.arange(3) == 1, np.nan, kernel.numpy()))
+    kernel = model.layers[layer].kernel
+    kernel.assign(np.full(kernel.shape, bad))
     drawn = read_network(plot_backprop(model, x, y))
     assert drawn.legend[-1] == "dZ is not finite"
     assert np.isinf(drawn.dz).all()

@@ -106,6 +106,22 @@ def test_no_loss(compiled):
         plot_backprop(model, X, Y)
 
 
-def test_no_example():
-    with pytest.raises(ValueError, match="`x` must hold an example or more"):
-        plot_backprop(_sequential(keras.layers.Dense(1)), X[:0], Y[:0])
+def test_no_dense_layer():
+    with pytest.raises(ValueError, match="`model` must have a Dense layer. Received: model 'none'"):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.ReLU()], name="none")
+        model.compile(loss="mean_squared_error")
+        plot_backprop(model, X, X)
+
+
+@pytest.mark.parametrize(
+    "x, y, error, message",
+    [
+        (X[:0], Y[:0], ValueError, "`x` and `y` must hold .* Received: arrays of 0 examples"),
+        (X, Y[:1], ValueError, "`x` and `y` must hold .* Received: arrays of 1 and 2 examples"),
+        ([[0.0] * 4], Y[:1], TypeError, "`x` must be an array.*Received: x="),
+        (X, 1.0, TypeError, "`y` must be an array.*Received: y=1.0"),
+    ],
+)
+def test_batches(x, y, error, message):
+    with pytest.raises(error, match=message):
+        plot_backprop(_sequential(keras.layers.Dense(1)), x, y)
