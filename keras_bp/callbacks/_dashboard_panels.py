@@ -138,7 +138,7 @@ class DashboardPanels:
         colors = colormaps["viridis"](np.linspace(0, _PALEST, len(layers)))
         named = list(zip(layers, colors, strict=True))
         norms, weights = self.axes["norms"], self.axes["weights"]
-        self._norms = [_line(norms, color=c, label=n, alpha=0.25, linewidth=0.6) for n, c in named]
+        self._norms = [_line(norms, color=c, label=n, alpha=0.2, linewidth=0.6) for n, c in named]
         self._means = [_line(norms, color=c, label=n) for n, c in named]
         # An edge of their own colour keeps ridges visible that are narrower than a pixel, and a
         # white one parts those that overlap.
@@ -210,21 +210,21 @@ def _short(path):
 
 def _smoothed(steps, values):
     """Return geometric means over some 4 % of the points, column by column, of what is > 0."""
-    half = len(values) // 100  # in pairs
+    half = len(values) // 100
     if not half:
         return steps, values
     # A thinned series holds pairs of the smallest and the largest, which must not be parted.
+    even = len(values) // 2 * 2
+    steps, values = (part[:even].reshape(-1, 2, part.shape[1]) for part in (steps, values))
     known = np.isfinite(values) & (values > 0)
-    logarithms = np.log10(values, where=known, out=np.zeros_like(values))
-    pairs = np.arange(0, len(values) - 1, 2)
-    ends = np.arange(len(pairs))
-    before, after = np.maximum(ends - half, 0), np.minimum(ends + half + 1, len(pairs))
-    sums, counts = (
-        np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(part, axis=0)])
-        for part in (logarithms[pairs] + logarithms[pairs + 1], 1 * known[pairs] + known[pairs + 1])
-    )
-    counts = counts[after] - counts[before]
-    means = 10 ** ((sums[after] - sums[before]) / np.maximum(counts, 1))
-    return (steps[pairs] + steps[pairs + 1]) / 2, np.where(
-        known[pairs] | known[pairs + 1], means, np.nan
-    )
+    logarithms = np.log10(values, where=known, out=np.zeros_like(values)).sum(axis=1)
+    counts = known.sum(axis=1)
+    means = _window_sums(logarithms, half) / np.maximum(_window_sums(counts, half), 1)
+    return steps.mean(axis=1), np.where(counts > 0, 10**means, np.nan)
+
+
+def _window_sums(rows, half):
+    """Return for each row the sum over it and over `half` of its neighbours on either side."""
+    sums = np.concatenate([np.zeros((1, rows.shape[1])), rows.cumsum(axis=0)])
+    place = np.arange(len(rows))
+    return sums[np.minimum(place + half + 1, len(rows))] - sums[np.maximum(place - half, 0)]

@@ -49,8 +49,8 @@ class TrainingDashboard(RecordingCallback):
     closed when Python lets go of the callback, at the latest when the program ends.
 
     Drawing takes a tenth of a second and more. So its time is measured, and a picture is only drawn
-    where the time for all of them, this one included, is within 5 % of the time since training
-    began: one every few seconds, and the first after some. At the end one is always drawn, and a
+    where the time for all of them, this one included, is within 5 % of the time since the first
+    step: one every few seconds, and the first after some. At the end one is always drawn, and a
     training of a few seconds notices it. Nothing else changes: the weights are the same, bit for
     bit, with and without the dashboard.
 
@@ -106,14 +106,13 @@ class TrainingDashboard(RecordingCallback):
     # Keras's hooks, and those of RecordingCallback.
 
     def _begin(self):
-        self._pace.start()
-        with self._pace.drawing():
-            if self._panels is None:
+        if self._panels is None:
+            with self._pace.drawing():  # this takes about as long as the first drawing
                 self._panels = DashboardPanels()
-                self.figure = self._panels.figure
-                self._screen = screen_for(self.path, self.figure)
-            self._screen.begin()
-        self._failed = False
+            self.figure = self._panels.figure
+            self._screen = screen_for(self.path, self.figure)
+        self._screen.begin()
+        self._failed = self._counting = False
         # Keras tells a callback nothing of an exception, but lets go of it in the end.
         if self._at_an_exception is not None:
             self._at_an_exception.detach()
@@ -126,6 +125,10 @@ class TrainingDashboard(RecordingCallback):
     def on_train_batch_end(self, batch, logs=None):
         """Keras's hook: take the updates, and draw if there is time."""
         super().on_train_batch_end(batch, logs)
+        # The first step is compiled, which takes seconds, and has next to nothing to show.
+        if not self._counting:
+            self._pace.start()
+        self._counting = True
         self._draw_if_due()
 
     def on_epoch_end(self, epoch, logs=None):

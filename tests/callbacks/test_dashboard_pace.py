@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_bp.callbacks import TrainingDashboard, _drawing_pace
+from keras_bp.callbacks import TrainingDashboard, _drawing_pace, training_dashboard
+from keras_bp.callbacks._dashboard_panels import DashboardPanels
 from keras_bp.callbacks._dashboard_screens import PngFile
 from keras_bp.callbacks._drawing_pace import DrawingPace
 from keras_bp.callbacks._thinned_series import ThinnedSeries
@@ -86,30 +87,42 @@ def test_a_new_start_knows_what_a_drawing_takes(clock):
 
 
 def test_a_fit_draws_by_the_clock_and_always_in_the_end(clock, tmp_path, monkeypatch):
-    """Batches of 1 s, drawings of 2 s: one each 40 s, the first as if the start had been one."""
-    shown = []
+    """Batches of 1 s, drawings of 2 s: one each 40 s, the first as if the figure were one."""
+    shown, started = [], []
 
     def show(self):
-        shown.append(clock.now - 1000)
+        shown.append(clock.now)
         clock.passes(2.0)
 
-    def begin(self):
-        clock.passes(1.0)
+    class Panels(DashboardPanels):
+        def __init__(self):
+            super().__init__()
+            clock.passes(1.0)
 
     monkeypatch.setattr(PngFile, "show", show)
-    monkeypatch.setattr(PngFile, "begin", begin)
+    monkeypatch.setattr(training_dashboard, "DashboardPanels", Panels)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", jit_compile=False)
     ones = np.ones((200, 2), "float32")
 
     class Passes(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            clock.passes(1.0)
+            clock.passes(1.0 if batch else 1000.0)  # the first one is compiled
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 0:
+                started.append(clock.now)
 
     dashboard = TrainingDashboard(tmp_path / "d.png")
-    model.fit(ones, ones[:, :1], batch_size=1, verbose=0, callbacks=[Passes(), dashboard])
-    # 1 s spent and 1 s to be spent are 5 % of 40 s. Then 1 + 2 + 2 of 100, and each 40 s.
-    assert shown == [40, 100, 140, 180, 209]
+    drawn = []
+    for _ in range(2):
+        shown.clear()
+        model.fit(ones, ones[:, :1], batch_size=1, verbose=0, callbacks=[Passes(), dashboard])
+        drawn.append([moment - started[-1] for moment in shown])
+    # 1 s to be spent is 5 % of the first 20 s. Then 2 + 2 are of 80 s, and 2 more each 40 s.
+    assert drawn[0] == [20, 80, 120, 160, 200, 209]
+    # A second fit knows from the beginning what a drawing takes.
+    assert drawn[1] == [40, 80, 120, 160, 200, 209]
 
 
 def series_of(values, **options):
