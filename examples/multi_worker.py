@@ -141,6 +141,8 @@ def main(arguments=None):
     parser.add_argument("--directory", type=pathlib.Path, default="tb_logs/multi_worker")
     parser.add_argument("--seconds", type=float, default=600, help="time limit of the workers")
     options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"--workers must be at least 1. Received: {options.workers}")
     if "TF_CONFIG" in os.environ:
         return train(options)
     own = ["--epochs", str(options.epochs), "--save-every", str(options.save_every)]
