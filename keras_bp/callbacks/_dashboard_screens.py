@@ -1,6 +1,5 @@
 """Where a dashboard's figure can be seen: in a file, in a notebook, in a window."""
 
-import contextlib
 import io
 import itertools
 import os
@@ -63,27 +62,28 @@ class _File(Screen):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.is_dir():
                 raise IsADirectoryError(f"{self._path} is a directory")
-            with self._written_beside():
-                pass
+            beside = self._beside()
+            beside.touch()
+            beside.unlink()
         except OSError as error:
             raise ValueError(
                 "Argument `path` must name a file that can be written. "
                 f"Received: path={self._given!r} ({error})"
             ) from error
 
-    @contextlib.contextmanager
-    def _written_beside(self, replace=False):
-        """Give a new file in the same directory, which in the end takes the old one's place."""
-        # Put in place at one blow, a picture is whole at any moment, also after a kill.
-        name = f".{self._path.name}.{os.getpid()}.{next(_NUMBERS)}"
-        beside = self._path.with_name(name)
+    def _put(self, picture):
+        """Write a picture's bytes."""
+        # Put in place at one blow, the file is whole at any moment, also after a kill.
+        beside = self._beside()
         try:
-            with open(beside, "xb") as file:
-                yield file
-            if replace:
-                os.replace(beside, self._path)
+            beside.write_bytes(picture)
+            os.replace(beside, self._path)
         finally:
             beside.unlink(missing_ok=True)
+
+    def _beside(self):
+        """Return the path of a new file in the same directory."""
+        return self._path.with_name(f".{self._path.name}.{os.getpid()}.{next(_NUMBERS)}")
 
 
 class PngFile(_File):
@@ -91,8 +91,7 @@ class PngFile(_File):
 
     def show(self):
         """Draw the figure and write the file anew."""
-        with self._written_beside(replace=True) as file:
-            self._canvas.print_png(file)
+        self._put(_png(self._canvas))
 
 
 class GifFile(_File):
@@ -129,8 +128,9 @@ class GifFile(_File):
             return
         first, *others = self._frames
         durations = [_MILLISECONDS_A_FRAME] * len(others) + [_MILLISECONDS_AT_THE_END]
-        with self._written_beside(replace=True) as file:
-            first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+        file = io.BytesIO()
+        first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+        self._put(file.getvalue())
 
     def abandon(self):
         """Write the file."""
@@ -153,9 +153,7 @@ class Notebook(Screen):
         """Draw the figure and hand the picture to the notebook."""
         from IPython.display import Image, display
 
-        file = io.BytesIO()
-        self._canvas.print_png(file)
-        picture = Image(data=file.getvalue(), format="png")
+        picture = Image(data=_png(self._canvas), format="png")
         if self._handle is None:
             self._handle = display(picture, display_id=True)
         else:
@@ -215,6 +213,12 @@ def _agg_canvas(figure):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     return FigureCanvasAgg(figure)
+
+
+def _png(canvas):
+    file = io.BytesIO()
+    canvas.print_png(file)
+    return file.getvalue()
 
 
 def _in_notebook():
