@@ -11,11 +11,11 @@ from keras_bp.callbacks._histogram import EMPTY, count_buckets
 from keras_bp.callbacks._variable_paths import layer_paths
 from keras_bp.gradients import sum_over_replicas
 
-STATISTICS = ("variance", "dead", "saturated", "not_finite", "values")
+STATISTICS = ("variance", "dead", "saturated", "not_finite", "values", "spread")
 """For each layer: the variance of its outputs; the share of its units that are other than 0 in less
 than 1 % of the batch; the share of its outputs within 0.01 of a bound of its activation, NaN where
 that has none; the share of its outputs that are NaN or infinite; the number of values of a unit,
-over the batch and all positions."""
+over the batch and all positions; the variance between its units, 0 where all give the same."""
 
 BOUNDS = {"sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 _ACTIVE_SHARE, _NEAR = 0.01, 0.01
@@ -32,14 +32,16 @@ class LayerOutputs:
         every: whether `layers` lists those without weights and activation too.
 
     Attributes:
-        called: the layers in the order in which the last step first called them, and
-        heads: those of them whose outputs the model returned; both empty before a step.
+        called: the layers in the order in which the last step first called them,
+        heads: those of them whose outputs the model returned, and
+        sources: dictionary, layer -> the layers whose outputs it was called with, None for an
+            input that comes from elsewhere; all empty before a step.
     """
 
     def __init__(self, model, every=False):
         self._model = model
         self._every = every
-        self.called, self.heads = [], []
+        self.called, self.heads, self.sources = [], [], {}
         # The replicas of a MirroredStrategy are traced in a thread each.
         self._replica = threading.local()
 
@@ -67,7 +69,8 @@ class LayerOutputs:
             outputs = call(*args, **kwargs)
             tensors = [output for output in tf.nest.flatten(outputs) if _has_units(output)]
             if tensors:
-                self._seen()[layer] = tensors
+                inputs = [i for i in tf.nest.flatten((args, kwargs)) if _has_units(i)]
+                self._seen()[layer] = inputs, tensors
             return outputs
 
         return listening_call
@@ -85,11 +88,15 @@ class LayerOutputs:
     def take(self, layers):
         """Return the layers' last outputs, None where one was not called since the last time."""
         seen, self._replica.seen = self._seen(), {}
-        returned = {id(tensor) for tensor in seen.pop(self._model, [])}
+        _, returned = seen.pop(self._model, ([], []))
+        producers = {id(o): layer for layer, (_, outputs) in seen.items() for o in outputs}
         self.called = list(seen)
-        self.heads = [layer for layer in seen if returned & set(map(id, seen[layer]))]
+        self.heads = [producers[id(o)] for o in returned if id(o) in producers]
+        self.sources = {
+            layer: [producers.get(id(i)) for i in inputs] for layer, (inputs, _) in seen.items()
+        }
         here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        outputs = [seen[layer][0] if layer in seen else None for layer in layers]
+        outputs = [seen[layer][1][0] if layer in seen else None for layer in layers]
         # What an inner tf.function or a loop computes is not to be had outside of it.
         return [o if here is None or getattr(o, "graph", None) is here else None for o in outputs]
 
@@ -153,4 +160,6 @@ def _statistics(layer, output):
     not_finite = 1 - tf.reduce_mean(tf.cast(finite, output.dtype))
     sizes = tf.cast(tf.gather(tf.shape(output), others), output.dtype)
     values = tf.reduce_prod(sizes)
-    return tf.cast(tf.stack([variance, dead, saturated, not_finite, values]), tf.float64)
+    spread = tf.reduce_mean(tf.math.reduce_variance(known, units))
+    row = [variance, dead, saturated, not_finite, values, spread]
+    return tf.cast(tf.stack(row), tf.float64)

@@ -44,7 +44,7 @@ class StepRecorder:
     in float64, so that the numbers, 1 for the recorder's first update step, stay exact. An update
     step is one in which the optimizer's `iterations` advance: not a micro-step that only
     accumulates, and not a step that loss scaling skips because a gradient is not finite. Rows go
-    round in a ring of `places`; a step that is no update goes to an extra row that nobody reads.
+    round in a ring of `places`; a step that is no update goes to an extra row.
 
     Args:
         model: a compiled `keras.Model`.
@@ -135,7 +135,9 @@ class StepRecorder:
         """Record on, after steps that were not recorded perhaps."""
         if self._rows is not None:
             self.updates_before = int(self._counts()[0])
-            # Losses of micro-batches that wait for an update may be another fit's.
+            # What was recorded for other callbacks since is no business of this one's, and losses
+            # of micro-batches that wait for an update may be another fit's.
+            self._rows_read = int(self._read(self._totals)[2])
             self._totals.assign([0.0, 0.0, self._rows_read])
 
     def watching(self):
@@ -249,6 +251,16 @@ class StepRecorder:
         if not len(rows):
             return None
         self._rows_read = int(rows[-1, 0])
+        return self._updates(rows)
+
+    def last_without_update(self):
+        """Return what was recorded of the last step that was no update, as `Updates` of one.
+
+        Its loss is NaN where loss scaling has skipped the step.
+        """
+        return self._updates(self._read(self._rows)[-1:])
+
+    def _updates(self, rows):
         rules, variables = len(self.rules), len(self.variables)
         _, losses, rates, applied, squares, outputs = np.split(
             rows, np.cumsum([1, 1, rules, 1, variables]), axis=1
