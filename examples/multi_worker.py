@@ -1,10 +1,11 @@
 """A training loop over several workers, which goes on where any of them was killed.
 
 `python examples/multi_worker.py` starts two workers on this machine; on a cluster, start it on each
-machine with TF_CONFIG set. `model.fit` does not work across workers in Keras 3.15, and so this is
-the loop: it takes Keras's callbacks, which the chief alone calls, records the gradients with
-GradientMonitor, saves every few steps with `tf.train.CheckpointManager`, and continues from the
-newest checkpoint. The data are a function of the epoch: a restart skips the steps that are done.
+machine with TF_CONFIG set and a --directory that all of them share. `model.fit` does not work across
+workers in Keras 3.15, and so this is the loop: it takes Keras's callbacks, which the chief alone
+calls, records the gradients with GradientMonitor, saves every few steps with
+`tf.train.CheckpointManager`, and continues from the newest checkpoint. The data are a function of
+the epoch: a restart skips the steps that are done.
 """
 
 import argparse
@@ -102,7 +103,8 @@ def train(options):
     values = {f"v{i}": v.value for i, v in enumerate(model.variables + optimizer.variables)}
     checkpoint = tf.train.Checkpoint(done=done, **values)
     shared = str(options.directory / "checkpoints")
-    folder = shared if chief else str(options.directory / "not_the_chiefs")
+    task = strategy.cluster_resolver.task_id
+    folder = shared if chief else str(options.directory / f"not_the_chiefs_{task}")
     manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=2)
     newest = tf.train.latest_checkpoint(shared)
     if newest:

@@ -2,20 +2,22 @@
 
 import json
 import os
+import re
 import warnings
 
 import tensorflow as tf
 
 # What TensorFlow's reader and JSON raise on files that are cut off or altered.
 _UNREADABLE = (tf.errors.OpError, OSError, ValueError, LookupError)
+_INDEX = re.compile(r"epoch-(\d+)\.index$")
 
 
 class Checkpoints:
     """Numbered checkpoints of named variables and a dictionary, the newest few in a directory.
 
-    `tf.train.CheckpointManager` writes a checkpoint's files aside and renames them, and then,
-    in the same way, the file that lists them: a process that is killed leaves the list of before.
-    Reading checks a checksum of every tensor.
+    `tf.train.CheckpointManager` writes a checkpoint's files aside and renames them, its index last:
+    a process that is killed leaves the checkpoints of before. Reading checks a checksum of every
+    tensor.
 
     Args:
         directory: string or `os.PathLike`; it is made if it does not exist.
@@ -44,8 +46,7 @@ class Checkpoints:
     def save(self, number, variables, more):
         """Write a checkpoint: a dictionary name -> `tf.Variable`, and one for JSON."""
         if self._manager is None:
-            with tf.init_scope():
-                self._more = tf.Variable("", dtype=tf.string, trainable=False)
+            self._more = tf.Variable("", dtype=tf.string, trainable=False)
             self._manager = self._new_manager(tf.train.Checkpoint(more=self._more, **variables))
         self._more.assign(json.dumps(more))
         self._manager.save(checkpoint_number=number)
@@ -62,20 +63,23 @@ class Checkpoints:
         Raises:
             ValueError: if there are checkpoints, but none that can be read.
         """
-        paths = self._new_manager(tf.train.Checkpoint()).checkpoints
-        for path in reversed(paths):
+        # By their files: the list that TensorFlow keeps beside them may be lost.
+        found = map(_INDEX.match, tf.io.gfile.listdir(self._directory))
+        numbers = sorted((int(match[1]) for match in found if match), reverse=True)
+        for number in numbers:
+            path = os.path.join(self._directory, f"epoch-{number}")
             try:
                 return _read(path, names)
+            except Refused:
+                raise
             except _UNREADABLE as error:
-                if isinstance(error, Refused):
-                    raise
                 warnings.warn(
-                    f"The checkpoint {os.path.basename(path)} cannot be read, and the one before "
-                    f"it is taken: {error}",
+                    f"The checkpoint epoch-{number} cannot be read, and one from before it is "
+                    f"looked for: {error}",
                     RuntimeWarning,
                     stacklevel=4,
                 )
-        if paths:
+        if numbers:
             raise ValueError(
                 "`directory` holds checkpoints, but none that can be read: remove it to begin "
                 f"anew. Received: directory={self._directory!r}"
@@ -83,9 +87,16 @@ class Checkpoints:
         return None
 
     def _new_manager(self, checkpoint):
-        return tf.train.CheckpointManager(
-            checkpoint, self._directory, self._keep, checkpoint_name="epoch"
-        )
+        def create():
+            return tf.train.CheckpointManager(
+                checkpoint, self._directory, self._keep, checkpoint_name="epoch"
+            )
+
+        try:
+            return create()
+        except ValueError:  # the list is damaged; it is written anew
+            tf.io.gfile.remove(os.path.join(self._directory, "checkpoint"))
+            return create()
 
 
 class Refused(ValueError):

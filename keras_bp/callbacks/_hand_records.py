@@ -8,12 +8,13 @@ from keras_bp.callbacks._variable_paths import variable_paths
 from keras_bp.gradients import squared_norm, sum_over_replicas
 
 
-def write_by_hand(write, model, gradients, variables, loss, step):
+def write_by_hand(write, model, selection, gradients, variables, loss, step):
     """Compute a step's norms where it runs, and hand them to a function of Python.
 
     Args:
         write: function of tags (tuple), values (list of floats) and step (integer or None).
         model: the model that names the layers, or None.
+        selection: the `LayerSelection` of the layers to write; the global norm counts all.
         gradients: as in `GradientMonitor.record`.
         variables: as there.
         loss: as there.
@@ -33,22 +34,24 @@ def write_by_hand(write, model, gradients, variables, loss, step):
     layers = _layers(model, variables)
     names = list(dict.fromkeys(layers))
     columns = np.array([names.index(layer) for layer in layers])
-    tags = [f"gradient_norm/{name}" for name in [*names, "global"]]
-    tags = (*tags, *(f"weight_norm/{name}" for name in names), *["loss/batch"] * (loss is not None))
+    chosen = [i for i, name in enumerate(names) if name in selection]
+    tags = [f"gradient_norm/{names[i]}" for i in chosen] + ["gradient_norm/global"]
+    tags += [f"weight_norm/{names[i]}" for i in chosen] + ["loss/batch"] * (loss is not None)
+    tags = tuple(tags)
 
     def take(squares, weights, loss, step):
-        norms = [np.bincount(columns, s, len(names)) for s in (squares, weights)]
+        norms = [np.bincount(columns, s, len(names))[chosen] for s in (squares, weights)]
         values = np.sqrt([*norms[0], np.sum(squares), *norms[1]])
         write(tags, [*values, float(loss)][: len(tags)], None if step < 0 else int(step))
 
-    replicas = tf.distribute.get_replica_context()
     total = sum_over_replicas([*gradients, None if loss is None else tf.convert_to_tensor(loss)])
     *gradients, loss = total
     squares = tf.stack([tf.cast(squared_norm(g), tf.float64) for g in gradients])
     weights = [tf.cast(squared_norm(tf.convert_to_tensor(v)), tf.float64) for v in variables]
     arguments = [squares, tf.stack(weights), 0.0 if loss is None else loss]
     arguments += [tf.constant(-1, tf.int64) if step is None else tf.cast(step, tf.int64)]
-    if tf.get_static_value(replicas.replica_id_in_sync_group) != 0:
+    context = tf.distribute.get_replica_context()
+    if tf.get_static_value(context.replica_id_in_sync_group) != 0:
         return
     if tf.executing_eagerly():
         take(*(np.asarray(argument) for argument in arguments))

@@ -11,10 +11,12 @@ class LayerSelection:
     """
 
     def __init__(self, paths):
-        if paths is not None and (
-            isinstance(paths, str) or not all(isinstance(path, str) for path in paths)
-        ):
-            raise TypeError(f"`layers` must be a list of strings or None. Received: {paths!r}")
+        if paths is not None:
+            known = isinstance(paths, list | tuple) and all(isinstance(p, str) for p in paths)
+            if not known:
+                raise TypeError(f"`layers` must be a list of strings or None. Received: {paths!r}")
+            if not paths:
+                raise ValueError(f"`layers` must name a layer, or be None. Received: {paths!r}")
         self._paths = None if paths is None else tuple(paths)
 
     def __contains__(self, path):

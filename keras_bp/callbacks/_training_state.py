@@ -13,9 +13,10 @@ from keras.src.random.seed_generator import global_seed_generator
 class TrainingState:
     """The variables of a training, and what else it draws on, by name.
 
-    Of the model its weights, seed generators and metrics, of the optimizer all its variables, and
-    of Keras its global seed generator; of Python and NumPy the state of their global random
-    generators; of callbacks their attributes that are numbers, strings or lists of arrays.
+    Of the model its weights and seed generators (metrics begin anew in each epoch), of the
+    optimizer all its variables, and of Keras its global seed generator; of Python and NumPy the
+    state of their global random generators; of callbacks their attributes that are numbers, strings
+    or lists of arrays.
 
     Args:
         model: a built and compiled `keras.Model` whose optimizer is built.
@@ -24,9 +25,11 @@ class TrainingState:
 
     def __init__(self, model, callbacks):
         self._callbacks = callbacks
+        self._classes = [f"callback {type(callback).__name__}" for callback in callbacks]
+        self._classes += [f"optimizer {type(model.optimizer).__name__}"]
+        self._classes += [f"layer {type(layer).__name__}" for layer in model.layers]
         variables = {
             "model": model.variables,
-            "metrics": model.metrics_variables,
             "optimizer": model.optimizer.variables,
             # Keras has no public name for it.
             "seed": [global_seed_generator().state],
@@ -40,13 +43,13 @@ class TrainingState:
                     self.variables[f"{kind}_{len(self.variables)}"] = member
 
     def signature(self):
-        """Return what tells one training's variables from another's: a list of strings.
+        """Return what tells one training from another: classes and variables, as strings.
 
         Names that Keras makes up count on in a process (`dense_1`), so of a name only its last
         word counts: kernel, bias, momentum.
         """
         words = (v.path.replace("/", "_").rpartition("_")[2] for v in self.variables.values())
-        return [
+        return self._classes + [
             f"{key.partition('_')[0]} {word} {tuple(v.shape)} {v.dtype}"
             for (key, v), word in zip(self.variables.items(), words, strict=True)
         ]
@@ -72,7 +75,7 @@ class TrainingState:
         random.setstate((version, tuple(state), gauss))
         kind, keys, *rest = python_side["numpy"]
         np.random.set_state((kind, np.array(keys, np.uint32), *rest))
-        for callback, attributes in zip(self._callbacks, python_side["callbacks"], strict=False):
+        for callback, attributes in zip(self._callbacks, python_side["callbacks"], strict=True):
             for name, value in attributes.items():
                 setattr(callback, name, _decoded(value))
 

@@ -4,6 +4,7 @@ import math
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from keras_bp._arguments import check_integer
 from keras_bp.callbacks._event_file import EventFile
@@ -21,11 +22,12 @@ from keras_bp.callbacks._variable_paths import layer_paths
 class GradientMonitor(RecordingCallback):
     """Writes what the gradients do in a plain `model.fit` to TensorBoard, at every update step.
 
-    Keras hands a callback no gradients. While the train function runs, this callback listens to
-    the optimizer's `scale_loss` and `apply`, through which every optimizer of Keras receives the
-    loss and the gradients; no `train_step` is overridden and no model subclassed. The norms are
-    computed inside the compiled step and written from Python about once a second. Training is not
-    changed: the weights are the same, bit for bit, with and without the monitor.
+    Keras hands a callback no gradients. While the train function runs, this callback listens to the
+    optimizer's `scale_loss` and `apply`, through which every optimizer of Keras receives the loss
+    and the gradients; no `train_step` is overridden and no model subclassed. The norms are computed
+    inside the compiled step and written from Python about once a second. The weights are the same,
+    bit for bit, with and without the monitor. (With `activations`, to rounding: TensorFlow does not
+    fuse a layer with an activation layer after it where somebody looks between them.)
 
     Scalars against the number of update steps made (1 after the first), every `every` steps:
 
@@ -34,10 +36,9 @@ class GradientMonitor(RecordingCallback):
     - `learning_rate`: the rate that this update used, also where a schedule sets it. A composite
       (`keras.optimizers.MultiOptimizer`) has one for each optimizer in it, `learning_rate/0`,
       `learning_rate/1`, ..., in the order of its `optimizers`.
-    - `loss/batch`: the loss of this batch alone, penalties included. (`logs["loss"]` is the mean
-      of the epoch so far.)
+    - `loss/batch`: the loss of this batch alone, penalties included.
     - where the optimizer clips, `gradient_norm_applied/global`: the norm of all gradients after
-      clipping, and `clip_rate`: the share of the last 100 updates whose gradients it changed.
+      clipping, and `clip_rate`: the share of the last 100 updates whose norm that made smaller.
     - with `activations`, `dead_units/<layer path>`: the share of the layer's units that are 0 in
       more than 99 % of the batch, and for sigmoid and tanh `saturated_units/<layer path>`: the
       share of the outputs within 0.01 of a bound.
@@ -57,25 +58,22 @@ class GradientMonitor(RecordingCallback):
     In TensorBoard the page Custom Scalars shows all layers of a kind in one chart.
 
     Gradients are those of the true loss, as the optimizer receives them: before clipping, without
-    the factor of a loss scale, and with the rows of a sparse gradient summed per id. A variable
-    without a gradient counts as 0. Norms below about 1e-19 are written as 0, those above 1e19 as
-    inf.
+    the factor of a loss scale, the rows of a sparse gradient summed per id. A variable without a
+    gradient counts as 0. Norms below about 1e-19 are written as 0, those above 1e19 as inf.
 
-    Update steps count, not batches. With `gradient_accumulation_steps`, one point stands for the
-    mean of the micro-batches' gradients and of their losses (those that an earlier `fit` left
-    over count in the gradient, not in the loss). A step that loss scaling skips, since a gradient
-    is not finite, is no update and writes nothing. The count goes on from the
-    optimizer's `iterations` at the first step, or from the monitor's last step where that is
-    further: so it continues over epochs, over a second `fit` and where a saved model is trained
-    on, and never falls back.
+    Update steps count, not batches. With `gradient_accumulation_steps` a point stands for the mean
+    of the micro-batches' gradients and losses (what an earlier `fit` left over counts in the
+    gradient only). A step that loss scaling skips is no update and writes nothing. The count goes
+    on from the optimizer's `iterations` at the first step, or from the monitor's last step where
+    that is further: over epochs, over a second `fit` and where a saved model is trained on. It
+    never falls back.
 
     Paths are built from the layers' names, outermost first, the model's own name left out: `d1`,
-    `block/conv` for the layer conv in a model block inside the model. The layer is the innermost
-    one that holds the variable: `lstm/lstm_cell`, `bidirectional/forward_lstm/lstm_cell`,
-    `attention/query`; outputs are those of the layers that `model.summary()` lists: `lstm`,
-    `attention`. A shared layer is written once, where it comes first. Variables that the
-    model holds outside any layer are of the layer `(model)`. Names that Keras makes up count on
-    in one process (dense, dense_1, ...): name the layers whose runs are to be compared.
+    `block/conv` for the layer conv in a model block. The layer is the innermost one that holds the
+    variable: `lstm/lstm_cell`, `attention/query`; outputs are those of the layers that
+    `model.summary()` lists: `lstm`, `attention`. A shared layer is written once, where it comes
+    first. Variables that the model holds outside any layer are of the layer `(model)`. Names that
+    Keras makes up count on in a process (dense, dense_1): name the layers of runs to be compared.
 
     In a loop of one's own, `record` writes the norms by hand.
 
@@ -99,14 +97,13 @@ class GradientMonitor(RecordingCallback):
             no trainable weights, if `layers` names a layer that does not exist, or if the
             optimizers inside a composite accumulate the gradients of different numbers of steps.
 
-    It works with `jit_compile` and `run_eagerly`, with `steps_per_execution` (each step is
-    written), and under `tf.distribute.MirroredStrategy` (gradients and losses are summed over the
-    replicas). A write that fails later, on a full disk, gives one RuntimeWarning, and the
-    training goes on. Several monitors may watch one `fit`, each in a `log_dir` of its own. After
-    the training, model and optimizer are as they were; a `fit` that an exception ends leaves the
-    optimizer untouched too, and the next `fit` with the same monitor writes on. `train_on_batch`
-    is not recorded. A custom `train_step` is monitored if it calls the `scale_loss` and `apply`
-    (or `apply_gradients`) of `model.optimizer` once, as Keras's does.
+    It works with jit and eagerly, with `steps_per_execution` (each step is written), and under
+    `tf.distribute.MirroredStrategy` (gradients and losses are summed). A write that fails later, on
+    a full disk, gives one RuntimeWarning, and the training goes on. Several monitors may watch one
+    `fit`, each in a `log_dir` of its own. After the training, or an exception, model and optimizer
+    are as they were, and the next `fit` with the same monitor writes on. `train_on_batch` is not
+    recorded. A custom `train_step` is monitored if it calls the `scale_loss` and `apply` (or
+    `apply_gradients`) of `model.optimizer` once, as Keras's does.
 
     Example:
     ```python
@@ -147,15 +144,15 @@ class GradientMonitor(RecordingCallback):
         self.updates_every = updates_every
         self._file = None
         self._has_layout = False
+        self._chosen = None
         self._flow = GradientFlowImage()
 
     def record(self, gradients, variables, *, loss=None, step=None):
         """Write the norms of one step of a loop of one's own, inside a `tf.function` or outside.
 
         It writes `gradient_norm/<layer path>`, `gradient_norm/global`, `weight_norm/<layer path>`
-        and `loss/batch`; `close` ends the file. Paths are those of the model, if `set_model` was
-        called, and else the variables' own without the last name: `sequential/d1` for
-        `sequential/d1/kernel`.
+        and `loss/batch`; `close` ends the file. Paths are the model's after `set_model`, and else
+        the variables' own without the last name: `net/d1` for `net/d1/kernel`.
 
         Args:
             gradients: list of tensors, `tf.IndexedSlices` or None, as from `tape.gradient`.
@@ -169,11 +166,15 @@ class GradientMonitor(RecordingCallback):
                 created, or inside a function that is compiled with `jit_compile=True`, where
                 nothing can be written: call it outside, with the gradients that it returns.
         """
-        write_by_hand(self._write_by_hand, self.model, gradients, variables, loss, step)
+        context = tf.distribute.get_replica_context()
+        if context is not None and tf.get_static_value(context.replica_id_in_sync_group) == 0:
+            self._open()  # here, where an error can be understood
+        layers = self._selection
+        write_by_hand(self._write_by_hand, self.model, layers, gradients, variables, loss, step)
 
     def close(self):
-        """Write what is in the buffer and close the event file; `fit` does so by itself."""
-        self._end()
+        """Write what is left and close the event file, as `fit` does unless it is interrupted."""
+        self._stop()
 
     def _write_by_hand(self, tags, values, step):
         self._open()
@@ -224,13 +225,13 @@ class GradientMonitor(RecordingCallback):
         step = self._last_step
         if steps and measuring:  # with none, the update is still to come
             self._write_update(steps)
-            self._updates_due = _next_multiple(step, self.updates_every)
+            self._updates_due = (step // self.updates_every + 1) * self.updates_every
         if steps and self._sampling:
             write_sampled(
                 self._file, self.model, self._recorder, self._selection, self._chosen_outputs, step
             )
             self._write_weights()
-            self._histograms_due = _next_multiple(step, self.histograms_every)
+            self._histograms_due = (step // self.histograms_every + 1) * self.histograms_every
 
     def on_epoch_end(self, epoch, logs=None):
         """Keras's hook: write the epoch's metrics, the weights and the picture."""
@@ -240,7 +241,7 @@ class GradientMonitor(RecordingCallback):
             self._file.write_scalars(tuple(metrics), metrics.values(), self._last_step)
         if self._histograms_at < self._last_step:
             self._write_weights()
-        if self._scalars is not None:
+        if self._scalars is not None and self._chosen:
             picture = self._flow.draw(self._chosen.values())
             self._file.write_image("gradient_flow", *picture, self._last_step)
         self._file.flush()
@@ -272,7 +273,10 @@ class GradientMonitor(RecordingCallback):
     def _choose(self):
         """Find the layers to write, by their numbers among the norms and among the outputs."""
         self._selection.check(self.model)
+        before = self._chosen
         self._chosen = {i: path for i, path in enumerate(self._layers) if path in self._selection}
+        if self._chosen != before:  # of other layers than in an earlier fit
+            self._flow = GradientFlowImage()
         paths = layer_paths(self.model)
         outputs = enumerate(paths[layer] for layer in self._recorder.layers)
         self._chosen_outputs = {i: path for i, path in outputs if path in self._selection}
@@ -293,8 +297,3 @@ class GradientMonitor(RecordingCallback):
     def _write_weights(self):
         self._histograms_at = self._last_step
         write_weights(self._file, self.model, self._selection, self._last_step)
-
-
-def _next_multiple(step, every):
-    """Return the first multiple of `every` beyond a step."""
-    return (step // every + 1) * every

@@ -190,7 +190,7 @@ class OptimizerSwitch(MonitorCallback):
         try:
             return _checked_rate(self.learning_rate(self.model))
         finally:
-            # An exception ends `fit`; the model is then as before, and can be trained on.
+            # An exception ends `fit`; the model can then be trained on with the old optimizer.
             self._put_in(old)
 
     def _create(self, learning_rate):

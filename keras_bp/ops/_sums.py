@@ -12,8 +12,9 @@ def row_sum(rows, columns, dtype):
 
     On a CPU without XLA products with vectors of ones are faster than `tf.reduce_sum`. There are
     two, over parts of the rows and over the parts' rows: oneDNN's product adds one row after
-    another, and rounds thousands of rows in one go worse than `tf.reduce_sum` does. XLA fuses a
-    plain sum into its neighbours, and GPUs may round the factors of a product to ten bits.
+    another, and rounds thousands of rows in one go worse than `tf.reduce_sum` does. (An odd number
+    of rows is one part: a remainder of its own would cost small batches more than it is worth.) XLA
+    fuses a plain sum into its neighbours, and GPUs may round the factors of a product to ten bits.
     """
     if compiled_by_xla() or tf.config.get_visible_devices("GPU"):
         return lambda x: tf.reduce_sum(x, axis=0)

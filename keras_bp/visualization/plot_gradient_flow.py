@@ -16,8 +16,8 @@ _MOST_COLUMNS = 600
 def plot_gradient_flow(source):
     """Draw the gradient norm of each layer at each update step, from a run's TensorBoard files.
 
-    A row a layer, in the network's order from the first layer at the top to the last; a column an
-    update step; the colour is the decimal logarithm of the norm. A gradient that vanishes on its
+    A row a layer, from the first layer of the network at the top to the last (layers that were
+    frozen at first come after those that were not); a column an update step; the colour is the decimal logarithm of the norm. A gradient that vanishes on its
     way back gets darker from the bottom to the top, one that explodes brighter. A norm of 0, and
     one that is NaN or infinite, have colours of their own, which the legend names.
 

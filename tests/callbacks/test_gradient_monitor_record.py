@@ -121,5 +121,17 @@ def test_numbers_that_differ(tmp_path):
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     w = tf.Variable([1.0])
-    with pytest.raises(ValueError, match="`log_dir` must name"):
-        GradientMonitor(tmp_path / "file" / "below").record([w + 1.0], [w])
+    monitor = GradientMonitor(tmp_path / "file" / "below")
+    for record in (monitor.record, tf.function(monitor.record)):
+        with pytest.raises(ValueError, match="`log_dir` must name"):
+            record([w + 1.0], [w])
+
+
+def test_chosen_layers(tmp_path, read_events):
+    variables = [tf.Variable([3.0], name="a"), tf.Variable([4.0], name="b")]
+    monitor = GradientMonitor(tmp_path, layers=["b"])
+    monitor.record([tf.constant([3.0]), tf.constant([4.0])], variables)
+    monitor.close()
+    events = read_events(tmp_path)
+    assert events["gradient_norm/global"] == {1: 5.0} and events["gradient_norm/b"] == {1: 4.0}
+    assert "gradient_norm/a" not in events and "weight_norm/a" not in events

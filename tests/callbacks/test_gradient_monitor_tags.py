@@ -339,9 +339,55 @@ def test_a_second_fit_traces_nothing_anew(data, tmp_path):
         ({"updates_every": 0}, ValueError, r"`updates_every`.*0"),
         ({"histograms_every": -1}, ValueError, r"`histograms_every`.*-1"),
         ({"layers": "d1"}, TypeError, r"`layers` must be a list.*Received: 'd1'"),
+        ({"layers": []}, ValueError, r"`layers` must name a layer.*Received: \[\]"),
+        ({"layers": 5}, TypeError, r"`layers` must be a list.*Received: 5"),
         ({"layers": [1]}, TypeError, r"`layers` must be a list.*Received: \[1\]"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         GradientMonitor("logs", **arguments)
+
+
+def test_a_monitor_that_was_left_out_of_a_fit_invents_nothing(data, tmp_path, read_events):
+    model, data = small_model(), [array[:20] for array in data]
+    first, second = GradientMonitor(tmp_path / "a"), GradientMonitor(tmp_path / "b")
+    for monitors in ([first, second], [first], [first, second]):
+        fit(model, data, *monitors)
+    a, b = read_events(tmp_path / "a"), read_events(tmp_path / "b")
+    assert list(a["loss/batch"]) == list(range(1, 13))
+    assert list(b["loss/batch"]) == [1, 2, 3, 4, 9, 10, 11, 12]
+    for tag in ("loss/batch", "gradient_norm/global"):
+        assert all(b[tag][step] == a[tag][step] for step in b[tag])
+
+
+def test_layers_that_thaw_between_two_fits(data, tmp_path, read_events):
+    model, monitor = small_model(), GradientMonitor(tmp_path)
+    for frozen in (True, False):
+        model.layers[0].trainable = not frozen
+        model.compile("sgd", "mse", jit_compile=False)
+        fit(model, data, monitor)
+    events = read_events(tmp_path)
+    assert list(events["gradient_norm/d1"]) == [6, 7, 8, 9, 10]
+    assert list(events["gradient_norm/d2"]) == list(range(1, 11))
+
+
+def test_only_a_layer_without_weights(data, tmp_path, read_events):
+    layers = [keras.Input((4,)), L.Dense(3), L.ReLU(name="relu"), L.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse", jit_compile=False)
+    fit(model, data, GradientMonitor(tmp_path, activations=True, layers=["relu"]))
+    assert list(read_events(tmp_path)["dead_units/relu"]) == [1, 2, 3, 4, 5]
+
+
+def test_close_after_an_interruption_writes_what_was_recorded(data, tmp_path, read_events):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                raise KeyboardInterrupt
+
+    monitor = GradientMonitor(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_model(), data, monitor, Stop())
+    monitor.close()
+    assert list(read_events(tmp_path)["loss/batch"]) == [1, 2, 3, 4]

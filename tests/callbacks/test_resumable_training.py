@@ -82,11 +82,13 @@ def test_resumed_is_uninterrupted(name, options, data, tmp_path):
     assert resumed.history == history.history and resumed.epoch == [0, 1, 2, 3]
 
 
-def test_data_by_the_epoch(data, tmp_path):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_data_by_the_epoch(seed, data, tmp_path):
     orders = []
 
     def run(directory, *cut):
         model, resumable = make_model(), ResumableTraining(directory)
+        keras.utils.set_random_seed(seed)
         pairs = tf.data.Dataset.from_tensor_slices(data)
         batches = resumable.by_epoch(lambda epoch: pairs.shuffle(23, seed=epoch).batch(5))
         assert int(batches.cardinality()) == 5
@@ -148,6 +150,42 @@ def test_what_other_callbacks_count(data, tmp_path):
     assert whole[0] == [0, 1, 2, 3]
 
 
+def test_a_training_that_was_stopped_is_not_taken_up(data, tmp_path):
+    def run():
+        stopping = keras.callbacks.EarlyStopping("loss", 1e9, patience=1, restore_best_weights=True)
+        model = make_model()
+        resumable = ResumableTraining(tmp_path, callbacks=[stopping])
+        return fit(model, data, stopping, resumable, epochs=9), state(model)
+
+    (history, weights), (again, same) = run(), run()
+    assert again.epoch == history.epoch == [0, 1] and again.history == history.history
+    np.testing.assert_equal(same, weights)
+
+
+def test_metrics_that_are_arrays(data, tmp_path):
+    x, y = data[0], np.eye(3, dtype="float32")[np.arange(23) % 3]
+    model = keras.Sequential([keras.Input((4,)), L.Dense(3, "softmax")])
+    f1 = keras.metrics.F1Score(average=None)
+    model.compile("sgd", "categorical_crossentropy", metrics=[f1], jit_compile=False)
+    fit(model, (x, y), ResumableTraining(tmp_path), epochs=2)
+    history = fit(model, (x, y), ResumableTraining(tmp_path), epochs=3)
+    assert np.shape(history.history["f1_score"]) == (3, 3)
+
+
+def test_the_list_of_checkpoints_is_damaged(data, tmp_path):
+    whole = make_model()
+    fit(whole, data)
+    for damage in ["", None]:
+        directory = tmp_path / str(damage)
+        fit(make_model(), data, ResumableTraining(directory), epochs=2)
+        (directory / "checkpoint").unlink()
+        if damage is not None:
+            (directory / "checkpoint").write_text(damage)
+        model = make_model()
+        fit(model, data, ResumableTraining(directory))
+        np.testing.assert_equal(state(model), state(whole))
+
+
 def test_nothing_stays_and_epochs_are_the_total(data, tmp_path):
     model, resumable = make_model(), ResumableTraining(tmp_path)
     fit(model, data, resumable, epochs=2)
@@ -189,7 +227,7 @@ def test_a_corrupt_checkpoint_is_passed_over(data, tmp_path):
     older, newest = checkpoints(tmp_path)
     newest.write_bytes(newest.read_bytes()[:1000])
     model = make_model()
-    with pytest.warns(RuntimeWarning, match=r"epoch-3 cannot be read, and the one before it"):
+    with pytest.warns(RuntimeWarning, match=r"epoch-3 cannot be read, and one from before"):
         fit(model, data, ResumableTraining(tmp_path))
     np.testing.assert_equal(state(model), state(whole))
 
@@ -220,6 +258,12 @@ def test_a_checkpoint_of_another_model(make, data, tmp_path):
 def test_bad_input(data, tmp_path):
     with pytest.raises(TypeError, match=r"`directory` must be a path. Received: None"):
         ResumableTraining(None)
+    with pytest.raises(ValueError, match=r"`directory` must name .*Received: ''"):
+        ResumableTraining("")
+    with pytest.raises(TypeError, match=r"`callbacks` must be a list .*Received: 3"):
+        ResumableTraining("c", callbacks=3)
+    with pytest.raises(TypeError, match=r"`function` must return .*Received: 3"):
+        ResumableTraining("c").by_epoch(lambda epoch: 3)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"`directory` must name .*Received: directory="):
         fit(make_model(), data, ResumableTraining(tmp_path / "file" / "below"))
