@@ -151,6 +151,8 @@ def _statistics(layer, output):
     units = 1 if channels_first and output.shape.rank > 2 else output.shape.rank - 1
     others = [axis for axis in range(output.shape.rank) if axis != units]
     active = tf.reduce_mean(tf.cast(output != 0, output.dtype), others)
+    # Of the whole batch: a unit may be active on one replica only.
+    active = sum_over_replicas([active])[0] / tf.distribute.get_strategy().num_replicas_in_sync
     dead = tf.reduce_mean(tf.cast(active < _ACTIVE_SHARE, output.dtype))
     bounds = BOUNDS.get(activation_of(layer))
     saturated = tf.constant(float("nan"), output.dtype)

@@ -391,3 +391,15 @@ def test_close_after_an_interruption_writes_what_was_recorded(data, tmp_path, re
         fit(small_model(), data, monitor, Stop())
     monitor.close()
     assert list(read_events(tmp_path)["loss/batch"]) == [1, 2, 3, 4]
+
+
+def test_a_unit_that_is_active_on_one_replica_is_not_dead(tmp_path, read_events, replicas):
+    x = np.eye(2, dtype="float32").repeat(4, axis=0)
+    with replicas.scope():
+        layers = [L.Dense(3, "relu", kernel_initializer="zeros", name="r"), L.Dense(1)]
+        model = keras.Sequential([keras.Input((2,)), *layers])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.layers[0].kernel.assign([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    monitor = GradientMonitor(tmp_path, activations=True)
+    fit(model, (x, x[:, :1]), monitor, batch_size=8)
+    assert read_events(tmp_path)["dead_units/r"][1] == pytest.approx(1 / 3)
