@@ -13,11 +13,12 @@ class DrawingPace:
 
     Args:
         share: number between 0 and 1.
+        expected: seconds that the first drawing is taken to need.
     """
 
-    def __init__(self, share):
+    def __init__(self, share, expected):
         self._share = share
-        self._last = 0.0
+        self._last = expected
         self.start()
 
     def start(self):

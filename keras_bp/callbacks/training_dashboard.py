@@ -16,6 +16,9 @@ from keras_bp.callbacks._recording_callback import RecordingCallback
 from keras_bp.callbacks._thinned_series import ThinnedSeries
 
 _SHARE = 0.05
+# The first drawing, which finds fonts and lays out the panels, on a slow machine. If training ends
+# before there is time for it, the last picture is the only one.
+_FIRST_DRAWING = 0.3
 
 
 class TrainingDashboard(RecordingCallback):
@@ -50,9 +53,9 @@ class TrainingDashboard(RecordingCallback):
 
     Drawing takes a tenth of a second and more. So its time is measured, and a picture is only drawn
     where the time for all of them, this one included, is within 5 % of the time since the first
-    step: one every few seconds, and the first after some. At the end one is always drawn, and a
-    training of a few seconds notices it. Nothing else changes: the weights are the same, bit for
-    bit, with and without the dashboard.
+    step: one every few seconds, the first after 6. At the end one is always drawn, and a training
+    of a few seconds notices it. Nothing else changes: the weights are the same, bit for bit, with
+    and without the dashboard.
 
     Of a long training up to some 2000 points a line are kept: of more steps the smallest and the
     largest of neighbours, so that the line looks as if all were drawn. A second `fit` goes on in
@@ -97,7 +100,7 @@ class TrainingDashboard(RecordingCallback):
         super().__init__()
         self.path = path
         self.figure = None
-        self._pace = DrawingPace(_SHARE)
+        self._pace = DrawingPace(_SHARE, _FIRST_DRAWING)
         self._columns = None
         self._epoch = ""
         self._at_an_exception = None
@@ -107,8 +110,7 @@ class TrainingDashboard(RecordingCallback):
 
     def _begin(self):
         if self._panels is None:
-            with self._pace.drawing():  # this takes about as long as the first drawing
-                self._panels = DashboardPanels()
+            self._panels = DashboardPanels()
             self.figure = self._panels.figure
             self._screen = screen_for(self.path, self.figure)
         self._screen.begin()

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_bp.callbacks import TrainingDashboard, _drawing_pace, training_dashboard
-from keras_bp.callbacks._dashboard_panels import DashboardPanels
+from keras_bp.callbacks import TrainingDashboard, _drawing_pace
 from keras_bp.callbacks._dashboard_screens import PngFile
 from keras_bp.callbacks._drawing_pace import DrawingPace
 from keras_bp.callbacks._thinned_series import ThinnedSeries
@@ -32,10 +31,8 @@ def clock(monkeypatch):
 
 
 def test_drawing_stays_within_its_share_at_any_moment(clock):
-    pace, generator = DrawingPace(0.05), np.random.default_rng(0)
-    with pace.drawing():
-        clock.passes(0.2)
-    began, spent, drawings = clock.now - 0.2, 0.2, 1
+    pace, generator = DrawingPace(0.05, 0.1), np.random.default_rng(0)
+    began, spent, drawings = clock.now, 0.0, 0
     for _ in range(100_000):
         clock.passes(0.01)
         if pace.due():
@@ -49,7 +46,7 @@ def test_drawing_stays_within_its_share_at_any_moment(clock):
 
 
 def test_what_a_pause_has_saved_is_not_spent_at_once(clock):
-    pace = DrawingPace(0.05)
+    pace = DrawingPace(0.05, 0.1)
     with pace.drawing():
         clock.passes(1.0)
     clock.passes(1000.0)
@@ -63,7 +60,7 @@ def test_what_a_pause_has_saved_is_not_spent_at_once(clock):
 
 
 def test_other_time_counts_but_is_no_drawing(clock):
-    pace = DrawingPace(0.5)
+    pace = DrawingPace(0.5, 0.1)
     with pace.drawing():
         clock.passes(1.0)
     with pace.spending():
@@ -75,7 +72,7 @@ def test_other_time_counts_but_is_no_drawing(clock):
 
 
 def test_a_new_start_knows_what_a_drawing_takes(clock):
-    pace = DrawingPace(0.05)
+    pace = DrawingPace(0.05, 0.1)
     with pace.drawing():
         clock.passes(1.0)
     clock.passes(1000.0)
@@ -87,20 +84,14 @@ def test_a_new_start_knows_what_a_drawing_takes(clock):
 
 
 def test_a_fit_draws_by_the_clock_and_always_in_the_end(clock, tmp_path, monkeypatch):
-    """Batches of 1 s, drawings of 2 s: one each 40 s, the first as if the figure were one."""
+    """Batches of 1 s, drawings of 2 s: one each 40 s, the first as if it took 0.3 s."""
     shown, started = [], []
 
     def show(self):
         shown.append(clock.now)
         clock.passes(2.0)
 
-    class Panels(DashboardPanels):
-        def __init__(self):
-            super().__init__()
-            clock.passes(1.0)
-
     monkeypatch.setattr(PngFile, "show", show)
-    monkeypatch.setattr(training_dashboard, "DashboardPanels", Panels)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", jit_compile=False)
     ones = np.ones((200, 2), "float32")
@@ -119,8 +110,8 @@ def test_a_fit_draws_by_the_clock_and_always_in_the_end(clock, tmp_path, monkeyp
         shown.clear()
         model.fit(ones, ones[:, :1], batch_size=1, verbose=0, callbacks=[Passes(), dashboard])
         drawn.append([moment - started[-1] for moment in shown])
-    # 1 s to be spent is 5 % of the first 20 s. Then 2 + 2 are of 80 s, and 2 more each 40 s.
-    assert drawn[0] == [20, 80, 120, 160, 200, 209]
+    # 0.3 s are 5 % of the first 6 s. Then 2 + 2 are of 80 s, and 2 more each 40 s.
+    assert drawn[0] == [6, 80, 120, 160, 200, 209]
     # A second fit knows from the beginning what a drawing takes.
     assert drawn[1] == [40, 80, 120, 160, 200, 209]
 
