@@ -61,7 +61,7 @@ class DashboardPanels:
         self.figure = Figure(figsize=(12, 7), dpi=100)
         # At the right there is place for the half of a number below the end of an axis.
         self._layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, rect=(0, 0, 0.985, 1))
-        self._room = (0.0, 0.0), []
+        self._room = None, None  # the size and the lengths of labels that there is room for
         self._title = self.figure.suptitle("", fontsize="medium", color="0.3")
         self.axes = self.figure.subplot_mosaic(
             [["loss", "validation", "rate"], ["norms", "norms", "weights"]]
@@ -122,10 +122,11 @@ class DashboardPanels:
     def _make_room(self):
         """Lay out the panels, where labels have become longer or the window another."""
         # At every drawing, as a figure with a layout engine does it, it would take twice as long.
+        # For one character more there is always room.
         labels = [ax.get_yticklabels() for ax in self.axes.values()]
         lengths = [max((len(label.get_text()) for label in of), default=0) for of in labels]
         size, known = self._room
-        if size != tuple(self.figure.get_size_inches()) or np.any(np.greater(lengths, known)):
+        if size != tuple(self.figure.get_size_inches()) or np.any(np.subtract(lengths, known) > 1):
             self._layout.execute(self.figure)
             self._room = tuple(self.figure.get_size_inches()), lengths
 
