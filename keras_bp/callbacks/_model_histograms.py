@@ -12,7 +12,8 @@ def write_weights(file, model, selection, step):
     for weight in model.weights:
         layer, path = paths[id(weight)]
         if layer in selection:
-            counted = count_buckets_now(tf.convert_to_tensor(weight.value))
+            # Flat, as the function is traced anew for each rank.
+            counted = count_buckets_now(tf.reshape(weight.value, [-1]))
             file.write_histogram(f"weights/{path}", rows(counted), step)
 
 

@@ -16,7 +16,8 @@ class UpdateMeter:
     def __init__(self, variables):
         self._variables = variables
         self._before = None
-        self._measure = tf.function(_measure, autograph=False, reduce_retracing=True)
+        # A function of its own: TensorFlow would warn of a common one that is traced for each model.
+        self._measure = tf.function(lambda *weights: _measure(*weights), autograph=False)
 
     @property
     def running(self):

@@ -35,8 +35,9 @@ class ResumableTraining(keras.callbacks.Callback):
         batches = resumable.by_epoch(lambda epoch: data.shuffle(1000, seed=epoch).batch(32))
         model.fit(batches, epochs=20, callbacks=[resumable])
 
-    With `steps_per_epoch` Keras's epochs begin where the last one ended in the data, which no
-    checkpoint knows: do without it. The stateful random operations of TensorFlow
+    After an `OptimizerSwitch` the checkpoints are of the new optimizer: a script that compiles the
+    old one is refused. With `steps_per_epoch` Keras's epochs begin where the last one ended in the
+    data, which no checkpoint knows: do without it. The stateful random operations of TensorFlow
     (`tf.random.uniform`) keep their state in their kernels, where nobody can read it: use
     `keras.random` with a `SeedGenerator`.
 

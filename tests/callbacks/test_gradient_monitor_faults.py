@@ -83,7 +83,11 @@ def large_model(optimizer, jit_compile):
     ],
     ids=["adamw", "adamw-jit", "sgd", "accumulation-jit", "loss-scale"],
 )
-@pytest.mark.parametrize("options", [{}, {"histograms_every": 3, "activations": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"histograms_every": 3, "activations": True}, marks=pytest.mark.long)],
+    ids=str,
+)
 def test_training_is_the_same_to_the_bit(optimizer, jit_compile, options, data, tmp_path):
     data, results = [array[:20] for array in data], []
     for callbacks in [], [GradientMonitor(tmp_path, **options)]:

@@ -104,7 +104,7 @@ CLIPPING = [
 
 @pytest.mark.parametrize("library", [keras, keras_bp], ids=lambda library: library.__name__)
 @pytest.mark.parametrize("options", CLIPPING, ids=str)
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_applied_norm_is_that_of_the_step(
     options, library, jit_compile, data, tmp_path, read_events
 ):

@@ -17,12 +17,12 @@ L = keras.layers
     "optimizer, options",
     [
         (lambda: keras.optimizers.Adam(0.01), {}),
-        (lambda: Adam(0.01), {"jit_compile": True}),
+        pytest.param(lambda: Adam(0.01), {"jit_compile": True}, marks=pytest.mark.long),
         (lambda: keras.optimizers.Adam(0.01), {"run_eagerly": True}),
-        (lambda: Adam(0.01), {"steps_per_execution": 2}),
+        pytest.param(lambda: Adam(0.01), {"steps_per_execution": 2}, marks=pytest.mark.long),
         # Ten batches in micro-steps of three leave one over; averages take the weights' place.
         (lambda: Adam(0.01, gradient_accumulation_steps=3), {}),
-        (lambda: keras.optimizers.Adam(0.01, use_ema=True), {}),
+        pytest.param(lambda: keras.optimizers.Adam(0.01, use_ema=True), {}, marks=pytest.mark.long),
         (lambda: ScheduleFreeAdamW(0.01), {}),
         (lambda: keras.optimizers.LossScaleOptimizer(Adam(0.01)), {}),
     ],
@@ -99,6 +99,7 @@ def test_replicas(data, replicas):
         np.testing.assert_equal(copies[0].numpy(), copies[1].numpy())
 
 
+@pytest.mark.long
 def test_replicas_with_a_range_test_and_a_loss_scale(data, replicas):
     keras.config.set_dtype_policy("mixed_float16")
     data = [array[:20] for array in data]
@@ -132,7 +133,7 @@ def test_tables_of_a_deferred_adam_are_brought_up_to_date():
 
 
 @pytest.mark.parametrize("first", ["monitor", "switch"])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_gradient_monitor_beside_it(first, jit_compile, data, tmp_path, read_events):
     data = [array[:20] for array in data]
     model, twin = build(jit_compile=jit_compile), build(jit_compile=jit_compile)
@@ -170,6 +171,7 @@ def test_the_range_test_tries_the_new_rule_and_leaves_no_trace(data):
     np.testing.assert_equal(state(model), state(twin))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("give", [lambda rate: rate, lambda rate: lambda model: rate])
 def test_a_schedule_after_the_warm_up(give, data):
     schedule = CosineAnnealing(0.2, total_steps=8, minimum=0.01)
@@ -192,6 +194,7 @@ def test_no_warm_up(data):
     assert float(model.optimizer.learning_rate) == np.float32(0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", [keras.optimizers.RMSprop, lambda rate: SGD(rate, 0.5)])
 def test_another_optimizer(optimizer, data):
     model, twin = build(), build()

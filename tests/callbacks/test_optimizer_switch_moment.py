@@ -161,6 +161,7 @@ def test_a_checkpoint_of_each_epoch(data, tmp_path):
     assert kinds == [keras.optimizers.Adam, keras.optimizers.Adam, SGD]
 
 
+@pytest.mark.long
 def test_a_second_fit_does_not_switch_again(data):
     model, switch = build(), OptimizerSwitch(0.05, **PLATEAU)
     fit(model, data, switch)

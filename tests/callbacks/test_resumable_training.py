@@ -67,7 +67,11 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.long), {"run_eagerly": True}],
+    ids=str,
+)
 def test_resumed_is_uninterrupted(name, options, data, tmp_path):
     if options and name != "accumulation":
         pytest.skip("one optimizer shows the modes")

@@ -71,6 +71,7 @@ def test_two_workers_train(whole):
     assert steps_written(directory) == set(range(1, 57))
 
 
+@pytest.mark.long
 def test_a_killed_worker_and_a_restart(whole, tmp_path):
     process = start(tmp_path)
     deadline = time.monotonic() + 120
@@ -83,7 +84,8 @@ def test_a_killed_worker_and_a_restart(whole, tmp_path):
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     (step,) = re.findall(r"continues after step (\d+)", output)
-    assert int(step) >= 20 and int(step) % 5 == 0
+    # Its files are there a moment before it is listed.
+    assert int(step) >= 15 and int(step) % 5 == 0
     models = [
         keras.models.load_model(d / "model.keras", compile=False) for d in (whole[0], tmp_path)
     ]
