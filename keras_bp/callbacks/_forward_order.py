@@ -5,7 +5,7 @@ import typing
 import keras
 import numpy as np
 
-from keras_bp.callbacks._layer_outputs import can_die
+from keras_bp.callbacks._layer_outputs import activation_of, can_die
 from keras_bp.callbacks._variable_paths import layer_paths
 
 _LINEAR_MAPS = keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D
@@ -22,6 +22,8 @@ class Link(typing.NamedTuple):
     """A hidden dense or convolutional layer and what it is tied to; numbers among the outputs."""
 
     layer: int
+    output: int
+    """Itself, or the activation layer that has its outputs to itself."""
     source: int | None
     """The layer that feeds it, None where that is not known."""
     units: int
@@ -57,7 +59,7 @@ class ForwardOrder:
         tables: whether it is an embedding.
         outputs: tuple of the paths of the layers that were called, in order, and for each of them:
         output_order: its number among the recorder's layers,
-        hidden: whether it comes before the last one that holds weights, and is no output layer,
+        hidden: whether its outputs go into one that holds weights, as far as is known,
         can_die: whether its activation may be 0 for all inputs.
         links: list, the `Link`s of the hidden dense and convolutional layers.
     """
@@ -69,15 +71,13 @@ class ForwardOrder:
         self.outputs = tuple(paths[layer] for layer in called)
         self.output_order = np.array([recorder.layers.index(layer) for layer in called], int)
         self.can_die = np.array([can_die(layer) for layer in called], bool)
-        last = max((i for i, layer in enumerate(called) if layer.weights), default=0)
-        self.hidden = np.arange(len(called)) < last
-        self.hidden[[number[layer] for layer in seen.heads if layer in number]] = False
-        hidden = [layer for layer, is_hidden in zip(called, self.hidden, strict=True) if is_hidden]
         followers = _followers(seen.sources)
+        hidden = [any(layer.weights for layer in _behind(layer, followers)) for layer in called]
+        self.hidden = np.array(hidden, bool)
         self.links = [
             _link(layer, number, seen.sources, followers)
-            for layer in hidden
-            if isinstance(layer, _LINEAR_MAPS)
+            for layer, is_hidden in zip(called, hidden, strict=True)
+            if is_hidden and isinstance(layer, _LINEAR_MAPS)
         ]
 
         variables = recorder.variables
@@ -111,16 +111,30 @@ def _followers(sources):
     return followers
 
 
-def _link(layer, number, sources, followers):
-    """Return a layer's `Link`."""
-    alone, normalized, waiting = bool(followers[layer]), False, list(followers[layer])
+def _behind(layer, followers):
+    """List the layers that are called with a layer's outputs, up to those that hold weights."""
+    found, waiting = [], list(followers[layer])
     while waiting:
         follower = waiting.pop()
-        alone &= len(sources[follower]) == 1
-        normalized |= isinstance(follower, _NORMALIZATIONS)
-        if not follower.weights:
-            waiting += followers[follower]
-    own = sources[layer]
+        if follower not in found:
+            found.append(follower)
+            waiting += [] if follower.weights else followers[follower]
+    return found
+
+
+def _link(layer, number, sources, followers):
+    """Return a layer's `Link`."""
+    behind = _behind(layer, followers)
+    alone = all(len(sources[other]) == 1 for other in behind)
+    normalized = any(isinstance(other, _NORMALIZATIONS) for other in behind)
+    own, output = sources[layer], layer
+    if len(followers[layer]) == 1 and _is_activation(followers[layer][0]):
+        (output,) = followers[layer]
     source = number.get(own[0]) if len(own) == 1 and own[0] is not layer else None
     *_, inputs, units = layer.kernel.shape
-    return Link(number[layer], source, units, units / inputs, alone, normalized)
+    about = source, units, units / inputs, alone, normalized
+    return Link(number[layer], number[output], *about)
+
+
+def _is_activation(layer):
+    return not layer.weights and activation_of(layer) is not None

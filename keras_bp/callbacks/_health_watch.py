@@ -30,6 +30,9 @@ class HealthWatch:
             return []
         new = []
         for rule in self._rules:
+            # And what is no number itself can be judged by no other rule.
+            if not update.finite and rule.name != "not_finite":
+                continue
             symptoms = rule.in_update(update)
             if symptoms is None:
                 continue

@@ -19,6 +19,8 @@ over the batch and all positions; the variance between its units, 0 where all gi
 
 BOUNDS = {"sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 _ACTIVE_SHARE, _NEAR = 0.01, 0.01
+# Computed in one kernel with a product and a bias before it, these are rounded differently.
+_FUSED = {"Elu", "Sigmoid", "Tanh"}
 
 
 class LayerOutputs:
@@ -29,26 +31,27 @@ class LayerOutputs:
 
     Args:
         model: a `keras.Model`.
-        every: whether `layers` lists those without weights and activation too.
+        every: whether `layers` lists those without weights and activation too. `take` then passes
+            over a layer that TensorFlow computes together with an activation after it: another
+            reader of what lies between would change how the step is rounded.
 
     Attributes:
-        called: the layers in the order in which the last step first called them,
-        heads: those of them whose outputs the model returned, and
+        called: the layers in the order in which the last step first called them, and
         sources: dictionary, layer -> the layers whose outputs it was called with, None for an
-            input that comes from elsewhere; all empty before a step.
+            input that comes from elsewhere; both empty before a step.
     """
 
     def __init__(self, model, every=False):
         self._model = model
         self._every = every
-        self.called, self.heads, self.sources = [], [], {}
+        self.called, self.sources = [], {}
         # The replicas of a MirroredStrategy are traced in a thread each.
         self._replica = threading.local()
 
     @contextlib.contextmanager
     def watched(self):
         """Listen to the calls made inside the `with` block."""
-        layers = [*layer_paths(self._model), self._model]
+        layers = list(layer_paths(self._model))
         replaced = {}
         for layer in layers:
             # The instance's dictionary is written to directly: Keras's __setattr__ would track it.
@@ -88,17 +91,18 @@ class LayerOutputs:
     def take(self, layers):
         """Return the layers' last outputs, None where one was not called since the last time."""
         seen, self._replica.seen = self._seen(), {}
-        _, returned = seen.pop(self._model, ([], []))
         producers = {id(o): layer for layer, (_, outputs) in seen.items() for o in outputs}
         self.called = list(seen)
-        self.heads = [producers[id(o)] for o in returned if id(o) in producers]
         self.sources = {
             layer: [producers.get(id(i)) for i in inputs] for layer, (inputs, _) in seen.items()
         }
         here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         outputs = [seen[layer][1][0] if layer in seen else None for layer in layers]
         # What an inner tf.function or a loop computes is not to be had outside of it.
-        return [o if here is None or getattr(o, "graph", None) is here else None for o in outputs]
+        outputs = [
+            o if here is None or getattr(o, "graph", None) is here else None for o in outputs
+        ]
+        return [None if self._every and _is_fused(o) else o for o in outputs]
 
 
 def statistics(layers, outputs):
@@ -140,6 +144,14 @@ def can_die(layer):
 
 def _has_units(output):
     return tf.is_tensor(output) and output.dtype.is_floating and bool(output.shape.rank)
+
+
+def _is_fused(output):
+    """Tell whether nobody reads an output but an activation that TensorFlow may compute with it."""
+    if output is None or tf.executing_eagerly():
+        return False
+    consumers = output.consumers()
+    return len(consumers) == 1 and consumers[0].type in _FUSED
 
 
 def _statistics(layer, output):

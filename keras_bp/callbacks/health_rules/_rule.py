@@ -42,6 +42,13 @@ class Update(typing.NamedTuple):
     statistics: dict
     """Name of a statistic of `_layer_outputs` -> its value for each of `order.outputs`."""
 
+    @property
+    def finite(self):
+        """Whether loss and gradients are numbers, and finite."""
+        return bool(
+            np.isfinite(self.norms).all() and (np.isfinite(self.loss) or not self.sees_loss)
+        )
+
 
 class Epochs(typing.NamedTuple):
     """The epochs so far as the rules see them."""

@@ -53,7 +53,7 @@ class Exploding(Rule):
         """Return the symptom of the layer whose gradient is the largest."""
         norms = np.where(update.order.called, update.norms * update.clipped, 0.0)
         largest = int(np.argmax(norms))
-        if not norms[largest] > self.norm or not np.isfinite(update.norms).all():
+        if norms[largest] <= self.norm:
             return []
         layer, norm = update.order.layers[largest], update.norms[largest]
         last = np.flatnonzero(update.order.called)[-1]

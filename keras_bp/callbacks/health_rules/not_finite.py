@@ -34,19 +34,17 @@ class NotFinite(Rule):
 
     def in_update(self, update):
         """Return the symptom of the layer in which it began."""
-        loss = np.isfinite(update.loss) or not update.sees_loss
-        gradients = np.isfinite(update.norms)
-        if loss and gradients.all():
+        if update.finite:
             return []
         forward = np.flatnonzero(update.statistics["not_finite"] > 0)
         if len(forward):
             share = update.statistics["not_finite"][forward[0]]
             description = f"{share:.1%} of its outputs are NaN or infinite, the first in the model"
             return [Symptom(update.order.outputs[forward[0]], share, 0.0, description)]
-        if not loss:
+        if update.sees_loss and not np.isfinite(update.loss):
             description = "the loss is NaN or infinite, though all layers' outputs are finite"
             return [Symptom(None, update.loss, 0.0, description)]
-        last = np.flatnonzero(~gradients)[-1]
+        last = np.flatnonzero(~np.isfinite(update.norms))[-1]
         description = (
             "its gradient is NaN or infinite though the loss is finite; so the backward pass "
             "of " + _between(update.order, last) + " has no finite value"

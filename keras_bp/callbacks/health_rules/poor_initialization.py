@@ -65,8 +65,8 @@ class PoorInitialization(Rule):
             return None
         variances, spreads = update.statistics["variance"], update.statistics["spread"]
         for link in update.order.links:
-            layer, variance = update.order.outputs[link.layer], variances[link.layer]
-            spread = spreads[link.layer]
+            layer, variance = update.order.outputs[link.layer], variances[link.output]
+            spread = spreads[link.output]
             if link.units > 1 and spread <= _SAME * variance and (link.alone or variance > 0):
                 share = spread / variance if variance else 0.0
                 return [Symptom(layer, share, _SAME, "all its units give the same")]

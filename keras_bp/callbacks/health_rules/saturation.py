@@ -12,9 +12,9 @@ class Saturation(Rule):
     """More than a share of a layer's sigmoid or tanh outputs lie within 0.01 of a bound.
 
     There the derivative is below 0.02 and the layers before learn next to nothing. It is a finding
-    after `updates` consecutive updates. The model's outputs are left out: the output layer of a
-    classifier saturates as it learns, and its gradient does not vanish, since the loss cancels the
-    derivative. So is what comes after the last layer that holds weights, and that layer.
+    after `updates` consecutive updates. Only layers whose outputs go into another one that holds
+    weights are looked at: the output layer of a classifier saturates as it learns, and its
+    gradient does not vanish, since the loss cancels the derivative.
 
     Args:
         share: number in (0, 1]. Defaults to 0.5.

@@ -60,7 +60,7 @@ class UpdateRatio(Rule):
         too_large = threshold == self.high
         others = ""
         if len(places) == len(found) > 1:
-            places, others = places[:1], ", and alike in all other layers"
+            places, others = places[:1], ", and so it is in all other layers"
         description = "an update has {:.1e} times the norm of its weights" + others
         direction = "lower" if too_large else "higher"
         return [
