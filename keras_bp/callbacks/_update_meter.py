@@ -16,7 +16,7 @@ class UpdateMeter:
     def __init__(self, variables):
         self._variables = variables
         self._before = None
-        # A function of its own: TensorFlow would warn of a common one that is traced for each model.
+        # A function of its own: of a common one, traced for each model, TensorFlow would warn.
         self._measure = tf.function(lambda *weights: _measure(*weights), autograph=False)
 
     @property
