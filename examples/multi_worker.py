@@ -1,9 +1,9 @@
 """A training loop over several workers, which goes on where any of them was killed.
 
 `python examples/multi_worker.py` starts two workers on this machine; on a cluster, start it on each
-machine with TF_CONFIG set and a --directory that all of them share. `model.fit` does not work across
-workers in Keras 3.15, and so this is the loop: it takes Keras's callbacks, which the chief alone
-calls, records the gradients with GradientMonitor, saves every few steps with
+machine with TF_CONFIG set and a --directory that all of them share. `model.fit` does not work over
+several workers in Keras 3.15, and so this is the loop: it takes Keras's callbacks, which the chief
+alone calls, records the gradients with GradientMonitor, saves every few steps with
 `tf.train.CheckpointManager`, and continues from the newest checkpoint. The data are a function of
 the epoch: a restart skips the steps that are done.
 """
@@ -143,6 +143,8 @@ def main(arguments=None):
     parser.add_argument("--directory", type=pathlib.Path, default="tb_logs/multi_worker")
     parser.add_argument("--seconds", type=float, default=600, help="time limit of the workers")
     options = parser.parse_args(arguments)
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
     if options.workers < 1:
         parser.error(f"--workers must be at least 1. Received: {options.workers}")
     if "TF_CONFIG" in os.environ:

@@ -135,8 +135,7 @@ class StepRecorder:
         """Record on, after steps that were not recorded perhaps."""
         if self._rows is not None:
             self.updates_before = int(self._counts()[0])
-            # What was recorded for other callbacks since is no business of this one's, and losses
-            # of micro-batches that wait for an update may be another fit's.
+            # Rows, and losses of micro-batches that wait for an update, may be another fit's.
             self._rows_read = int(self._read(self._totals)[2])
             self._totals.assign([0.0, 0.0, self._rows_read])
 

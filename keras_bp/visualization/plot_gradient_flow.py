@@ -17,9 +17,10 @@ def plot_gradient_flow(source):
     """Draw the gradient norm of each layer at each update step, from a run's TensorBoard files.
 
     A row a layer, from the first layer of the network at the top to the last (layers that were
-    frozen at first come after those that were not); a column an update step; the colour is the decimal logarithm of the norm. A gradient that vanishes on its
-    way back gets darker from the bottom to the top, one that explodes brighter. A norm of 0, and
-    one that is NaN or infinite, have colours of their own, which the legend names.
+    frozen at first come after those that were not); a column an update step; the colour is the
+    decimal logarithm of the norm. A gradient that vanishes on its way back gets darker from the
+    bottom to the top, one that explodes brighter. A norm of 0, and one that is NaN or infinite,
+    have colours of their own, which the legend names.
 
     Of more than 600 steps several share a column, which shows the largest norm among them. Where a
     layer was not written, as one that was frozen at first, nothing is drawn.
