@@ -136,5 +136,6 @@ def test_training_learns_the_spirals():
     assert losses["warm-up"][-1] < 0.4
 
 
+@pytest.mark.long
 def test_by_default_all_schedules_are_trained_with():
     assert set(train_with_schedules(epochs=1)) == set(schedules.__all__)
