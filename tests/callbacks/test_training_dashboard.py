@@ -1,5 +1,7 @@
 """TrainingDashboard: the figure holds what a pass of one's own finds."""
 
+import itertools
+
 import keras
 import matplotlib
 import numpy as np
@@ -192,10 +194,15 @@ def test_one_layer_and_many(layers, data, tmp_path):
     labels = panels["Weights"].get_yticklabels()
     assert len(labels) == min(layers, 12) and labels[-1].get_text() == "last"
     assert labels[-1].get_position()[1] == 1 - layers
-    # No name lies over another.
+    if layers > 1:
+        assert labels[0].get_text() == "…_of_a_long_name_0"  # 18 characters
+    # No name lies over another, no panel's labels over another panel's or beyond the edge.
     renderer = dashboard.figure.canvas.get_renderer()
-    boxes = [label.get_window_extent(renderer) for label in labels]
-    assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
+    parts = [ax.get_tightbbox(renderer) for ax in panels.values()]
+    for boxes in [label.get_window_extent(renderer) for label in labels], parts:
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    whole = matplotlib.transforms.Bbox.union(parts)
+    assert (whole.min > 0).all() and (whole.max < dashboard.figure.bbox.max).all()
 
 
 def test_a_composite_has_a_rate_for_each_optimizer(data, tmp_path):
