@@ -3,7 +3,7 @@
 import numpy as np
 
 _COLUMNS = 512
-_WIDTH, _HEIGHT, _LEAST_HEIGHT = 1024, 384, 16
+_WIDTH, _HEIGHT, _LEAST_HEIGHT = 512, 192, 8
 # From dark to bright, as matplotlib's viridis; grey stands for what is no number.
 _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]])
 _GREY = np.array([128, 128, 128])
