@@ -19,8 +19,8 @@ over the batch and all positions; the variance between its units, 0 where all gi
 
 BOUNDS = {"sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 _ACTIVE_SHARE, _NEAR = 0.01, 0.01
-# Computed in one kernel with a product and a bias before it, these are rounded differently.
-_FUSED = {"Elu", "Sigmoid", "Tanh"}
+# Computed in one kernel with a product and a bias before them, these are rounded differently.
+_FUSED = {"Add", "AddV2", "BiasAdd", "Elu", "Sigmoid", "Tanh"}
 
 
 class LayerOutputs:
@@ -32,8 +32,8 @@ class LayerOutputs:
     Args:
         model: a `keras.Model`.
         every: whether `layers` lists those without weights and activation too. `take` then passes
-            over a layer that TensorFlow computes together with an activation after it: another
-            reader of what lies between would change how the step is rounded.
+            over a layer that TensorFlow computes in one kernel with an activation or a sum after
+            it: another reader of what lies between would change how the step is rounded.
 
     Attributes:
         called: the layers in the order in which the last step first called them, and
@@ -147,7 +147,7 @@ def _has_units(output):
 
 
 def _is_fused(output):
-    """Tell whether nobody reads an output but an activation that TensorFlow may compute with it."""
+    """Tell whether nobody reads an output but what TensorFlow may compute with it in one kernel."""
     if output is None or tf.executing_eagerly():
         return False
     consumers = output.consumers()

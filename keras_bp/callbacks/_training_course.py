@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-_LOSSES, _FEW, _NORMS = 20, 5, 10
+_LOSSES, _START, _FEW, _NORMS = 20, 10, 5, 10
 
 
 class TrainingCourse:
@@ -12,7 +12,8 @@ class TrainingCourse:
 
     Attributes:
         updates: the number of updates taken.
-        start: the first batch's loss, NaN before it and where the train step does not show it.
+        start: the mean loss of the first ten batches, or of those there were; NaN where there was
+            none or the train step does not show it.
         replaced: whether an update of a layer was larger than its weights.
         masked: set, the layers whose outputs held NaN or infinite numbers in a healthy update.
         losses: list of the epochs' training losses.
@@ -42,12 +43,11 @@ class TrainingCourse:
         if np.isfinite(norm):
             not_finite = np.flatnonzero(update.statistics["not_finite"] > 0)
             self.masked.update(update.order.outputs[i] for i in not_finite)
-        if not self._finite_losses:
-            self.start = update.loss
         self._finite_losses += 1
         self._last_losses.append(update.loss)
         if len(self._first_losses) < _LOSSES:
             self._first_losses.append(update.loss)
+            self.start = np.mean(self._first_losses[:_START])
 
     def add_epoch(self, logs):
         """Take an epoch's logs."""

@@ -140,7 +140,7 @@ class TrainingHealth(RecordingCallback):
         self._watched = self.model, self.model.optimizer
         if self.log_dir is not None and self._file is None:
             self._file = EventFile(self.log_dir)
-        self._order = self._meter = None
+        self._order = self._meter = self._weights = None
         self._measured = self._measure_due = 0
         self._skipped = 0
 
@@ -150,6 +150,7 @@ class TrainingHealth(RecordingCallback):
         if self._last_step + self.model.steps_per_execution >= self._measure_due:
             if self._meter is None and self.model.built:
                 self._meter = UpdateMeter(self.model.trainable_variables)
+                self._weights = set(map(id, self.model.trainable_variables))
             if self._meter is not None and not self._meter.running:
                 self._meter.start()
 
@@ -183,6 +184,9 @@ class TrainingHealth(RecordingCallback):
 
     def _take(self, updates):
         measured = None
+        # A layer that its first batch has built has weights that were not there to be measured.
+        if self._weights != set(map(id, self._recorder.variables)):
+            self._meter = None
         if self._meter is not None and self._meter.running:
             moves, before, _ = self._meter.stop()
             measured = self._norms(np.array([moves, before]))[:, :-1]
@@ -236,6 +240,8 @@ class TrainingHealth(RecordingCallback):
 
     def _judge_skipped(self, loss):
         """Judge the last step, if loss scaling has skipped it as all those before."""
+        if self._layers is None:
+            self._name_layers()
         skipped = self._recorder.last_without_update()
         if not np.isfinite(skipped.squares).all():
             self._last_step += 1

@@ -157,10 +157,10 @@ def logarithm_of_a_negative():
 
 
 def root_at_zero():
-    """A finite loss; the derivative of the root is infinite where the ReLU gives 0."""
+    """A finite loss, but the derivative of the root is infinite at 0."""
     root = Operation(keras.ops.sqrt, name="root")
-    layers = [dense(32, name="h0"), dense(32, name="h1"), root, dense(16, name="h2")]
-    return classifier(*layers), digits(320), {}
+    layers = [dense(32), dense(32, "tanh", "h1", kernel_initializer="zeros"), root]
+    return classifier(*layers, dense(16, None, "h2")), digits(320), {}
 
 
 def logarithm_in_the_loss():

@@ -46,7 +46,7 @@ class Update(typing.NamedTuple):
     def finite(self):
         """Whether loss and gradients are numbers, and finite."""
         return bool(
-            np.isfinite(self.norms).all() and (np.isfinite(self.loss) or not self.sees_loss)
+            np.isfinite(self.norms).all() and (not self.sees_loss or np.isfinite(self.loss))
         )
 
 
@@ -54,7 +54,7 @@ class Epochs(typing.NamedTuple):
     """The epochs so far as the rules see them."""
 
     start: float
-    """The first batch's loss, or the first epoch's where the train step does not show it."""
+    """The first batches' mean loss, or the first epoch's where the train step does not show it."""
     losses: list
     """Training loss of each epoch."""
     validated: list

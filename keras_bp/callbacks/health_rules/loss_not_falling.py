@@ -15,9 +15,9 @@ class LossNotFalling(Rule):
     them, so that a single low epoch does not hide it.
 
     A training that has come to its end does not let the loss fall any more either, and no rule can
-    know how low a loss can go. So it counts only while the loss is above `learned` times what the
-    first batch had before any update. A model that has learned less than that, because there is no
-    more to learn, is found all the same; `EarlyStopping` ends such a training.
+    know how low a loss can go. So it counts only while the loss is above `learned` times the mean
+    of the first ten batches. A model that has learned less than that, because there is no more to
+    learn, is found all the same; `EarlyStopping` ends such a training.
 
     Args:
         fall: number in (0, 1]. Defaults to 0.001.
@@ -52,6 +52,6 @@ class LossNotFalling(Rule):
             return []
         description = (
             f"in {self.epochs} epochs the training loss has fallen by {max(fall, 0.0):.2%}, to "
-            f"{losses[-1]:.4g}; the first batch had {start:.4g}"
+            f"{losses[-1]:.4g}; the first batches had {start:.4g}"
         )
         return [Symptom(None, fall, self.fall, description)]

@@ -36,11 +36,15 @@ class NotFinite(Rule):
         """Return the symptom of the layer in which it began."""
         if update.finite:
             return []
-        forward = np.flatnonzero(update.statistics["not_finite"] > 0)
+        shares = update.statistics["not_finite"]
+        forward = np.flatnonzero(shares > 0)
         if len(forward):
-            share = update.statistics["not_finite"][forward[0]]
+            place, share = forward[0], shares[forward[0]]
             description = f"{share:.1%} of its outputs are NaN or infinite, the first in the model"
-            return [Symptom(update.order.outputs[forward[0]], share, 0.0, description)]
+            if place and np.isnan(shares[place - 1]):
+                before = update.order.outputs[place - 1]
+                description += f" but for `{before}`, which is computed in one kernel with it"
+            return [Symptom(update.order.outputs[place], share, 0.0, description)]
         if update.sees_loss and not np.isfinite(update.loss):
             description = "the loss is NaN or infinite, though all layers' outputs are finite"
             return [Symptom(None, update.loss, 0.0, description)]

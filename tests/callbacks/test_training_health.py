@@ -1,0 +1,548 @@
+"""TrainingHealth in `fit`: what it tells, where, and that it changes nothing."""
+
+import contextlib
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_bp
+from keras_bp.callbacks import GradientMonitor, TrainingHealth, health_rules
+
+L = keras.layers
+optimizers = keras.optimizers
+NAMES = [
+    "not_finite",
+    "exploding",
+    "vanishing",
+    "dead_units",
+    "saturation",
+    "update_ratio",
+    "unchanged_weights",
+    "poor_initialization",
+    "loss_not_falling",
+    "overfitting",
+]
+
+
+def data(examples=60):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(examples, 4)).astype("float32")
+    return x, (x[:, :1] * x[:, 1:2] + 0.5).astype("float32")
+
+
+def build(*hidden, optimizer="sgd", **options):
+    model = keras.Sequential([keras.Input((4,)), *hidden, L.Dense(1, name="out")])
+    model.compile(optimizer, "mse", **options)
+    return model
+
+
+def healthy(optimizer="sgd", **options):
+    keras.utils.set_random_seed(0)  # layers take their seeds as they are created
+    return build(L.Dense(16, "tanh", name="h0"), optimizer=optimizer, **options)
+
+
+def saturated(optimizer="sgd", bias=9.0, **options):
+    """Layer h1 gives 1 whatever comes in, from the first step on: a finding in step 10."""
+    keras.utils.set_random_seed(0)
+    stuck = L.Dense(8, "sigmoid", bias_initializer=keras.initializers.Constant(bias), name="h1")
+    return build(L.Dense(8, "tanh", name="h0"), stuck, optimizer=optimizer, **options)
+
+
+def fit(model, *callbacks, x=None, y=None, epochs=1, **options):
+    """Train on 12 batches an epoch."""
+    x, y = data() if x is None else (x, y)
+    options = {"batch_size": 5, "shuffle": False, "verbose": 0, **options}
+    return model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **options)
+
+
+def collect(rules=("saturation",), **options):
+    """A TrainingHealth that only takes notes."""
+    return TrainingHealth(list(rules), action=lambda finding: None, **options)
+
+
+def named(health):
+    return [(finding.rule, finding.layer, finding.step) for finding in health.findings]
+
+
+class At(keras.callbacks.Callback):
+    """Does something after update number `step`."""
+
+    def __init__(self, step, action):
+        super().__init__()
+        self._step, self._action = step, action
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == self._step:
+            self._action(self.model)
+
+
+# What is given.
+
+
+def test_all_rules_by_default():
+    assert [rule.name for rule in TrainingHealth().rules] == NAMES
+    classes = {getattr(health_rules, name) for name in health_rules.__all__ if name != "Finding"}
+    assert {type(rule) for rule in TrainingHealth().rules} == classes
+
+
+def test_rules_by_name_and_by_object():
+    health = TrainingHealth(["vanishing", health_rules.Exploding(ratio=100)])
+    assert health.rules == [health_rules.Vanishing(), health_rules.Exploding(100)]
+
+
+@pytest.mark.parametrize(
+    "rules, error, received",
+    [
+        (["exploded"], ValueError, "'exploded'"),
+        (["exploding", health_rules.Exploding(9)], ValueError, "rules="),
+        ([], ValueError, r"rules=\[\]"),
+        ("vanishing", TypeError, "rules='vanishing'"),
+        ([health_rules.Vanishing], TypeError, "class"),
+        ([3], TypeError, "3"),
+        (3, TypeError, "rules=3"),
+    ],
+)
+def test_rules_that_are_none(rules, error, received):
+    with pytest.raises(error, match=f"`rules` must be .*vanishing.*Received: .*{received}"):
+        TrainingHealth(rules)
+
+
+@pytest.mark.parametrize("action, error", [("halt", ValueError), (None, TypeError), (3, TypeError)])
+def test_action_that_is_none(action, error):
+    with pytest.raises(error, match=r"`action` must be .*Received: action="):
+        TrainingHealth(action=action)
+
+
+@pytest.mark.parametrize("log_dir, error", [(3, TypeError), (b"a", TypeError), ("", ValueError)])
+def test_log_dir_that_is_none(log_dir, error):
+    with pytest.raises(error, match=r"`log_dir` must .*Received: log_dir="):
+        TrainingHealth(log_dir=log_dir)
+
+
+def test_log_dir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    model = healthy()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"`log_dir` must name.*Received: log_dir=.*file"):
+        fit(model, TrainingHealth(log_dir=tmp_path / "file" / "below"))
+    np.testing.assert_equal(model.get_weights(), before)
+    fit(model)
+
+
+def test_model_without_trainable_weights_or_optimizer():
+    model = healthy()
+    model.trainable = False
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"TrainingHealth needs .*trainable weights.*Received"):
+        fit(model, TrainingHealth())
+    model.compile(None, "mse")
+    with pytest.raises(ValueError, match=r"TrainingHealth needs .*an optimizer.*Received"):
+        fit(model, TrainingHealth())
+
+
+# What is told.
+
+
+def test_a_warning_for_each_finding():
+    health = TrainingHealth(["saturation", "not_finite"])
+    with pytest.warns(UserWarning) as caught:
+        fit(saturated(), health, epochs=2)
+    assert [str(w.message) for w in caught] == [str(finding) for finding in health.findings]
+    (finding,) = health.findings
+    assert (finding.rule, finding.layer, finding.step) == ("saturation", "h1", 10)
+    assert (finding.value, finding.threshold) == (1.0, 0.5)
+    text = str(finding)
+    assert text.startswith("Saturation in layer `h1` at step 10: 100% of its outputs")
+    assert text.endswith(finding.advice) and "Glorot" in finding.advice
+
+
+def test_stop():
+    model, health = saturated(), TrainingHealth(["saturation"], action="stop")
+    history = fit(model, health, epochs=3)
+    assert int(model.optimizer.iterations) == 10 and len(history.history["loss"]) == 1
+    assert named(health) == [("saturation", "h1", 10)]
+
+
+def test_a_function_gets_the_findings_and_may_raise():
+    found = []
+    health = TrainingHealth(["saturation"], action=found.append)
+    fit(saturated(), health, epochs=2)
+    assert found == health.findings and len(found) == 1
+
+    def refuse(finding):
+        raise RuntimeError(finding.layer)
+
+    model = saturated()
+    with pytest.raises(RuntimeError, match="h1"):
+        fit(model, TrainingHealth(["saturation"], action=refuse))
+    assert int(model.optimizer.iterations) == 10
+    fit(model)
+
+
+def test_report(capsys):
+    health = collect(NAMES)
+    fit(healthy(), health, verbose=2)
+    assert health.report == "TrainingHealth: nothing found in 12 update steps"
+    assert capsys.readouterr().out.endswith(f"\n{health.report}\n")
+    health = collect()
+    fit(saturated(), health)
+    assert capsys.readouterr().out == ""
+    lines = health.report.splitlines()
+    assert lines[0] == "TrainingHealth: 1 finding in 12 update steps"
+    assert lines[1:] == [f"- {health.findings[0]}"]
+
+
+def test_tensorboard(tmp_path, read_events):
+    health = collect(["saturation", "unchanged_weights"], log_dir=tmp_path)
+    fit(saturated(optimizers.SGD(0.0)), health)
+    assert named(health) == [("unchanged_weights", "h0", 3), ("saturation", "h1", 10)]
+    written = {
+        tag: {s: str(v.item(), "utf-8") for s, v in e.items()}
+        for tag, e in read_events(tmp_path).items()
+    }
+    assert written == {
+        "training_health/unchanged_weights/h0": {3: str(health.findings[0])},
+        "training_health/saturation/h1": {10: str(health.findings[1])},
+        "training_health/report": {12: health.report},
+    }
+
+
+def test_no_file_without_a_log_dir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(saturated(), collect())
+    assert list(tmp_path.iterdir()) == []
+
+
+# Where it works.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jit_compile": True},
+        {"jit_compile": False},
+        {"run_eagerly": True},
+        {"steps_per_execution": 5},
+    ],
+    ids=str,
+)
+def test_ways_to_run(options):
+    x, y = data()
+    x[48] = np.nan  # in the tenth batch
+    health = collect(NAMES)
+    fit(saturated(**options), health, x=x, y=y)
+    assert named(health) == [("not_finite", "h0", 10)]
+    health = collect()
+    fit(saturated(**options), health)
+    assert named(health) == [("saturation", "h1", 10)]
+
+
+def composite():
+    mapped = {"out.*": optimizers.SGD(0.01)}
+    return optimizers.MultiOptimizer(optimizers.OptimizerMap(optimizers.Adam(), mapped))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: optimizers.Adam(0.01),
+        lambda: optimizers.LossScaleOptimizer(optimizers.SGD(0.01)),
+        lambda: optimizers.SGD(0.01, gradient_accumulation_steps=2),
+        lambda: keras_bp.optimizers.AdamW(0.01, gradient_accumulation_steps=2),
+        lambda: keras_bp.optimizers.ScheduleFreeAdamW(0.01),
+        composite,
+    ],
+    ids=["Adam", "loss scale", "accumulation", "AdamW", "schedule-free", "composite"],
+)
+def test_optimizers(optimizer):
+    health = collect([rule for rule in NAMES if rule != "loss_not_falling"])
+    fit(saturated(optimizer()), health, epochs=2)
+    assert named(health) == [("saturation", "h1", 10)]
+
+
+def test_replicas(replicas):
+    with replicas.scope():
+        model = saturated(jit_compile=False)
+    health = collect(NAMES)
+    fit(model, health, batch_size=6, x=data(64)[0], y=data(64)[1])
+    assert named(health) == [("saturation", "h1", 10)]
+    x, y = data(24)
+    x[4] = np.nan  # on the second replica
+    with replicas.scope():
+        model = healthy(jit_compile=False)
+    health = collect(NAMES)
+    fit(model, health, batch_size=6, x=x, y=y)
+    assert named(health) == [("not_finite", "h0", 1)]
+
+
+@tf.custom_gradient
+def no_derivative(x):
+    return tf.identity(x), lambda upstream: upstream * np.nan
+
+
+@tf.custom_gradient
+def amplified(x):
+    return tf.identity(x), lambda upstream: upstream * 1e4
+
+
+class Subclassed(keras.Model):
+    """Layers created in another order than called, a layer never called, one inside another."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.last = L.Dense(1, name="last")
+        self.unused = L.Dense(1, name="unused")
+        self.operation = L.Lambda(function, name="operation")
+        self.second = L.Dense(8, "relu", name="second")
+        self.block = keras.Sequential([L.Dense(8, "sigmoid", name="first")], name="block")
+
+    def build(self, shape):
+        self.unused.build(shape)
+        super().build(shape)
+
+    def call(self, x):
+        x = self.operation(self.block(x))
+        return self.last(self.second(x))
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize(
+    "function, expected",
+    [
+        (lambda x: keras.ops.log(x - 9), ("not_finite", "operation")),
+        (no_derivative, ("not_finite", "block/first")),
+        (lambda x: 1e-12 * x, ("vanishing", "block/first")),
+        (amplified, ("exploding", "block/first")),
+    ],
+    ids=["log", "sqrt", "vanishing", "exploding"],
+)
+def test_subclassed_model(function, expected):
+    keras.utils.set_random_seed(0)
+    model = Subclassed(function)
+    model.build((None, 4))
+    model.compile("sgd", "mse", jit_compile=False)
+    health = collect(["not_finite", "vanishing", "exploding", "unchanged_weights"])
+    fit(model, health)
+    assert expected in [finding[:2] for finding in named(health)]
+    if expected[0] == "vanishing":  # the first batch has built the model, and was not measured
+        assert ("unchanged_weights", "unused", 4) in named(health)
+
+
+class NoScaling(keras.Model):
+    """A train step that does not show its loss."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables))
+        return {"mean": loss}
+
+
+def test_a_train_step_of_ones_own():
+    inputs = keras.Input((4,))
+    model = NoScaling(inputs, L.Dense(1, name="out")(L.Dense(8, "tanh", name="h0")(inputs)))
+    model.compile("sgd", "mse")
+    health = collect(NAMES)
+    fit(model, health, epochs=12)
+    assert health.findings == []
+    x, y = data()
+    fit(model, health, x=np.where(x == x[10], np.nan, x), y=y)
+    assert named(health) == [("not_finite", "h0", 12 * 12 + 3)]
+
+
+def test_beside_other_callbacks(tmp_path, read_events):
+    alone = collect()
+    fit(saturated(), alone, epochs=2)
+    health, stopping = collect(), keras.callbacks.EarlyStopping("loss", patience=5)
+    monitor = GradientMonitor(tmp_path, histograms_every=3, activations=True)
+    fit(saturated(), monitor, health, stopping, collect(["vanishing"]), epochs=2)
+    assert health.findings == alone.findings
+    assert list(read_events(tmp_path)["loss/batch"]) == list(range(1, 25))
+
+
+# That nothing is changed.
+
+
+def every_kind_of_layer():
+    """Whatever TensorFlow computes in one kernel with what is beside it."""
+    x = inputs = keras.Input((4,))
+    for activation in "tanh", "sigmoid", "elu", "relu", "gelu":
+        x = L.Activation(activation)(L.Dense(16)(x))
+    x = L.Add()([x, L.LayerNormalization()(L.Dense(16, "relu")(x))])
+    x = L.Dropout(0.2)(L.BatchNormalization()(L.Dense(16)(x)))
+    return keras.Model(inputs, L.Dense(1)(x))
+
+
+def sequence_model():
+    layers = [L.Reshape((4, 1)), L.SimpleRNN(8, return_sequences=True), L.GRU(8), L.Dense(1)]
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def image_model():
+    layers = [L.Reshape((2, 2, 1)), L.Conv2D(8, 2, padding="same"), L.ReLU(), L.MaxPooling2D()]
+    return keras.Sequential([keras.Input((4,)), *layers, L.Flatten(), L.Dense(1)])
+
+
+@pytest.mark.parametrize(
+    "model, jit_compile",
+    [
+        (every_kind_of_layer, False),
+        (sequence_model, False),
+        (image_model, False),
+        (image_model, True),
+    ],
+)
+def test_training_is_the_same_to_the_bit(model, jit_compile):
+    results = []
+    for callbacks in [], [collect(NAMES)]:
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        trained = model()
+        trained.compile(optimizers.AdamW(0.01), "mse", jit_compile=jit_compile)
+        history = fit(trained, *callbacks, epochs=2)
+        variables = trained.weights + trained.optimizer.variables
+        results.append((history.history, [v.numpy() for v in variables]))
+    np.testing.assert_equal(results[1], results[0])
+
+
+# Over several fits.
+
+
+def test_a_second_fit_goes_on():
+    health, model = TrainingHealth(["saturation"]), saturated()
+    fit(model, health, x=data(40)[0], y=data(40)[1])
+    assert health.findings == []
+    with pytest.warns(UserWarning, match="Saturation"):
+        fit(model, health)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, health)
+    assert named(health) == [("saturation", "h1", 10)]
+    assert health.report.startswith("TrainingHealth: 1 finding in 32 update steps")
+
+
+def test_epochs_of_several_fits():
+    health, model = collect(["loss_not_falling"]), healthy(optimizers.SGD(0.0))
+    for _ in range(11):
+        assert health.findings == []
+        fit(model, health)
+    assert named(health) == [("loss_not_falling", None, 11 * 12)]
+
+
+def test_another_optimizer_or_model_begins_anew():
+    health, model = collect(["saturation", "poor_initialization"]), saturated()
+    fit(model, health)
+    assert named(health) == [("saturation", "h1", 10)]
+    model.compile("adam", "mse")
+    fit(model, health)
+    # The count of the steps goes on: these are not the first of the weights.
+    assert named(health) == [("saturation", "h1", 22)]
+    fit(healthy(), health)
+    assert health.findings == []
+    fit(saturated(), health)
+    assert named(health) == [("saturation", "h1", 10)]
+
+
+def test_an_exception_in_the_middle(tmp_path, read_events):
+    def fail(model):
+        raise KeyboardInterrupt
+
+    health, model = collect(log_dir=tmp_path), saturated()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, health, At(11, fail))
+    assert named(health) == [("saturation", "h1", 10)]
+    # Written as it was found.
+    assert list(read_events(tmp_path)) == ["training_health/saturation/h1"]
+    fit(model, health)
+    assert named(health) == [("saturation", "h1", 10)]
+    assert list(read_events(tmp_path)["training_health/report"]) == [11, 23]
+    assert {"apply", "scale_loss"}.isdisjoint(vars(model.optimizer))
+
+    twin = saturated()
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(twin, At(11, fail))
+    fit(twin)
+    np.testing.assert_equal(model.get_weights(), twin.get_weights())
+
+
+# What needs care.
+
+
+def test_updates_are_measured_in_the_first_ten_and_every_tenth():
+    """The rate falls to 0 with update 25: nothing moves in the measured updates 30, 40 and 50."""
+    model, health = healthy(optimizers.SGD(0.01)), collect(["unchanged_weights"])
+    stop = At(24, lambda model: model.optimizer.learning_rate.assign(0.0))
+    fit(model, health, stop, epochs=5)
+    assert named(health) == [("unchanged_weights", "h0", 50)]
+
+
+def overflowing(layer):
+    """A model in float16 whose gradients are scaled by 2^15 at first."""
+    keras.config.set_dtype_policy("mixed_float16")
+    model = build(L.Dense(8, "tanh", name="h0"), layer, optimizer=optimizers.SGD(1e-3))
+    assert isinstance(model.optimizer, optimizers.LossScaleOptimizer)
+    return model
+
+
+def test_steps_that_loss_scaling_skips_are_no_finding():
+    x, y = data()
+    x[7] = np.inf
+    health = collect(NAMES)
+    fit(overflowing(L.Dropout(0.0)), health, x=x, y=100 * y, epochs=2)
+    assert health.findings == []
+    assert int(health.report.split()[-3]) < 22
+
+
+def test_steps_that_loss_scaling_skips_for_ever():
+    health, model = collect(NAMES), overflowing(L.Lambda(no_derivative))
+    fit(model, health, epochs=1)
+    assert health.findings == []
+    fit(model, health, epochs=4)
+    assert [finding[:2] for finding in named(health)] == [("not_finite", "h0")]
+    log = L.Lambda(lambda x: keras.ops.log(x - 9), name="log")
+    health = collect(NAMES)
+    fit(overflowing(log), health, epochs=2)
+    assert named(health) == [("not_finite", "log", 1)]
+
+
+def test_masks_of_minus_infinity_are_healthy():
+    inputs = keras.Input((4,))
+    mask = L.Lambda(lambda x: keras.ops.where(x > 0, x, -np.inf), name="mask")
+    x = L.Softmax()(mask(L.Dense(64, name="h0")(inputs)))
+    model = keras.Model(inputs, L.Dense(1, name="out")(x))
+    model.compile("sgd", "mse")
+    health, (x, y) = collect(NAMES), data()
+    fit(model, health, x=x, y=y)
+    assert health.findings == []
+    x[7] = np.nan
+    fit(model, health, x=x, y=y)
+    assert named(health) == [("not_finite", "h0", 14)]
+
+
+def test_clipping_mends_an_explosion():
+    for options, findings in ({}, 1), ({"global_clipnorm": 1.0}, 0):
+        layers = [L.Dense(8, name="h0"), L.Lambda(amplified), L.Dense(8, name="h1")]
+        health = collect(["exploding"])
+        fit(build(*layers, optimizer=optimizers.SGD(1e-9, **options)), health)
+        assert len(health.findings) == findings
+
+
+def test_a_model_that_is_built_by_the_first_batch():
+    model = keras.Sequential([L.Dense(8, "relu", name="h0"), L.Dense(1, name="out")])
+    model.compile(optimizers.SGD(0.0), "mse")
+    health = collect(NAMES)
+    fit(model, health)
+    assert named(health) == [("unchanged_weights", "h0", 4)]
+
+
+def test_frozen_layers_are_no_finding():
+    model = build(L.Dense(8, "tanh", name="h0"), L.Dense(8, "tanh", name="h1"))
+    model.layers[0].trainable = False
+    model.compile("sgd", "mse")
+    health = collect(NAMES)
+    fit(model, health)
+    assert health.findings == []
