@@ -72,7 +72,7 @@ class DashboardPanels:
             ax.set_axisbelow(True)
             if name != "weights":
                 number_steps(ax)
-        self.axes["loss"].set_title("Training loss: batches (faint) and epochs")
+        self.axes["loss"].set_title("Training loss (faint: each batch)")
         self.axes["validation"].set_title("Validation loss")
         self.axes["rate"].set_title("Learning rate")
         self.axes["norms"].set_title(
