@@ -248,14 +248,12 @@ def composite():
 @pytest.mark.parametrize(
     "optimizer",
     [
-        lambda: optimizers.Adam(0.01),
         lambda: optimizers.LossScaleOptimizer(optimizers.SGD(0.01)),
         lambda: optimizers.SGD(0.01, gradient_accumulation_steps=2),
         lambda: keras_bp.optimizers.AdamW(0.01, gradient_accumulation_steps=2),
-        lambda: keras_bp.optimizers.ScheduleFreeAdamW(0.01),
         composite,
     ],
-    ids=["Adam", "loss scale", "accumulation", "AdamW", "schedule-free", "composite"],
+    ids=["loss scale", "accumulation", "AdamW", "composite"],
 )
 def test_optimizers(optimizer):
     health = collect([rule for rule in NAMES if rule != "loss_not_falling"])
@@ -378,7 +376,7 @@ def every_kind_of_layer():
 
 
 def sequence_model():
-    layers = [L.Reshape((4, 1)), L.SimpleRNN(8, return_sequences=True), L.GRU(8), L.Dense(1)]
+    layers = [L.Embedding(9, 4), L.SimpleRNN(8), L.Dense(1)]
     return keras.Sequential([keras.Input((4,)), *layers])
 
 
@@ -387,13 +385,18 @@ def image_model():
     return keras.Sequential([keras.Input((4,)), *layers, L.Flatten(), L.Dense(1)])
 
 
+def dense_model():
+    layers = [L.Dense(16, "gelu"), L.LayerNormalization(), L.Dense(16), L.Activation("tanh")]
+    return keras.Sequential([keras.Input((4,)), *layers, L.Dense(1)])
+
+
 @pytest.mark.parametrize(
     "model, jit_compile",
     [
         (every_kind_of_layer, False),
         (sequence_model, False),
-        (image_model, False),
-        (image_model, True),
+        pytest.param(image_model, False, marks=pytest.mark.long),
+        (dense_model, True),
     ],
 )
 def test_training_is_the_same_to_the_bit(model, jit_compile):
@@ -403,7 +406,7 @@ def test_training_is_the_same_to_the_bit(model, jit_compile):
         keras.utils.set_random_seed(0)
         trained = model()
         trained.compile(optimizers.AdamW(0.01), "mse", jit_compile=jit_compile)
-        history = fit(trained, *callbacks, epochs=2)
+        history = fit(trained, *callbacks)
         variables = trained.weights + trained.optimizer.variables
         results.append((history.history, [v.numpy() for v in variables]))
     np.testing.assert_equal(results[1], results[0])
