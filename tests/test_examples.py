@@ -258,7 +258,7 @@ SMALL = {
         lines=[
             r"sigmoid:\n    Vanishing in layer `layer_1` at step 10: .* Try ReLU with He",
             r"ReLU and He:\n    TrainingHealth: nothing found in 69 update steps$",
-            r"recurrent:\n    Exploding in layer `recurrent/simple_rnn_cell` at step .* Try clipping",
+            r"recurrent:\n    Exploding in layer `recurrent/simple_rnn_cell` at step \d+: ",
             r"recurrent, clipped:\n    TrainingHealth: nothing found in 69 update steps$",
         ],
         files=[
