@@ -22,27 +22,28 @@ class TrainingHealth(RecordingCallback):
     """Watches a plain `model.fit` and says what goes wrong, where, and what to try.
 
     It sees every update step's gradients, updates, outputs and loss as `GradientMonitor` does, and
-    the training is the same, bit for bit, with and without it. Ten rules look at them:
+    the weights are the same, bit for bit, with and without it. Ten rules look at them:
 
     - `"not_finite"`: NaN or infinity, and the layer in which it began, forward or backward;
     - `"exploding"`: a layer's gradient is 70 times the last layer's, or 100 times what it was;
     - `"vanishing"`: the first layer's gradient is below 1e-4 and a 1000th of the last one's, or
-      a layer's mean |g| is below 1e-7;
-    - `"dead_units"`: over half of a layer's ReLU units are 0 for the whole batch;
-    - `"saturation"`: over half of a hidden layer's sigmoid or tanh outputs are at a bound;
-    - `"update_ratio"`: an update is 10 times the weights, or less than 1e-8 of them;
-    - `"unchanged_weights"`: a layer's weights have not moved in 3 updates;
-    - `"poor_initialization"`: in the first 10 steps a layer changes the variance of its input 10
-      times or more, or all its units are the same;
-    - `"loss_not_falling"`: less than 0.1 % in 10 epochs, though little was learned;
-    - `"overfitting"`: the validation loss rises, and is more than 10 % above the training loss.
+      a layer's mean |g| is below 1e-7, in 10 updates;
+    - `"dead_units"`: over half of a layer's ReLU units are 0 for the whole batch, in 50 updates;
+    - `"saturation"`: over half of a hidden layer's sigmoid or tanh outputs are at a bound, in 10
+      updates;
+    - `"update_ratio"`: an update is 10 times the weights, or, in 10 updates, 1e-8 of them;
+    - `"unchanged_weights"`: a layer's weights have not moved, in 3 updates;
+    - `"poor_initialization"`: in one of the first 10 steps a layer changes the variance of its
+      input 10 times, or all its units are the same;
+    - `"loss_not_falling"`: by less than 0.1 % in 10 epochs, though little was learned;
+    - `"overfitting"`: the validation loss rises, 10 % above the training loss, in 5 epochs.
 
-    A fault must last for some consecutive updates or epochs before it is a finding; where the
-    first one may end the training (`not_finite`, `exploding`, too large an update) it need not.
-    Each rule's class in `keras_bp.callbacks.health_rules` tells exactly when it is met, and when a
-    training that goes well looks alike and is let pass; its arguments are the thresholds. A rule
-    makes one finding a layer at most. A fault often has several: dead units stop the gradients of
-    the layers before them. The first one is the nearest to the cause.
+    Updates and epochs are consecutive ones. Where no number of updates stands, one is enough: the
+    first may end the training, or be the only one to show the fault. The rules' classes are in
+    `keras_bp.callbacks.health_rules` (`"dead_units"` is `DeadUnits`): their arguments are the
+    thresholds, and they tell when a training that goes well looks alike and is let pass. A rule
+    makes one finding a layer at most. A fault may have several: dead units stop the gradients of
+    the layers before them. The first finding is the nearest to the cause.
 
     `fit` prints the report as it ends, unless it was called with `verbose=0`. A second `fit` of
     the same model goes on with the first one's watch; with another model, or an optimizer that
@@ -75,7 +76,7 @@ class TrainingHealth(RecordingCallback):
     `GradientMonitor`'s. Updates and weights are measured in the first 10 updates of a `fit` and in
     every tenth after, for which a copy of the weights is made; with `steps_per_execution` the
     update is that of a whole call, over its steps. Steps that loss scaling skips are no updates
-    and no faults, unless for 20 steps there is nothing else.
+    and no faults, unless there have been none but such for 20 steps as an epoch ends.
 
     Example:
         >>> layers = [keras.layers.Dense(16, "sigmoid", name=f"d{i}") for i in range(20)]
@@ -86,6 +87,11 @@ class TrainingHealth(RecordingCallback):
         >>> _ = model.fit(x, x[:, :1], batch_size=8, verbose=0, callbacks=[health])
         >>> [(finding.rule, finding.layer, finding.step) for finding in health.findings]
         [('vanishing', 'd0', 10)]
+
+    References:
+        Rauschmayr et al., 2021, "Amazon SageMaker Debugger: a system for real-time insights into
+        machine learning model training"; Zhang et al., 2021, "AUTOTRAINER: an automatic DNN
+        training problem detection and repair system", for thresholds.
     """
 
     def __init__(self, rules=None, action="warn", log_dir=None):

@@ -1,6 +1,7 @@
 """TrainingHealth in `fit`: what it tells, where, and that it changes nothing."""
 
 import contextlib
+import doctest
 import warnings
 
 import keras
@@ -141,6 +142,12 @@ def test_model_without_trainable_weights_or_optimizer():
     model.compile(None, "mse")
     with pytest.raises(ValueError, match=r"TrainingHealth needs .*an optimizer.*Received"):
         fit(model, TrainingHealth())
+
+
+def test_example_of_the_docstring():
+    names = {"keras": keras, "keras_bp": keras_bp, "np": np}
+    (example,) = doctest.DocTestFinder(recurse=False).find(TrainingHealth, globs=names)
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 # What is told.
