@@ -17,6 +17,9 @@ from keras_bp.callbacks._drawing_pace import DrawingPace
 
 L = keras.layers
 
+# Pyplot asks for IPython when it takes its first backend: now, and not of a stand-in below.
+pyplot.switch_backend(matplotlib.get_backend())
+
 
 @pytest.fixture
 def always_due(monkeypatch):

@@ -93,8 +93,10 @@ CASES = {
 @pytest.mark.parametrize(
     "case, trained",
     [
-        *((case, False) for case in ("plain", "jit", "composite", "own")),
-        *((case, True) for case in ("plain", "eager", "float16", "schedule")),
+        *((case, False) for case in ("plain", "jit")),
+        *((case, True) for case in ("eager", "schedule")),
+        *(pytest.param(case, False, marks=pytest.mark.long) for case in ("composite", "own")),
+        *(pytest.param(case, True, marks=pytest.mark.long) for case in ("plain", "float16")),
     ],
 )
 def test_a_fit_is_bit_for_bit_the_one_without_the_sweep(data, case, trained):
