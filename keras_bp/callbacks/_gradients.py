@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_bp.gradients import squared_norm
+
 
 def own_product(tensor):
     """Return the tensor, computed anew where it is a product, so that it gains no reader.
@@ -26,3 +28,11 @@ def unscaled(gradient, factor):
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     gradient = tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient
     return gradient / tf.cast(factor, gradient.dtype)
+
+
+def squared_norms(gradients):
+    """Return the squared norms of a list of gradients in one float64 tensor."""
+    squares = [squared_norm(gradient) for gradient in gradients]
+    if len({square.dtype for square in squares}) > 1:
+        squares = [tf.cast(square, tf.float64) for square in squares]
+    return tf.cast(tf.stack(squares), tf.float64)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_bp.callbacks._histogram import count_buckets_now, rows
+from keras_bp.callbacks._histogram import count_values, rows
 from keras_bp.callbacks._variable_paths import variable_paths
 
 
@@ -12,8 +12,7 @@ def write_weights(file, model, selection, step):
     for weight in model.weights:
         layer, path = paths[id(weight)]
         if layer in selection:
-            # Flat, as the function is traced anew for each rank.
-            counted = count_buckets_now(tf.reshape(weight.value, [-1]))
+            counted = count_values(tf.convert_to_tensor(weight.value))
             file.write_histogram(f"weights/{path}", rows(counted), step)
 
 

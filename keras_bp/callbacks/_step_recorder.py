@@ -1,6 +1,7 @@
 """Each update step's loss, rates, gradient norms and layer outputs, kept on the device."""
 
 import contextlib
+import functools
 import threading
 import typing
 
@@ -9,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp.callbacks._clipping import applied_square, clips
-from keras_bp.callbacks._gradients import own_product, unscaled
+from keras_bp.callbacks._gradients import own_product, squared_norms, unscaled
 from keras_bp.callbacks._histogram import BUCKETS, EMPTY, count_buckets
 from keras_bp.callbacks._layer_outputs import STATISTICS, LayerOutputs, histograms, statistics
-from keras_bp.gradients import squared_norm, sum_over_replicas
+from keras_bp.callbacks._optimizer_rules import accumulator, is_of, rules_of
+from keras_bp.gradients import sum_over_replicas
 
 _PLACES = 32
 
@@ -86,7 +88,7 @@ class StepRecorder:
 
     def _find(self):
         """Find variables, rules and layers, as soon as they are all there."""
-        self.rules = _rules(self._optimizer)
+        self.rules = rules_of(self._optimizer)
         cycles = {rule.gradient_accumulation_steps or 1 for rule in self.rules}
         if len(cycles) > 1:
             raise ValueError(
@@ -157,7 +159,7 @@ class StepRecorder:
         outputs = [] if self.outputs is None else self.outputs.take(self.layers)
         loss, factor = self._take_loss()
         own, received = self._gradients(gradients, variables, factor)
-        squares = tf.stack([tf.cast(squared_norm(g), tf.float64) for g in received])
+        squares = squared_norms(received)
         row = [tf.cast(rule.learning_rate, tf.float64) for rule in self.rules]
         row = tf.concat([row, [self._applied(squares, own, received)], squares], axis=0)
         if outputs:
@@ -209,7 +211,7 @@ class StepRecorder:
         """Return the squared norm of all gradients as the rules receive them, after clipping."""
         total = tf.reduce_sum(squares)
         for rule in filter(clips, self.rules):
-            its = [i for i, v in enumerate(self.variables) if _is_of(rule, v)]
+            its = [i for i, v in enumerate(self.variables) if is_of(rule, v)]
             parts = [[gradients[i] for i in its] for gradients in (received, own)]
             total += applied_square(rule, *parts) - tf.reduce_sum(tf.gather(squares, its))
         return total
@@ -225,7 +227,7 @@ class StepRecorder:
         means = []
         for gradient, variable in zip(gradients, self.variables, strict=True):
             if gradient is not None:
-                total = _accumulator(self.rules, variable)
+                total = accumulator(self.rules, variable)
                 own = tf.cast(tf.convert_to_tensor(gradient), total.dtype)
                 gradient = (own + total) / self._cycle
             means.append(gradient)
@@ -234,11 +236,11 @@ class StepRecorder:
     def _counts(self):
         """Return the number of update steps, and one that moves with every (micro-)step taken."""
         # A rule without variables never advances, so the one that has advanced most counts.
-        updates = [tf.cast(rule.iterations, tf.int64) for rule in self.rules]
+        updates = (tf.cast(rule.iterations, tf.int64) for rule in self.rules)
         # Keras's optimizers count all micro-steps, this package's those since the last update.
-        steps = [getattr(rule, "_accumulated_steps", rule._iterations) for rule in self.rules]
-        steps = [tf.cast(step, tf.int64) for step in steps]
-        return tf.reduce_max(tf.stack(updates)), tf.reduce_max(tf.stack(steps))
+        steps = (getattr(rule, "_accumulated_steps", rule._iterations) for rule in self.rules)
+        steps = (tf.cast(step, tf.int64) for step in steps)
+        return functools.reduce(tf.maximum, updates), functools.reduce(tf.maximum, steps)
 
     def new_updates(self):
         """Return what was recorded since the last call, as `Updates`, or None for no update."""
@@ -278,23 +280,3 @@ class StepRecorder:
     def _read(self, variable):
         strategy = self._model.distribute_strategy
         return strategy.experimental_local_results(variable)[0].numpy()
-
-
-def _rules(optimizer):
-    """List the optimizers that hold a rule, looking into wrappers and composites."""
-    if hasattr(optimizer, "inner_optimizer"):
-        return _rules(optimizer.inner_optimizer)
-    if hasattr(optimizer, "optimizers"):
-        return [rule for inner in optimizer.optimizers for rule in _rules(inner)]
-    return [optimizer]
-
-
-def _is_of(rule, variable):
-    """Tell whether an optimizer updates a variable; Keras has no public way to ask."""
-    return rule._var_key(variable) in rule._trainable_variables_indices
-
-
-def _accumulator(rules, variable):
-    """Find the variable in which the gradients since the last update are summed."""
-    rule = next(rule for rule in rules if _is_of(rule, variable))
-    return rule._accumulated_gradients[rule._get_variable_index(variable)]

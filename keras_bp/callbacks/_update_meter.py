@@ -16,8 +16,6 @@ class UpdateMeter:
     def __init__(self, variables):
         self._variables = variables
         self._before = None
-        # A function of its own: of a common one, traced for each model, TensorFlow would warn.
-        self._measure = tf.function(lambda *weights: _measure(*weights), autograph=False)
 
     @property
     def running(self):
@@ -30,16 +28,16 @@ class UpdateMeter:
 
     def stop(self):
         """Return squared norms, (3, variables): of the update, of the weights before and after."""
-        after = [tf.convert_to_tensor(v.value) for v in self._variables]
-        before, self._before = self._before, None
-        return self._measure(before, after).numpy()
-
-
-def _measure(before, after):
-    before, after = ([_wide(tensor) for tensor in tensors] for tensors in (before, after))
-    updates = [a - b for b, a in zip(before, after, strict=True)]
-    squares = [[2.0 * tf.nn.l2_loss(t) for t in tensors] for tensors in (updates, before, after)]
-    return tf.stack([tf.stack([tf.cast(s, tf.float64) for s in row]) for row in squares])
+        after = [_wide(tf.convert_to_tensor(v.value)) for v in self._variables]
+        before, self._before = map(_wide, self._before), None
+        # Eagerly: to trace this once costs as much as some forty measurements.
+        squares = [
+            tf.nn.l2_loss(tensor)
+            for b, a in zip(before, after, strict=True)
+            for tensor in (a - b, b, a)
+        ]
+        halves = tf.stack([tf.cast(square, tf.float64) for square in squares]).numpy()
+        return 2.0 * halves.reshape(-1, 3).T
 
 
 def _wide(tensor):

@@ -88,7 +88,7 @@ class GradientMonitor(RecordingCallback):
         layers: list of paths of the layers to write, as above, or `None` for all. A path
             stands for the layers inside it too. The global norms count all layers all the same.
         updates_every: integer >= 1, update steps between two measurements of updates and weights.
-            Defaults to 25.
+            Defaults to 50.
 
     Raises:
         TypeError: if an argument is of another kind.
@@ -119,7 +119,7 @@ class GradientMonitor(RecordingCallback):
         histograms_every=None,
         activations=False,
         layers=None,
-        updates_every=25,
+        updates_every=50,
     ):
         if not isinstance(log_dir, str | os.PathLike):
             raise TypeError(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_bp.callbacks._dashboard_panels import DashboardPanels, Record
 from keras_bp.callbacks._dashboard_screens import screen_for
 from keras_bp.callbacks._drawing_pace import DrawingPace
-from keras_bp.callbacks._histogram import count_buckets_now, rows
+from keras_bp.callbacks._histogram import count_values, rows
 from keras_bp.callbacks._recording_callback import RecordingCallback
 from keras_bp.callbacks._thinned_series import ThinnedSeries
 
@@ -222,12 +222,11 @@ class TrainingDashboard(RecordingCallback):
         )
 
     def _histograms(self):
-        """Return a histogram of each layer's trainable variables, counted where they are."""
+        """Return a histogram of each layer's trainable variables."""
         values = [[] for _ in self._layers]
         for layer, variable in zip(self._layer_of_variable, self._recorder.variables, strict=True):
-            value = tf.cast(tf.convert_to_tensor(variable.value), tf.float32)
-            values[layer].append(tf.reshape(value, [-1]))
-        return [rows(count_buckets_now(tf.concat(parts, axis=0))) for parts in values]
+            values[layer].append(np.ravel(tf.convert_to_tensor(variable.value)))
+        return [rows(count_values(np.concatenate(parts))) for parts in values]
 
 
 def _check(path):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorboard.plugins.histogram.summary import histogram_pb
 
 from keras_bp.callbacks._event_file import EventFile
-from keras_bp.callbacks._histogram import count_buckets, rows
+from keras_bp.callbacks._histogram import count_buckets, count_values, rows
 
 
 def test_scalars_read_back(tmp_path, read_events):
@@ -21,20 +21,28 @@ def test_scalars_read_back(tmp_path, read_events):
     np.testing.assert_equal(events["b/c"], {1: 2.0, 7: np.inf})
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+COUNTS = {
+    "values": count_values,
+    "step": lambda values: tf.function(count_buckets)(tf.constant(values)),
+    "jit": lambda values: tf.function(count_buckets, jit_compile=True)(tf.constant(values)),
+}
+
+
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(
     "values",
     [
         np.random.default_rng(0).normal(size=(40, 50)),
+        np.random.default_rng(0).normal(size=70_000),
         np.full((3, 4), 2.5),
         np.zeros((0, 3)),
         np.array([1.0, 2.0, 2.0], "float16"),
         np.array([1, 2, 2], "int8"),
     ],
-    ids=["normal", "constant", "empty", "half", "integer"],
+    ids=["normal", "large", "constant", "empty", "half", "integer"],
 )
-def test_histogram_is_tensorboards(values, jit_compile, tmp_path, read_events):
-    counted = tf.function(count_buckets, jit_compile=jit_compile)(tf.constant(values))
+def test_histogram_is_tensorboards(values, count, tmp_path, read_events):
+    counted = COUNTS[count](values)
     file = EventFile(tmp_path)
     file.write_histogram("h", rows(counted), 3)
     file.close()
@@ -44,11 +52,10 @@ def test_histogram_is_tensorboards(values, jit_compile, tmp_path, read_events):
     assert ours[:, 2].sum() == values.size
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_histogram_leaves_out_what_is_not_finite(jit_compile):
-    count = tf.function(count_buckets, jit_compile=jit_compile)
+@pytest.mark.parametrize("count", COUNTS)
+def test_histogram_leaves_out_what_is_not_finite(count):
     mixed, none, wide = (
-        rows(count(tf.constant(values, "float32")))
+        rows(COUNTS[count](np.array(values, "float32")))
         for values in ([np.nan, 1.0, np.inf, 2.0, -np.inf], [np.nan], [-3e38, 3e38])
     )
     assert [h[:, 2].sum() for h in (mixed, none, wide)] == [2, 0, 2]
