@@ -1,6 +1,7 @@
 """What the callbacks that see a `fit`'s update steps have in common."""
 
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -94,6 +95,13 @@ class RecordingCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Keras's hook: leave model and optimizer as they were."""
+        if self._recording and not self._recorder.sees_update:
+            warnings.warn(
+                f"{type(self).__name__} saw no update: the train step of model "
+                f"{self.model.name!r} does not call `apply` of `model.optimizer`",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self._stop()
 
     def _start_if_needed(self):

@@ -60,6 +60,7 @@ class StepRecorder:
         layers: the layers, in the order of `Updates.outputs`; all None until they are known.
         updates_before: the number of update steps that the optimizer made before.
         sees_loss: whether the train step handed its loss to `optimizer.scale_loss`.
+        sees_update: whether it handed gradients to `optimizer.apply`.
         outputs: the `LayerOutputs`, or None.
         places: the number of update steps after which a row is written over.
         sampling: whether the step that is being traced also counts histograms.
@@ -75,7 +76,7 @@ class StepRecorder:
         self.outputs = LayerOutputs(model, outputs == "every") if outputs else None
         self.variables = self.rules = self.layers = None
         self.updates_before = 0
-        self.sees_loss = False
+        self.sees_loss = self.sees_update = False
         self.sampling = False
         self.places = max(_PLACES, model.steps_per_execution)
         self._rows = None
@@ -151,6 +152,7 @@ class StepRecorder:
     @contextlib.contextmanager
     def see_update(self, gradients, variables):
         """Record the step whose gradients are applied inside the `with` block."""
+        self.sees_update = True
         if self.variables is None:
             if not self._optimizer.built:
                 self._build_optimizer(list(variables))

@@ -206,6 +206,7 @@ class GradientMonitor(RecordingCallback):
 
     def on_train_batch_begin(self, batch, logs=None):
         """Keras's hook: record the coming steps, and measure what is due."""
+        self._open()  # a fit inside this one has closed it
         self._start_if_needed()
         self._sampling = self._is_due(self._histograms_due)
         if self._is_due(self._updates_due) and self.model.built:
@@ -235,6 +236,7 @@ class GradientMonitor(RecordingCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Keras's hook: write the epoch's metrics, the weights and the picture."""
+        self._open()
         super().on_epoch_end(epoch, logs)
         metrics = {f"epoch/{k}": v for k, v in (logs or {}).items() if np.ndim(v) == 0}
         if metrics:
@@ -288,10 +290,9 @@ class GradientMonitor(RecordingCallback):
         (updates, before, after), columns = self._meter.stop(), list(self._chosen)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = self._norms(updates[None])[0] / self._norms(before[None])[0] / steps
-        weights = self._norms(after[None])[0]
         paths = self._chosen.values()
         tags = (f"{tag}/{path}" for tag in ("update_ratio", "weight_norm") for path in paths)
-        values = [*ratios[columns], *weights[columns]]
+        values = [*ratios[columns], *self._norms(after[None])[0, columns]]
         self._file.write_scalars(tuple(tags), values, self._last_step)
 
     def _write_weights(self):

@@ -1,6 +1,8 @@
 """Learning-rate schedules in one plot."""
 
 import collections.abc
+import math
+import numbers
 
 import keras
 import numpy as np
@@ -104,10 +106,17 @@ def schedules_or_default(schedules, total_steps):
             f"Received: schedules={schedules!r}"
         )
     for name, schedule in schedules.items():
-        kinds = (keras.optimizers.schedules.LearningRateSchedule, int, float)
+        kinds = (keras.optimizers.schedules.LearningRateSchedule, numbers.Real)
         if not isinstance(schedule, kinds) or isinstance(schedule, bool):
             raise TypeError(
                 f"`schedules[{name!r}]` must be a keras.optimizers.schedules.LearningRateSchedule "
                 f"or a number. Received: {schedule!r}"
             )
-    return dict(schedules)
+        if isinstance(schedule, numbers.Real) and not 0 <= schedule < math.inf:
+            raise ValueError(
+                f"`schedules[{name!r}]` must be finite and 0 or more. Received: {schedule!r}"
+            )
+    return {
+        name: float(schedule) if isinstance(schedule, numbers.Real) else schedule
+        for name, schedule in schedules.items()
+    }

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_bp.callbacks import GradientMonitor
+from keras_bp.callbacks import GradientMonitor, TrainingHealth
 
 L = keras.layers
 optimizers = keras.optimizers
@@ -311,3 +311,29 @@ def test_model_without_an_optimizer(data, tmp_path):
     model.compile(None, "mse")
     with pytest.raises(ValueError, match=r"compiled with an optimizer.*Received: model"):
         fit(model, data, GradientMonitor(tmp_path))
+
+
+def test_a_fit_inside_a_fit(data, tmp_path, read_events):
+    """The inner one ends the file, and the outer one goes on in a file of its own."""
+    model, monitor = small_model(), GradientMonitor(tmp_path)
+    inner = At(1, lambda model: fit(model, data, monitor))
+    fit(model, data, inner, monitor)
+    assert sorted(read_events(tmp_path)["gradient_norm/global"]) == list(range(1, 11))
+
+
+class OwnUpdate(keras.Model):
+    """Its train step leaves the optimizer out."""
+
+    def train_step(self, data):
+        self.optimizer.iterations.assign_add(1)
+        return {"loss": keras.ops.mean(self(data[0]))}
+
+
+@pytest.mark.parametrize("callback", [GradientMonitor, TrainingHealth])
+def test_a_train_step_without_the_optimizer_is_told(callback, data, tmp_path):
+    x = keras.Input((4,))
+    model = OwnUpdate(x, L.Dense(1)(x), name="net")
+    model.compile("sgd", "mse", jit_compile=False)
+    message = f"{callback.__name__} saw no update: .* 'net' does not call `apply`"
+    with pytest.warns(RuntimeWarning, match=message):
+        fit(model, data, callback(log_dir=tmp_path))

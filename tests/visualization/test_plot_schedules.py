@@ -52,7 +52,7 @@ def test_given_schedules_are_drawn():
     given = {
         "ours": schedules.LinearDecay(0.5, 100),
         "Keras's": keras.optimizers.schedules.CosineDecay(0.5, 100, warmup_steps=10),
-        "constant": 0.3,
+        "constant": np.float32(0.3),
     }
     (ax,) = plot_schedules(given, epochs=10, steps_per_epoch=20).axes
     lines = _lines(ax)
@@ -94,6 +94,7 @@ OF_BOTH = [
     (dict(schedules={}), TypeError, "`schedules` must be a mapping of one or more"),
     (dict(schedules={"a": "cosine"}), TypeError, r"`schedules\['a'\]` must be .*'cosine'"),
     (dict(schedules={"a": True}), TypeError, r"`schedules\['a'\]` must be .*True"),
+    (dict(schedules={"a": np.nan}), ValueError, r"`schedules\['a'\]` must be finite.*nan"),
     (dict(epochs=0), ValueError, "`epochs` must be an integer of 1"),
     (dict(epochs=2.0), TypeError, "`epochs` must be an integer"),
 ]
