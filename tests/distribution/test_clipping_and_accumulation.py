@@ -1,0 +1,70 @@
+"""Clipping, accumulation and averages over 50 steps on two replicas, and on one device."""
+
+import pytest
+from distribution_cases import BOUND, WORDS, by_fit, by_loop, difference, small, with_words
+
+from keras_bp import optimizers
+
+# Bounds that most of the gradients of `small` exceed.
+OPTIONS = {
+    "clipvalue": {"clipvalue": 0.05},
+    "clipnorm": {"clipnorm": 0.15},
+    "global_clipnorm": {"global_clipnorm": 0.4},
+    "accumulation": {"gradient_accumulation_steps": 4},
+    "all": {
+        "gradient_accumulation_steps": 4,
+        "global_clipnorm": 0.4,
+        "weight_decay": 0.01,
+        "use_ema": True,
+        "ema_momentum": 0.9,
+        "ema_overwrite_frequency": 5,
+    },
+}
+# What a class refuses beside a table whose rows it defers.
+DEFERRED = {"gradient_accumulation_steps": 4, "global_clipnorm": 0.4}
+NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
+BY_ROWS = ("LazyAdam", "DeferredAdam")
+
+
+def sgd(name):
+    """SGD, on which every bound tells: Adam undoes a constant factor."""
+    return lambda: optimizers.SGD(0.5, **OPTIONS[name])
+
+
+@pytest.mark.parametrize(
+    "way, name",
+    [
+        *((by_loop, name) for name in OPTIONS),
+        (by_fit, "all"),
+        *(
+            pytest.param(by_fit, n, marks=pytest.mark.long)
+            for n in ("clipvalue", "clipnorm", "global_clipnorm", "accumulation")
+        ),
+    ],
+)
+def test_two_replicas_are_one(way, name, replicas):
+    """50 steps are 12 updates of 4 micro-steps, and a last one of 2."""
+    two, one = (way(strategy, small, sgd(name)) for strategy in (replicas, None))
+    assert difference(two, one) < BOUND
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_tells(name):
+    """Far more than the bound above: it would show an option that one of the two ignores."""
+    plain = by_loop(None, small, lambda: optimizers.SGD(0.5))
+    assert difference(by_loop(None, small, sgd(name)), plain) > 1000 * BOUND
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in BY_ROWS else pytest.param(n, marks=pytest.mark.long) for n in NAMES],
+)
+def test_every_optimizer_with_a_table(name, replicas):
+    """Of repeated ids, within a replica and across the two."""
+    options = DEFERRED if name == "DeferredAdam" else OPTIONS["all"]
+
+    def optimizer():
+        return getattr(optimizers, name)(0.02, **options)
+
+    two, one = (by_loop(s, with_words, optimizer, WORDS) for s in (replicas, None))
+    assert difference(two, one) < BOUND

@@ -1,0 +1,84 @@
+"""Two replicas train as one device with the global batch: every layer, every loss, 50 steps."""
+
+import keras
+from distribution_cases import BOUND, IDS, LABELS, WORDS, X, by_fit, by_loop, difference, small
+
+from keras_bp import layers, losses, optimizers
+
+
+def every_layer():
+    """A network of all layers, and one output for each loss."""
+    keras.utils.set_random_seed(1)
+    x, words = keras.Input((6,), name="x"), keras.Input((3,), dtype="int32", name="words")
+    hidden = layers.Dense(8, "tanh", name="hidden")(x)
+    # One mask for all rows: it is the same however they are shared out.
+    dropped = layers.Dropout(0.3, noise_shape=(1, None), seed=3, name="dropout")(hidden)
+    parts = [
+        layers.BatchNormalization(synchronized=True, name="batch")(hidden),
+        layers.LayerNormalization(name="layer")(dropped),
+        layers.GroupNormalization(2, name="group")(hidden),
+        keras.layers.Flatten()(layers.Embedding(IDS, 2, name="embedding")(words)),
+        keras.layers.Flatten()(layers.DeferredEmbedding(IDS, 2, name="deferred")(words)),
+    ]
+    joined = keras.layers.Concatenate()(parts)
+    outputs = {
+        "binary": layers.Dense(3, "sigmoid", name="binary")(joined),
+        "categorical": layers.Dense(3, "softmax", name="categorical")(joined),
+        "sparse": layers.Dense(3, name="sparse")(joined),
+    }
+    return keras.Model({"x": x, "words": words}, outputs)
+
+
+def every_loss():
+    return {
+        "binary": losses.BinaryCrossentropy(),
+        "categorical": losses.CategoricalCrossentropy(label_smoothing=0.1),
+        "sparse": losses.SparseCategoricalCrossentropy(from_logits=True),
+    }
+
+
+def test_every_layer_and_loss(replicas):
+    hot = keras.utils.to_categorical(LABELS).astype("float32")
+    data = {"x": X, "words": WORDS}, {"binary": hot, "categorical": hot, "sparse": LABELS}
+    two, one = (
+        by_fit(strategy, every_layer, lambda: optimizers.Adam(0.01), *data, every_loss)
+        for strategy in (replicas, None)
+    )
+    assert {type(layer).__name__ for layer in two[2].layers} >= set(layers.__all__)
+    assert {type(loss).__name__ for loss in every_loss().values()} == set(losses.__all__)
+    assert sum(one[0][-10:]) < 0.7 * sum(one[0][:10])
+    assert difference(two, one) < BOUND
+
+
+def test_fit_and_a_loop_make_the_same_steps(replicas):
+    def optimizer():
+        return optimizers.Adam(0.01, global_clipnorm=0.5)
+
+    fit, loop = (way(replicas, small, optimizer) for way in (by_fit, by_loop))
+    # The loop divides the sum by the rows, a power of two, and fit the two halves by theirs.
+    assert difference(fit, loop) == 0
+
+
+def test_statistics_that_are_not_synchronized_are_seen(replicas):
+    """Each replica has its own batch's then: what the bound is there to find."""
+
+    def optimizer():
+        return optimizers.Adam(0.01)
+
+    two = by_loop(replicas, lambda: small(synchronized=False), optimizer)
+    assert difference(two, by_loop(None, small, optimizer)) > 1000 * BOUND
+
+
+def test_dropout_draws_as_keras_does(replicas):
+    """One device draws another mask for the rows, so that Keras's layer is what to compare with."""
+
+    def network(library):
+        keras.utils.set_random_seed(1)
+        parts = [layers.Dense(8, "tanh"), library.Dropout(0.4, seed=3), layers.Dense(3)]
+        return keras.Sequential([keras.Input((6,)), *parts])
+
+    ours, theirs = (
+        by_fit(replicas, lambda library=library: network(library), lambda: optimizers.SGD(0.1))
+        for library in (layers, keras.layers)
+    )
+    assert difference(ours, theirs) < BOUND
