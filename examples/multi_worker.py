@@ -5,7 +5,8 @@ machine with TF_CONFIG set and a --directory that all of them share. `model.fit`
 several workers in Keras 3.15, and so this is the loop: it takes Keras's callbacks, which the chief
 alone calls, records the gradients with GradientMonitor, saves every few steps with
 `tf.train.CheckpointManager`, and continues from the newest checkpoint. The data are a function of
-the epoch: a restart skips the steps that are done.
+the epoch: a restart skips the steps that are done. A worker that does not come up, or that runs
+other code, is an error at the start.
 """
 
 import argparse
@@ -42,6 +43,54 @@ def start_workers(number, arguments, seconds):
             worker.wait()
 
 
+def make_model():
+    """Return the network: the same first weights in every process."""
+    import keras
+
+    from keras_bp.layers import BatchNormalization, Dense, Dropout
+
+    keras.utils.set_random_seed(SEED)
+    model = keras.Sequential([keras.Input((64,)), Dense(128, "relu", name="hidden")])
+    model.add(BatchNormalization(synchronized=True, name="norm"))
+    model.add(Dropout(0.2, seed=SEED, name="dropout"))
+    model.add(Dense(10, name="logits"))
+    return model
+
+
+def checkpoints(done, variables, directory):
+    """Return the manager of the checkpoints in a directory."""
+    import tensorflow as tf
+
+    # The names tell a checkpoint of another model or optimizer.
+    values = {f"{place}_{v.path.replace('/', '.')}": v.value for place, v in enumerate(variables)}
+    checkpoint = tf.train.Checkpoint(done=done, **values)
+    return tf.train.CheckpointManager(checkpoint, directory, max_to_keep=2)
+
+
+def restore_newest(checkpoint, directory):
+    """Load the newest checkpoint that can be read, if there is one."""
+    import tensorflow as tf
+
+    state = tf.train.get_checkpoint_state(directory)
+    for path in reversed(state.all_model_checkpoint_paths if state else []):
+        try:
+            reader = tf.train.load_checkpoint(path)
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)  # which compares its checksum
+        except (tf.errors.OpError, OSError, ValueError, LookupError) as error:
+            print(f"{path} cannot be read; the one before it is tried: {error}", flush=True)
+            continue
+        try:
+            return checkpoint.restore(path).assert_consumed()
+        except (AssertionError, ValueError) as error:  # other names, other shapes
+            raise ValueError(
+                "--directory must hold checkpoints of the same model and optimizer. "
+                f"Received: {path} ({error})"
+            ) from error
+    if state:
+        raise ValueError(f"--directory holds no checkpoint that can be read. Received: {directory}")
+
+
 def train(options):
     """Train as one of the workers that TF_CONFIG names."""
     import keras
@@ -49,24 +98,33 @@ def train(options):
     from sklearn.datasets import load_digits
 
     from keras_bp.callbacks import GradientMonitor
-    from keras_bp.layers import BatchNormalization, Dense, Dropout
     from keras_bp.losses import SparseCategoricalCrossentropy
     from keras_bp.optimizers import AdamW
     from keras_bp.schedules import WarmupCosine
+    from keras_bp.workers import check_same, multi_worker_strategy
 
     # Before anything else: the workers find one another here, or give up.
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    chief = strategy.cluster_resolver.task_id == 0
-    keras.utils.set_random_seed(SEED)  # the same first weights everywhere
+    strategy = multi_worker_strategy(options.connect_seconds)
+    workers, index = strategy.num_replicas_in_sync, strategy.cluster_resolver.task_id
+    chief = index == 0
+    if GLOBAL_BATCH % workers:
+        raise ValueError(
+            "The global batch must be divisible by the workers. "
+            f"Received: {GLOBAL_BATCH} examples, {workers} workers"
+        )
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype("float32")
     steps = len(x) // GLOBAL_BATCH
+    check_same(
+        strategy,
+        code=pathlib.Path(__file__).read_text(),
+        options=[options.epochs, options.save_every],
+        examples=len(x),
+        variables=[f"{v.path} {v.shape} {v.dtype}" for v in make_model().variables],
+    )
 
     with strategy.scope():
-        model = keras.Sequential([keras.Input((64,)), Dense(128, "relu", name="hidden")])
-        model.add(BatchNormalization(synchronized=True, name="norm"))
-        model.add(Dropout(0.2, seed=SEED, name="dropout"))
-        model.add(Dense(10, name="logits"))
+        model = make_model()
         rate = WarmupCosine(3e-3, options.epochs * steps, steps)
         optimizer = AdamW(rate, global_clipnorm=1.0)
         optimizer.build(model.trainable_variables)
@@ -81,8 +139,7 @@ def train(options):
         """Return this worker's share of an epoch's batches."""
         data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=epoch)
         data = data.batch(GLOBAL_BATCH, drop_remainder=True)
-        number, index = strategy.num_replicas_in_sync, strategy.cluster_resolver.task_id
-        return data.map(lambda x, y: (x[index::number], y[index::number]))
+        return data.map(lambda x, y: (x[index::workers], y[index::workers]))
 
     @tf.function
     def step(batch):
@@ -100,17 +157,12 @@ def train(options):
         return strategy.reduce("SUM", loss, axis=None)
 
     # The chief's checkpoints count; the others write too, since saving may ask all for a value.
-    values = {f"v{i}": v.value for i, v in enumerate(model.variables + optimizer.variables)}
-    checkpoint = tf.train.Checkpoint(done=done, **values)
     shared = str(options.directory / "checkpoints")
-    task = strategy.cluster_resolver.task_id
-    folder = shared if chief else str(options.directory / f"not_the_chiefs_{task}")
-    manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=2)
-    newest = tf.train.latest_checkpoint(shared)
-    if newest:
-        checkpoint.restore(newest)
-        if chief:
-            print(f"continues after step {int(done.numpy())}", flush=True)
+    folder = shared if chief else str(options.directory / f"not_the_chiefs_{index}")
+    manager = checkpoints(done, model.variables + optimizer.variables, folder)
+    restore_newest(manager.checkpoint, shared)
+    if chief and int(done.numpy()):
+        print(f"continues after step {int(done.numpy())}", flush=True)
 
     callbacks = keras.callbacks.CallbackList([monitor] if chief else [], model=model)
     callbacks.on_train_begin()
@@ -142,6 +194,9 @@ def main(arguments=None):
     parser.add_argument("--save-every", type=int, default=10, help="steps between checkpoints")
     parser.add_argument("--directory", type=pathlib.Path, default="tb_logs/multi_worker")
     parser.add_argument("--seconds", type=float, default=600, help="time limit of the workers")
+    parser.add_argument(
+        "--connect-seconds", type=float, default=60, help="how long the others may take to come up"
+    )
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
@@ -151,6 +206,7 @@ def main(arguments=None):
         return train(options)
     own = ["--epochs", str(options.epochs), "--save-every", str(options.save_every)]
     own += ["--directory", str(options.directory)]
+    own += ["--connect-seconds", str(options.connect_seconds)]
     sys.exit(start_workers(options.workers, own, options.seconds))
 
 

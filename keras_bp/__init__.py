@@ -28,6 +28,7 @@ from keras_bp import (
     reference,
     schedules,
     visualization,
+    workers,
 )
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
 from keras_bp.learning_rate_finder import LearningRateCurve, find_learning_rate
@@ -48,4 +49,5 @@ __all__ = [
     "reference",
     "schedules",
     "visualization",
+    "workers",
 ]

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_bp"
 
 FLOORS = [
     {"ops", "gradients", "reference", "_arguments", "_deferred_rows", "_registration", "_xla"},
-    {"layers", "losses", "optimizers", "schedules", "gradient_check"},
+    {"layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},
     {"callbacks", "learning_rate_finder", "multitask", "visualization"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

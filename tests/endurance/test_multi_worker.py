@@ -1,8 +1,10 @@
 """examples/multi_worker.py: two workers, one of which is killed, end as two that were not."""
 
+import argparse
 import os
 import pathlib
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,9 +13,10 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import keras_bp  # noqa: F401  for load_model
+import keras_bp
 
 EXAMPLE = pathlib.Path(__file__).parent.parent.parent / "examples" / "multi_worker.py"
 
@@ -98,3 +101,58 @@ def test_no_worker_is_an_error():
     process = start("nowhere", "--workers", "0")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and "--workers must be at least 1" in output
+
+
+def test_a_batch_that_cannot_be_divided(monkeypatch):
+    class ThreeWorkers:
+        num_replicas_in_sync = 3
+        cluster_resolver = argparse.Namespace(task_id=1)
+
+    example = runpy.run_path(str(EXAMPLE))
+    monkeypatch.setattr(keras_bp.workers, "multi_worker_strategy", lambda seconds: ThreeWorkers())
+    with pytest.raises(ValueError, match=r"divisible by the workers. Received: 64 .*, 3 workers"):
+        example["train"](argparse.Namespace(connect_seconds=1))
+
+
+def checkpoint_of(optimizer, directory):
+    """The example's checkpoint, of a small model."""
+    example = runpy.run_path(str(EXAMPLE))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="out")], name="net")
+    optimizer.build(model.trainable_variables)
+    done = tf.Variable(0, dtype=tf.int64)
+    manager = example["checkpoints"](done, model.variables + optimizer.variables, directory)
+    return example["restore_newest"], manager, done
+
+
+@pytest.fixture
+def two_saved(tmp_path):
+    """Checkpoints after steps 5 and 10."""
+    _, manager, done = checkpoint_of(keras.optimizers.Adam(name="adam"), str(tmp_path))
+    for step in (5, 10):
+        done.assign(step)
+        manager.save(checkpoint_number=step)
+    return tmp_path
+
+
+def test_a_corrupt_checkpoint_is_passed_over(two_saved, capsys):
+    restore, manager, done = checkpoint_of(keras.optimizers.Adam(name="adam"), str(two_saved))
+    restore(manager.checkpoint, str(two_saved))
+    assert done.numpy() == 10 and capsys.readouterr().out == ""
+    for step, found in ((10, 5), (5, None)):
+        done.assign(0)
+        [file] = two_saved.glob(f"ckpt-{step}.data-*")
+        file.write_bytes(file.read_bytes()[:-20])
+        if found is None:
+            with pytest.raises(ValueError, match="holds no checkpoint that can be read. Received"):
+                restore(manager.checkpoint, str(two_saved))
+            continue
+        restore(manager.checkpoint, str(two_saved))
+        assert done.numpy() == found
+        assert re.search(r"ckpt-10 cannot be read; the one before", capsys.readouterr().out)
+
+
+def test_a_checkpoint_of_another_optimizer(two_saved):
+    # Of the same number and shapes of variables.
+    restore, manager, _ = checkpoint_of(keras.optimizers.Lamb(), str(two_saved))
+    with pytest.raises(ValueError, match=r"same model and optimizer. Received: .*ckpt-10"):
+        restore(manager.checkpoint, str(two_saved))

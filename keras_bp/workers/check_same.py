@@ -1,0 +1,67 @@
+"""What must be the same on all workers."""
+
+import json
+
+import tensorflow as tf
+
+
+def check_same(strategy, **facts):
+    """Check that all workers of a strategy have the same facts.
+
+    With other code, options, or shapes of variables on one of them, workers would wait for one
+    another in different operations, end with an error about something else, or train on without
+    one: call this on all of them before the model is made in the strategy's scope.
+
+    Args:
+        strategy: the `tf.distribute.Strategy`.
+        **facts: what to compare, under names for the error: strings, numbers, lists and
+            dictionaries, or what `str` tells apart.
+
+    Raises:
+        ValueError: on all workers alike, if they differ.
+
+    Example:
+        >>> strategy = tf.distribute.get_strategy()  # here with one worker
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> variables = [f"{v.path} {v.shape} {v.dtype}" for v in model.variables]
+        >>> keras_bp.workers.check_same(strategy, batch_size=64, variables=variables)
+    """
+    text = json.dumps(facts, default=str).encode()
+    lengths = _gathered(strategy, [len(text)])
+    texts = _gathered(strategy, list(text.ljust(lengths.max())))
+    _compare([json.loads(bytes(row.tolist())) for row in texts.reshape(len(lengths), -1)])
+
+
+def _gathered(strategy, values):
+    """Return the values of all replicas, one after another."""
+    values = tf.constant(values, tf.int32)
+    gathered = strategy.run(
+        lambda: tf.distribute.get_replica_context().all_gather(tf.identity(values), axis=0)
+    )
+    return strategy.experimental_local_results(gathered)[0].numpy()
+
+
+def _compare(all_facts):
+    first = all_facts[0]
+    for number, other in enumerate(all_facts):
+        for name in {**first, **other}:
+            missing = "nothing"
+            one, two = first.get(name, missing), other.get(name, missing)
+            if one != two:
+                one, two = _difference(one, two)
+                raise ValueError(
+                    f"All workers must have the same `{name}`. Received: {one} on worker 0, "
+                    f"{two} on worker {number}"
+                )
+
+
+def _difference(one, two):
+    """Return both values, or of two texts or lists the first lines or members that differ."""
+    if isinstance(one, str) and isinstance(two, str):
+        one, two = one.splitlines(), two.splitlines()
+    if isinstance(one, list) and isinstance(two, list):
+        for place in range(max(len(one), len(two))):
+            parts = [repr(v[place]) if place < len(v) else "no more" for v in (one, two)]
+            if parts[0] != parts[1]:
+                return [f"{part} (number {place})" for part in parts]
+    return repr(one), repr(two)
