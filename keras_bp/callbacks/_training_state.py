@@ -15,8 +15,8 @@ class TrainingState:
 
     Of the model its weights and seed generators (metrics begin anew in each epoch), of the
     optimizer all its variables, and of Keras its global seed generator; of Python and NumPy the
-    state of their global random generators; of callbacks their attributes that are numbers, strings
-    or lists of arrays.
+    state of their global random generators; of callbacks their attributes that are numbers,
+    strings, arrays, or lists, tuples and dictionaries of these.
 
     Args:
         model: a built and compiled `keras.Model` whose optimizer is built.
@@ -90,7 +90,8 @@ def _attributes(callback):
 
     Keras's callbacks change the sign of `min_delta`, an argument, each time they begin.
     """
-    given = inspect.signature(type(callback).__init__).parameters
+    given = {*inspect.signature(type(callback).__init__).parameters}
+    given |= {*vars(keras.callbacks.Callback())}  # the model, and what `fit` was called with
     encoded = {n: _encoded(value) for n, value in vars(callback).items() if n not in given}
     return {name: value for name, value in encoded.items() if value is not _UNKNOWN}
 
@@ -99,23 +100,34 @@ _UNKNOWN = object()
 
 
 def _encoded(value):
-    """Return a plain value, or a list of arrays, in a form for JSON, or `_UNKNOWN`."""
-    if isinstance(value, np.generic) and value.ndim == 0:
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
+    """Return a value in a form for JSON, or `_UNKNOWN`.
+
+    Plain values stand for themselves, all others are a dictionary with the name of their kind.
+    """
+    if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
-        return {"arrays": [_as_text(array) for array in value]}
+    if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+        return {"array": _as_text(value)}
+    if type(value) in (list, tuple):
+        parts = [_encoded(part) for part in value]
+        known = all(part is not _UNKNOWN for part in parts)
+        return {type(value).__name__: parts} if known else _UNKNOWN
+    if type(value) is dict and all(type(key) is str for key in value):
+        parts = {key: _encoded(part) for key, part in value.items()}
+        known = all(part is not _UNKNOWN for part in parts.values())
+        return {"dict": parts} if known else _UNKNOWN
     return _UNKNOWN
 
 
 def _decoded(value):
-    if isinstance(value, dict):
-        return [
-            np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
-            for text in value["arrays"]
-        ]
-    return value
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "array":
+        return np.load(io.BytesIO(base64.b64decode(content)), allow_pickle=False)[()]
+    if kind == "dict":
+        return {key: _decoded(part) for key, part in content.items()}
+    return {"list": list, "tuple": tuple}[kind](_decoded(part) for part in content)
 
 
 def _as_text(array):

@@ -45,8 +45,9 @@ class ResumableTraining(keras.callbacks.Callback):
         directory: string or `os.PathLike`, where the checkpoints are; made if it does not exist.
             One for each training.
         callbacks: list of other callbacks of the same `fit` whose counts are saved too, such as
-            `EarlyStopping` and `ReduceLROnPlateau`: attributes that are numbers, strings or lists
-            of arrays. Defaults to none.
+            `EarlyStopping` and `ReduceLROnPlateau`: attributes that are numbers, strings, arrays,
+            or lists, tuples and dictionaries of these. Place this callback after them. Defaults to
+            none.
 
     Raises:
         TypeError: if an argument is of another kind.

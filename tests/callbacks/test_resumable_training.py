@@ -86,6 +86,32 @@ def test_resumed_is_uninterrupted(name, options, data, tmp_path):
     assert resumed.history == history.history and resumed.epoch == [0, 1, 2, 3]
 
 
+class Counts(keras.callbacks.Callback):
+    """Holds all that a callback may count."""
+
+    def on_train_begin(self, logs=None):
+        self.weights, self.losses, self.best = None, [], {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The scalars among the weights come as NumPy's numbers, not as arrays.
+        self.weights = [np.float32(epoch), np.full(3, epoch)]
+        self.losses.append(logs["loss"])
+        self.best["loss"] = np.float64(min(self.losses)), None, "min", epoch > 1
+
+
+def test_what_other_callbacks_have_counted(data, tmp_path):
+    counts = [Counts() for _ in range(3)]
+    fit(make_model(), data, counts[0])
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), data, counts[1], ResumableTraining(tmp_path, counts[1:2]), Cut(2, 1))
+    fit(make_model(), data, counts[2], ResumableTraining(tmp_path, counts[2:3]), epochs=2)
+    whole, cut, resumed = map(vars, counts)
+    for name in ("weights", "losses", "best"):
+        np.testing.assert_equal(resumed[name], cut[name])
+    assert resumed["losses"] == whole["losses"][:2] and type(resumed["weights"][0]) is np.float32
+    assert type(resumed["best"]["loss"]) is tuple and resumed["params"]["epochs"] == 2
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_data_by_the_epoch(seed, data, tmp_path):
     orders = []
