@@ -211,12 +211,14 @@ class StepRecorder:
 
     def _applied(self, squares, own, received):
         """Return the squared norm of all gradients as the rules receive them, after clipping."""
-        total = tf.reduce_sum(squares)
+        total, unclipped = tf.zeros((), squares.dtype), set(range(len(self.variables)))
         for rule in filter(clips, self.rules):
             its = [i for i, v in enumerate(self.variables) if is_of(rule, v)]
             parts = [[gradients[i] for i in its] for gradients in (received, own)]
-            total += applied_square(rule, *parts) - tf.reduce_sum(tf.gather(squares, its))
-        return total
+            total += applied_square(rule, *parts)
+            unclipped.difference_update(its)
+        # Added up, not taken off the sum of all: beside the square of 1e8 a clipped 1 is nothing.
+        return total + tf.reduce_sum(tf.gather(squares, tf.constant(sorted(unclipped), tf.int32)))
 
     def _count(self, received, outputs):
         """Return a histogram for each gradient and each layer's outputs."""

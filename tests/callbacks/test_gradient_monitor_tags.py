@@ -143,6 +143,19 @@ def test_applied_norm_of_repeated_rows(library, tmp_path, read_events):
 
 
 @pytest.mark.parametrize("library", [keras, keras_bp], ids=lambda library: library.__name__)
+def test_applied_norm_of_an_exploded_gradient(library, tmp_path, read_events):
+    """Beside 1e18, the square of what is received, the 1 that is left is rounding in float64."""
+    x, y = np.array([[0.6e9, 0.8e9]], "float32"), np.zeros((1, 1), "float32")
+    model = keras.Sequential([keras.Input((2,)), L.Dense(1, use_bias=False, name="d")])
+    optimizer = library.optimizers.SGD(1.0, global_clipnorm=1.0)
+    model.compile(optimizer, lambda y, p: p, jit_compile=False)
+    fit(model, (x, y), GradientMonitor(tmp_path))
+    events = read_events(tmp_path)
+    np.testing.assert_allclose(events["gradient_norm/global"][1], 1e9, rtol=1e-6)
+    np.testing.assert_allclose(events["gradient_norm_applied/global"][1], 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("library", [keras, keras_bp], ids=lambda library: library.__name__)
 def test_applied_norm_over_replicas(library, tmp_path, read_events, replicas):
     """Keras clips before it sums over the replicas (K4)."""
     x = np.array([[3.0, 0.0], [0.0, 4.0]], "float32")
