@@ -1,0 +1,144 @@
+"""Trainings in which every public layer, loss, optimizer and schedule takes part."""
+
+import contextlib
+import inspect
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_bp
+
+CLASSES, ROWS, STEPS = 3, 7, 4
+EMBEDDINGS = ("DeferredEmbedding", "Embedding")
+
+# What a layer is made with; `synchronized`, so that two replicas are as one device.
+LAYERS = {
+    "BatchNormalization": {"synchronized": True, "momentum": 0.8},
+    "DeferredEmbedding": {"input_dim": ROWS, "output_dim": 4},
+    "Dense": {"units": 6, "activation": "tanh", "kernel_regularizer": "l2"},
+    "Dropout": {"rate": 0.3, "seed": 5},
+    "Embedding": {"input_dim": ROWS, "output_dim": 4},
+    "GroupNormalization": {"groups": 2, "epsilon": 1e-4},
+    "LayerNormalization": {"epsilon": 1e-4},
+}
+# The activation before it.
+LOSSES = {
+    "BinaryCrossentropy": "sigmoid",
+    "CategoricalCrossentropy": "softmax",
+    "SparseCategoricalCrossentropy": "softmax",
+}
+# An option for some, so that a file has to keep it.
+OPTIMIZERS = {
+    "SGD": {"momentum": 0.5},
+    "Adam": {"clipnorm": 0.5},
+    "AdamW": {"weight_decay": 0.01, "exclude_from_decay": "bias_and_normalization"},
+    "DeferredAdam": {},
+    "Lamb": {"global_clipnorm": 1.0},
+    "LazyAdam": {},
+    "Momentum": {"gradient_accumulation_steps": 2},
+    "Nesterov": {},
+    "RMSprop": {"centered": True},
+    "ScheduleFreeAdamW": {},
+}
+SCHEDULES = {
+    "CosineAnnealing": (0.05, 8),
+    "CosineRestarts": (0.05, 2),
+    "Cyclical": (0.01, 0.05, 2),
+    "ExponentialDecay": (0.05, 2, 0.5),
+    "GPT3": (0.05, 16.0, 90.0),
+    "LinearDecay": (0.05, 8),
+    "OneCycle": (0.05, 8),
+    "Sequential": ([0.01, 0.05], [2]),
+    "StepDecay": (0.05, 2, 0.5),
+    "Warmup": (0.05, 2),
+    "WarmupCosine": (0.05, 8, 2),
+}
+# Each name of a kind stands in one of them at least; DeferredAdam beside its embedding.
+TRAININGS = [
+    ("BatchNormalization", "BinaryCrossentropy", "SGD", "CosineAnnealing"),
+    ("DeferredEmbedding", "CategoricalCrossentropy", "DeferredAdam", "CosineRestarts"),
+    ("Dense", "SparseCategoricalCrossentropy", "Adam", "Cyclical"),
+    ("Dropout", "SparseCategoricalCrossentropy", "AdamW", "ExponentialDecay"),
+    ("Embedding", "BinaryCrossentropy", "LazyAdam", "GPT3"),
+    ("GroupNormalization", "CategoricalCrossentropy", "Lamb", "LinearDecay"),
+    ("LayerNormalization", "SparseCategoricalCrossentropy", "Momentum", "OneCycle"),
+    ("Dense", "BinaryCrossentropy", "Nesterov", "Sequential"),
+    ("Embedding", "CategoricalCrossentropy", "RMSprop", "StepDecay"),
+    ("LayerNormalization", "BinaryCrossentropy", "ScheduleFreeAdamW", "Warmup"),
+    ("BatchNormalization", "CategoricalCrossentropy", "SGD", "WarmupCosine"),
+]
+KINDS = {
+    "layers": [layer for layer, _, _, _ in TRAININGS],
+    "losses": [loss for _, loss, _, _ in TRAININGS],
+    "optimizers": [optimizer for _, _, optimizer, _ in TRAININGS],
+    "schedules": [schedule for _, _, _, schedule in TRAININGS],
+}
+
+_generator = np.random.default_rng(0)
+NUMBERS = _generator.normal(size=(16, 3, 4)).astype("float32")
+IDS = _generator.integers(0, ROWS, (16, 3)).astype("int32")
+LABELS = _generator.integers(0, CLASSES, 16)
+FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
+
+
+def public_classes(module=keras_bp, prefix=""):
+    """Return all classes that `__all__` names, here and in the modules that it names."""
+    found = {}
+    for name in module.__all__:
+        item = getattr(module, name)
+        if inspect.ismodule(item):
+            found |= public_classes(item, f"{prefix}{name}.")
+        elif inspect.isclass(item):
+            found[prefix + name] = item
+    return found
+
+
+def data(training):
+    """Return the inputs and labels of a training."""
+    layer, loss, _, _ = training
+    one_hot = loss != "SparseCategoricalCrossentropy"
+    labels = np.eye(CLASSES, dtype="float32")[LABELS] if one_hot else LABELS
+    return IDS if layer in EMBEDDINGS else NUMBERS, labels
+
+
+def make_optimizer(name, schedule):
+    rate = getattr(keras_bp.schedules, schedule)(*SCHEDULES[schedule])
+    return getattr(keras_bp.optimizers, name)(rate, **OPTIMIZERS[name])
+
+
+def make_model(training, layers=keras_bp.layers, strategy=None, **compile_options):
+    """Return the compiled model; `layers` is the module that its layer is taken from."""
+    layer, loss, optimizer, schedule = training
+    keras.utils.set_random_seed(1)
+    ids = layer in EMBEDDINGS
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = keras.Sequential(
+            [
+                keras.Input((3,), dtype="int32") if ids else keras.Input((3, 4)),
+                getattr(layers, layer)(**LAYERS[layer], name="subject"),
+                keras.layers.Flatten(),
+                keras_bp.layers.Dense(CLASSES, LOSSES[loss], name="head"),
+            ]
+        )
+        cost = getattr(keras_bp.losses, loss)()
+        options = {"jit_compile": False, **compile_options}
+        model.compile(make_optimizer(optimizer, schedule), cost, **options)
+    return model
+
+
+def fit(model, training, epochs=2):
+    x, y = data(training)
+    return model.fit(x, y, epochs=epochs, **FIT).history["loss"]
+
+
+def tape_loop(model, training):
+    """The steps of `fit`, with a GradientTape."""
+    x, y = data(training)
+    for step in range(STEPS):
+        rows = slice(8 * (step % 2), 8 * (step % 2) + 8)
+        with tf.GradientTape() as tape:
+            loss = model.loss(y[rows], model(x[rows], training=True)) + sum(model.losses)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        model.optimizer.apply(gradients, model.trainable_variables)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
