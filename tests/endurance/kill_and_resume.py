@@ -32,7 +32,7 @@ def start(name, directory, result):
         return child
     code = 1
     try:
-        state = trainings.train(name, directory)
+        state = trainings.TRAININGS[name](directory)
         with open(f"{result}.part", "wb") as file:
             np.savez(file, **state)
         os.replace(f"{result}.part", result)
@@ -86,17 +86,18 @@ def main(arguments=None):
     rng = random.Random(options.seed)
     kills = trainings_ended = unequal = 0
     uninterrupted, durations = {}, {}
+    names = list(trainings.TRAININGS)
+    rng.shuffle(names)
     with tempfile.TemporaryDirectory() as folder:
-        for number, name in enumerate(trainings.TRAININGS):
-            os.makedirs(f"{folder}/whole{number}")
-            began = time.monotonic()
-            end_of(start(name, f"{folder}/whole{number}/c", f"{folder}/whole{number}.npz"))
-            durations[name] = time.monotonic() - began
-            uninterrupted[name] = np.load(f"{folder}/whole{number}.npz")
         while kills < options.kills:
-            name = list(trainings.TRAININGS)[trainings_ended % len(trainings.TRAININGS)]
+            name = names[trainings_ended % len(names)]
             own = f"{folder}/{trainings_ended}"
             os.makedirs(own)
+            if name not in uninterrupted:
+                began = time.monotonic()
+                end_of(start(name, f"{own}/whole", f"{own}/whole.npz"))
+                durations[name] = time.monotonic() - began
+                uninterrupted[name] = np.load(f"{own}/whole.npz")
             most = min(10, options.kills - kills)
             done, equal = kill_and_resume(
                 name, uninterrupted[name], durations[name], most, rng, own

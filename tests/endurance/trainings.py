@@ -1,5 +1,7 @@
 """Small trainings that can be killed and started again: what each process of a test runs."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -31,36 +33,79 @@ def _rate():
     return keras_bp.schedules.WarmupCosine(1e-2, 60, 10)
 
 
-# Name: a function that makes an optimizer, and whether the data are tf.data by the epoch.
-TRAININGS = {
-    "adam": (lambda: keras.optimizers.Adam(1e-2), False),
-    "lamb, schedule": (lambda: keras_bp.optimizers.Lamb(_rate()), True),
-    "adamw, accumulation": (
-        lambda: keras_bp.optimizers.AdamW(_rate(), gradient_accumulation_steps=3, use_ema=True),
-        True,
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(1e-2),
+    "lamb, schedule": lambda: keras_bp.optimizers.Lamb(_rate()),
+    "adamw, accumulation": lambda: keras_bp.optimizers.AdamW(
+        _rate(), gradient_accumulation_steps=3, use_ema=True
     ),
-    "deferred adam": (lambda: keras_bp.optimizers.DeferredAdam(1e-2), False),
+    "deferred adam": lambda: keras_bp.optimizers.DeferredAdam(1e-2),
 }
 
 
-def train(name, directory, epochs=EPOCHS):
-    """Train from the newest checkpoint in a directory to the end; return the final state."""
-    make, by_epoch = TRAININGS[name]
+def _model_and_data(name):
+    """Return a compiled model and 40 examples for it."""
     embedding = name == "deferred adam"
-    model = _model(make(), embedding)
+    model = _model(OPTIMIZERS[name](), embedding)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 50, (40, 6)) if embedding else rng.normal(size=(40, 6)).astype("float32")
-    y = (x[:, :1] / 10).astype("float32")
+    return model, x, (x[:, :1] / 10).astype("float32")
+
+
+def _state(model):
+    state = {f"model{i}": v.numpy() for i, v in enumerate(model.variables)}
+    return state | {f"optimizer{i}": v.numpy() for i, v in enumerate(model.optimizer.variables)}
+
+
+def in_fit(name, directory, epochs=EPOCHS):
+    """Train by `fit` from the newest epoch in a directory to the end; return the final state."""
+    model, x, y = _model_and_data(name)
     plateau = keras.callbacks.EarlyStopping("loss", patience=100, restore_best_weights=True)
     resumable = ResumableTraining(directory, callbacks=[plateau])
     options = {"epochs": epochs, "verbose": 0, "callbacks": [plateau, resumable]}
-    if by_epoch:
+    if name in ("lamb, schedule", "adamw, accumulation"):
         pairs = tf.data.Dataset.from_tensor_slices((x, y))
         batches = resumable.by_epoch(lambda epoch: pairs.shuffle(40, seed=epoch).batch(8))
         history = model.fit(batches, shuffle=False, **options)
     else:
         history = model.fit(x, y, batch_size=8, **options)
-    state = {f"model{i}": v.numpy() for i, v in enumerate(model.variables)}
-    state |= {f"optimizer{i}": v.numpy() for i, v in enumerate(model.optimizer.variables)}
-    state |= {f"history {k}": np.array(v) for k, v in history.history.items()}
+    state = _state(model) | {f"history {k}": np.array(v) for k, v in history.history.items()}
     return state | {"best": np.array(plateau.best), "epochs": np.array(history.epoch)}
+
+
+def in_a_loop(name, directory, steps=5 * EPOCHS):
+    """Train by a loop from the newest step in a directory to the end; return the final state."""
+    model, x, y = _model_and_data(name)
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+    pairs = tf.data.Dataset.from_tensor_slices((x, y)).repeat()
+    batches = iter(pairs.shuffle(40, seed=1).batch(8))
+    done = tf.Variable(0, dtype=tf.int64)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        done.assign_add(1)
+
+    # Of Keras's objects as they are, `tf.train.Checkpoint` leaves out seeds and slots.
+    values = {f"v{i}": v.value for i, v in enumerate(model.variables + optimizer.variables)}
+    checkpoint = tf.train.Checkpoint(data=batches, done=done, **values)
+    manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=2)
+    manager.restore_or_initialize()
+    while int(done) < steps:
+        step(*next(batches))
+        if int(done) % 4 == 0:
+            manager.save(checkpoint_number=int(done))
+    optimizer.finalize_variable_values(model.trainable_variables)
+    return _state(model)
+
+
+# Name: a function of a directory that trains to the end.
+TRAININGS = {
+    f"{name}{where}": functools.partial(train, name)
+    for where, train in {"": in_fit, ", loop": in_a_loop}.items()
+    for name in OPTIMIZERS
+}
