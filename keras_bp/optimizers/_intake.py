@@ -20,6 +20,24 @@ from keras_bp.optimizers._update import Update
 class Intake(Update):
     """Takes gradients in: sums them over replicas and micro-steps, and starts the updates."""
 
+    def __setattr__(self, name, value):
+        # keras.optimizers.LossScaleOptimizer sets this to None in the optimizer that it is put
+        # around, and tells it of itself in no other way. A property's setter would not be called:
+        # TensorFlow passes over what does not change an attribute.
+        if name == "loss_scale_factor":
+            self._has_scale_around = value is None and hasattr(self, name)
+        super().__setattr__(name, value)
+
+    def _skips_what_is_not_finite(self):
+        """Tell whether a step with a gradient that is not finite is to be skipped.
+
+        With a scale of its own it is. A LossScaleOptimizer around it looks at the gradient before
+        the sum over the replicas, and takes what it finds in the first replica for all: what is
+        not finite in another one is for us to find.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return self.loss_scale_factor is not None or (self._has_scale_around and replicas > 1)
+
     # In a user's tf.function AutoGraph would rewrite this and all below, to no use.
     @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None):
@@ -45,10 +63,10 @@ class Intake(Update):
                 self._overwrite(values, overwritten)
                 self._take(grads, variables)
 
-            if self.loss_scale_factor is None:
-                take()
-            else:
+            if self._skips_what_is_not_finite():
                 tf.cond(all_finite(grads), take, lambda: None)
+            else:
+                take()
 
     def _pair(self, grads, variables):
         """Return gradients and variables of equal number, without those that have no gradient."""

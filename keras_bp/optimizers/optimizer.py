@@ -13,7 +13,9 @@ class Optimizer(Intake):
 
     1. the sum over the replicas, so that each replica sees the gradient of the global batch;
     2. the division by `loss_scale_factor`; with one, a step with a gradient that is not finite is
-       skipped whole: no variable, slot or sum changes, and the step is not counted;
+       skipped whole: no variable, slot or sum changes, and the step is not counted. Inside a
+       `keras.optimizers.LossScaleOptimizer` it is too, whichever replica's gradient it is (the
+       scale is lowered where the first replica's is not finite);
     3. the sum of a sparse gradient's rows per id;
     4. the mean over `gradient_accumulation_steps` micro-steps: all that follows happens once an
        update;
