@@ -60,6 +60,16 @@ class ResumableTraining(keras.callbacks.Callback):
     resumable = keras_bp.callbacks.ResumableTraining("checkpoints/run1")
     model.fit(x, y, epochs=50, callbacks=[resumable])
     ```
+
+    In a loop of one's own `tf.train.Checkpoint` does the same from the last step saved, if it is
+    given the iterator and all variables (of Keras's objects it leaves out seeds and slots):
+
+    ```python
+    values = {f"v{i}": v.value for i, v in enumerate(model.variables + optimizer.variables)}
+    checkpoint = tf.train.Checkpoint(data=iterator, done=done, **values)
+    manager = tf.train.CheckpointManager(checkpoint, "checkpoints/run1", max_to_keep=2)
+    manager.restore_or_initialize()
+    ```
     """
 
     def __init__(self, directory, callbacks=()):
