@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,23 @@ def test_optimizers_benchmark_runs():
     assert len(lines) == 3
     # The slots take no more memory than Keras's.
     assert all(line[-2] == line[-1] for line in lines)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "arguments, lines",
+    [
+        (["monitor.py", "--turns", "1", "--steps", "20", "--fits", "1", "--epochs", "1"], 8),
+        (["scaling.py", "--steps", "5"], 34),
+    ],
+    ids=["monitor", "scaling"],
+)
+def test_other_benchmarks_run(arguments, lines):
+    run = subprocess.run(
+        [sys.executable, *arguments], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert sum(bool(re.search(r"\d\.\d", line)) for line in run.stdout.splitlines()) >= lines
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid", "softmax", "gelu"])
