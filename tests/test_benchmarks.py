@@ -49,7 +49,7 @@ def test_optimizers_benchmark_runs():
 @pytest.mark.parametrize(
     "arguments, lines",
     [
-        (["monitor.py", "--turns", "1", "--steps", "20", "--fits", "1", "--epochs", "1"], 8),
+        (["monitor.py", "--turns", "1", "--steps", "20", "--fits", "1", "--epochs", "1"], 9),
         (["scaling.py", "--steps", "5"], 34),
     ],
     ids=["monitor", "scaling"],
