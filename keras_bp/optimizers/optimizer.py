@@ -149,4 +149,6 @@ class Optimizer(Intake):
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""
-        return {**super().get_config(), "exclude_from_decay": self.exclude_from_decay or None}
+        # A plain list: Keras tracks the lists of an optimizer, and its own cannot be pickled.
+        patterns = list(self.exclude_from_decay) or None
+        return {**super().get_config(), "exclude_from_decay": patterns}

@@ -1,0 +1,110 @@
+"""One instance of every public class, what it does, and what it is made of."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from trainings import KINDS, LAYERS, SCHEDULES, TRAININGS, make_optimizer
+
+import keras_bp
+from keras_bp import callbacks, reference
+from keras_bp.callbacks import health_rules
+
+_x = np.linspace(-1, 1, 8).reshape(2, 4)
+
+# The base holds no rule, and its documentation says what a rule has to add.
+BASES = {"optimizers.Optimizer"}
+OTHERS = {
+    "GradientCheckReport": lambda: keras_bp.check_gradients(
+        lambda x: tf.reduce_sum(x[0] * x[0]), [tf.Variable([1.0, 2.0])]
+    ),
+    "LearningRateCurve": lambda: keras_bp.LearningRateCurve(
+        np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 2, "end"
+    ),
+    "callbacks.GradientMonitor": lambda: callbacks.GradientMonitor("logs", layers=["head"]),
+    "callbacks.OptimizerSwitch": lambda: callbacks.OptimizerSwitch(0.1, patience=3),
+    "callbacks.ResumableTraining": lambda: callbacks.ResumableTraining("checkpoints"),
+    "callbacks.TrainingDashboard": lambda: callbacks.TrainingDashboard("picture.png"),
+    "callbacks.TrainingHealth": lambda: callbacks.TrainingHealth(["saturation"]),
+    "callbacks.health_rules.Finding": lambda: health_rules.Finding(
+        "saturation", "hidden", 10, 0.9, 0.5, "what", "do"
+    ),
+    **{
+        f"callbacks.health_rules.{name}": getattr(health_rules, name)
+        for name in health_rules.__all__
+        if name != "Finding"
+    },
+    "reference.Adam": lambda: reference.Adam(0.1, beta_1=0.8),
+    "reference.AdamW": lambda: reference.AdamW(0.1),
+    "reference.BatchNormalization": lambda: reference.BatchNormalization(3, momentum=0.8),
+    "reference.BatchNormalizationCache": lambda: reference.BatchNormalizationCache(_x, _x, _x),
+    "reference.Cache": lambda: reference.Cache({1: _x}, {1: _x}, {}),
+    "reference.Gradients": lambda: reference.Gradients({1: _x}, {1: _x}, {1: _x}, {1: _x}),
+    "reference.LAMB": lambda: reference.LAMB(0.1),
+    "reference.Momentum": lambda: reference.Momentum(0.1),
+    "reference.NAG": lambda: reference.NAG(0.1),
+    "reference.Network": lambda: reference.Network([2, 3, 1], keep_prob=0.5),
+    "reference.Optimizer": lambda: reference.Optimizer(0.1),
+    "reference.RMSprop": lambda: reference.RMSprop(0.1),
+    "reference.SGD": lambda: reference.SGD(0.1),
+    "visualization.OptimizerComparison": lambda: keras_bp.visualization.OptimizerComparison(
+        {"Adam": _x}, {"Adam": _x}, {"Adam": _x[:, 0]}, (0, 1)
+    ),
+}
+
+
+def _optimizer(name):
+    schedule = next(t[3] for t in TRAININGS if t[2] == name)
+    return lambda: make_optimizer(name, schedule)
+
+
+def _of(module, name, *arguments, **options):
+    return lambda: getattr(module, name)(*arguments, **options)
+
+
+SERIALIZABLE = {
+    **{f"layers.{n}": _of(keras_bp.layers, n, **LAYERS[n]) for n in KINDS["layers"]},
+    **{f"losses.{n}": _of(keras_bp.losses, n, reduction="sum") for n in KINDS["losses"]},
+    **{f"optimizers.{n}": _optimizer(n) for n in KINDS["optimizers"]},
+    **{f"schedules.{n}": _of(keras_bp.schedules, n, *SCHEDULES[n]) for n in KINDS["schedules"]},
+}
+INSTANCES = {**SERIALIZABLE, **OTHERS}
+
+
+def what_it_does(item):
+    """Return what an instance computes: arrays that differ where it is another one."""
+    if isinstance(item, keras.layers.Layer):
+        ids = isinstance(item, keras_bp.layers.Embedding)
+        x = np.array([[1, 2, 1]]) if ids else np.arange(24.0, dtype="float32").reshape(2, 3, 4)
+        if isinstance(item, keras_bp.layers.Dropout):
+            # As with Keras's, a copy holds the seed, not how far its sequence has come.
+            item.seed_generator.state.assign([item.seed, 0])
+        return [item(x, training=isinstance(item, keras_bp.layers.Dropout)).numpy()]
+    if isinstance(item, keras.losses.Loss):
+        predictions = np.array([[0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], "float32")
+        sparse = type(item).__name__.startswith("Sparse")
+        return [item(np.array([1, 2]) if sparse else np.eye(3)[[1, 2]], predictions).numpy()]
+    if isinstance(item, keras.optimizers.Optimizer):
+        variable = tf.Variable([[1.0, -2.0], [0.5, 3.0]], name="kernel")
+        for step in range(4):
+            item.apply([tf.constant([[0.3, 1.0 - step], [step / 2, -3.0]])], [variable])
+        return [variable.numpy()]
+    if isinstance(item, keras.optimizers.schedules.LearningRateSchedule):
+        return [item(np.arange(12)).numpy()]
+    return []
+
+
+def made_of(item):
+    """Return plain values and arrays for `np.testing.assert_equal`."""
+    if hasattr(item, "get_config"):
+        return [type(item), item.get_config()]
+    if isinstance(item, tf.Variable):
+        return item.numpy()
+    if isinstance(item, np.random.Generator):
+        return made_of(item.bit_generator.state)
+    if isinstance(item, dict):
+        return {key: made_of(value) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        return [made_of(value) for value in item]
+    if type(item).__module__.startswith("keras_bp."):
+        return [type(item), made_of(vars(item))]
+    return item

@@ -1,0 +1,56 @@
+"""Copies, pickles and configurations of every public class are the same again.
+
+A class that is added without a place in `instances.py` makes the first test fail.
+"""
+
+import copy
+import json
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from instances import BASES, INSTANCES, SERIALIZABLE, made_of, what_it_does
+from trainings import public_classes
+
+# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it copies.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_every_class_has_an_instance():
+    classes = public_classes()
+    assert set(INSTANCES) == set(classes) - BASES
+    for name, make in INSTANCES.items():
+        assert type(make()) is classes[name]
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])
+@pytest.mark.parametrize("name", INSTANCES)
+def test_copies(name, how):
+    item = INSTANCES[name]()
+    duplicate = how(item)
+    assert type(duplicate) is type(item) and duplicate is not item
+    np.testing.assert_equal(made_of(duplicate), made_of(item))
+    if isinstance(item, keras.layers.Layer):  # with weights now, which Keras's copies have too
+        what_it_does(item)
+        duplicate = how(item)
+    np.testing.assert_equal(what_it_does(duplicate), what_it_does(item))
+
+
+@pytest.mark.parametrize("name", SERIALIZABLE)
+def test_configurations(name):
+    item = SERIALIZABLE[name]()
+    config = item.get_config()
+    text = json.dumps(keras.saving.serialize_keras_object(item))
+    assert json.loads(text)["registered_name"] == f"keras_bp>{name.split('.')[1]}"
+    assert "lambda" not in text
+    for again in (
+        type(item).from_config(copy.deepcopy(config)),
+        type(item).from_config(pickle.loads(pickle.dumps(config))),
+        keras.saving.deserialize_keras_object(json.loads(text), safe_mode=True),
+    ):
+        assert type(again) is type(item)
+        np.testing.assert_equal(again.get_config(), config)
+        if not name.startswith("layers."):
+            np.testing.assert_equal(what_it_does(again), what_it_does(SERIALIZABLE[name]()))
+    assert item.get_config() == config
