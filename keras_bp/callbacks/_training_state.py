@@ -26,7 +26,7 @@ class TrainingState:
     def __init__(self, model, callbacks):
         self._callbacks = callbacks
         self._classes = [f"callback {type(callback).__name__}" for callback in callbacks]
-        self._classes += [f"optimizer {type(model.optimizer).__name__}"]
+        self._classes += _optimizer_classes(model.optimizer)
         self._classes += [f"layer {type(layer).__name__}" for layer in model.layers]
         variables = {
             "model": model.variables,
@@ -78,6 +78,17 @@ class TrainingState:
         for callback, attributes in zip(self._callbacks, python_side["callbacks"], strict=True):
             for name, value in attributes.items():
                 setattr(callback, name, _decoded(value))
+
+
+def _optimizer_classes(optimizer):
+    """Return its class, and those of the optimizers inside of it, whose variables may look alike.
+
+    A `LossScaleOptimizer` holds one, a `MultiOptimizer` several.
+    """
+    inner = getattr(optimizer, "inner_optimizer", None)
+    members = getattr(optimizer, "optimizers", []) if inner is None else [inner]
+    classes = [f"optimizer {type(optimizer).__name__}"]
+    return classes + [name for member in members for name in _optimizer_classes(member)]
 
 
 def own_tensor(variable):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from resumable_cases import OPTIMIZERS, Cut, cut_and_resumed, fit, make_model, state
 
 import keras_bp
 from keras_bp.callbacks import GradientMonitor, ResumableTraining
@@ -14,56 +15,6 @@ L = keras.layers
 
 # Keras's own, with NumPy 2, where a learning rate is set.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-class Cut(keras.callbacks.Callback):
-    """Ends the process, as far as `fit` can see, in a batch of an epoch."""
-
-    def __init__(self, epoch, batch):
-        super().__init__()
-        self._at = epoch, batch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if (self._epoch, batch) == self._at:
-            raise KeyboardInterrupt
-
-
-def make_model(optimizer=None, units=8, **options):
-    keras.utils.set_random_seed(3)
-    layers = [keras_bp.layers.Dense(units, "relu"), L.BatchNormalization(), L.Dropout(0.4)]
-    model = keras.Sequential([keras.Input((4,)), *layers, L.Dense(1)])
-    model.compile(optimizer or "adam", "mse", **{"jit_compile": False, **options})
-    return model
-
-
-def fit(model, data, *callbacks, epochs=4, **options):
-    options = {"batch_size": 5, "verbose": 0, **options}
-    return model.fit(*data, epochs=epochs, callbacks=list(callbacks), **options)
-
-
-def state(model):
-    return [v.numpy() for v in model.variables + model.optimizer.variables]
-
-
-def cut_and_resumed(make, data, directory, cuts, *callbacks, **options):
-    for cut in cuts:
-        with pytest.raises(KeyboardInterrupt):
-            fit(make(), data, ResumableTraining(directory), Cut(*cut), *callbacks, **options)
-    model = make()
-    history = fit(model, data, ResumableTraining(directory), *callbacks, **options)
-    return model, history
-
-
-OPTIMIZERS = {
-    "adam": lambda: keras.optimizers.Adam(0.01),
-    "lamb": lambda: keras_bp.optimizers.Lamb(keras_bp.schedules.CosineAnnealing(0.01, 20)),
-    "accumulation": lambda: keras_bp.optimizers.AdamW(0.01, gradient_accumulation_steps=3),
-    "average": lambda: keras_bp.optimizers.ScheduleFreeAdamW(0.01),
-    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01)),
-}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -202,20 +153,6 @@ def test_metrics_that_are_arrays(data, tmp_path):
     assert np.shape(history.history["f1_score"]) == (3, 3)
 
 
-def test_the_list_of_checkpoints_is_damaged(data, tmp_path):
-    whole = make_model()
-    fit(whole, data)
-    for damage in ["", None]:
-        directory = tmp_path / str(damage)
-        fit(make_model(), data, ResumableTraining(directory), epochs=2)
-        (directory / "checkpoint").unlink()
-        if damage is not None:
-            (directory / "checkpoint").write_text(damage)
-        model = make_model()
-        fit(model, data, ResumableTraining(directory))
-        np.testing.assert_equal(state(model), state(whole))
-
-
 def test_nothing_stays_and_epochs_are_the_total(data, tmp_path):
     model, resumable = make_model(), ResumableTraining(tmp_path)
     fit(model, data, resumable, epochs=2)
@@ -243,61 +180,3 @@ def test_beside_a_monitor(data, tmp_path, read_events):
             [e.step for e in events if any(v.tag == "loss/batch" for v in e.summary.value)]
         )
     assert steps == [list(range(1, 9)), list(range(6, 16))]
-
-
-def checkpoints(directory):
-    return sorted(directory.glob("epoch-*.data-*"), key=lambda p: int(p.name[6:].split(".")[0]))
-
-
-def test_a_corrupt_checkpoint_is_passed_over(data, tmp_path):
-    whole = make_model()
-    fit(whole, data)
-    with pytest.raises(KeyboardInterrupt):
-        fit(make_model(), data, ResumableTraining(tmp_path), Cut(3, 1))
-    older, newest = checkpoints(tmp_path)
-    newest.write_bytes(newest.read_bytes()[:1000])
-    model = make_model()
-    with pytest.warns(RuntimeWarning, match=r"epoch-3 cannot be read, and one from before"):
-        fit(model, data, ResumableTraining(tmp_path))
-    np.testing.assert_equal(state(model), state(whole))
-
-
-def test_no_checkpoint_can_be_read(data, tmp_path):
-    fit(make_model(), data, ResumableTraining(tmp_path), epochs=2)
-    for path in checkpoints(tmp_path):
-        path.write_bytes(b"")
-    model = make_model()
-    before = state(model)
-    with (
-        pytest.warns(RuntimeWarning, match="cannot be read"),
-        pytest.raises(ValueError, match=r"`directory` holds checkpoints, but none .*Received"),
-    ):
-        fit(model, data, ResumableTraining(tmp_path))
-    np.testing.assert_equal(state(model)[: len(before)], before)
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: make_model(units=9), lambda: make_model("sgd")], ids=["model", "optimizer"]
-)
-def test_a_checkpoint_of_another_model(make, data, tmp_path):
-    fit(make_model(), data, ResumableTraining(tmp_path), epochs=1)
-    with pytest.raises(ValueError, match=r"`directory` .*same model.*Received: .* number \d+ is"):
-        fit(make(), data, ResumableTraining(tmp_path))
-
-
-def test_bad_input(data, tmp_path):
-    with pytest.raises(TypeError, match=r"`directory` must be a path. Received: None"):
-        ResumableTraining(None)
-    with pytest.raises(ValueError, match=r"`directory` must name .*Received: ''"):
-        ResumableTraining("")
-    with pytest.raises(TypeError, match=r"`callbacks` must be a list .*Received: 3"):
-        ResumableTraining("c", callbacks=3)
-    with pytest.raises(TypeError, match=r"`function` must return .*Received: 3"):
-        ResumableTraining("c").by_epoch(lambda epoch: 3)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"`directory` must name .*Received: directory="):
-        fit(make_model(), data, ResumableTraining(tmp_path / "file" / "below"))
-    unbuilt = keras.Sequential([L.Dense(1)])
-    unbuilt.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"needs a model that is built .*Received: model"):
-        fit(unbuilt, data, ResumableTraining(tmp_path / "c"))

@@ -1,0 +1,96 @@
+"""ResumableTraining where a checkpoint is damaged or of another training, and with bad input."""
+
+import keras
+import numpy as np
+import pytest
+from resumable_cases import OPTIMIZERS, Cut, fit, make_model, several, state
+
+from keras_bp.callbacks import ResumableTraining
+
+L = keras.layers
+
+# Keras's own, with NumPy 2, where a learning rate is set.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_the_list_of_checkpoints_is_damaged(data, tmp_path):
+    whole = make_model()
+    fit(whole, data)
+    for damage in ["", None]:
+        directory = tmp_path / str(damage)
+        fit(make_model(), data, ResumableTraining(directory), epochs=2)
+        (directory / "checkpoint").unlink()
+        if damage is not None:
+            (directory / "checkpoint").write_text(damage)
+        model = make_model()
+        fit(model, data, ResumableTraining(directory))
+        np.testing.assert_equal(state(model), state(whole))
+
+
+def checkpoints(directory):
+    return sorted(directory.glob("epoch-*.data-*"), key=lambda p: int(p.name[6:].split(".")[0]))
+
+
+@pytest.mark.parametrize("name", ["adam", "several", "scaled"])
+def test_a_corrupt_checkpoint_is_passed_over(name, data, tmp_path):
+    whole = make_model(OPTIMIZERS[name]())
+    fit(whole, data)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(OPTIMIZERS[name]()), data, ResumableTraining(tmp_path), Cut(3, 1))
+    older, newest = checkpoints(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    model = make_model(OPTIMIZERS[name]())
+    with pytest.warns(RuntimeWarning, match=r"epoch-3 cannot be read, and one from before"):
+        fit(model, data, ResumableTraining(tmp_path))
+    np.testing.assert_equal(state(model), state(whole))
+
+
+def test_no_checkpoint_can_be_read(data, tmp_path):
+    fit(make_model(), data, ResumableTraining(tmp_path), epochs=2)
+    for path in checkpoints(tmp_path):
+        path.write_bytes(b"")
+    model = make_model()
+    before = state(model)
+    with (
+        pytest.warns(RuntimeWarning, match="cannot be read"),
+        pytest.raises(ValueError, match=r"`directory` holds checkpoints, but none .*Received"),
+    ):
+        fit(model, data, ResumableTraining(tmp_path))
+    np.testing.assert_equal(state(model)[: len(before)], before)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: make_model(units=9), lambda: make_model("sgd")], ids=["model", "optimizer"]
+)
+def test_a_checkpoint_of_another_model(make, data, tmp_path):
+    fit(make_model(), data, ResumableTraining(tmp_path), epochs=1)
+    with pytest.raises(ValueError, match=r"`directory` .*same model.*Received: .* number \d+ is"):
+        fit(make(), data, ResumableTraining(tmp_path))
+
+
+@pytest.mark.parametrize("wrap", [keras.optimizers.LossScaleOptimizer, several])
+def test_a_checkpoint_of_another_optimizer_inside_of_one(wrap, data, tmp_path):
+    """The variables of both look alike."""
+    adam, lamb = keras.optimizers.Adam, keras.optimizers.Lamb
+    fit(make_model(wrap(adam())), data, ResumableTraining(tmp_path), epochs=1)
+    with pytest.raises(ValueError, match="is 'optimizer Adam' there and 'optimizer Lamb' here"):
+        fit(make_model(wrap(lamb())), data, ResumableTraining(tmp_path))
+    fit(make_model(wrap(adam())), data, ResumableTraining(tmp_path), epochs=1)
+
+
+def test_bad_input(data, tmp_path):
+    with pytest.raises(TypeError, match=r"`directory` must be a path. Received: None"):
+        ResumableTraining(None)
+    with pytest.raises(ValueError, match=r"`directory` must name .*Received: ''"):
+        ResumableTraining("")
+    with pytest.raises(TypeError, match=r"`callbacks` must be a list .*Received: 3"):
+        ResumableTraining("c", callbacks=3)
+    with pytest.raises(TypeError, match=r"`function` must return .*Received: 3"):
+        ResumableTraining("c").by_epoch(lambda epoch: 3)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"`directory` must name .*Received: directory="):
+        fit(make_model(), data, ResumableTraining(tmp_path / "file" / "below"))
+    unbuilt = keras.Sequential([L.Dense(1)])
+    unbuilt.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"needs a model that is built .*Received: model"):
+        fit(unbuilt, data, ResumableTraining(tmp_path / "c"))
