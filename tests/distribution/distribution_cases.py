@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp import layers, losses
+from keras_bp import layers, losses, optimizers
 
 STEPS, BATCH, IDS = 50, 8, 6
 
@@ -19,6 +19,27 @@ X = _generator.normal(1.0, 2.0, (STEPS * BATCH, 6)).astype("float32")
 WORDS = _generator.integers(0, IDS, (STEPS * BATCH, 3)).astype("int32")
 # Learnable in part: a class of the first features, with noise.
 LABELS = np.argmax(X[:, :3] + _generator.normal(size=(len(X), 3)), axis=1)
+
+# Bounds that most of the gradients of `small` exceed.
+OPTIONS = {
+    "clipvalue": {"clipvalue": 0.05},
+    "clipnorm": {"clipnorm": 0.15},
+    "global_clipnorm": {"global_clipnorm": 0.4},
+    "accumulation": {"gradient_accumulation_steps": 4},
+    "all": {
+        "gradient_accumulation_steps": 4,
+        "global_clipnorm": 0.4,
+        "weight_decay": 0.01,
+        "use_ema": True,
+        "ema_momentum": 0.9,
+        "ema_overwrite_frequency": 5,
+    },
+}
+
+
+def sgd(name):
+    """Return a function that makes SGD, on which every bound tells: Adam undoes a factor."""
+    return lambda: optimizers.SGD(0.5, **OPTIONS[name])
 
 
 def scope(strategy):

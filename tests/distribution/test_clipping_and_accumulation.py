@@ -1,34 +1,24 @@
 """Clipping, accumulation and averages over 50 steps on two replicas, and on one device."""
 
 import pytest
-from distribution_cases import BOUND, WORDS, by_fit, by_loop, difference, small, with_words
+from distribution_cases import (
+    BOUND,
+    OPTIONS,
+    WORDS,
+    by_fit,
+    by_loop,
+    difference,
+    sgd,
+    small,
+    with_words,
+)
 
 from keras_bp import optimizers
 
-# Bounds that most of the gradients of `small` exceed.
-OPTIONS = {
-    "clipvalue": {"clipvalue": 0.05},
-    "clipnorm": {"clipnorm": 0.15},
-    "global_clipnorm": {"global_clipnorm": 0.4},
-    "accumulation": {"gradient_accumulation_steps": 4},
-    "all": {
-        "gradient_accumulation_steps": 4,
-        "global_clipnorm": 0.4,
-        "weight_decay": 0.01,
-        "use_ema": True,
-        "ema_momentum": 0.9,
-        "ema_overwrite_frequency": 5,
-    },
-}
 # What a class refuses beside a table whose rows it defers.
 DEFERRED = {"gradient_accumulation_steps": 4, "global_clipnorm": 0.4}
 NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
 BY_ROWS = ("LazyAdam", "DeferredAdam")
-
-
-def sgd(name):
-    """SGD, on which every bound tells: Adam undoes a constant factor."""
-    return lambda: optimizers.SGD(0.5, **OPTIONS[name])
 
 
 @pytest.mark.parametrize(

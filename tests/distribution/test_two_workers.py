@@ -1,0 +1,61 @@
+"""Two workers train as one device with the global batch, over 50 steps."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from distribution_cases import BOUND, OPTIONS, STEPS, by_loop, difference, sgd, small
+
+import keras_bp
+
+SCRIPT = pathlib.Path(__file__).parent / "two_workers.py"
+
+
+def train(folder, names):
+    """Let two workers train each case, and the chief of them leave in the folder what came out."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for free in sockets:
+        free.close()
+    source = str(pathlib.Path(keras_bp.__file__).parents[1])
+    workers = []
+    for index in range(2):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "PYTHONPATH": source, "TF_CONFIG": json.dumps(task)}
+        with open(folder / f"output{index}", "w") as output:
+            workers.append(
+                subprocess.Popen(
+                    [sys.executable, SCRIPT, folder, *names],
+                    env=environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        for worker in workers:
+            worker.wait(timeout=240)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    output = "".join((folder / f"output{index}").read_text()[-2000:] for index in range(2))
+    assert [worker.returncode for worker in workers] == [0, 0], output
+
+
+@pytest.mark.parametrize(
+    "names", [("all",), pytest.param(tuple(OPTIONS), marks=pytest.mark.long)], ids=len
+)
+def test_two_workers_are_one(names, tmp_path):
+    """Each clipping, accumulation, and all of it, with synchronized batch normalization."""
+    train(tmp_path, names)
+    for name in names:
+        arrays = dict(np.load(tmp_path / f"{name}.npz"))
+        losses = arrays.pop("losses")
+        two = losses, [arrays[f"arr_{index}"] for index in range(len(arrays))]
+        assert len(losses) == STEPS
+        assert difference(two, by_loop(None, small, sgd(name))) < BOUND, name
