@@ -1,0 +1,167 @@
+"""A model of several tasks, whose step combines the tasks' gradients."""
+
+import keras
+import tensorflow as tf
+
+from keras_bp._registration import serializable
+from keras_bp.multitask._left_out import LeftOut
+from keras_bp.multitask.combiner import Combiner
+
+
+@serializable
+class MultiTaskModel(keras.Model):
+    """A functional model with an output for each task, trained by a combiner of gradients.
+
+    `compile(loss={...})`, `fit`, `evaluate`, `save`, jit and `tf.distribute.MirroredStrategy` work
+    as those of `keras.Model`. The train step makes one pass forward, and for each output y_t one
+    back: with the loss L = sum_t L_t(y_t), the gradient of task t is
+
+        g_t = (dy_t / dW)^T dL/dy_t
+
+    Loss weights, sample weights and masks are thus in the tasks' gradients as they are in the loss.
+    The combiner joins those of the variables that two or more tasks share; each head gets its own
+    task's gradient. Penalties (regularizers, `add_loss`) belong to no task: their gradient is added
+    to the combined one.
+
+    A task whose gradient is not finite is left out of the step; `logs["left_out"]` counts over an
+    epoch how often one was, and `left_out()` tells of which tasks. Inside a `LossScaleOptimizer`
+    the whole step is skipped instead, as its scale falls by that only.
+
+    Args:
+        inputs: As for `keras.Model`.
+        outputs: As for `keras.Model`, two or more: one for each task.
+        name: String, the model's name. Defaults to one that Keras makes up.
+        combine: A `Combiner`, such as `PCGrad()`. One with a random order keeps its seed with the
+            model.
+
+    Raises:
+        TypeError: if `combine` is no `Combiner`.
+        ValueError: if there is one output only, or none of the outputs has a loss.
+
+    Example:
+    ```python
+    inputs = keras.Input((64,))
+    trunk = keras_bp.layers.Dense(128, "relu")(inputs)
+    digit = keras_bp.layers.Dense(10, name="digit")(trunk)
+    even = keras_bp.layers.Dense(1, name="even")(trunk)
+    model = keras_bp.multitask.MultiTaskModel(
+        inputs, {"digit": digit, "even": even}, combine=keras_bp.multitask.PCGrad()
+    )
+    model.compile(
+        keras_bp.optimizers.Adam(1e-3),
+        loss={
+            "digit": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "even": keras.losses.BinaryCrossentropy(from_logits=True),
+        },
+    )
+    model.fit(x, {"digit": y, "even": y % 2 == 0}, epochs=5)
+    ```
+    """
+
+    # The names of the arguments are those of Keras's functional model, by which it knows that such
+    # a model can be saved and made anew.
+    def __init__(self, inputs, outputs, name=None, *, combine, **kwargs):
+        if not isinstance(combine, Combiner):
+            raise TypeError(
+                "`combine` must be a keras_bp.multitask.Combiner, such as PCGrad(). "
+                f"Received: combine={combine!r}"
+            )
+        if len(keras.tree.flatten(outputs)) < 2:
+            raise ValueError(
+                "`outputs` must be two or more, one for each task. "
+                f"Received: {len(keras.tree.flatten(outputs))} output"
+            )
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        self.combine = combine
+        # Keras tracks it here, so that it is saved and restored with the model.
+        self._combine_seed = getattr(combine, "seed_generator", None)
+        self._left_out = LeftOut(len(self.outputs), name="left_out")
+
+    def left_out(self):
+        """Return how often each task was left out since the epoch began, as an array."""
+        return keras.ops.convert_to_numpy(self._left_out.steps)
+
+    def train_step(self, data):
+        """Keras's hook: one step on a batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape(persistent=True) as tape:
+            # Copies, as one task's output may be computed from another's.
+            y_pred = keras.tree.map_structure(_copied, self(x, training=True))
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+            penalty = self._scaled_penalty()
+        self._track_loss(loss, x)
+        variables = self.trainable_variables
+        task_gradients = _task_gradients(tape, scaled, keras.tree.flatten(y_pred), variables)
+        combined = self.combine.combine_tasks(task_gradients)
+        gradients = combined.gradients
+        if False:
+            own = tape.gradient(penalty, variables)
+            gradients = [_sum(a, b) for a, b in zip(gradients, own, strict=True)]
+        self._left_out.update_state(combined.present)
+        if hasattr(self.optimizer, "inner_optimizer"):
+            everywhere = tf.reduce_all(combined.present)
+            gradients = [_or_nan(gradient, everywhere) for gradient in gradients]
+        self.optimizer.apply(gradients, variables)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_config(self):
+        """Return what the model is made of, and the combiner."""
+        return {
+            **super().get_config(),
+            "combine": keras.saving.serialize_keras_object(self.combine),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Make the model anew from what `get_config` returned."""
+        combine = keras.saving.deserialize_keras_object(config["combine"], custom_objects)
+        return super().from_config({**config, "combine": combine}, custom_objects)
+
+    def _scaled_penalty(self):
+        if not self.losses:
+            return None
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        penalty = sum(tf.reduce_sum(loss) for loss in self.losses) / replicas
+        return self.optimizer.scale_loss(penalty)
+
+    def _track_loss(self, loss, x):
+        # Keras's own step shows the loss of the whole batch here, and has no public way to.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
+        self._loss_tracker.update_state(loss * replicas, sample_weight=batch_size)
+
+
+def _copied(output):
+    copy = tf.identity(output)
+    if (mask := getattr(output, "_keras_mask", None)) is not None:
+        copy._keras_mask = mask
+    return copy
+
+
+def _task_gradients(tape, loss, outputs, variables):
+    """Return a list of gradients for each output; of one that has no loss, all None."""
+    by_output = tape.gradient(loss, outputs)
+    if all(gradient is None for gradient in by_output):
+        raise ValueError("`loss` must be given in `compile` for at least one of the outputs")
+    return [
+        [None] * len(variables)
+        if gradient is None
+        else tape.gradient(output, variables, output_gradients=gradient)
+        for output, gradient in zip(outputs, by_output, strict=True)
+    ]
+
+
+def _sum(a, b):
+    if a is None or b is None:
+        return b if a is None else a
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
+
+
+def _or_nan(gradient, finite):
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        values = _or_nan(gradient.values, finite)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return tf.where(finite, gradient, tf.constant(float("nan"), gradient.dtype))
