@@ -11,8 +11,8 @@ from keras_bp.callbacks import health_rules
 
 _x = np.linspace(-1, 1, 8).reshape(2, 4)
 
-# The base holds no rule, and its documentation says what a rule has to add.
-BASES = {"optimizers.Optimizer"}
+# The bases hold no rule; their documentation says what a rule has to add.
+BASES = {"optimizers.Optimizer", "multitask.Combiner"}
 OTHERS = {
     "GradientCheckReport": lambda: keras_bp.check_gradients(
         lambda x: tf.reduce_sum(x[0] * x[0]), [tf.Variable([1.0, 2.0])]
@@ -61,7 +61,17 @@ def _of(module, name, *arguments, **options):
     return lambda: getattr(module, name)(*arguments, **options)
 
 
+def _multi_task_model():
+    inputs = keras.Input((2,))
+    outputs = {name: keras_bp.layers.Dense(1, name=name)(inputs) for name in "ab"}
+    combine = keras_bp.multitask.PCGrad()
+    return keras_bp.multitask.MultiTaskModel(inputs, outputs, name="both", combine=combine)
+
+
+_COMBINERS = [n for n in keras_bp.multitask.__all__ if n not in ("Combiner", "MultiTaskModel")]
 SERIALIZABLE = {
+    **{f"multitask.{n}": _of(keras_bp.multitask, n) for n in _COMBINERS},
+    "multitask.MultiTaskModel": _multi_task_model,
     **{f"layers.{n}": _of(keras_bp.layers, n, **LAYERS[n]) for n in KINDS["layers"]},
     **{f"losses.{n}": _of(keras_bp.losses, n, reduction="sum") for n in KINDS["losses"]},
     **{f"optimizers.{n}": _optimizer(n) for n in KINDS["optimizers"]},
@@ -72,6 +82,8 @@ INSTANCES = {**SERIALIZABLE, **OTHERS}
 
 def what_it_does(item):
     """Return what an instance computes: arrays that differ where it is another one."""
+    if isinstance(item, keras.Model):
+        return [output.numpy() for output in item(np.ones((3, 2))).values()]
     if isinstance(item, keras.layers.Layer):
         ids = isinstance(item, keras_bp.layers.Embedding)
         x = np.array([[1, 2, 1]]) if ids else np.arange(24.0, dtype="float32").reshape(2, 3, 4)
@@ -90,6 +102,8 @@ def what_it_does(item):
         return [variable.numpy()]
     if isinstance(item, keras.optimizers.schedules.LearningRateSchedule):
         return [item(np.arange(12)).numpy()]
+    if isinstance(item, keras_bp.multitask.Combiner):
+        return [item(tf.constant([[1.0, 2.0, -3.0], [-2.0, 1.0, 0.5]])).numpy()]
     return []
 
 
