@@ -11,6 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import keras
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 STARTERS = ["test_examples.py", "test_endurance.py", "test_multi_worker.py", "test_benchmarks.py"]
 
@@ -65,3 +66,21 @@ def replicas():
     second one fails where its tensors have other shapes than the first one's.
     """
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def read_events():
+    """Return a function: log_dir -> {tag: {step: value}}, refusing a step written twice."""
+
+    def read(log_dir):
+        accumulator = EventAccumulator(str(log_dir), size_guidance={"tensors": 0})
+        accumulator.Reload()
+        tags = {}
+        for tag in accumulator.Tags()["tensors"]:
+            # Files of the same second are read in the order of their names: number 10 before 9.
+            events = sorted(accumulator.Tensors(tag), key=lambda event: event.step)
+            tags[tag] = {e.step: tf.make_ndarray(e.tensor_proto) for e in events}
+            assert len(tags[tag]) == len(events), f"{tag} has a step twice"
+        return tags
+
+    return read

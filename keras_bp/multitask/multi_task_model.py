@@ -31,8 +31,8 @@ class MultiTaskModel(keras.Model):
         inputs: As for `keras.Model`.
         outputs: As for `keras.Model`, two or more: one for each task.
         name: String, the model's name. Defaults to one that Keras makes up.
-        combine: A `Combiner`, such as `PCGrad()`. One with a random order keeps its seed with the
-            model.
+        combine: A `Combiner`, such as `PCGrad()`. The state of a random order is among the model's
+            `variables`, as that of a `Dropout` is.
 
     Raises:
         TypeError: if `combine` is no `Combiner`.
@@ -73,7 +73,7 @@ class MultiTaskModel(keras.Model):
             )
         super().__init__(inputs, outputs, name=name, **kwargs)
         self.combine = combine
-        # Keras tracks it here, so that it is saved and restored with the model.
+        # Keras tracks it here: it is one of the model's variables, and so in checkpoints.
         self._combine_seed = getattr(combine, "seed_generator", None)
         self._left_out = LeftOut(len(self.outputs), name="left_out")
 

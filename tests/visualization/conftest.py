@@ -1,17 +1,10 @@
-"""What the tests of the pictures share: no figure is left open, and reading a drawing back."""
+"""What the tests of the pictures share: reading a drawing back."""
 
 import types
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
 from matplotlib.collections import LineCollection, PathCollection
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    pyplot.close("all")
 
 
 @pytest.fixture
