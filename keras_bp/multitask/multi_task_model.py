@@ -95,7 +95,7 @@ class MultiTaskModel(keras.Model):
         task_gradients = _task_gradients(tape, scaled, keras.tree.flatten(y_pred), variables)
         combined = self.combine.combine_tasks(task_gradients)
         gradients = combined.gradients
-        if False:
+        if penalty is not None:
             own = tape.gradient(penalty, variables)
             gradients = [_sum(a, b) for a, b in zip(gradients, own, strict=True)]
         self._left_out.update_state(combined.present)
