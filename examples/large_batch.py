@@ -1,0 +1,211 @@
+"""Practice C2 of the chapter: large batches over several replicas, and a recurrent network.
+
+Run it with `python examples/large_batch.py`. Two replicas, here two halves of the CPU, accumulate
+gradients to an effective batch of 4096 images. First it shows what `synchronized` batch
+normalization is for: two replicas then train as one device does. Then Lamb and SGD with large
+batches stand beside SGD with small ones. At last a recurrent network that reads the pixels one by
+one is trained with its gradients clipped, over all replicas, at a global norm of 1, and without.
+It leaves a picture, and a TensorBoard run of each training, in tb_logs/large_batch.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from keras_bp.callbacks import GradientMonitor
+from keras_bp.layers import BatchNormalization, Dense
+from keras_bp.losses import SparseCategoricalCrossentropy
+from keras_bp.optimizers import SGD, Lamb
+from keras_bp.schedules import WarmupCosine
+
+IMAGES = 3 * 4096
+MICRO_BATCH = 512  # over all replicas; 8 of them make an update of 4096 images
+GAIN = 1.3  # of the recurrent weights: what keeps a signal's size is 1
+SEED = 0
+# Optimizer, peak of the learning rate, images in an update, images in a micro-step.
+RUNS = {
+    "SGD, 128": (SGD, 0.05, 128, 128),
+    "SGD, 4096": (SGD, 0.05, 4096, MICRO_BATCH),
+    "SGD, 4096, rate x 32": (SGD, 1.6, 4096, MICRO_BATCH),
+    "Lamb, 4096": (Lamb, 0.06, 4096, MICRO_BATCH),
+}
+CLIPPING = {"clipped at 1": 1.0, "not clipped": None}
+
+
+def load_data():
+    """Return (train images, test images, train labels, test labels), the train images shifted."""
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32").reshape(-1, 8, 8)
+    x, x_test, y, y_test = train_test_split(x, y, test_size=0.2, stratify=y, random_state=SEED)
+    draw = np.random.default_rng(SEED)
+    chosen = draw.integers(len(x), size=IMAGES)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (8, 8), axis=(1, 2))
+    shifted = windows[chosen, draw.integers(3, size=IMAGES), draw.integers(3, size=IMAGES)]
+    return shifted, x_test, y[chosen], y_test
+
+
+def build_model(synchronized=True):
+    layers = [keras.Input((8, 8)), keras.layers.Flatten()]
+    for i, units in enumerate((256, 128), 1):
+        layers.append(Dense(units, use_bias=False, name=f"hidden_{i}"))
+        layers.append(BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"norm_{i}"))
+        layers.append(keras.layers.ReLU())
+    return keras.Sequential([*layers, Dense(10, name="logits")])
+
+
+def build_recurrent():
+    recurrent = keras.layers.SimpleRNN(
+        64, recurrent_initializer=keras.initializers.Orthogonal(GAIN), name="recurrent"
+    )
+    pixels = keras.layers.Reshape((64, 1))
+    return keras.Sequential([keras.Input((8, 8)), pixels, recurrent, Dense(10, name="logits")])
+
+
+def train(build, make_optimizer, strategy, x, y, batch_size, epochs, callbacks=()):
+    """Return a model that is trained on the replicas of `strategy`, or on one device for None."""
+    keras.utils.set_random_seed(SEED)  # the same first weights and the same batches for all
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = build()
+        loss_function = SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(make_optimizer(), loss_function, metrics=["accuracy"])
+    options = dict(batch_size=batch_size, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    model.fit(x, y, **options)
+    return model
+
+
+def watch(log_dir):
+    """Return a monitor that begins a new run."""
+    for earlier in log_dir.glob("events.out.tfevents.*"):
+        earlier.unlink()  # TensorBoard would join the old run and the new one into one line
+    return GradientMonitor(log_dir)
+
+
+def read_scalars(log_dir):
+    """Return {tag: values of all update steps} of the run's event file."""
+    events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0}).Reload()
+    return {
+        tag: np.array([event.tensor_proto.float_val[0] for event in events.Tensors(tag)])
+        for tag in events.PluginTagToContent("scalars")
+    }
+
+
+def compare(strategy, x, y):
+    """Print how far from one device two replicas end, with statistics of their own or common."""
+
+    def weights(strategy, synchronized):
+        accumulating = lambda: Lamb(0.01, gradient_accumulation_steps=8)  # noqa: E731
+        build = lambda: build_model(synchronized)  # noqa: E731
+        model = train(build, accumulating, strategy, x, y, MICRO_BATCH, 1)
+        return np.concatenate([weight.ravel() for weight in model.get_weights()])
+
+    one = weights(None, False)
+    for name, synchronized in (("synchronized", True), ("each its own", False)):
+        apart = np.abs(weights(strategy, synchronized) - one).max()
+        print(f"batch statistics {name}: weights differ by {apart:.1e} at most", flush=True)
+
+
+def draw(batches, recurrent, path):
+    """Write a picture: losses with large and small batches, and the recurrent network's norms."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    loss, recurrent_loss, norm = axes = figure.subplots(1, 3)
+    for name, (losses, _) in batches.items():
+        loss.plot(range(1, len(losses) + 1), losses, label=name)
+    loss.set(title="Training loss, by images in an update", xlabel="epochs", yscale="log")
+    loss.margins(y=0.3)  # for the legend
+    for name, series in recurrent.items():
+        medians = np.lib.stride_tricks.sliding_window_view(series["loss/batch"], 20)
+        recurrent_loss.plot(np.median(medians, axis=1), label=name)
+    title = "Recurrent network: training loss, median of 20 updates"
+    recurrent_loss.set(title=title, xlabel="updates", ylim=(0, None))
+    series = recurrent["clipped at 1"]
+    norm.plot(series["gradient_norm/global"], linewidth=0.6, label="before clipping")
+    after = series["gradient_norm_applied/global"]
+    norm.plot(after, color="black", linewidth=0.9, label="after clipping")
+    norm.set(title="Its gradients' norm where it is clipped", xlabel="updates", yscale="log")
+    for ax in axes:
+        ax.legend(frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.2)
+    figure.savefig(path, dpi=90)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=15, help="passes over the 12,288 images")
+    parser.add_argument(
+        "--log-dir",
+        type=pathlib.Path,
+        default="tb_logs",
+        help="where the folder `large_batch` goes",
+    )
+    parser.add_argument(
+        "--lamb-only", action="store_true", help="without SGD, and without what is not clipped"
+    )
+    options = parser.parse_args(arguments)
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
+
+    [cpu] = tf.config.list_physical_devices("CPU")
+    halves = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, halves)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    x, x_test, y, y_test = load_data()
+    folder = options.log_dir / "large_batch"
+
+    print("two replicas against one device, after an epoch of 3 updates:")
+    compare(strategy, x, y)
+
+    print(f"\n{'':22}{'updates':>8}{'training loss':>15}{'test accuracy':>15}")
+    batches = {}
+    for name, (optimizer, peak, size, micro) in RUNS.items():
+        if options.lamb_only and optimizer is not Lamb:
+            continue
+        total = options.epochs * IMAGES // size
+
+        def make(optimizer=optimizer, peak=peak, total=total, steps=size // micro):
+            rate = WarmupCosine(peak, total_steps=total, warmup_steps=max(1, total // 10))
+            momentum = dict(momentum=0.9) if optimizer is SGD else dict(weight_decay=0.01)
+            accumulation = None if steps == 1 else steps
+            return optimizer(rate, gradient_accumulation_steps=accumulation, **momentum)
+
+        model = train(build_model, make, strategy, x, y, micro, options.epochs)
+        loss, _ = model.evaluate(x, y, batch_size=1024, verbose=0)
+        _, accuracy = model.evaluate(x_test, y_test, batch_size=360, verbose=0)
+        batches[name] = model.history.history["loss"], accuracy
+        updates = int(model.optimizer.iterations.numpy())
+        print(f"{name:22}{updates:8}{loss:15.4f}{accuracy:15.2%}", flush=True)
+
+    print(f"\n{'recurrent':22}{'clipped':>8}{'largest norm':>15}{'test accuracy':>15}")
+    recurrent = {}
+    for name, bound in CLIPPING.items():
+        if options.lamb_only and bound is None:
+            continue
+        log_dir = folder / name.replace(" ", "_")
+        make = lambda bound=bound: SGD(0.3, global_clipnorm=bound)  # noqa: E731
+        model = train(build_recurrent, make, strategy, x, y, 256, options.epochs, [watch(log_dir)])
+        recurrent[name] = series = read_scalars(log_dir)
+        norms = series["gradient_norm/global"]
+        share = f"{np.mean(norms > bound):.0%}" if bound else "never"
+        _, accuracy = model.evaluate(x_test, y_test, batch_size=360, verbose=0)
+        print(f"{name:22}{share:>8}{norms.max():15.1e}{accuracy:15.2%}", flush=True)
+
+    draw(batches, recurrent, folder / "batches.png")
+    print(f"\npicture of losses and norms: {folder / 'batches.png'}")
+    accuracy = batches["Lamb, 4096"][1]
+    print(f"test accuracy: {accuracy:.2%} of {len(x_test)} digits with Lamb and batches of 4096")
+
+
+if __name__ == "__main__":
+    main()
