@@ -15,7 +15,9 @@ class Optimizer(Intake):
     2. the division by `loss_scale_factor`; with one, a step with a gradient that is not finite is
        skipped whole: no variable, slot or sum changes, and the step is not counted. Inside a
        `keras.optimizers.LossScaleOptimizer` it is too, whichever replica's gradient it is (the
-       scale is lowered where the first replica's is not finite);
+       scale is lowered where the first replica's is not finite). Over several workers take
+       `loss_scale_factor`: each worker's LossScaleOptimizer decides for itself, and the others
+       wait for its gradient;
     3. the sum of a sparse gradient's rows per id;
     4. the mean over `gradient_accumulation_steps` micro-steps: all that follows happens once an
        update;
