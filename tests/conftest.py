@@ -13,7 +13,15 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-STARTERS = ["test_examples.py", "test_endurance.py", "test_multi_worker.py", "test_benchmarks.py"]
+STARTERS = [
+    "test_examples.py",
+    "test_endurance.py",
+    "test_multi_worker.py",
+    "test_two_workers.py",
+    "test_workers.py",
+    "test_saving.py",
+    "test_benchmarks.py",
+]
 
 
 def pytest_configure():
