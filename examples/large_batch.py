@@ -10,6 +10,7 @@ It leaves a picture, and a TensorBoard run of each training, in tb_logs/large_ba
 
 import argparse
 import contextlib
+import functools
 import os
 import pathlib
 
@@ -105,9 +106,9 @@ def compare(strategy, x, y):
     """Print how far from one device two replicas end, with statistics of their own or common."""
 
     def weights(strategy, synchronized):
-        accumulating = lambda: Lamb(0.01, gradient_accumulation_steps=8)  # noqa: E731
-        build = lambda: build_model(synchronized)  # noqa: E731
-        model = train(build, accumulating, strategy, x, y, MICRO_BATCH, 1)
+        build = functools.partial(build_model, synchronized)
+        make_optimizer = functools.partial(Lamb, 0.01, gradient_accumulation_steps=8)
+        model = train(build, make_optimizer, strategy, x, y, MICRO_BATCH, 1)
         return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
     one = weights(None, False)
@@ -193,7 +194,7 @@ def main(arguments=None):
         if options.lamb_only and bound is None:
             continue
         log_dir = folder / name.replace(" ", "_")
-        make = lambda bound=bound: SGD(0.3, global_clipnorm=bound)  # noqa: E731
+        make = functools.partial(SGD, 0.3, global_clipnorm=bound)
         model = train(build_recurrent, make, strategy, x, y, 256, options.epochs, [watch(log_dir)])
         recurrent[name] = series = read_scalars(log_dir)
         norms = series["gradient_norm/global"]
