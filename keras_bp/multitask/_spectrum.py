@@ -10,6 +10,7 @@ ROUNDING = 1e-15
 # Gradients in float32 that depend on each other do so to some 1e-6 of their size, and eigenvalues
 # are squares: below this share of the largest they are noise.
 NOISE = 1e-12
+SWEEPS = 10
 
 
 def spectrum(gramian):
@@ -37,20 +38,18 @@ def spectrum(gramian):
 
     bound = size * ROUNDING * tf.linalg.trace(gramian)
 
-    def sweep(matrix, vectors):
-        for number in range(partners.shape[0]):
-            rotation = _rotation(matrix, partners[number])
-            matrix = tf.linalg.matmul(rotation, tf.matmul(matrix, rotation), transpose_a=True)
-            vectors = tf.matmul(vectors, rotation)
-        return matrix, vectors
+    def rotate(number, matrix, vectors):
+        rotation = _rotation(matrix, tf.gather(partners, number % rounds))
+        matrix = tf.linalg.matmul(rotation, tf.matmul(matrix, rotation), transpose_a=True)
+        return number + 1, matrix, tf.matmul(vectors, rotation)
 
-    if size > 1:
-        rotated, vectors = tf.while_loop(
-            lambda matrix, vectors: rest(matrix) > bound,
-            sweep,
-            (rotated, vectors),
-            maximum_iterations=10,
-        )
+    rounds = partners.shape[0]
+    _, rotated, vectors = tf.while_loop(
+        lambda number, matrix, vectors: rest(matrix) > bound,
+        rotate,
+        (0, rotated, vectors),
+        maximum_iterations=SWEEPS * rounds,
+    )
     values = tf.maximum(tf.linalg.diag_part(rotated), 0.0)
     return values, vectors, values > size * NOISE * tf.reduce_max(values)
 

@@ -10,6 +10,8 @@ from keras_bp.multitask.mean import equal_weights
 
 # Of the gradients' norm, all together: a shorter g_w is taken for 0.
 STATIONARY = 1e-4
+# Of k, and so of d: as Newton's method closes in quadratically, it is far better when it stops.
+PRECISION = 1e-9
 ROUNDS = 60
 
 
@@ -73,6 +75,7 @@ def _worst_case(gramian, present, along, square, radius):
     gives the next k: the last one, once the set is right. A bracket around k makes it sure.
     """
     there = tf.cast(present, gramian.dtype)
+    size = tf.sqrt(tf.linalg.trace(gramian))
     safe_radius = tf.where(radius > 0.0, radius, 1.0)
 
     def weights(k):
@@ -91,8 +94,10 @@ def _worst_case(gramian, present, along, square, radius):
         guess = _on_the_set(gramian, along, w > 0.0, safe_radius, k)
         inside = (guess > low) & (guess < high)
         following = tf.where(inside, guess, (low + high) / 2.0)
-        near = tf.abs(guess - k) <= 1e-13 * tf.abs(k)
-        return low, high, tf.where(near, k, following), w, near | (high - low <= 1e-15 * high)
+        near = (tf.abs(guess - k) <= PRECISION * k) | (high - low <= PRECISION * high)
+        # ||g_w|| is at most high r here: shorter than what is told from 0.
+        none = high * safe_radius < STATIONARY / 2.0 * size
+        return low, high, tf.where(near, k, following), w, near | none
 
     top = 1.01 * tf.sqrt(tf.reduce_max(tf.linalg.diag_part(gramian))) / safe_radius
     zero = tf.zeros_like(top)
@@ -125,5 +130,7 @@ def _on_the_set(gramian, along, active, radius, k):
     b = tf.tensordot(fixed, square, 1)
     c = tf.tensordot(fixed, tf.linalg.matvec(inner, fixed), 1)
     root = tf.sqrt(tf.maximum(b * b - a * c, 0.0))
-    both = tf.stack([-b - root, -b + root]) / tf.where(tf.abs(a) > 0.0, a, 1.0)
-    return both[tf.argmin(tf.abs(both - k))]
+    a = tf.where(tf.abs(a) > 0.0, a, 1.0)
+    one_root, other = (-b - root) / a, (-b + root) / a
+    # An index that depends on values would have XLA compile the step anew for each of them.
+    return tf.where(tf.abs(one_root - k) <= tf.abs(other - k), one_root, other)

@@ -1,0 +1,8 @@
+"""Lets the test files here import the helper modules beside them."""
+
+import pathlib
+import sys
+
+# pytest's importlib mode leaves the folder of a test file out of the path.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "fixtures"))
