@@ -1,0 +1,205 @@
+"""combine.gradients: shared variables are combined, a task's own variables get its own gradient."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from combiner_cases import RULES
+
+from keras_bp import multitask, optimizers
+
+
+class Trunk:
+    """Two tasks on a table and a matrix that they share, each with a head of its own."""
+
+    def __init__(self, dtype=tf.float32):
+        rng = np.random.default_rng(0)
+        shapes = [(7, 3), (3, 4), (4,), (4, 1), (4, 1), (2,)]
+        self.variables = [tf.Variable(rng.normal(size=s), dtype=dtype) for s in shapes]
+        self.ids = [tf.constant([1, 5, 1, 1]), tf.constant([5, 1, 2, 5, 0, 0])]
+        self.factors = [tf.constant(1.0, dtype), tf.constant(1.0, dtype)]
+
+    def losses(self, jit_friendly=True):
+        table, matrix, bias, *heads, _ = self.variables
+        losses = []
+        for ids, head, factor, sign in zip(self.ids, heads, self.factors, (1, -1), strict=True):
+            hidden = tf.tanh(tf.gather(table, ids) @ matrix + bias)
+            losses.append(factor * sign * tf.reduce_mean(hidden @ head * hidden[:, :1]))
+        return losses
+
+    def separate(self):
+        """Return each task's gradients by a tape of its own, dense, in float64."""
+        rows = []
+        for task in range(2):
+            with tf.GradientTape() as tape:
+                loss = self.losses()[task]
+            gradients = tape.gradient(loss, self.variables)
+            rows.append([None if g is None else tf.convert_to_tensor(g) for g in gradients])
+        return rows
+
+    def combined(self, combiner, jit_compile=False, losses=lambda losses: losses):
+        @tf.function(jit_compile=jit_compile)
+        def step():
+            with tf.GradientTape(persistent=True) as tape:
+                values = losses(self.losses())
+            gradients = combiner.gradients(tape, values, self.variables)
+            # Under XLA what a function returns has to have a known shape.
+            return [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+
+        return step()
+
+
+SHARED, HEADS, UNUSED = [0, 1, 2], [3, 4], 5
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("name", ["PCGrad", "UPGrad"])
+def test_shared_variables_get_the_combined_gradient(name, jit_compile):
+    trunk = Trunk()
+    rows = trunk.separate()
+    jacobian = np.stack([np.concatenate([np.ravel(row[i]) for i in SHARED]) for row in rows])
+    assert jacobian[0] @ jacobian[1] < 0, "the tasks should conflict"
+    wanted = RULES[name]().combine(tf.constant(jacobian))
+    gradients = trunk.combined(RULES[name](), jit_compile)
+    found = np.concatenate([np.ravel(gradients[i]) for i in SHARED])
+    # Float32 sums of some ten terms of size 1, in two orders.
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert np.abs(found - jacobian.sum(axis=0)).max() > 1e-3
+    for task, head in enumerate(HEADS):
+        np.testing.assert_allclose(gradients[head], rows[task][head], atol=1e-6)
+    assert gradients[UNUSED] is None
+
+
+def test_a_table_stays_sparse():
+    trunk = Trunk()
+    with tf.GradientTape(persistent=True) as tape:
+        losses = trunk.losses()
+    gradient = multitask.Sum().gradients(tape, losses, trunk.variables)[0]
+    assert isinstance(gradient, tf.IndexedSlices)
+    wanted = sum(row[0] for row in trunk.separate())
+    np.testing.assert_allclose(tf.convert_to_tensor(gradient), wanted, atol=1e-6)
+
+
+def test_a_dense_and_a_sparse_gradient_of_one_variable():
+    table = tf.Variable(np.random.default_rng(0).normal(size=(5, 2)))
+    with tf.GradientTape(persistent=True) as tape:
+        losses = [tf.reduce_sum(tf.gather(table, [1, 1, 3]) ** 2), -tf.reduce_sum(table**2)]
+    rows = [np.ravel(tf.convert_to_tensor(tape.gradient(x, table))) for x in losses]
+    [gradient] = multitask.MGDA().gradients(tape, losses, [table])
+    wanted = multitask.MGDA().combine(tf.constant(np.stack(rows)))
+    np.testing.assert_allclose(np.ravel(gradient), wanted, atol=1e-12)
+
+
+def test_the_parts_of_the_answer():
+    trunk = Trunk()
+    rows = trunk.separate()
+    jacobian = np.stack([np.concatenate([np.ravel(row[i]) for i in SHARED]) for row in rows])
+    combined = multitask.UPGrad().combine_tasks(rows)
+    np.testing.assert_allclose(combined.gramian, jacobian @ jacobian.T, rtol=1e-5)
+    np.testing.assert_allclose(combined.weights, multitask.UPGrad().weights(combined.gramian))
+    assert combined.present.numpy().tolist() == [True, True]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_leaves_its_task_out(bad, jit_compile):
+    trunk = Trunk()
+    wanted = trunk.separate()[1]
+    trunk.factors[0] = tf.constant(bad, tf.float32)
+    gradients = trunk.combined(multitask.Mean(), jit_compile)
+    for index in [*SHARED, HEADS[1]]:
+        np.testing.assert_allclose(gradients[index], wanted[index], atol=1e-6)
+    np.testing.assert_array_equal(gradients[HEADS[0]], np.zeros((4, 1)))
+
+
+def test_a_gradient_that_is_not_finite_leaves_its_task_out():
+    v, head = tf.Variable([1.0, 0.0]), tf.Variable([1.0, 2.0])
+    with tf.GradientTape(persistent=True) as tape:
+        # sqrt has no slope at 0, and the loss is finite.
+        losses = [tf.reduce_sum(tf.sqrt(v) * head), tf.reduce_sum(v * 3.0)]
+    shared, own = multitask.MGDA().gradients(tape, losses, [v, head])
+    np.testing.assert_array_equal(shared, [3.0, 3.0])
+    np.testing.assert_array_equal(own, [0.0, 0.0])
+    present = multitask.MGDA().combine_tasks([[tape.gradient(x, v)] for x in losses]).present
+    assert present.numpy().tolist() == [False, True]
+
+
+def test_a_loss_of_none_leaves_its_task_out():
+    trunk = Trunk()
+    wanted = trunk.separate()[0]
+    gradients = trunk.combined(
+        multitask.PCGrad(), losses=lambda losses: {"a": losses[0], "b": None}
+    )
+    for index in [*SHARED, HEADS[0]]:
+        np.testing.assert_allclose(gradients[index], wanted[index], atol=1e-6)
+    assert gradients[HEADS[1]] is None
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_one_task_alone_has_its_plain_gradient(name):
+    v = tf.Variable([1.0, -2.0])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(v**2)
+    [gradient] = RULES[name]().gradients(tape, [loss], [v])
+    np.testing.assert_array_equal(gradient, [2.0, -4.0])
+
+
+def test_a_task_without_shared_variables_takes_no_part():
+    """As a row of zeros it would hold MGDA at 0."""
+    v, apart = tf.Variable([1.0, 1.0], dtype=tf.float64), tf.Variable([4.0])
+    with tf.GradientTape(persistent=True) as tape:
+        losses = [v[0], v[1] - v[0], tf.reduce_sum(apart**2)]
+    shared, own = multitask.MGDA().gradients(tape, losses, [v, apart])
+    np.testing.assert_allclose(tf.convert_to_tensor(shared), [0.2, 0.4], atol=1e-12)
+    np.testing.assert_array_equal(own, [8.0])
+
+
+def test_tasks_that_share_nothing_have_their_plain_gradients():
+    a, b = tf.Variable([1.0]), tf.Variable([2.0])
+    with tf.GradientTape(persistent=True) as tape:
+        losses = [tf.reduce_sum(a**2), tf.reduce_sum(b**2)]
+    gradients = multitask.CAGrad().gradients(tape, losses, [a, b])
+    assert [float(g[0]) for g in gradients] == [2.0, 4.0]
+
+
+def test_half_precision_gradients_keep_their_dtype():
+    rows = [[tf.constant([300.0, 1.0], tf.float16)], [tf.constant([-299.0, 1.0], tf.float16)]]
+    combined = multitask.UPGrad().combine_tasks(rows)
+    assert combined.gradients[0].dtype == tf.float16
+    # 300^2 is beyond float16.
+    np.testing.assert_allclose(combined.gramian[0, 0], 90001.0)
+    assert np.isfinite(combined.gradients[0]).all()
+
+
+def test_a_loop_of_ones_own_compiled_and_traced_once():
+    trunk, optimizer, combiner = Trunk(), optimizers.Adam(0.01), multitask.PCGrad()
+    variables = trunk.variables[:5]
+    optimizer.build(variables)
+
+    @tf.function(jit_compile=True)
+    def step():
+        with tf.GradientTape(persistent=True) as tape:
+            losses = [x**2 for x in trunk.losses()]
+        optimizer.apply(combiner.gradients(tape, losses, variables), variables)
+        return tf.add_n(losses)
+
+    losses = [float(step()) for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert step.experimental_get_tracing_count() == 1
+
+
+def test_replicas_combine_the_sum_over_them(replicas):
+    """Each replica's own conflict is not that of the batch."""
+    rows = np.array([[[1.0, 0.0], [-3.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]]], np.float32)
+
+    @tf.function
+    def step():
+        def replica():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            mine = tf.gather(tf.constant(rows), number)
+            combined = multitask.UPGrad().combine_tasks([[mine[0]], [mine[1]]])
+            return combined.gradients[0]
+
+        return replicas.reduce("SUM", replicas.run(replica), axis=None)
+
+    wanted = multitask.UPGrad().combine(tf.constant(rows.sum(axis=0)))
+    np.testing.assert_allclose(step(), wanted, atol=1e-6)
