@@ -39,6 +39,9 @@ def spectrum(gramian):
     bound = size * ROUNDING * tf.linalg.trace(gramian)
 
     def rotate(number, matrix, vectors):
+        # Of an exactly symmetric matrix: the two of a pair have to turn by the same angle, in the
+        # null space too, where entries are rounding alone.
+        matrix = (matrix + tf.transpose(matrix)) / 2.0
         rotation = _rotation(matrix, tf.gather(partners, number % rounds))
         matrix = tf.linalg.matmul(rotation, tf.matmul(matrix, rotation), transpose_a=True)
         return number + 1, matrix, tf.matmul(vectors, rotation)

@@ -18,7 +18,7 @@ class Trunk:
         self.ids = [tf.constant([1, 5, 1, 1]), tf.constant([5, 1, 2, 5, 0, 0])]
         self.factors = [tf.constant(1.0, dtype), tf.constant(1.0, dtype)]
 
-    def losses(self, jit_friendly=True):
+    def losses(self):
         table, matrix, bias, *heads, _ = self.variables
         losses = []
         for ids, head, factor, sign in zip(self.ids, heads, self.factors, (1, -1), strict=True):

@@ -82,8 +82,10 @@ def test_cagrad_gives_torchjds_gradient_or_a_better_one(count):
         # Three in a thousand are up to 1.2e-5 off; theirs, as they help the worst task less.
         assert difference < 2 * TOLERANCE
         length = np.linalg.norm(rows)
-        assert combined.any() == (np.abs(wanted).max() > TOLERANCE * length / len(rows))
-        if combined.any():
+        # Where the point is taken for Pareto stationary, both give 0, and not the ball's centre.
+        found = np.linalg.norm(combined) > 1e-12 * length
+        assert found == (np.linalg.norm(wanted) > 1e-12 * length)
+        if found:
             mean = rows.mean(axis=0)
             radius = make_fixtures.CAGRAD_C * np.linalg.norm(mean)
             assert np.linalg.norm(combined - mean) <= radius + 1e-12 * length
@@ -101,5 +103,11 @@ def test_compiled_by_xla_it_is_the_same(name, tasks):
     width = 3 * tasks
     for rows in [rows for rows in JACOBIANS if len(rows) == tasks][:40]:
         padded = np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
-        # Float64 and at most 60 rounds; weights at a condition of 1e4 lose some digits.
-        assert error(compiled(padded), plain(padded), rows) < 1e-9
+        # The eigenvalues are left with T roundings of the largest, which count as many times more
+        # in the inverse as it is larger than the smallest; CAGrad stops at 1e-9.
+        values = np.linalg.eigvalsh(rows @ rows.T)
+        values = values[values > 1e-11 * values[-1]]
+        condition = values[-1] / values[0] if len(values) else 1.0
+        tolerance = 1e-9 + 1e-15 * tasks * condition
+        assert tolerance < TOLERANCE
+        assert error(compiled(padded), plain(padded), rows) < tolerance

@@ -1,4 +1,4 @@
-"""PCGrad beside a plain NumPy twin that is given the same orders, and where its orders come from."""
+"""PCGrad beside a NumPy twin that is given the same orders, and where its orders come from."""
 
 import itertools
 
