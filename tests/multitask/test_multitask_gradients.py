@@ -1,5 +1,6 @@
 """combine.gradients: shared variables are combined, a task's own variables get its own gradient."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -121,6 +122,30 @@ def test_a_gradient_that_is_not_finite_leaves_its_task_out():
     np.testing.assert_array_equal(own, [0.0, 0.0])
     present = multitask.MGDA().combine_tasks([[tape.gradient(x, v)] for x in losses]).present
     assert present.numpy().tolist() == [False, True]
+
+
+def test_a_loss_that_is_not_finite_counts_whatever_its_gradient():
+    v = tf.Variable([1.0, 0.0])
+    with tf.GradientTape(persistent=True) as tape:
+        losses = [tf.reduce_sum(v) + np.inf, tf.reduce_sum(v * 3.0)]
+    [gradient] = multitask.Sum().gradients(tape, losses, [v])
+    np.testing.assert_array_equal(gradient, [3.0, 3.0])
+
+
+def test_a_keras_model_with_two_heads():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(5, activation="tanh")(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(1, name=name)(hidden) for name in "ab"])
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    with tf.GradientTape(persistent=True) as tape:
+        a, b = model(x)
+        losses = {"a": tf.reduce_mean(a), "b": tf.reduce_mean(b**2)}
+    variables = model.trainable_variables
+    gradients = multitask.Sum().gradients(tape, losses, variables)
+    # Each head hangs on its own loss alone, so that the plain sum's gradient is the same there.
+    wanted = tape.gradient(list(losses.values()), variables)
+    for found, plain in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(found, plain, atol=1e-6)
 
 
 def test_a_loss_of_none_leaves_its_task_out():
