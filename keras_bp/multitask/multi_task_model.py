@@ -1,10 +1,11 @@
 """A model of several tasks, whose step combines the tasks' gradients."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from keras_bp._registration import serializable
-from keras_bp.multitask._left_out import LeftOut
 from keras_bp.multitask.combiner import Combiner
 
 
@@ -23,9 +24,9 @@ class MultiTaskModel(keras.Model):
     task's gradient. Penalties (regularizers, `add_loss`) belong to no task: their gradient is added
     to the combined one.
 
-    A task whose gradient is not finite is left out of the step; `logs["left_out"]` counts over an
-    epoch how often one was, and `left_out()` tells of which tasks. Inside a `LossScaleOptimizer`
-    the whole step is skipped instead, as its scale falls by that only.
+    A task whose gradient is not finite is left out of the step; `logs["left_out"]` counts how often
+    one was since the model was made, and `left_out()` tells of which tasks. Inside a
+    `LossScaleOptimizer` the whole step is skipped instead, as its scale falls by that only.
 
     Args:
         inputs: As for `keras.Model`.
@@ -75,11 +76,16 @@ class MultiTaskModel(keras.Model):
         self.combine = combine
         # Keras tracks it here: it is one of the model's variables, and so in checkpoints.
         self._combine_seed = getattr(combine, "seed_generator", None)
-        self._left_out = LeftOut(len(self.outputs), name="left_out")
+        # No metric: those are set back by `evaluate`, and summed over the replicas.
+        self._left_out = tf.Variable(
+            tf.zeros(len(self.outputs), tf.int64),
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
 
     def left_out(self):
-        """Return how often each task was left out since the epoch began, as an array."""
-        return keras.ops.convert_to_numpy(self._left_out.steps)
+        """Return how often each task was left out, as a dictionary by the outputs' names."""
+        return dict(zip(self.output_names, self._left_out.numpy().tolist(), strict=True))
 
     def train_step(self, data):
         """Keras's hook: one step on a batch."""
@@ -93,17 +99,22 @@ class MultiTaskModel(keras.Model):
         self._track_loss(loss, x)
         variables = self.trainable_variables
         task_gradients = _task_gradients(tape, scaled, keras.tree.flatten(y_pred), variables)
+        overwritten = _take_overwritten(task_gradients, variables)
         combined = self.combine.combine_tasks(task_gradients)
-        gradients = combined.gradients
+        gradients = [
+            value if gradient is None else gradient
+            for gradient, value in zip(combined.gradients, overwritten, strict=True)
+        ]
         if penalty is not None:
             own = tape.gradient(penalty, variables)
             gradients = [_sum(a, b) for a, b in zip(gradients, own, strict=True)]
-        self._left_out.update_state(combined.present)
+        self._left_out.assign_add(tf.cast(~combined.present, tf.int64))
         if hasattr(self.optimizer, "inner_optimizer"):
             everywhere = tf.reduce_all(combined.present)
             gradients = [_or_nan(gradient, everywhere) for gradient in gradients]
         self.optimizer.apply(gradients, variables)
-        return self.compute_metrics(x, y, y_pred, sample_weight)
+        logs = self.compute_metrics(x, y, y_pred, sample_weight)
+        return {**logs, "left_out": tf.reduce_sum(self._left_out)}
 
     def get_config(self):
         """Return what the model is made of, and the combiner."""
@@ -150,6 +161,19 @@ def _task_gradients(tape, loss, outputs, variables):
         else tape.gradient(output, variables, output_gradients=gradient)
         for output, gradient in zip(outputs, by_output, strict=True)
     ]
+
+
+def _take_overwritten(task_gradients, variables):
+    """Take out, and return for each variable, what is no gradient but its next value (float8)."""
+    values = [None] * len(variables)
+    for i, variable in enumerate(variables):
+        if getattr(variable, "overwrite_with_gradient", False):
+            of_tasks = [task[i] for task in task_gradients if task[i] is not None]
+            # The largest, as a scale or a history of magnitudes holds for all tasks then.
+            values[i] = functools.reduce(tf.maximum, of_tasks) if of_tasks else None
+            for task in task_gradients:
+                task[i] = None
+    return values
 
 
 def _sum(a, b):
