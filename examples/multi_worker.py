@@ -161,6 +161,7 @@ def train(options):
     folder = shared if chief else str(options.directory / f"not_the_chiefs_{index}")
     manager = checkpoints(done, model.variables + optimizer.variables, folder)
     restore_newest(manager.checkpoint, shared)
+    check_same(strategy, step_to_continue_from=int(done.numpy()))  # or `directory` is not shared
     if chief and int(done.numpy()):
         print(f"continues after step {int(done.numpy())}", flush=True)
 

@@ -31,11 +31,12 @@ def count_buckets(values):
     low = tf.reduce_min(tf.where(finite, values, values.dtype.max))
     high = tf.reduce_max(tf.where(finite, values, values.dtype.min))
     low, high = (tf.where(any_finite, edge, 0) for edge in (low, high))
-    # Halves, as the width itself may be beyond the dtype's range.
-    share = (values / 2 - low / 2) / tf.where(high > low, high / 2 - low / 2, 1)
+    # Halves, as the width itself may be beyond the dtype's range; 0 where it is below.
+    width = high / 2 - low / 2
+    share = (values / 2 - low / 2) / tf.where(width > 0, width, 1)
     # The largest entry belongs to the last bucket, and a single value, as in TensorBoard, too.
     bucket = tf.cast(tf.where(finite, share, 0) * BUCKETS, tf.int32)
-    bucket = tf.where(high > low, tf.minimum(bucket, BUCKETS - 1), BUCKETS - 1)
+    bucket = tf.where(width > 0, tf.minimum(bucket, BUCKETS - 1), BUCKETS - 1)
     # Entries that are not finite go to a bucket of their own, which nobody reads.
     bucket = tf.where(finite, bucket, BUCKETS)
     counts = _count(bucket)[:BUCKETS]
@@ -66,11 +67,12 @@ def count_values(values):
     if not values.size:
         return EMPTY
     low, high = values.min(), values.max()
-    if low == high:
+    width = high / 2 - low / 2
+    if not width > 0:
         return np.array([low, high, *[0] * (BUCKETS - 1), values.size], np.float64)
     counts = 0
     for start in range(0, values.size, _BLOCK):
-        share = (values[start : start + _BLOCK] / 2 - low / 2) / (high / 2 - low / 2)
+        share = (values[start : start + _BLOCK] / 2 - low / 2) / width
         bucket = np.minimum((share * BUCKETS).astype(np.intp), BUCKETS - 1)
         counts += np.bincount(bucket, minlength=BUCKETS)
     return np.array([low, high, *counts], np.float64)

@@ -38,7 +38,7 @@ class RecordingCallback(keras.callbacks.Callback):
         self._function = None
         self._recorder = None
         self._last_step = 0
-        self._recording = self._sampling = False
+        self._recording = self._sampling = self._by_hand = False
 
     # What a subclass overrides.
 
@@ -95,7 +95,7 @@ class RecordingCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Keras's hook: leave model and optimizer as they were."""
-        if self._recording and not self._recorder.sees_update:
+        if self._recording and not (self._recorder.sees_update or self._by_hand):
             warnings.warn(
                 f"{type(self).__name__} saw no update: the train step of model "
                 f"{self.model.name!r} does not call `apply` of `model.optimizer`",

@@ -7,6 +7,7 @@ import random
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator
 
 
@@ -118,6 +119,8 @@ def _encoded(value):
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+        if value.dtype.isbuiltin == 2:  # bfloat16 and the like, whose name a file does not keep
+            return {value.dtype.name: _as_text(value.astype(np.float32))}
         return {"array": _as_text(value)}
     if type(value) in (list, tuple):
         parts = [_encoded(part) for part in value]
@@ -134,11 +137,12 @@ def _decoded(value):
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    if kind == "array":
-        return np.load(io.BytesIO(base64.b64decode(content)), allow_pickle=False)[()]
     if kind == "dict":
         return {key: _decoded(part) for key, part in content.items()}
-    return {"list": list, "tuple": tuple}[kind](_decoded(part) for part in content)
+    if kind in ("list", "tuple"):
+        return {"list": list, "tuple": tuple}[kind](_decoded(part) for part in content)
+    array = np.load(io.BytesIO(base64.b64decode(content)), allow_pickle=False)[()]
+    return array if kind == "array" else array.astype(tf.as_dtype(kind).as_numpy_dtype)
 
 
 def _as_text(array):

@@ -169,6 +169,7 @@ class GradientMonitor(RecordingCallback):
         context = tf.distribute.get_replica_context()
         if context is not None and tf.get_static_value(context.replica_id_in_sync_group) == 0:
             self._open()  # here, where an error can be understood
+        self._by_hand, self._meter = True, None  # a loop that calls the hooks too
         layers = self._selection
         write_by_hand(self._write_by_hand, self.model, layers, gradients, variables, loss, step)
 
@@ -192,26 +193,24 @@ class GradientMonitor(RecordingCallback):
             self._file.write_summary(layout(tags))
         self._has_layout = True
 
-    # Keras's hooks, and those of RecordingCallback.
-
     def _begin(self):
         if self.model.built:
             self._selection.check(self.model)
         self._open()
         self._scalars = self._meter = None
         self._sampling = False
-        self._updates_due = 1
+        self._updates_due, self._histograms_at = 1, 0
         self._histograms_due = self.histograms_every or math.inf
-        self._histograms_at = 0
 
     def on_train_batch_begin(self, batch, logs=None):
         """Keras's hook: record the coming steps, and measure what is due."""
         self._open()  # a fit inside this one has closed it
         self._start_if_needed()
         self._sampling = self._is_due(self._histograms_due)
-        if self._is_due(self._updates_due) and self.model.built:
+        if not self._by_hand and self._is_due(self._updates_due) and self.model.built:
             if self._meter is None:
-                self._meter = UpdateMeter(self.model.trainable_variables)
+                variables = self._recorder.variables  # as traced: a layer may be frozen since
+                self._meter = UpdateMeter(variables or self.model.trainable_variables)
             if not self._meter.running:
                 self._meter.start()
         super().on_train_batch_begin(batch, logs)

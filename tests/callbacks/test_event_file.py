@@ -63,6 +63,13 @@ def test_histogram_leaves_out_what_is_not_finite(count):
     assert mixed[[0, -1], 2].tolist() == wide[[0, -1], 2].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_histogram_of_a_range_too_small_to_divide_by(count):
+    for largest in (1.5e-38, 1.4e-45):  # half of it, in float32, is no number or flushed to 0
+        counted = rows(COUNTS[count](np.array([0.0, largest], "float32")))
+        assert counted[:, 2].sum() == 2
+
+
 def test_image_and_text_read_back(tmp_path, read_events):
     image = np.random.default_rng(0).integers(0, 255, (4, 7, 3)).astype("uint8")
     file = EventFile(tmp_path)

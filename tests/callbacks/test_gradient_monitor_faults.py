@@ -321,6 +321,17 @@ def test_a_fit_inside_a_fit(data, tmp_path, read_events):
     assert sorted(read_events(tmp_path)["gradient_norm/global"]) == list(range(1, 11))
 
 
+def test_a_layer_that_is_frozen_between_fits(data, tmp_path, read_events):
+    """Keras trains on with the step that it has traced until `compile` is called again."""
+    model, monitor = small_model(), GradientMonitor(tmp_path, updates_every=1)
+    fit(model, data, monitor)
+    model.layers[0].trainable = False
+    before = model.layers[0].get_weights()
+    fit(model, data, monitor)
+    assert (before[0] != model.layers[0].get_weights()[0]).any()
+    assert steps(read_events(tmp_path), "update_ratio/d1") == list(range(1, 11))
+
+
 class OwnUpdate(keras.Model):
     """Its train step leaves the optimizer out."""
 

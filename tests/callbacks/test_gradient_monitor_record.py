@@ -135,3 +135,23 @@ def test_chosen_layers(tmp_path, read_events):
     events = read_events(tmp_path)
     assert events["gradient_norm/global"] == {1: 5.0} and events["gradient_norm/b"] == {1: 4.0}
     assert "gradient_norm/a" not in events and "weight_norm/a" not in events
+
+
+def test_a_loop_that_calls_the_hooks_too(data, tmp_path, read_events):
+    """As the chief of several workers does, whose callbacks Keras's list holds."""
+    model, optimizer = make_model(), keras.optimizers.SGD(0.1)
+    model.compile(optimizer, "mse")
+    monitor = GradientMonitor(tmp_path)
+    callbacks = keras.callbacks.CallbackList([monitor], model=model)
+    callbacks.on_train_begin()
+    for number in range(3):
+        callbacks.on_train_batch_begin(number)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(data[0]) - data[1]))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        monitor.record(gradients, model.trainable_variables, loss=loss)
+        callbacks.on_train_batch_end(number)
+        assert monitor._meter is None  # no second copy of the weights is held
+    callbacks.on_epoch_end(0, {"loss": 1.0})
+    callbacks.on_train_end()  # a warning that no update was seen would be an error here
+    assert list(read_events(tmp_path)["gradient_norm/global"]) == [1, 2, 3]

@@ -37,6 +37,9 @@ def test_resumed_is_uninterrupted(name, options, data, tmp_path):
     assert resumed.history == history.history and resumed.epoch == [0, 1, 2, 3]
 
 
+BFLOAT16 = tf.bfloat16.as_numpy_dtype
+
+
 class Counts(keras.callbacks.Callback):
     """Holds all that a callback may count."""
 
@@ -45,7 +48,7 @@ class Counts(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # The scalars among the weights come as NumPy's numbers, not as arrays.
-        self.weights = [np.float32(epoch), np.full(3, epoch)]
+        self.weights = [np.float32(epoch), np.full(3, epoch), BFLOAT16(epoch)]
         self.losses.append(logs["loss"])
         self.best["loss"] = np.float64(min(self.losses)), None, "min", epoch > 1
 
@@ -59,7 +62,8 @@ def test_what_other_callbacks_have_counted(data, tmp_path):
     whole, cut, resumed = map(vars, counts)
     for name in ("weights", "losses", "best"):
         np.testing.assert_equal(resumed[name], cut[name])
-    assert resumed["losses"] == whole["losses"][:2] and type(resumed["weights"][0]) is np.float32
+    assert resumed["losses"] == whole["losses"][:2]
+    assert [type(w) for w in resumed["weights"]] == [np.float32, np.ndarray, BFLOAT16]
     assert type(resumed["best"]["loss"]) is tuple and resumed["params"]["epochs"] == 2
 
 
