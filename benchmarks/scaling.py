@@ -159,7 +159,7 @@ def main(arguments=None):
 
     name = "4x512"
     alone, n = one["steps"][name], one["bytes"][name]
-    print(f"\n{name}: share of the time not spent on all-reduces, with k micro-steps an update")
+    print(f"\n{name}: share of the time not spent on all-reduces, with one for k batches")
     columns = "".join(f"{f'k={k}':>8}" for k in MICRO_STEPS)
     print(f"{'link':22} {'workers':>7} {'batch, k=1':>10} {columns}")
     for link, costs in {"measured here": (latency, bandwidth), **LINKS}.items():

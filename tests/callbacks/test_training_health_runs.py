@@ -206,12 +206,8 @@ RUNS = {
 QUICK = [
     "digits, Adam",
     "digits, batch normalization",
-    "digits, dropout",
-    "digits, accumulation",
-    "digits, convolutions",
     "digits, two heads",
     "moons",
-    "spiral",
     "simple RNN",
     "words",
 ]

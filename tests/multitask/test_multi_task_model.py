@@ -55,10 +55,15 @@ def assert_weights(model, other, rtol=1e-5):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-6)
 
 
-@pytest.mark.parametrize("chained", [False, True])
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 2}],
+    "options, chained",
+    [
+        ({}, True),
+        pytest.param({}, False, marks=pytest.mark.long),
+        pytest.param({"jit_compile": True}, True, marks=pytest.mark.long),
+        pytest.param({"run_eagerly": True}, True, marks=pytest.mark.long),
+        pytest.param({"steps_per_execution": 2}, True, marks=pytest.mark.long),
+    ],
     ids=str,
 )
 def test_the_sum_trains_as_keras_does(options, chained, data):

@@ -16,7 +16,7 @@ from keras_bp import multitask
 FIXTURE = dict(np.load(pathlib.Path(__file__).parent / "fixtures" / "torchjd.npz"))
 JACOBIANS = make_fixtures.jacobians()
 TOLERANCE = 1e-5
-COUNTS = [200, pytest.param(1000, marks=pytest.mark.long)]
+COUNTS = [100, pytest.param(1000, marks=pytest.mark.long)]
 
 
 def expected(name, only=lambda rows: True):
