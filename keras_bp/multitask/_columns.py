@@ -26,7 +26,7 @@ def gramian(gradients, scale):
 
 def _rows_per_id(gradients):
     """Return a dense tensor for each gradient: its rows summed per id, ids in one order for all."""
-    ids = tf.concat([g.indices for g in gradients], axis=0)
+    ids = _joined_ids(gradients)
     # As many segments as there are rows, some of them empty: the ids' own number is unknown to
     # XLA, which pads them.
     segments = tf.unique(ids).idx
@@ -35,6 +35,12 @@ def _rows_per_id(gradients):
         tf.math.unsorted_segment_sum(tf.cast(g.values, tf.float64), part, tf.size(ids))
         for g, part in zip(gradients, parts, strict=True)
     ]
+
+
+def _joined_ids(gradients):
+    """Return the ids behind one another; tasks may look up with ids of different dtypes."""
+    same = len({g.indices.dtype for g in gradients}) == 1
+    return tf.concat([g.indices if same else tf.cast(g.indices, tf.int64) for g in gradients], 0)
 
 
 def weighted_sum(weights, gradients):
@@ -67,7 +73,7 @@ def weighted_sum(weights, gradients):
         values = [weighted(g.values, number) for number, g in enumerate(gradients)]
         return tf.IndexedSlices(
             rescaled(tf.concat(values, axis=0), gradients[0].dtype),
-            tf.concat([g.indices for g in gradients], axis=0),
+            _joined_ids(gradients),
             gradients[0].dense_shape,
         )
     dense = [tf.convert_to_tensor(gradients[number]) for number in range(count)]

@@ -225,6 +225,22 @@ def test_a_task_that_is_not_finite_is_left_out(data):
     assert_weights(model, other)
 
 
+def test_tasks_that_look_up_with_ids_of_different_dtypes():
+    models = []
+    for kind in (keras.Model, lambda *parts: MultiTaskModel(*parts, combine=Sum())):
+        keras.utils.set_random_seed(0)
+        inputs = [keras.Input((3,), dtype=dtype) for dtype in ("int32", "int64")]
+        table = L.Embedding(6, 2)
+        outputs = [L.Dense(1, name=f"t{i}")(L.Flatten()(table(x))) for i, x in enumerate(inputs)]
+        model = kind(inputs, outputs)
+        model.compile(optimizers.SGD(0.1), "mse", jit_compile=False)
+        ids = np.random.default_rng(0).integers(0, 6, (24, 3))
+        y = np.linspace(0.0, 1.0, 24)[:, None]
+        fit(model, ([ids.astype("int32"), ids[::-1]], [y, 1.0 - y]))
+        models.append(model)
+    assert_weights(*models)
+
+
 def test_a_loss_scale_skips_the_whole_step(data):
     x, y = data[0], {**data[1], "a": data[1]["a"].copy()}
     y["a"][9] = 9.0
