@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_bp.callbacks._recording_train_function import RecordingTrainFunction
 from keras_bp.callbacks._step_recorder import StepRecorder
+from keras_bp.callbacks._update_meter import UpdateMeter
 from keras_bp.callbacks._variable_paths import variable_paths
 
 
@@ -103,6 +104,11 @@ class RecordingCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self._stop()
+
+    def _new_meter(self):
+        """Return an `UpdateMeter` of the variables that the step updates, as far as is known."""
+        # As they were traced: a layer may have been frozen since.
+        return UpdateMeter(self._recorder.variables or self.model.trainable_variables)
 
     def _start_if_needed(self):
         """Record from the next step on, with what an earlier `fit` has traced if it fits."""

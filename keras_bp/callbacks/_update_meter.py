@@ -22,6 +22,10 @@ class UpdateMeter:
         """Whether the values before are held."""
         return self._before is not None
 
+    def measures(self, variables):
+        """Tell whether these are its variables, in their order."""
+        return list(map(id, self._variables)) == list(map(id, variables))
+
     def start(self):
         """Hold the values as they are."""
         self._before = [tf.convert_to_tensor(v.value) for v in self._variables]

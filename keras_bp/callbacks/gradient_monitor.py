@@ -14,7 +14,6 @@ from keras_bp.callbacks._layer_selection import LayerSelection
 from keras_bp.callbacks._layout import layout
 from keras_bp.callbacks._model_histograms import write_sampled, write_weights
 from keras_bp.callbacks._recording_callback import RecordingCallback
-from keras_bp.callbacks._update_meter import UpdateMeter
 from keras_bp.callbacks._update_scalars import UpdateScalars
 from keras_bp.callbacks._variable_paths import layer_paths
 
@@ -209,8 +208,7 @@ class GradientMonitor(RecordingCallback):
         self._sampling = self._is_due(self._histograms_due)
         if not self._by_hand and self._is_due(self._updates_due) and self.model.built:
             if self._meter is None:
-                variables = self._recorder.variables  # as traced: a layer may be frozen since
-                self._meter = UpdateMeter(variables or self.model.trainable_variables)
+                self._meter = self._new_meter()
             if not self._meter.running:
                 self._meter.start()
         super().on_train_batch_begin(batch, logs)

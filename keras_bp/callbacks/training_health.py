@@ -11,7 +11,6 @@ from keras_bp.callbacks._forward_order import ForwardOrder
 from keras_bp.callbacks._health_watch import HealthWatch
 from keras_bp.callbacks._layer_outputs import STATISTICS
 from keras_bp.callbacks._recording_callback import RecordingCallback
-from keras_bp.callbacks._update_meter import UpdateMeter
 from keras_bp.callbacks.health_rules._rule import Update
 from keras_bp.callbacks.health_rules._selection import checked_rules
 
@@ -146,7 +145,7 @@ class TrainingHealth(RecordingCallback):
         self._watched = self.model, self.model.optimizer
         if self.log_dir is not None and self._file is None:
             self._file = EventFile(self.log_dir)
-        self._order = self._meter = self._weights = None
+        self._order = self._meter = None
         self._measured = self._measure_due = 0
         self._skipped = 0
 
@@ -155,8 +154,7 @@ class TrainingHealth(RecordingCallback):
         super().on_train_batch_begin(batch, logs)
         if self._last_step + self.model.steps_per_execution >= self._measure_due:
             if self._meter is None and self.model.built:
-                self._meter = UpdateMeter(self.model.trainable_variables)
-                self._weights = set(map(id, self.model.trainable_variables))
+                self._meter = self._new_meter()
             if self._meter is not None and not self._meter.running:
                 self._meter.start()
 
@@ -191,7 +189,7 @@ class TrainingHealth(RecordingCallback):
     def _take(self, updates):
         measured = None
         # A layer that its first batch has built has weights that were not there to be measured.
-        if self._weights != set(map(id, self._recorder.variables)):
+        if self._meter is not None and not self._meter.measures(self._recorder.variables):
             self._meter = None
         if self._meter is not None and self._meter.running:
             moves, before, _ = self._meter.stop()

@@ -567,6 +567,20 @@ def test_a_model_that_is_built_by_the_first_batch():
     assert named(health) == [("unchanged_weights", "h0", 4)]
 
 
+def test_a_layer_that_is_frozen_between_fits_is_measured_on():
+    """The step is the one traced before, which still updates it."""
+    layers = [L.Dense(8, "tanh", name="h0"), L.Dense(1, name="out")]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile(optimizers.SGD(1e-3), "mse", jit_compile=False)
+    health = collect(["update_ratio"])
+    fit(model, health)
+    assert health.findings == []
+    layers[0].trainable = False
+    model.optimizer.learning_rate = 1e4
+    fit(model, health)
+    assert ("update_ratio", "h0") in [finding[:2] for finding in named(health)]
+
+
 def test_frozen_layers_are_no_finding():
     model = build(L.Dense(8, "tanh", name="h0"), L.Dense(8, "tanh", name="h1"))
     model.layers[0].trainable = False
