@@ -4,8 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._xla import compiled_by_xla
+from keras_bp.callbacks._gradients import squared_norms
 from keras_bp.callbacks._variable_paths import variable_paths
-from keras_bp.gradients import squared_norm, sum_over_replicas
+from keras_bp.gradients import sum_over_replicas
 
 
 def write_by_hand(write, model, selection, gradients, variables, loss, step):
@@ -46,9 +47,8 @@ def write_by_hand(write, model, selection, gradients, variables, loss, step):
 
     total = sum_over_replicas([*gradients, None if loss is None else tf.convert_to_tensor(loss)])
     *gradients, loss = total
-    squares = tf.stack([tf.cast(squared_norm(g), tf.float64) for g in gradients])
-    weights = [tf.cast(squared_norm(tf.convert_to_tensor(v)), tf.float64) for v in variables]
-    arguments = [squares, tf.stack(weights), 0.0 if loss is None else loss]
+    weights = [tf.convert_to_tensor(v) for v in variables]
+    arguments = [squared_norms(gradients), squared_norms(weights), 0.0 if loss is None else loss]
     arguments += [tf.constant(-1, tf.int64) if step is None else tf.cast(step, tf.int64)]
     context = tf.distribute.get_replica_context()
     if tf.get_static_value(context.replica_id_in_sync_group) != 0:

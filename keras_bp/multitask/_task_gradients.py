@@ -77,7 +77,7 @@ def _owners(column):
 
 def _scale(columns):
     """Return what gradients are divided by before they are squared: 1 where float64 has room."""
-    tensors = [_values(g) for column in columns for g in column if g is not None]
+    tensors = [values_of(g) for column in columns for g in column if g is not None]
     one = tf.constant(1.0, tf.float64)
     if all(tensor.dtype != tf.float64 for tensor in tensors):
         return one
@@ -96,15 +96,15 @@ def _over_replicas(tasks, losses):
 
 
 def _all_finite(tensors):
-    finite = [tf.reduce_all(tf.math.is_finite(_values(t))) for t in tensors if t is not None]
+    finite = [tf.reduce_all(tf.math.is_finite(values_of(t))) for t in tensors if t is not None]
     return tf.reduce_all(tf.stack([tf.constant(True), *finite]))
 
 
-def _values(gradient):
+def values_of(gradient):
     return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
-def _with_values(gradient, values):
+def with_values(gradient, values):
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return values
@@ -113,12 +113,12 @@ def _with_values(gradient, values):
 def _zeros_unless(there, gradient):
     if gradient is None:
         return None
-    values = _values(gradient)
-    return _with_values(gradient, tf.where(there, values, tf.zeros_like(values)))
+    values = values_of(gradient)
+    return with_values(gradient, tf.where(there, values, tf.zeros_like(values)))
 
 
 def _divided(gradient, number):
-    return _with_values(gradient, _values(gradient) / number)
+    return with_values(gradient, values_of(gradient) / number)
 
 
 def _checked(task_gradients, losses):
@@ -139,7 +139,7 @@ def _checked(task_gradients, losses):
     tasks = [[_tensor(gradient) for gradient in task] for task in task_gradients]
     for number, column in enumerate(zip(*tasks, strict=True)):
         shapes = [
-            tf.TensorShape([None, *_values(g).shape[1:]])
+            tf.TensorShape([None, *values_of(g).shape[1:]])
             if isinstance(g, tf.IndexedSlices)
             else g.shape
             for g in column

@@ -3,9 +3,11 @@
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_bp._registration import serializable
+from keras_bp.multitask._task_gradients import values_of, with_values
 from keras_bp.multitask.combiner import Combiner
 
 
@@ -185,7 +187,5 @@ def _sum(a, b):
 def _or_nan(gradient, finite):
     if gradient is None:
         return None
-    if isinstance(gradient, tf.IndexedSlices):
-        values = _or_nan(gradient.values, finite)
-        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-    return tf.where(finite, gradient, tf.constant(float("nan"), gradient.dtype))
+    values = values_of(gradient)
+    return with_values(gradient, tf.where(finite, values, tf.constant(np.nan, values.dtype)))
