@@ -15,6 +15,7 @@ class CombinedGradients(typing.NamedTuple):
     gradients: list
     present: tf.Tensor
     gramian: tf.Tensor
+    gramians: list
     weights: tf.Tensor
 
 
@@ -35,7 +36,14 @@ def combine_tasks(combiner, task_gradients, losses):
         for task, there in zip(tasks, tf.unstack(present), strict=True)
     ]
     columns = [list(column) for column in zip(*tasks, strict=True)]
-    shared, weights = _weights(combiner, columns, present)
+    shared = [_owners(column) if len(_owners(column)) > 1 else [] for column in columns]
+    scale = _scale([column for column, owners in zip(columns, shared, strict=True) if owners])
+    gramians = [_gramian(*parts, scale) for parts in zip(columns, shared, strict=True)]
+    total = sum((g for g in gramians if g is not None), tf.zeros([len(tasks)] * 2, tf.float64))
+    # A task without shared variables is no row of zeros to the rule, it has no part in it.
+    sharing = tf.constant([any(t in owners for owners in shared) for t in range(len(tasks))])
+    values = None if losses is None else _stacked(given, present)
+    weights = combiner.weights(total, present & sharing, values)
     gradients = []
     for column in columns:
         owners = _owners(column)
@@ -47,28 +55,23 @@ def combine_tasks(combiner, task_gradients, losses):
             combined = weighted_sum(tf.gather(weights, owners), [column[t] for t in owners])
         # The optimizer sums over the replicas once more.
         gradients.append(combined if replicas == 1 else _divided(combined, replicas))
-    return CombinedGradients(gradients, present, shared, weights)
+    square = scale**2
+    gramians = [None if g is None else g * square for g in gramians]
+    return CombinedGradients(gradients, present, total * square, gramians, weights)
 
 
-def _weights(combiner, columns, present):
-    """Return the Gramian over the shared variables and the weights, for all tasks."""
-    count = present.shape[0]
-    shared = [column for column in columns if len(_owners(column)) > 1]
-    total = tf.zeros((count, count), tf.float64)
-    sharing = sorted({t for column in shared for t in _owners(column)})
-    if not sharing:
-        return total, tf.zeros((count,), tf.float64)
-    scale = _scale(shared)
-    for column in shared:
-        owners = _owners(column)
-        place = np.eye(count)[owners]
-        part = gramian([column[t] for t in owners], scale)
-        total += place.T @ part @ place
-    # A task without shared variables is no row of zeros to the rule: it is not among its tasks.
-    inner = tf.gather(tf.gather(total, sharing), sharing, axis=1)
-    weights = combiner.weights(inner, tf.gather(present, sharing))
-    weights = tf.linalg.matvec(tf.constant(np.eye(count)[sharing]), weights, transpose_a=True)
-    return total * scale**2, weights
+def _gramian(column, owners, scale):
+    """Return one variable's Gramian over all tasks, or None where no two share it."""
+    if not owners:
+        return None
+    place = np.eye(len(column))[owners]
+    return place.T @ gramian([column[t] for t in owners], scale) @ place
+
+
+def _stacked(losses, present):
+    zero = tf.zeros((), tf.float64)
+    values = tf.stack([zero if loss is None else tf.cast(loss, tf.float64) for loss in losses])
+    return tf.where(present, values, 0.0)
 
 
 def _owners(column):

@@ -45,7 +45,7 @@ class Combiner:
         ...     def _weights(self, gramian, present):
         ...         lengths = tf.linalg.diag_part(gramian)
         ...         lengths = tf.where(present, lengths, lengths.dtype.max)
-        ...         return tf.one_hot(tf.argmin(lengths), len(lengths), dtype=gramian.dtype)
+        ...         return tf.one_hot(tf.argmin(lengths), lengths.shape[0], dtype=gramian.dtype)
         >>> Shortest()(tf.constant([[3.0, 4.0], [1.0, 2.0]])).numpy().tolist()
         [1.0, 2.0]
 
@@ -57,12 +57,18 @@ class Combiner:
     def __init__(self, **arguments):
         self._config = arguments
 
-    def __call__(self, jacobian):
-        """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P)."""
-        return self.combine(jacobian)
+    # Whether the rule looks at the tasks' losses, and so has `_weights(gramian, present, losses)`.
+    needs_losses = False
 
-    def combine(self, jacobian):
+    def __call__(self, jacobian, losses=None):
         """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P)."""
+        return self.combine(jacobian, losses)
+
+    def combine(self, jacobian, losses=None):
+        """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P).
+
+        `losses`, the tasks' losses of shape (T,), are for the rules that need them.
+        """
         jacobian = _floating("jacobian", jacobian)
         if jacobian.shape.rank != 2 or not jacobian.shape[0]:
             raise ValueError(
@@ -75,9 +81,9 @@ class Combiner:
         largest = tf.reduce_max(tf.abs(wide))
         wide /= tf.where(largest > 0.0, largest, 1.0)
         gramian = tf.matmul(wide, wide, transpose_b=True)
-        return weighted_sum(self.weights(gramian, present), rows)
+        return weighted_sum(self.weights(gramian, present, losses), rows)
 
-    def weights(self, gramian, present=None):
+    def weights(self, gramian, present=None, losses=None):
         """Return the weights of the tasks, in float64.
 
         Args:
@@ -85,6 +91,7 @@ class Combiner:
                 finite.
             present: Boolean tensor of shape (T,), False for tasks that are left out, or `None`
                 for all to take part.
+            losses: Floating-point tensor of shape (T,), for the rules that need the losses.
 
         Returns:
             A tensor of shape (T,) with a weight of 0 for each task that is left out.
@@ -106,7 +113,12 @@ class Combiner:
         # The rules do not depend on the scale, their tolerances do.
         largest = tf.reduce_max(tf.linalg.diag_part(gramian))
         gramian /= tf.where(largest > 0.0, largest, 1.0)
-        return tf.where(present, self._weights(gramian, present), 0.0)
+        if not self.needs_losses:
+            return tf.where(present, self._weights(gramian, present), 0.0)
+        losses = self._checked_losses(losses, shape[0])
+        present &= tf.math.is_finite(losses)
+        losses = tf.where(present, losses, 0.0)
+        return tf.where(present, self._weights(gramian, present, losses), 0.0)
 
     def _weights(self, gramian, present):
         """Return the weights of shape (T,); see the class."""
@@ -158,6 +170,20 @@ class Combiner:
             last two in float64, over the shared variables, 0 for tasks without part in them.
         """
         return combine_tasks(self, task_gradients, losses)
+
+    def _checked_losses(self, losses, count):
+        if losses is None:
+            raise ValueError(
+                f"`losses` must be given to {type(self).__name__}, whose weights depend on them. "
+                "Received: losses=None"
+            )
+        losses = tf.cast(_floating("losses", losses), tf.float64)
+        if losses.shape != (count,):
+            raise ValueError(
+                f"`losses` must have the shape ({count},), with a loss for each task. "
+                f"Received: losses of shape {losses.shape}"
+            )
+        return losses
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""
