@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._registration import serializable
+from keras_bp.multitask._compiled_losses import recorded_losses
 from keras_bp.multitask._task_gradients import values_of, with_values
 from keras_bp.multitask.combiner import Combiner
 
@@ -34,8 +35,9 @@ class MultiTaskModel(keras.Model):
         inputs: As for `keras.Model`.
         outputs: As for `keras.Model`, two or more: one for each task.
         name: String, the model's name. Defaults to one that Keras makes up.
-        combine: A `Combiner`, such as `PCGrad()`. The state of a random order is among the model's
-            `variables`, as that of a `Dropout` is.
+        combine: A `Combiner`, such as `PCGrad()`, made in the strategy's scope as the model is. The
+            state of a random order and weights that are learnt are among the model's `variables`,
+            as the state of a `Dropout` is.
 
     Raises:
         TypeError: if `combine` is no `Combiner`.
@@ -76,8 +78,11 @@ class MultiTaskModel(keras.Model):
             )
         super().__init__(inputs, outputs, name=name, **kwargs)
         self.combine = combine
-        # Keras tracks it here: it is one of the model's variables, and so in checkpoints.
+        if combine.needs_losses:
+            combine.build(len(self.outputs))
+        # Keras tracks them here: they are among the model's variables, and so in checkpoints.
         self._combine_seed = getattr(combine, "seed_generator", None)
+        self._combine_variables = getattr(combine, "variables", None)
         # No metric: those are set back by `evaluate`, and summed over the replicas.
         self._left_out = tf.Variable(
             tf.zeros(len(self.outputs), tf.int64),
@@ -95,14 +100,14 @@ class MultiTaskModel(keras.Model):
         with tf.GradientTape(persistent=True) as tape:
             # Copies, as one task's output may be computed from another's.
             y_pred = keras.tree.map_structure(_copied, self(x, training=True))
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            loss, losses = self._loss_of_tasks(x, y, y_pred, sample_weight)
             scaled = self.optimizer.scale_loss(loss)
             penalty = self._scaled_penalty()
         self._track_loss(loss, x)
         variables = self.trainable_variables
         task_gradients = _task_gradients(tape, scaled, keras.tree.flatten(y_pred), variables)
         overwritten = _take_overwritten(task_gradients, variables)
-        combined = self.combine.combine_tasks(task_gradients)
+        combined = self.combine.combine_tasks(task_gradients, losses)
         gradients = [
             value if gradient is None else gradient
             for gradient, value in zip(combined.gradients, overwritten, strict=True)
@@ -130,6 +135,16 @@ class MultiTaskModel(keras.Model):
         """Make the model anew from what `get_config` returned."""
         combine = keras.saving.deserialize_keras_object(config["combine"], custom_objects)
         return super().from_config({**config, "combine": combine}, custom_objects)
+
+    def _loss_of_tasks(self, x, y, y_pred, sample_weight):
+        """Return the loss, and the list of the tasks' own where the combiner needs them."""
+        arguments = (x, y, y_pred, sample_weight)
+        if not self.combine.needs_losses:
+            return self.compute_loss(*arguments, training=True), None
+        if not self._compile_loss.built:
+            self._compile_loss.build(y, y_pred)
+        with recorded_losses(self._compile_loss, keras.tree.flatten(y_pred)) as losses:
+            return self.compute_loss(*arguments, training=True), losses
 
     def _scaled_penalty(self):
         if not self.losses:

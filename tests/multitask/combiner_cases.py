@@ -7,12 +7,14 @@ import tensorflow as tf
 from keras_bp import multitask
 
 # The rules that are functions of the Gramian; every public one, so that a new one is not missed.
+# Those that need losses have variables of their own, and tests of their own.
 RULES = {
     name: cls
     for name in multitask.__all__
     if inspect.isclass(cls := getattr(multitask, name))
     and issubclass(cls, multitask.Combiner)
     and cls is not multitask.Combiner
+    and not cls.needs_losses
 }
 
 
