@@ -1,0 +1,265 @@
+"""GradNorm and UncertaintyWeighting, whose weights follow the losses."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bp.multitask import GradNorm, MultiTaskModel, Sum, UncertaintyWeighting
+
+# Keras's own, as it saves a model with NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+WEIGHTINGS = [GradNorm, UncertaintyWeighting]
+JACOBIAN = np.array([[3.0, 0.0, 1.0], [-1.0, 1.0, 0.5], [0.2, -2.0, 0.1]])
+
+
+def course(steps=60):
+    """Return gradients and losses of a training: three tasks that learn at different paces."""
+    rng = np.random.default_rng(0)
+    for step in range(steps):
+        losses = np.array([2.0, 3.0, 0.8]) * np.exp(-step * np.array([0.03, 0.002, 0.01]))
+        yield JACOBIAN * losses[:, None] + 0.1 * rng.normal(size=(3, 3)), losses
+
+
+class GradNormTwin:
+    """GradNorm's loss under autodiff, with what the paper holds fast stopped."""
+
+    def __init__(self, alpha=1.5, learning_rate=0.025):
+        self.alpha, self.rate = alpha, learning_rate
+        self.weights, self.first = tf.ones(3, tf.float64), None
+
+    def __call__(self, jacobian, losses):
+        self.first = losses if self.first is None else self.first
+        gradient, weights = tf.linalg.matvec(jacobian, self.weights, True), self.weights
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            norms = tf.norm(weights[:, None] * jacobian, axis=1)
+            mean = tf.stop_gradient(tf.reduce_mean(norms))
+            pace = losses / self.first / tf.reduce_mean(losses / self.first)
+            loss = tf.reduce_sum(tf.abs(norms / mean - pace**self.alpha))
+        weights = weights - self.rate * tape.gradient(loss, weights)
+        self.weights = 3.0 * weights / tf.reduce_sum(weights)
+        return gradient
+
+
+class UncertaintyTwin:
+    """The loss with log-variances under autodiff, their slopes bounded."""
+
+    def __init__(self, learning_rate=0.025):
+        self.rate, self.s = learning_rate, tf.zeros(3, tf.float64)
+
+    def __call__(self, jacobian, losses):
+        with tf.GradientTape() as tape:
+            tape.watch(self.s)
+            loss = tf.reduce_sum(tf.exp(-self.s) * losses + self.s / 2.0)
+        slope = tf.clip_by_value(tape.gradient(loss, self.s), -1.0, 1.0)
+        gradient = tf.linalg.matvec(jacobian, tf.exp(-self.s), True)
+        self.s = self.s - self.rate * slope
+        return gradient
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "combiner, twin",
+    [
+        (GradNorm(), GradNormTwin()),
+        (GradNorm(alpha=0.5, learning_rate=0.01), GradNormTwin(0.5, 0.01)),
+        (UncertaintyWeighting(), UncertaintyTwin()),
+        (UncertaintyWeighting(learning_rate=0.2), UncertaintyTwin(0.2)),
+    ],
+    ids=repr,
+)
+def test_over_a_training_it_is_the_twin(combiner, twin, jit_compile):
+    combiner = type(combiner).from_config(combiner.get_config())
+    twin = type(twin)(*combiner.get_config().values())
+    combiner.build(3)  # XLA's step may make no variables
+    combine = tf.function(combiner.combine, jit_compile=jit_compile)
+    for jacobian, losses in course():
+        jacobian, losses = tf.constant(jacobian), tf.constant(losses)
+        # The variables are float32, and 60 of its roundings add up.
+        np.testing.assert_allclose(
+            combine(jacobian, losses), twin(jacobian, losses), rtol=2e-5, atol=1e-5
+        )
+
+
+def test_uncertainty_ends_at_the_inverse_of_the_loss():
+    combiner, losses = UncertaintyWeighting(learning_rate=0.5), tf.constant([2.0, 0.01, 300.0])
+    for _ in range(1500):
+        combiner.combine(tf.constant(JACOBIAN), losses)
+    np.testing.assert_allclose(
+        combiner.weights(tf.eye(3), losses=losses), 1.0 / (2.0 * losses), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_gradnorm_ends_where_norms_follow_the_pace(alpha):
+    combiner = GradNorm(alpha, learning_rate=1e-3)
+    combiner.combine(tf.constant(JACOBIAN), tf.constant([1.0, 1.0, 1.0]))
+    losses = np.array([0.2, 0.5, 0.8])
+    for _ in range(3000):
+        combiner.combine(tf.constant(JACOBIAN), tf.constant(losses))
+    weights = combiner.weights(JACOBIAN @ JACOBIAN.T, losses=losses).numpy()
+    norms = weights * np.linalg.norm(JACOBIAN, axis=1)
+    wanted = (losses / losses.mean()) ** alpha
+    # Steps of a fixed size end in a wobble of that size, times the largest norm over the mean.
+    np.testing.assert_allclose(norms / norms.mean(), wanted, atol=0.02)
+    assert weights.sum() == pytest.approx(3.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("cls", WEIGHTINGS)
+def test_a_task_that_is_left_out_moves_nothing_of_its_own(cls):
+    combiner, losses = cls(), tf.constant([2.0, 1.0, 3.0], tf.float64)
+    combiner.combine(tf.constant(JACOBIAN), losses)
+    before = [variable.numpy() for variable in combiner.variables]
+    for number, bad in ((0, np.nan), (1, np.inf)):
+        faulty = JACOBIAN.copy()
+        faulty[number] = bad
+        combiner.combine(tf.constant(faulty), losses)
+        in_loss = tf.tensor_scatter_nd_update(losses, [[number]], [bad])
+        combined = combiner.combine(tf.constant(JACOBIAN), in_loss)
+        assert np.isfinite(combined).all()
+    for old, variable in zip(before, combiner.variables, strict=True):
+        assert np.isfinite(variable).all()
+        assert variable[2] != old[2] or variable.path == "first_losses"
+    if cls is UncertaintyWeighting:
+        # Each of the first two tasks was left out twice, and took part twice.
+        other = cls()
+        for _ in range(3):
+            other.combine(tf.constant(JACOBIAN), losses)
+        np.testing.assert_allclose(combiner.variables[0][:2], other.variables[0][:2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("losses", [[0.0, 0.0, 0.0], [1e-30, 1e30, 1.0], [0.0, -1.0, 2.0]])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e30])
+@pytest.mark.parametrize("cls", WEIGHTINGS)
+def test_no_losses_give_nan(cls, scale, losses):
+    combiner = cls()
+    for _ in range(5):
+        combined = combiner.combine(scale * JACOBIAN, tf.constant(losses, tf.float64))
+    assert np.isfinite(combined).all()
+    assert all(np.isfinite(variable).all() for variable in combiner.variables)
+
+
+@pytest.mark.parametrize("cls", WEIGHTINGS)
+def test_what_is_refused(cls):
+    with pytest.raises(ValueError, match=r"`losses` must be given to \w+, .*Received: losses=None"):
+        cls().combine(tf.constant(JACOBIAN))
+    with pytest.raises(ValueError, match=r"`losses` must have the shape \(3,\).*\(2,\)"):
+        cls().combine(tf.constant(JACOBIAN), tf.constant([1.0, 2.0]))
+    with pytest.raises(TypeError, match="`losses` must be a floating-point.*Received: .*int32"):
+        cls().combine(tf.constant(JACOBIAN), tf.constant([1, 2, 3]))
+    for rate in (0.0, -1.0, np.inf):
+        with pytest.raises(ValueError, match="`learning_rate` must be.*Received: "):
+            cls(learning_rate=rate)
+    combiner = cls()
+    combiner.combine(tf.constant(JACOBIAN), tf.ones(3))
+    with pytest.raises(ValueError, match="used with 3 tasks.*Received: 2 tasks"):
+        combiner.combine(tf.constant(JACOBIAN[:2]), tf.ones(2))
+
+
+def test_what_gradnorm_refuses():
+    with pytest.raises(ValueError, match="`alpha` must be.*Received: alpha=-0.1"):
+        GradNorm(alpha=-0.1)
+    assert GradNorm(alpha=0).alpha == 0.0
+
+
+# In a model.
+
+LOSSES = {"a": "mse", "b": keras.losses.BinaryCrossentropy(from_logits=True), "c": None}
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 5)).astype("float32")
+    return x, {"a": 3.0 * x[:, :2], "b": (x[:, :1] > 0).astype("float32"), "c": x}
+
+
+def model(combine, **options):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((5,))
+    trunk = keras.layers.Dense(8, "tanh", name="trunk", kernel_regularizer="l2")(x)
+    outputs = {name: keras.layers.Dense(n, name=name)(trunk) for name, n in (("a", 2), ("b", 1))}
+    outputs["c"] = keras.layers.Rescaling(2.0, name="c")(x)  # without a loss
+    model = MultiTaskModel(x, outputs, combine=combine)
+    weights = {"a": 0.5, "b": 2.0, "c": 1.0}
+    options = {"jit_compile": False, **options}
+    model.compile(keras.optimizers.SGD(0.1), loss=LOSSES, loss_weights=weights, **options)
+    return model
+
+
+class Noted(Sum):
+    """Sums, and keeps the losses that it was given."""
+
+    needs_losses = True
+
+    def build(self, tasks):
+        self.seen = tf.Variable(tf.zeros(tasks, tf.float64), trainable=False)
+
+    def _weights(self, gramian, present, losses):
+        self.seen.assign(losses)
+        return super()._weights(gramian, present)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_model_hands_on_each_outputs_weighted_loss(jit_compile):
+    noted = model(Noted(), jit_compile=jit_compile)
+    x, y = data()
+    predicted = noted(x)
+    a = np.mean((predicted["a"] - y["a"]) ** 2)
+    b = keras.losses.BinaryCrossentropy(from_logits=True)(y["b"], predicted["b"])
+    logs = noted.train_on_batch(x, y, return_dict=True)
+    np.testing.assert_allclose(noted.combine.seen, [0.5 * a, 2.0 * b, 0.0], rtol=1e-5)
+    plain = model(Sum(), jit_compile=jit_compile)
+    assert logs["loss"] == pytest.approx(plain.train_on_batch(x, y, return_dict=True)["loss"])
+    assert logs["left_out"] == 0
+    for ours, theirs in zip(noted.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("cls", WEIGHTINGS)
+def test_a_model_saves_the_weights_and_goes_on(cls, tmp_path):
+    x, y = data()
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    through, half = model(cls(learning_rate=0.1)), model(cls(learning_rate=0.1))
+    through.fit(x, y, epochs=4, **options)
+    half.fit(x, y, epochs=2, **options)
+    half.save(tmp_path / "half.keras")
+    again = keras.saving.load_model(tmp_path / "half.keras")
+    assert again.combine.get_config() == half.combine.get_config()
+    again.fit(x, y, epochs=2, **options)
+    assert not np.allclose(through.combine.variables[0], cls().build(3) or 1.0)
+    for one, other in zip(through.combine.variables, again.combine.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for one, other in zip(through.weights, again.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("cls", WEIGHTINGS)
+def test_two_replicas_are_one(cls, replicas):
+    x, y = data()
+    alone = model(cls(learning_rate=0.1))
+    with replicas.scope():
+        both = model(cls(learning_rate=0.1))
+    for trained in (alone, both):
+        trained.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0)
+    for one, other in zip(alone.combine.variables, both.combine.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    for one, other in zip(alone.weights, both.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", WEIGHTINGS)
+def test_a_loop_of_ones_own(cls):
+    combiner, v = cls(learning_rate=0.1), tf.Variable([1.0, 2.0])
+
+    @tf.function
+    def step():
+        with tf.GradientTape(persistent=True) as tape:
+            losses = [tf.reduce_sum(v**2), 3.0 * tf.reduce_sum((v - 1.0) ** 2)]
+        return combiner.gradients(tape, losses, [v])[0]
+
+    np.testing.assert_allclose(step(), [2.0, 10.0])  # the weights are 1 at first
+    before = combiner.variables[0].numpy()
+    step()
+    assert not np.allclose(combiner.variables[0], before)
