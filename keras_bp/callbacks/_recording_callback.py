@@ -20,7 +20,8 @@ class RecordingCallback(keras.callbacks.Callback):
     loss and the gradients; no `train_step` is overridden and no model subclassed. What is recorded
     is kept on the device and read from time to time.
 
-    A subclass overrides `_begin`, `_take` and `_end`, and may use, once updates were taken,
+    A subclass overrides `_begin`, `_take` and `_end`, and `_new_recorder` where it records more.
+    Once updates were taken it may use
 
         self._last_step     the number of the last update step taken, 1 for the optimizer's first
         self._recorder      the `StepRecorder`
@@ -42,6 +43,10 @@ class RecordingCallback(keras.callbacks.Callback):
         self._recording = self._sampling = self._by_hand = False
 
     # What a subclass overrides.
+
+    def _new_recorder(self):
+        """Return the `StepRecorder` of a train function that is about to be traced."""
+        return StepRecorder(self.model, self._outputs)
 
     def _begin(self):
         """Do what is to be done before the first step; raise what is wrong."""
@@ -121,7 +126,7 @@ class RecordingCallback(keras.callbacks.Callback):
         if self._function is not None and self._function.put_back(self.model):
             self._recorder.restart()
         else:
-            self._recorder = StepRecorder(self.model, self._outputs)
+            self._recorder = self._new_recorder()
             self._function = RecordingTrainFunction.of(self.model)
             self._function.add(self._recorder)
             self._layers = None
