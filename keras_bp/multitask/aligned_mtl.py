@@ -14,7 +14,8 @@ class AlignedMTL(Combiner):
 
         d = J^T B w,    B = sqrt(l_min) V diag(l)^(-1/2) V^T,    w_i = 1/T,    M = V diag(l) V^T
 
-    over the eigenvalues l of M = J J^T that are not 0. The condition number of the gradients,
+    over the eigenvalues l of M = J J^T that are not 0; a component of less than some 1e-6 of the
+    longest is taken for rounding, and left out. The condition number of the gradients,
     which conflicts and differences in length raise, becomes 1. Equal and orthogonal gradients
     give their mean.
 

@@ -8,7 +8,7 @@ from keras_bp.multitask._least_squares import nearest_to_origin
 from keras_bp.multitask.combiner import Combiner
 from keras_bp.multitask.mean import equal_weights
 
-# Of the gradients' norm, all together: a shorter g_w is taken for 0.
+# Of the norm of the gradients that g_w is made of: a shorter g_w is taken for 0.
 STATIONARY = 1e-4
 # Of k, and so of d: as Newton's method closes in quadratically, it is far better when it stops.
 PRECISION = 1e-9
@@ -25,9 +25,10 @@ class CAGrad(Combiner):
 
         d = g_0 + c ||g_0|| g_w / ||g_w||,    w = argmin g_w . g_0 + c ||g_0|| ||g_w||
 
-    With c = 0 it is the mean. Where the best g_w is 0, or shorter than 1e-4 of all gradients
-    together, no direction in the ball lowers every loss: the point is taken for Pareto stationary,
-    and d is 0. One task with a gradient of 0 is enough for that, if g_0 raises no other's loss.
+    With c = 0 it is the mean. Where the best g_w is 0, or shorter than 1e-4 of the gradients that
+    it is made of, no direction in the ball lowers every loss: the point is taken for Pareto
+    stationary, and d is 0. One task with a gradient of 0 is enough for that, if g_0 raises no
+    other's loss.
 
     Args:
         c: Number of 0 or more, the ball's radius over ||g_0||; the paper's are 0.2 to 0.8. Below
@@ -58,7 +59,8 @@ class CAGrad(Combiner):
         radius = self.c * tf.sqrt(square)
         w = _worst_case(gramian, present, along, square, radius)
         length = tf.sqrt(tf.maximum(tf.tensordot(w, tf.linalg.matvec(gramian, w), 1), 0.0))
-        stationary = length < STATIONARY * tf.sqrt(tf.linalg.trace(gramian))
+        made_of = tf.sqrt(tf.tensordot(w, tf.linalg.diag_part(gramian), 1))
+        stationary = length <= STATIONARY * made_of
         pull = radius / tf.where(~stationary, length, 1.0)
         found = tf.where(stationary, tf.zeros_like(mean), mean + pull * w)
         # Without a radius there is nothing to look for.
@@ -75,7 +77,8 @@ def _worst_case(gramian, present, along, square, radius):
     gives the next k: the last one, once the set is right. A bracket around k makes it sure.
     """
     there = tf.cast(present, gramian.dtype)
-    size = tf.sqrt(tf.linalg.trace(gramian))
+    squares = tf.linalg.diag_part(gramian)
+    shortest = tf.sqrt(tf.reduce_min(tf.where(present, squares, tf.reduce_max(squares))))
     safe_radius = tf.where(radius > 0.0, radius, 1.0)
 
     def weights(k):
@@ -96,7 +99,7 @@ def _worst_case(gramian, present, along, square, radius):
         following = tf.where(inside, guess, (low + high) / 2.0)
         near = (tf.abs(guess - k) <= PRECISION * k) | (high - low <= PRECISION * high)
         # ||g_w|| is at most high r here: shorter than what is told from 0.
-        none = high * safe_radius < STATIONARY / 2.0 * size
+        none = high * safe_radius < STATIONARY / 2.0 * shortest
         return low, high, tf.where(near, k, following), w, near | none
 
     top = 1.01 * tf.sqrt(tf.reduce_max(tf.linalg.diag_part(gramian))) / safe_radius

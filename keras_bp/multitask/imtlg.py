@@ -17,7 +17,8 @@ class IMTLG(Combiner):
         d = J^T a,    a = v / sum of v,    v = M^+ sqrt(diag M),    M = J J^T
 
     so that g_i . d / ||g_i|| is the same for all i, where the gradients are independent. M^+ is
-    the pseudoinverse; a gradient of 0 gets no weight. Weights may be negative. Where the v sum up
+    the pseudoinverse; a gradient of 0 gets no weight, and directions in which no gradient reaches
+    some 1e-6 of the longest one are taken for rounding. Weights may be negative. Where the v sum up
     to 0, as in opposite gradients, d is 0.
 
     Example:

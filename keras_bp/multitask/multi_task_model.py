@@ -31,6 +31,9 @@ class MultiTaskModel(keras.Model):
     one was since the model was made, and `left_out()` tells of which tasks. Inside a
     `LossScaleOptimizer` the whole step is skipped instead, as its scale falls by that only.
 
+    `MultiTaskModel.from_config(model.get_config())` makes another; `keras.models.clone_model` does
+    not hand on `combine`.
+
     Args:
         inputs: As for `keras.Model`.
         outputs: As for `keras.Model`, two or more: one for each task.

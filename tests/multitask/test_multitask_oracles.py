@@ -97,6 +97,18 @@ def test_the_rule_does_not_depend_on_the_scale(name, scale):
     np.testing.assert_allclose(scaled, scale * plain, rtol=1e-9)
 
 
+@pytest.mark.parametrize("apart", [1e2, 1e5, 1e8])
+def test_cagrad_finds_the_way_of_a_task_with_a_small_gradient(apart):
+    """The two gradients conflict, however far their lengths are apart."""
+    rows = np.array([[1.0, -0.9, 0.2], [0.1, 0.8, -0.3]])
+    rows[1] /= apart
+    combined, mean = multitask.CAGrad(c=0.5).combine(tf.constant(rows)), rows.mean(axis=0)
+    # With the mean along g_1, the ball's point that helps g_2 most lies from its centre along g_2.
+    wanted = mean + 0.5 * np.linalg.norm(mean) * rows[1] / np.linalg.norm(rows[1])
+    assert np.all(rows @ wanted >= (rows @ wanted)[1])
+    np.testing.assert_allclose(combined, wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", RULES)
 def test_half_precision_is_combined_in_float32(name, dtype):
