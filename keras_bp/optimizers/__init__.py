@@ -3,11 +3,14 @@
 from keras_bp.optimizers.adam import Adam
 from keras_bp.optimizers.adamw import AdamW
 from keras_bp.optimizers.deferred_adam import DeferredAdam
+from keras_bp.optimizers.dog import DoG
+from keras_bp.optimizers.hypergradient_adam import HypergradientAdam
 from keras_bp.optimizers.lamb import Lamb
 from keras_bp.optimizers.lazy_adam import LazyAdam
 from keras_bp.optimizers.momentum import Momentum
 from keras_bp.optimizers.nesterov import Nesterov
 from keras_bp.optimizers.optimizer import Optimizer
+from keras_bp.optimizers.prodigy import Prodigy
 from keras_bp.optimizers.rmsprop import RMSprop
 from keras_bp.optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from keras_bp.optimizers.sgd import SGD
@@ -17,11 +20,14 @@ __all__ = [
     "Adam",
     "AdamW",
     "DeferredAdam",
+    "DoG",
+    "HypergradientAdam",
     "Lamb",
     "LazyAdam",
     "Momentum",
     "Nesterov",
     "Optimizer",
+    "Prodigy",
     "RMSprop",
     "ScheduleFreeAdamW",
 ]

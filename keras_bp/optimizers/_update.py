@@ -42,6 +42,22 @@ class Update(SettableLearningRate):
             step: scalar float64 tensor, the number of this update, from 1.
         """
 
+    def _survey(self, gradients, variables, reached, learning_rate, step):
+        """Look at all gradients together, before any variable moves.
+
+        Args:
+            gradients: list of tensors and `tf.IndexedSlices`, clipped.
+            variables: list of their variables.
+            reached: list with a scalar bool tensor for each, whether the update has a gradient of
+                it, or `None` where it surely has; or `None` for all.
+            learning_rate: scalar float64 tensor.
+            step: scalar float64 tensor, the number of this update, from 1.
+
+        Returns:
+            The gradients that the update goes on with.
+        """
+        return gradients
+
     def _coefficients(self, learning_rate, step, dtype):
         """Return the rule's scalars, once an update and dtype, as a tuple of float64 tensors.
 
@@ -131,6 +147,7 @@ class Update(SettableLearningRate):
         rate = tf.cast(tf.convert_to_tensor(self.learning_rate), tf.float64)
         step = tf.cast(local(self._iterations), tf.float64) + 1
         self._start(rate, step)
+        gradients = self._survey(gradients, variables, reached, rate, step)
         coefficients = {
             dtype: [tf.cast(c, dtype) for c in self._coefficients(rate, step, dtype)]
             for dtype in {self._target(variable).dtype for variable in variables}
@@ -166,14 +183,18 @@ class Update(SettableLearningRate):
             target.assign(tf.where(same, target, tf.cast(own, target.dtype)))
         return target
 
+    def _complete(self, gradient, variable):
+        """Return a gradient as the rule takes it: in its dtype, dense unless it goes by rows."""
+        target = self._target(variable)
+        gradient = tf.cast(gradient, target.dtype)
+        if isinstance(gradient, tf.IndexedSlices) and not self._by_rows(variable):
+            return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, target.shape[0])
+        return gradient
+
     def _update_variable(self, gradient, variable, rate, coefficients):
         index = self._get_variable_index(variable)
         own, target = local(variable), self._up_to_date_target(variable)
-        gradient = tf.cast(gradient, target.dtype)
-        if isinstance(gradient, tf.IndexedSlices) and not self._by_rows(variable):
-            gradient = tf.math.unsorted_segment_sum(
-                gradient.values, gradient.indices, target.shape[0]
-            )
+        gradient = self._complete(gradient, variable)
         decay = None
         if self.weight_decay and self._decays[index]:
             decay = tf.cast(rate * self.weight_decay, target.dtype)

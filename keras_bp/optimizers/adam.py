@@ -4,12 +4,9 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._registration import serializable
+from keras_bp.optimizers._adam_step import adam_step
 from keras_bp.optimizers._descend import descend
 from keras_bp.optimizers.optimizer import Optimizer
-
-# Elements up to which plain operations are faster than the kernel, which spreads every array, be it
-# a bias of ten, over all threads.
-_SMALL = 2**15
 
 
 @serializable
@@ -93,31 +90,16 @@ class Adam(Optimizer):
         return size, epsilon if self.epsilon_hat else epsilon * root, beta_1, beta_2
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        size, epsilon, beta_1, beta_2 = coefficients
         mean, square = slots[:2]
-        if not self.amsgrad and variable.shape.num_elements() > _SMALL:
-            # With powers of 0 the kernel's own correction is 1: it is in `size` already.
-            none = tf.zeros((), variable.dtype)
-            tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle,
-                m=mean.handle,
-                v=square.handle,
-                beta1_power=none,
-                beta2_power=none,
-                lr=size,
-                beta1=beta_1,
-                beta2=beta_2,
-                epsilon=epsilon,
-                grad=gradient,
-            )
+        if not self.amsgrad:
+            adam_step(variable, gradient, mean, square, *coefficients)
             return
+        size, epsilon, beta_1, beta_2 = coefficients
+        largest = slots[2]
         descend(mean, 1 - beta_1, mean - gradient)
         descend(square, 1 - beta_2, square - tf.square(gradient))
-        if self.amsgrad:
-            largest = slots[2]
-            largest.assign(tf.maximum(largest, square))
-            square = largest
-        descend(variable, size, mean / (tf.sqrt(square) + epsilon))
+        largest.assign(tf.maximum(largest, square))
+        descend(variable, size, mean / (tf.sqrt(largest) + epsilon))
 
     def get_config(self):
         """Return the constructor's arguments, for `from_config`."""

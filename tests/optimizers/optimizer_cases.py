@@ -10,7 +10,15 @@ from keras_bp import layers, optimizers
 NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
 # Left to `-m long` where a test is slow and looks at what the base does: these differ from one of
 # the others in nothing but their rule, which cheaper tests and parity pin down.
-REPRESENTED = ("Adam", "Lamb", "Momentum", "Nesterov", "RMSprop")
+REPRESENTED = (
+    "Adam",
+    "DoG",
+    "HypergradientAdam",
+    "Lamb",
+    "Momentum",
+    "Nesterov",
+    "RMSprop",
+)
 SLOW = [
     pytest.param(name, marks=pytest.mark.long) if name in REPRESENTED else name for name in NAMES
 ]
@@ -20,15 +28,20 @@ REFUSED = {"DeferredAdam": ("weight_decay", "use_ema")}
 ROWS, COLUMNS = 7, 2
 
 
-# At these a loss falls within five steps.
-RATES = {"SGD": 0.1, "Momentum": 0.3}
+# At these a loss falls within five steps; rules that find their rate begin with one that shows.
+RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0}
+STARTS = {
+    "Prodigy": {"d0": 0.02},
+    "DoG": {"r_epsilon": 0.05},
+    "HypergradientAdam": {"hypergradient_rate": 1e-4},
+}
 
 
 def make(name, learning_rate=None, /, **options):
     """Make an optimizer, without the options that it refuses beside a table."""
     learning_rate = RATES.get(name, 0.05) if learning_rate is None else learning_rate
     options = {key: o for key, o in options.items() if key not in REFUSED.get(name, ())}
-    return getattr(optimizers, name)(learning_rate, **options)
+    return getattr(optimizers, name)(learning_rate, **{**STARTS.get(name, {}), **options})
 
 
 def embedding_class(name):

@@ -34,6 +34,15 @@ OWN = {
     "LazyAdam": {**ADAM, "correction": (["rows", "", None, True], ["row", "global"])},
     # Its betas have a bound between them, which is tested with it.
     "DeferredAdam": {"epsilon": POSITIVE},
+    "DoG": {"r_epsilon": POSITIVE, "epsilon": POSITIVE, "init_eta": POSITIVE},
+    "HypergradientAdam": {**ADAM, "hypergradient_rate": ([-1e-9, np.nan, np.inf], [0.0, 1e-9, 2])},
+    "Prodigy": {
+        **ADAM,
+        "beta_3": BETA,
+        "d0": POSITIVE,
+        "d_coef": POSITIVE,
+        "growth_rate": ([1 - EPSILON, 0.5, np.inf], [1.0, 1.02, 2]),
+    },
     "ScheduleFreeAdamW": {
         **ADAM,
         "beta_1": ([0.0, 1.0, -0.1], [EPSILON, 1 - EPSILON]),

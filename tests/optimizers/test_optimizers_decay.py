@@ -128,6 +128,10 @@ def test_how_much_decay_takes(name):
     # Lamb's direction is then lambda w, rescaled to a share `rate` of w. In schedule-free's first
     # update z takes the step, and x and y are z after it.
     share = 0.125 if name == "Lamb" else 0.125 * 0.5
+    if name == "Prodigy":  # whose rate begins at d0
+        share *= 0.02
+    if name == "DoG":  # whose rate r / ||lambda w|| is that of w0's norm, which is sqrt(10)
+        share *= 0.05 * (1 + np.sqrt(10)) / np.sqrt(0.25 * 5 + 1e-8)
     assert_close([variable], [np.array([2.0, -1.0]) * (1 - share)], 1e-12)
     assert_same([excluded], [[2.0, -1.0]])
 

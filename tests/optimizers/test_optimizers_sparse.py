@@ -57,7 +57,7 @@ def test_an_empty_gradient_is_a_step_in_time(name):
     assert int(optimizer.iterations) == 3
     assert np.all(np.isfinite(problem.read()[2]))
     # Rules that step along an average move on without a gradient, the others stay.
-    stays = name in ("LazyAdam", "RMSprop", "SGD")
+    stays = name in ("DoG", "LazyAdam", "RMSprop", "SGD")
     assert np.array_equal(problem.read()[2], before[2]) == stays
     if name == "LazyAdam":
         assert_same([v.numpy() for v in optimizer.variables if "embeddings" in v.path], slots)
