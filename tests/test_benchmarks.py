@@ -51,8 +51,9 @@ def test_optimizers_benchmark_runs():
     [
         (["monitor.py", "--turns", "1", "--steps", "20", "--fits", "1", "--epochs", "1"], 9),
         (["scaling.py", "--steps", "5"], 34),
+        (["multitask.py", "--only", "MLP", "--jit", "off", "--seconds", "0.1"], 22),
     ],
-    ids=["monitor", "scaling"],
+    ids=["monitor", "scaling", "multitask"],
 )
 def test_other_benchmarks_run(arguments, lines):
     run = subprocess.run(
