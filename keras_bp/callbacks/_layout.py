@@ -9,6 +9,8 @@ _CHARTS = [
     ("Gradient norm of all layers, received and applied", [r"gradient_norm\w*/global$"]),
     ("Update ratio of each layer (healthy near 1e-3)", [r"update_ratio/"]),
     ("Weight norm of each layer", [r"weight_norm/"]),
+    ("Degrees between the gradient of each layer and the true one", [r"alignment_angle/"]),
+    ("Share of equal signs in the two", [r"sign_concordance/"]),
     ("Learning rate", [r"learning_rate"]),
     ("Loss of each batch", [r"loss/batch$"]),
     ("Metrics of each epoch", [r"epoch/"]),

@@ -1,17 +1,19 @@
 """What the gradients of every update step do, in TensorBoard."""
 
 import math
-import os
 
 import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer
+from keras_bp.callbacks._alignment_recorder import AlignmentRecorder, recorder_for
 from keras_bp.callbacks._event_file import EventFile
 from keras_bp.callbacks._gradient_flow_image import GradientFlowImage
 from keras_bp.callbacks._hand_records import write_by_hand
+from keras_bp.callbacks._layer_measures import layer_measures, measured_kinds
 from keras_bp.callbacks._layer_selection import LayerSelection
 from keras_bp.callbacks._layout import layout
+from keras_bp.callbacks._log_dir import check_log_dir
 from keras_bp.callbacks._model_histograms import write_sampled, write_weights
 from keras_bp.callbacks._recording_callback import RecordingCallback
 from keras_bp.callbacks._update_scalars import UpdateScalars
@@ -47,6 +49,10 @@ class GradientMonitor(RecordingCallback):
     - `update_ratio/<layer path>`: norm of the update over norm of the weights before it, healthy
       near 1e-3. With `steps_per_execution` the update is that of a whole call, over its steps.
     - `weight_norm/<layer path>`: L2 norm over the layer's trainable variables after the update.
+    - in a model with layers of feedback alignment, `alignment_angle/<layer path>`, the degrees
+      between the gradient that the layer is trained with and the true one, over its trainable
+      variables, and `sign_concordance/<layer path>`, the share of equal signs, as
+      `keras_bp.feedback.alignment` has them; of the last micro-batch where steps accumulate.
 
     At each epoch's end, against the same number of update steps: `epoch/<metric>`, training and
     validation metrics; histograms `weights/<variable path>` of each weight, trainable or not; and
@@ -120,15 +126,7 @@ class GradientMonitor(RecordingCallback):
         layers=None,
         updates_every=50,
     ):
-        if not isinstance(log_dir, str | os.PathLike):
-            raise TypeError(
-                "Argument `log_dir` must be a string or a path. "
-                f"Received: log_dir={log_dir!r} (of type {type(log_dir).__name__})"
-            )
-        if not os.fspath(log_dir):
-            raise ValueError(
-                f"Argument `log_dir` must name a directory. Received: log_dir={log_dir!r}"
-            )
+        check_log_dir(log_dir)
         check_integer("every", every, 1)
         check_integer("updates_every", updates_every, 1)
         if histograms_every is not None:
@@ -192,12 +190,15 @@ class GradientMonitor(RecordingCallback):
             self._file.write_summary(layout(tags))
         self._has_layout = True
 
+    def _new_recorder(self):
+        return recorder_for(self.model, self._outputs)
+
     def _begin(self):
         if self.model.built:
             self._selection.check(self.model)
         self._open()
         self._scalars = self._meter = None
-        self._sampling = False
+        self._counting = False
         self._updates_due, self._histograms_at = 1, 0
         self._histograms_due = self.histograms_every or math.inf
 
@@ -205,18 +206,21 @@ class GradientMonitor(RecordingCallback):
         """Keras's hook: record the coming steps, and measure what is due."""
         self._open()  # a fit inside this one has closed it
         self._start_if_needed()
-        self._sampling = self._is_due(self._histograms_due)
+        self._counting = self._is_due(self._histograms_due)
         if not self._by_hand and self._is_due(self._updates_due) and self.model.built:
             if self._meter is None:
                 self._meter = self._new_meter()
             if not self._meter.running:
                 self._meter.start()
+        measuring = self._meter is not None and self._meter.running
+        aligning = measuring and isinstance(self._recorder, AlignmentRecorder)
+        self._sampling = self._counting or aligning
         super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
         """Keras's hook: write what was due, and the other steps if enough wait."""
         measuring = self._meter is not None and self._meter.running
-        if not (measuring or self._sampling):
+        if not (measuring or self._counting):
             super().on_train_batch_end(batch, logs)
             return
         steps = self._take_updates()
@@ -224,7 +228,7 @@ class GradientMonitor(RecordingCallback):
         if steps and measuring:  # with none, the update is still to come
             self._write_update(steps)
             self._updates_due = (step // self.updates_every + 1) * self.updates_every
-        if steps and self._sampling:
+        if steps and self._counting:
             write_sampled(
                 self._file, self.model, self._recorder, self._selection, self._chosen_outputs, step
             )
@@ -280,17 +284,15 @@ class GradientMonitor(RecordingCallback):
         outputs = enumerate(paths[layer] for layer in self._recorder.layers)
         self._chosen_outputs = {i: path for i, path in outputs if path in self._selection}
         self._scalars = UpdateScalars(self._recorder, self._chosen, self._chosen_outputs)
-        self._write_layout([*self._scalars.tags, "update_ratio/", "weight_norm/", "epoch/"])
+        measured = (f"{kind}/" for kind in measured_kinds(self._recorder))
+        self._write_layout([*self._scalars.tags, *measured, "epoch/"])
 
     def _write_update(self, steps):
         """Write the ratio and the norms of what the meter has measured over some steps."""
-        (updates, before, after), columns = self._meter.stop(), list(self._chosen)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = self._norms(updates[None])[0] / self._norms(before[None])[0] / steps
-        paths = self._chosen.values()
-        tags = (f"{tag}/{path}" for tag in ("update_ratio", "weight_norm") for path in paths)
-        values = [*ratios[columns], *self._norms(after[None])[0, columns]]
-        self._file.write_scalars(tuple(tags), values, self._last_step)
+        norms = (self._norms(squares[None])[0] for squares in self._meter.stop())
+        of_variables, chosen = self._layer_of_variable, self._chosen
+        measures = layer_measures(norms, of_variables, self._recorder, steps, chosen)
+        self._file.write_scalars(*measures, self._last_step)
 
     def _write_weights(self):
         self._histograms_at = self._last_step
