@@ -20,6 +20,7 @@ if keras.config.backend() != "tensorflow":
 # only once the module that registers it has run.
 from keras_bp import (
     callbacks,
+    feedback,
     gradients,
     layers,
     losses,
@@ -41,6 +42,7 @@ __all__ = [
     "LearningRateCurve",
     "callbacks",
     "check_gradients",
+    "feedback",
     "find_learning_rate",
     "gradients",
     "layers",

@@ -8,15 +8,16 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "keras_bp"
 
 FLOORS = [
-    {"ops", "gradients", "reference", "_arguments", "_deferred_rows", "_registration", "_xla"},
+    {"ops", "gradients", "reference", "_arguments", "_deferred_rows", "_exact_gradients"}
+    | {"_registration", "_xla"},
     {"layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},
-    {"learning_rate_finder", "multitask", "visualization"},
+    {"feedback", "learning_rate_finder", "multitask", "visualization"},
     # A callback may watch a `fit` of any model, those of the rooms below included.
     {"callbacks"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The ground's own ground, which every room may use.
-FOUNDATION = {"_arguments", "_deferred_rows", "_registration", "_xla"}
+FOUNDATION = {"_arguments", "_deferred_rows", "_exact_gradients", "_registration", "_xla"}
 
 
 def _imports(source):

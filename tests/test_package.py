@@ -53,7 +53,13 @@ BASES = {
     "optimizers": keras.optimizers.Optimizer,
     "schedules": keras.optimizers.schedules.LearningRateSchedule,
 }
-OWN = {"layers.DeferredEmbedding": keras.layers.Embedding}
+OWN = {
+    "layers.DeferredEmbedding": keras.layers.Embedding,
+    "layers.Detach": keras.layers.Layer,
+    "layers.DirectFeedback": keras.layers.Layer,
+    "layers.FeedbackConv2D": keras.layers.Conv2D,
+    "layers.FeedbackDense": keras.layers.Dense,
+}
 
 
 @pytest.mark.parametrize("room", BASES)

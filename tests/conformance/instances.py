@@ -34,6 +34,7 @@ OTHERS = {
         for name in health_rules.__all__
         if name != "Finding"
     },
+    "feedback.Alignment": lambda: keras_bp.feedback.Alignment(30.0, 0.9),
     "reference.Adam": lambda: reference.Adam(0.1, beta_1=0.8),
     "reference.AdamW": lambda: reference.AdamW(0.1),
     "reference.BatchNormalization": lambda: reference.BatchNormalization(3, momentum=0.8),
@@ -88,6 +89,10 @@ def what_it_does(item):
     if isinstance(item, keras.layers.Layer):
         ids = isinstance(item, keras_bp.layers.Embedding)
         x = np.array([[1, 2, 1]]) if ids else np.arange(24.0, dtype="float32").reshape(2, 3, 4)
+        if isinstance(item, keras.layers.Conv2D):
+            x = x[..., None]
+        if isinstance(item, keras_bp.layers.DirectFeedback):
+            x = [x[:, 0], x]
         if isinstance(item, keras_bp.layers.Dropout):
             # As with Keras's, a copy holds the seed, not how far its sequence has come.
             item.seed_generator.state.assign([item.seed, 0])

@@ -31,7 +31,8 @@ OPTIONS = {
 
 def test_which_have_a_namesake():
     assert set(OPTIONS) == set(OPTIMIZERS)
-    assert set(keras_bp.layers.__all__) - set(LAYERS) == {"DeferredEmbedding"}
+    own = {"DeferredEmbedding", "Detach", "DirectFeedback", "FeedbackConv2D", "FeedbackDense"}
+    assert set(keras_bp.layers.__all__) - set(LAYERS) == own
 
 
 @pytest.mark.parametrize("ours_first", [True, False])

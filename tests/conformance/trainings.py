@@ -17,8 +17,12 @@ LAYERS = {
     "BatchNormalization": {"synchronized": True, "momentum": 0.8},
     "DeferredEmbedding": {"input_dim": ROWS, "output_dim": 4},
     "Dense": {"units": 6, "activation": "tanh", "kernel_regularizer": "l2"},
+    "Detach": {},
+    "DirectFeedback": {"feedback_initializer": keras.initializers.RandomNormal(seed=2)},
     "Dropout": {"rate": 0.3, "seed": 5},
     "Embedding": {"input_dim": ROWS, "output_dim": 4},
+    "FeedbackConv2D": {"filters": 4, "kernel_size": 2, "feedback": "sign"},
+    "FeedbackDense": {"units": 6, "activation": "tanh", "feedback_initializer": "orthogonal"},
     "GroupNormalization": {"groups": 2, "epsilon": 1e-4},
     "LayerNormalization": {"epsilon": 1e-4},
 }
@@ -69,13 +73,23 @@ TRAININGS = [
     ("Dense", "BinaryCrossentropy", "Nesterov", "Sequential"),
     ("Embedding", "CategoricalCrossentropy", "RMSprop", "StepDecay"),
     ("LayerNormalization", "BinaryCrossentropy", "ScheduleFreeAdamW", "Warmup"),
+    ("FeedbackDense", "SparseCategoricalCrossentropy", "Adam", "CosineAnnealing"),
+    ("FeedbackConv2D", "CategoricalCrossentropy", "Nesterov", "LinearDecay"),
+    ("DirectFeedback", "BinaryCrossentropy", "RMSprop", "ExponentialDecay"),
     ("BatchNormalization", "CategoricalCrossentropy", "SGD", "WarmupCosine"),
     ("Embedding", "CategoricalCrossentropy", "Prodigy", "CosineAnnealing"),
     ("Dense", "BinaryCrossentropy", "DoG", "LinearDecay"),
     ("Dense", "SparseCategoricalCrossentropy", "HypergradientAdam", "StepDecay"),
 ]
+# What stands before a layer: what it takes, and some weights that get its inputs' gradient.
+BEFORE = {
+    "DirectFeedback": lambda: [keras_bp.layers.Dense(5, "tanh"), keras_bp.layers.Detach()],
+    "FeedbackConv2D": lambda: [keras.layers.Reshape((3, 4, 1)), keras_bp.layers.Dense(2, "tanh")],
+    "FeedbackDense": lambda: [keras_bp.layers.Dense(5, "tanh")],
+}
 KINDS = {
-    "layers": [layer for layer, _, _, _ in TRAININGS],
+    # Detach stands before DirectFeedback.
+    "layers": [*(layer for layer, _, _, _ in TRAININGS), "Detach"],
     "losses": [loss for _, loss, _, _ in TRAININGS],
     "optimizers": [optimizer for _, _, optimizer, _ in TRAININGS],
     "schedules": [schedule for _, _, _, schedule in TRAININGS],
@@ -119,14 +133,19 @@ def make_model(training, layers=keras_bp.layers, strategy=None, **compile_option
     keras.utils.set_random_seed(1)
     ids = layer in EMBEDDINGS
     with strategy.scope() if strategy else contextlib.nullcontext():
-        model = keras.Sequential(
-            [
-                keras.Input((3,), dtype="int32") if ids else keras.Input((3, 4)),
-                getattr(layers, layer)(**LAYERS[layer], name="subject"),
-                keras.layers.Flatten(),
-                keras_bp.layers.Dense(CLASSES, LOSSES[loss], name="head"),
-            ]
-        )
+        subject = getattr(layers, layer)(**LAYERS[layer], name="subject")
+        parts = [
+            keras.Input((3,), dtype="int32") if ids else keras.Input((3, 4)),
+            *BEFORE.get(layer, list)(),
+            *([] if layer == "DirectFeedback" else [subject]),
+            keras.layers.Flatten(),
+            keras_bp.layers.Dense(CLASSES, LOSSES[loss], name="head"),
+        ]
+        model = keras.Sequential(parts)
+        if layer == "DirectFeedback":
+            model = keras.Model(
+                model.inputs[0], subject([model.outputs[0], model.layers[0].output])
+            )
         cost = getattr(keras_bp.losses, loss)()
         options = {"jit_compile": False, **compile_options}
         model.compile(make_optimizer(optimizer, schedule), cost, **options)

@@ -5,9 +5,11 @@ from distribution_cases import BOUND, IDS, LABELS, WORDS, X, by_fit, by_loop, di
 
 from keras_bp import layers, losses, optimizers
 
+FEEDBACK = {"Detach", "DirectFeedback", "FeedbackConv2D", "FeedbackDense"}
+
 
 def every_layer():
-    """A network of all layers, and one output for each loss."""
+    """A network of all layers but those of feedback alignment, and one output for each loss."""
     keras.utils.set_random_seed(1)
     x, words = keras.Input((6,), name="x"), keras.Input((3,), dtype="int32", name="words")
     hidden = layers.Dense(8, "tanh", name="hidden")(x)
@@ -44,9 +46,27 @@ def test_every_layer_and_loss(replicas):
         by_fit(strategy, every_layer, lambda: optimizers.Adam(0.01), *data, every_loss)
         for strategy in (replicas, None)
     )
-    assert {type(layer).__name__ for layer in two[2].layers} >= set(layers.__all__)
+    assert {type(layer).__name__ for layer in two[2].layers} >= set(layers.__all__) - FEEDBACK
     assert {type(loss).__name__ for loss in every_loss().values()} == set(losses.__all__)
     assert sum(one[0][-10:]) < 0.7 * sum(one[0][:10])
+    assert difference(two, one) < BOUND
+
+
+def test_feedback_alignment(replicas):
+    """Each replica sends its own errors back through the same fixed matrices."""
+
+    def network():
+        keras.utils.set_random_seed(1)
+        x = keras.Input((6,))
+        first = layers.Dense(8, "tanh")(x)
+        image = keras.layers.Reshape((2, 4, 1))(layers.Detach()(first))
+        second = keras.layers.Flatten()(layers.FeedbackConv2D(4, 2, activation="tanh")(image))
+        third = layers.FeedbackDense(8, "tanh")(second)
+        return keras.Model(x, layers.DirectFeedback()([layers.FeedbackDense(3)(third), first]))
+
+    two, one = (by_fit(where, network, lambda: optimizers.SGD(0.5)) for where in (replicas, None))
+    assert {type(layer).__name__ for layer in two[2].layers} >= FEEDBACK
+    assert sum(one[0][-10:]) < 0.8 * sum(one[0][:10])
     assert difference(two, one) < BOUND
 
 

@@ -6,9 +6,13 @@ import tensorflow as tf
 
 from keras_bp import layers
 
-# The layers of floating-point inputs; those that take ids have a file of their own,
-# test_layers_embedding.py.
-NAMES = [name for name in layers.__all__ if not name.endswith("Embedding")]
+# The layers of floating-point inputs that are drop-ins; those that take ids have a file of their
+# own, test_layers_embedding.py, as have those of feedback alignment, test_layers_feedback.py.
+NAMES = [
+    name
+    for name in layers.__all__
+    if hasattr(keras.layers, name) and not name.endswith("Embedding")
+]
 
 # What a plain instance needs; the seed makes two dropouts draw the same mask.
 REQUIRED = {

@@ -1,0 +1,148 @@
+"""How far the gradients that a model is trained with lie from those of its loss."""
+
+import math
+import typing
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bp._exact_gradients import exact_gradients
+
+
+class Alignment(typing.NamedTuple):
+    """How a gradient lies to the true one, both over all trainable variables of a layer.
+
+    Example:
+        >>> keras_bp.feedback.Alignment(angle=45.0, sign_concordance=0.75).angle
+        45.0
+    """
+
+    angle: float
+    """Degrees between the two, 0 to 180; random directions are at about 90. NaN where one is 0."""
+    sign_concordance: float
+    """The share of entries with the same sign, of those that are not 0 in both; NaN for none."""
+
+    @classmethod
+    def of_sums(cls, sums):
+        """Return the alignment of the variables whose rows from `alignment_sums` are given.
+
+        Args:
+            sums: array of shape (variables, 5).
+        """
+        product, square, true_square, agreeing, counted = np.sum(np.float64(sums), axis=0)
+        norms = math.sqrt(square) * math.sqrt(true_square)
+        cosine = product / norms if norms > 0 else math.nan
+        # Rounding leaves a cosine of 1 a little above.
+        angle = math.degrees(math.acos(min(max(cosine, -1.0), 1.0))) if norms > 0 else math.nan
+        return cls(angle, float(agreeing / counted) if counted else math.nan)
+
+
+def alignment_sums(gradients, true_gradients):
+    """Return what alignments are made of, for each gradient of a list and its true counterpart.
+
+    Inside a `tf.function`, compiled by XLA too, where no angle of several variables together can
+    be had yet. `Alignment.of_sums` makes one of the rows of a layer.
+
+    Args:
+        gradients: list of tensors, `tf.IndexedSlices` or None, which counts as zeros.
+        true_gradients: list likewise, in the same order.
+
+    Returns:
+        A float64 tensor of shape (gradients, 5), in each row the inner product, the two squared
+        norms, the number of entries with the same sign, and the number of entries that are not 0
+        in both.
+
+    Example:
+        >>> sums = keras_bp.feedback.alignment_sums(
+        ...     [tf.constant([1.0, 0])], [tf.constant([2.0, 2])]
+        ... )
+        >>> [round(number, 3) for number in keras_bp.feedback.Alignment.of_sums(sums)]
+        [45.0, 0.5]
+    """
+    rows = []
+    for gradient, true in zip(gradients, true_gradients, strict=True):
+        if gradient is None and true is None:
+            rows.append(tf.zeros(5, tf.float64))
+            continue
+        a, b = (None if g is None else tf.convert_to_tensor(g) for g in (gradient, true))
+        a, b = (tf.zeros_like(y) if x is None else x for x, y in ((a, b), (b, a)))
+        # In float32 an angle below 0.02 degrees could not be told from 0.
+        a, b = tf.cast(a, tf.float64), tf.cast(b, tf.float64)
+        same = tf.cast((tf.sign(a) == tf.sign(b)) & (b != 0), tf.float64)
+        either = tf.cast((a != 0) | (b != 0), tf.float64)
+        rows.append(tf.stack([tf.reduce_sum(t) for t in (a * b, a * a, b * b, same, either)]))
+    return tf.stack(rows)
+
+
+def alignment(model, x, y, sample_weight=None):
+    """Return how each layer's gradient on a batch lies to the true one.
+
+    One forward pass in training mode, and two backward passes: the one that the model is trained
+    with, and one inside `exact_gradients()`. Where the loss is not backpropagated exactly by
+    something other than this package's feedback layers, that counts for both. Weights, batch
+    statistics, random states and metrics are left as they were.
+
+    Args:
+        model: A built and compiled `keras.Model`.
+        x: Array, tensor or structure of them, the model's inputs for a batch.
+        y: Array, tensor or structure of them, the targets.
+        sample_weight: Array of a weight for each example, or `None`.
+
+    Returns:
+        A dictionary, path -> `Alignment`, of every layer with trainable variables. Paths are those
+        of `GradientMonitor`, `hidden` or `block/conv` for the layer conv in a model block.
+
+    Raises:
+        ValueError: If the model is not built, is compiled without a loss, or has no trainable
+            variables.
+
+    Example:
+    ```python
+    for layer, (angle, concordance) in keras_bp.feedback.alignment(model, x, y).items():
+        print(f"{layer}: {angle:.0f} degrees, {concordance:.0%} of the signs")
+    ```
+
+    References:
+        Lillicrap et al., 2016, "Random synaptic feedback weights support error backpropagation for
+        deep learning", for the angle in training.
+    """
+    if not model.built or not model.trainable_variables:
+        raise ValueError(
+            "`model` must be built and have trainable variables. "
+            f"Received: model {model.name!r}, built={model.built}"
+        )
+    if getattr(model, "loss", None) is None:
+        raise ValueError(
+            f"`model` must be compiled with a loss. Received: model {model.name!r} without one"
+        )
+    variables = list(model.trainable_variables)
+    x, y = (tf.nest.map_structure(tf.convert_to_tensor, data) for data in (x, y))
+    state = [*model.non_trainable_variables, *model.metrics_variables]
+    before = [tf.identity(tf.convert_to_tensor(variable.value)) for variable in state]
+    try:
+        with tf.GradientTape(persistent=True) as tape:
+            outputs = model(x, training=True)
+            loss = model.compute_loss(x, y, outputs, sample_weight, training=True)
+    finally:
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(value)
+    gradients = tape.gradient(loss, variables)
+    with exact_gradients():
+        true_gradients = tape.gradient(loss, variables)
+    sums = alignment_sums(gradients, true_gradients).numpy()
+    paths, rows = _layer_paths(model), {}
+    for variable, row in zip(variables, sums, strict=True):
+        rows.setdefault(paths.get(id(variable), "(model)"), []).append(row)
+    return {path: Alignment.of_sums(own) for path, own in rows.items()}
+
+
+def _layer_paths(model, prefix=""):
+    """Map the id of each variable to the path of the innermost layer that holds it."""
+    paths = {}
+    # Keras has no public name for the layers that a layer which is no model holds.
+    for layer in model._flatten_layers(include_self=False, recursive=False):
+        path = prefix + layer.name
+        own = {id(variable): path for variable in layer.variables}
+        # A shared layer is named where it comes first.
+        paths = own | _layer_paths(layer, f"{path}/") | paths
+    return paths
