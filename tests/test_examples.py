@@ -32,12 +32,14 @@ class Small(typing.NamedTuple):
             (a handful of the examples), and far above chance.
         lines: regular expressions, each of which a line of the output must begin with.
         files: patterns of files that it leaves.
+        tags: some of the tags in its event file, if it leaves one.
     """
 
     arguments: list
     accuracy: tuple
     lines: list
     files: list
+    tags: set = frozenset({"gradient_norm/global", "learning_rate", "loss/batch"})
 
 
 SMALL = {
@@ -329,6 +331,23 @@ SMALL = {
         ],
         files=["tb_logs/generalization/digits.png"],
     ),
+    # Seen: XX % after 2 epochs of 3000 images, YY % after 20; chance 10 %.
+    "multi_task": Small(
+        arguments="--epochs 2 --images 3000 --seeds 1 --combiners PCGrad".split(),
+        accuracy=(20.0, 80.0),
+        lines=[
+            r"PCGrad +\d\d\.\d\d% +\d\d\.\d\d% +\d\d\.\d\d% \+- 0\.00 ",
+            *(rf"{layer} +-?0\.\d{{3}} +\d+\.\d% +0\.\d\d$" for layer in ("conv_1", "shared")),
+            r"conflicts most: \w+$",
+            *(rf"{norm}Normalization( +\d\d\.\d\d%){{3}} " for norm in ("Batch", "Layer", "Group")),
+        ],
+        files=[
+            "tb_logs/multi_task/accuracies.png",
+            "tb_logs/multi_task/conflicts.png",
+            "tb_logs/multi_task/events.out.tfevents.*",
+        ],
+        tags={"gradient_cosine/global/left-right", "conflicting_steps/conv_2"},
+    ),
     # Seen: 61.8 % after 40 epochs, 100 % after 2000; chance 50 %.
     "spiral": Small(
         arguments=["--epochs", "40"],
@@ -381,7 +400,7 @@ def test_example_runs(path, tmp_path, monkeypatch, capsys):
             assert file.read_bytes().startswith(b"GIF89a")
         else:
             tags = EventAccumulator(str(file)).Reload().Tags()["tensors"]
-            assert {"gradient_norm/global", "learning_rate", "loss/batch"} <= set(tags)
+            assert small.tags <= set(tags)
     left = {p for p in tmp_path.rglob("*") if p.is_file()}
     assert len(left) == len(small.files), left
 
