@@ -125,10 +125,9 @@ def steps(optimizer, count=100):
         yield w, optimizer.adapted_rate.numpy()
 
 
-@pytest.mark.parametrize("schedule", [False, True])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case, schedule", [(case, "decay" in case) for case in CASES])
 def test_a_hundred_steps_of_the_algorithm(case, schedule, float64):
-    """To 1e-11, where roundings of 1e-16 a step are multiplied as the rate grows a thousandfold."""
+    """To 1e-11: roundings of 1e-16 a step are multiplied as the rate grows a thousandfold."""
     twin, options, make = CASES[case]
     rates = falling if schedule else lambda step: 1.0
     if twin is adam_hd:
@@ -234,6 +233,25 @@ def test_a_variable_without_gradient_counts_as_one_with_zeros(name):
             optimizer.apply([gone, scalar, table], problem.variables)
         rates.append(float(optimizer.adapted_rate.numpy()))
     assert rates[0] == rates[1]
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variable_that_no_micro_step_reached(name):
+    """It neither decays nor has a decay that counts, as where it has no gradient in a step."""
+    rates, values = [], []
+    for options in ({}, {"gradient_accumulation_steps": 2}):
+        problem, optimizer = Problem(name), make(name, weight_decay=0.5, **options)
+        for step in range(3):
+            matrix, scalar, table = problem.gradients(step)
+            for _ in range(options.get("gradient_accumulation_steps", 1)):
+                optimizer.apply([None if step else matrix, scalar, table], problem.variables)
+        rates.append(float(optimizer.adapted_rate.numpy()))
+        values.append(problem.read())
+    # The mean of two equal gradients is that gradient; sums of a dense and a sparse one are
+    # taken in another order.
+    np.testing.assert_allclose(*rates, rtol=1e-6)
+    assert_close(*values, 1e-6)
 
 
 @pytest.mark.parametrize("name", ["Prodigy", "DoG"])
