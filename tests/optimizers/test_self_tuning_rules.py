@@ -177,7 +177,11 @@ def test_first_steps_of_hypergradient_adam():
     optimizer.apply([tf.constant([-50.0, 200.0])], [variable])
     assert optimizer.adapted_rate.numpy() == 0
     assert_close([variable], [[2.125, 4.875]], 1e-5)
-    # A schedule's value and the moves add up. At 0 they are -0.125.
+    # A schedule's value and the moves, -0.125 now, add up; where it says 0 there is none.
+    optimizer.learning_rate = 0.0
+    optimizer.apply([tf.constant([0.5, -2.0])], [variable])
+    assert optimizer.adapted_rate.numpy() == 0
+    assert_close([variable], [[2.125, 4.875]], 1e-5)
     optimizer.learning_rate = 1.125
     optimizer.apply([tf.constant([0.0, 0.0])], [variable])
     np.testing.assert_allclose(optimizer.adapted_rate.numpy(), 1.0, rtol=1e-6)
