@@ -1,6 +1,7 @@
 """Several tasks on shared weights: how their gradients become one step."""
 
 from keras_bp.multitask.aligned_mtl import AlignedMTL
+from keras_bp.multitask.blockwise_upgrad import BlockwiseUPGrad
 from keras_bp.multitask.cagrad import CAGrad
 from keras_bp.multitask.combiner import Combiner
 from keras_bp.multitask.gradnorm import GradNorm
@@ -17,6 +18,7 @@ __all__ = [
     "IMTLG",
     "MGDA",
     "AlignedMTL",
+    "BlockwiseUPGrad",
     "CAGrad",
     "Combiner",
     "GradNorm",

@@ -11,7 +11,7 @@ SLOPE = 2e-13
 
 
 def nonnegative_minimum(matrix, linear):
-    """Minimize x^T Q x / 2 - r^T x over x >= 0, for several r at once.
+    """Minimize x^T Q x / 2 - r^T x over x >= 0, for several r, or Q and r, at once.
 
     The method of Lawson and Hanson: the entry with the steepest descent joins the active set, the
     problem is solved on the set, and entries that would turn negative leave it. It is exact, but
@@ -20,8 +20,8 @@ def nonnegative_minimum(matrix, linear):
     refined away takes care of.
 
     Args:
-        matrix: float64 tensor Q of shape (T, T), positive semi-definite. The minimum must exist,
-            as it does in every least-squares problem.
+        matrix: float64 tensor Q of shape (T, T), or (B, T, T) for one of each r, positive
+            semi-definite. The minimum must exist, as it does in every least-squares problem.
         linear: float64 tensor r of shape (B, T).
 
     Returns:
@@ -33,9 +33,9 @@ def nonnegative_minimum(matrix, linear):
     # Scaled to a diagonal of 1: gradients may differ in size by many orders.
     diagonal = tf.linalg.diag_part(matrix)
     roots = tf.sqrt(tf.where(diagonal > 0.0, diagonal, 1.0))
-    matrix = matrix / (roots[:, None] * roots[None, :])
+    matrix = matrix / (roots[..., :, None] * roots[..., None, :])
     linear = linear / roots
-    size = matrix.shape[0]
+    size = matrix.shape[-1]
 
     def solve(active):
         both = active[:, :, None] & active[:, None, :]

@@ -16,7 +16,7 @@ class CombinedGradients(typing.NamedTuple):
     present: tf.Tensor
     gramian: tf.Tensor
     gramians: list
-    weights: tf.Tensor
+    weights: tf.Tensor | list
 
 
 def combine_tasks(combiner, task_gradients, losses):
@@ -40,19 +40,18 @@ def combine_tasks(combiner, task_gradients, losses):
     scale = _scale([column for column, owners in zip(columns, shared, strict=True) if owners])
     gramians = [_gramian(*parts, scale) for parts in zip(columns, shared, strict=True)]
     total = sum((g for g in gramians if g is not None), tf.zeros([len(tasks)] * 2, tf.float64))
-    # A task without shared variables is no row of zeros to the rule, it has no part in it.
-    sharing = tf.constant([any(t in owners for owners in shared) for t in range(len(tasks))])
     values = None if losses is None else _stacked(given, present)
-    weights = combiner.weights(total, present & sharing, values)
+    weights = _weights(combiner, total, gramians, shared, present, values)
+    of_columns = weights if combiner.blockwise else [weights] * len(columns)
     gradients = []
-    for column in columns:
+    for column, weights_here in zip(columns, of_columns, strict=True):
         owners = _owners(column)
         if not owners:
             gradients.append(None)
             continue
         combined = column[owners[0]]
         if len(owners) > 1:
-            combined = weighted_sum(tf.gather(weights, owners), [column[t] for t in owners])
+            combined = weighted_sum(tf.gather(weights_here, owners), [column[t] for t in owners])
         # The optimizer sums over the replicas once more.
         gradients.append(combined if replicas == 1 else _divided(combined, replicas))
     square = scale**2
@@ -66,6 +65,24 @@ def _gramian(column, owners, scale):
         return None
     place = np.eye(len(column))[owners]
     return place.T @ gramian([column[t] for t in owners], scale) @ place
+
+
+def _weights(combiner, gramian, gramians, shared, present, losses):
+    """Return the tasks' weights; of a rule that works in blocks, those of each variable or None."""
+    tasks = range(present.shape[0])
+    if not combiner.blockwise:
+        # A task without shared variables is no row of zeros to the rule, it has no part in it.
+        sharing = tf.constant([any(t in owners for owners in shared) for t in tasks])
+        return combiner.weights(gramian, present & sharing, losses)
+    weights = [None] * len(gramians)
+    places = [number for number, owners in enumerate(shared) if owners]
+    if places:
+        owned = tf.constant([[t in shared[number] for t in tasks] for number in places])
+        blocks = tf.stack([gramians[number] for number in places])
+        found = tf.unstack(combiner.block_weights(blocks, present & owned))
+        for number, block in zip(places, found, strict=True):
+            weights[number] = block
+    return weights
 
 
 def _stacked(losses, present):

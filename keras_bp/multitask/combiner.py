@@ -59,6 +59,9 @@ class Combiner:
 
     # Whether the rule looks at the tasks' losses, and so has `_weights(gramian, present, losses)`.
     needs_losses = False
+    # Whether it weighs the gradients of each variable by themselves, with
+    # `_block_weights(gramians, present)` of shapes (K, T, T) and (K, T) for K variables.
+    blockwise = False
 
     def __call__(self, jacobian, losses=None):
         """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P)."""
@@ -109,16 +112,27 @@ class Combiner:
                 f"`present` must be a boolean tensor of shape {shape[:1]}, with an entry for each "
                 f"task. Received: present of shape {present.shape} and dtype {present.dtype.name}"
             )
-        gramian = tf.where(present[:, None] & present[None, :], gramian, 0.0)
-        # The rules do not depend on the scale, their tolerances do.
-        largest = tf.reduce_max(tf.linalg.diag_part(gramian))
-        gramian /= tf.where(largest > 0.0, largest, 1.0)
+        gramian = _of_size_one(tf.where(present[:, None] & present[None, :], gramian, 0.0))
         if not self.needs_losses:
             return tf.where(present, self._weights(gramian, present), 0.0)
         losses = self._checked_losses(losses, shape[0])
         present &= tf.math.is_finite(losses)
         losses = tf.where(present, losses, 0.0)
         return tf.where(present, self._weights(gramian, present, losses), 0.0)
+
+    def block_weights(self, gramians, present):
+        """Return the weights of the tasks in each of K variables, for a rule that is `blockwise`.
+
+        Args:
+            gramians: float64 tensor of shape (K, T, T).
+            present: Boolean tensor of shape (K, T).
+
+        Returns:
+            A float64 tensor of shape (K, T).
+        """
+        both = present[:, :, None] & present[:, None, :]
+        gramians = _of_size_one(tf.where(both, gramians, 0.0))
+        return tf.where(present, self._block_weights(gramians, present), 0.0)
 
     def _weights(self, gramian, present):
         """Return the weights of shape (T,); see the class."""
@@ -197,6 +211,12 @@ class Combiner:
     def __repr__(self):
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._config.items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _of_size_one(gramian):
+    """Return Gramians whose largest entry is 1: rules do not depend on it, tolerances do."""
+    largest = tf.reduce_max(tf.linalg.diag_part(gramian), axis=-1)[..., None, None]
+    return gramian / tf.where(largest > 0.0, largest, 1.0)
 
 
 def _floating(name, value):

@@ -22,6 +22,7 @@ ORACLES = [
     (multitask.PCGrad(), [0.5, 1.5]),
     (multitask.PCGrad(reduction="mean"), [0.25, 0.75]),
     (multitask.UPGrad(), [0.25, 0.75]),
+    (multitask.BlockwiseUPGrad(), [0.25, 0.75]),  # one block
     # The line from (1, 0) to (-1, 1) is nearest to 0 at a = (3/5, 2/5).
     (multitask.MGDA(), [0.2, 0.4]),
     # d_1 = (d_2 - d_1) / sqrt(2), on the line through the two.
@@ -152,7 +153,15 @@ def conflicts(combiner):
 
 
 # Counted on another draw: two counts of the same rare thing differ by the root of their sum.
-COUNTED = {"UPGrad": 0, "MGDA": 0, "IMTLG": 2, "PCGrad": 6, "AlignedMTL": 11, "Mean": 69}
+COUNTED = {
+    "UPGrad": 0,
+    "BlockwiseUPGrad": 0,
+    "MGDA": 0,
+    "IMTLG": 2,
+    "PCGrad": 6,
+    "AlignedMTL": 11,
+    "Mean": 69,
+}
 
 
 @pytest.mark.parametrize("name", COUNTED)
