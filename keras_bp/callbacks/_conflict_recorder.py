@@ -91,13 +91,25 @@ class ConflictRecorder(StepRecorder):
             A float64 array of shape (count, len(shared), tasks, tasks), or None where the train
             step combined nothing.
         """
-        if self._gramians is None:
+        if self.shared is None:
             return None
         numbers = np.arange(self._rows_read - count + 1, self._rows_read + 1)
-        return self._read(self._gramians)[numbers % self.places]
+        return self._read(self._gramians)[numbers % self.places][:, self._columns]
+
+    def _create_rows(self):
+        # For every layer: which of them are shared is known only as the step is traced, where a
+        # replica can create no variable.
+        super()._create_rows()
+        paths, selection = variable_paths(self._model), LayerSelection(self._layers)
+        layers = dict.fromkeys(paths[id(variable)][0] for variable in self.variables)
+        self._recorded = [layer for layer in layers if layer in selection]
+        tasks = len(self._model.outputs)
+        shape = len(self._recorded) + 1, tasks, tasks
+        self._gramians = self._variable((self.places + 1, *shape))
+        self._sums = self._variable(shape) if self._cycle > 1 else None
 
     def _row(self, variables, combined, given):
-        """Return the Gramians of the layers and of all, of shape (len(shared), tasks, tasks)."""
+        """Return the Gramians of the layers and of all, of shape (layers + 1, tasks, tasks)."""
         paths = variable_paths(self._model)
         of_layers, pairs = {}, {}
         for variable, gramian, owners in zip(variables, combined.gramians, given.T, strict=True):
@@ -107,35 +119,28 @@ class ConflictRecorder(StepRecorder):
                 pairs[layer] = pairs.get(layer, False) | np.outer(owners, owners)
         if self.shared is None:
             self._choose(pairs)
-            self._create_gramians(given.shape[0])
-        # A layer that was frozen since has no part in what is traced now.
         nothing = tf.fill(combined.gramian.shape, tf.constant(np.nan, tf.float64))
-        row = [tf.add_n(of_layers.get(layer, [nothing])) for layer in self.shared[:-1]]
+        row = [tf.add_n(of_layers.get(layer, [nothing])) for layer in self._recorded]
         there = combined.present[:, None] & combined.present[None, :]
         return tf.where(there, tf.stack([*row, combined.gramian]), np.nan)
 
     def _choose(self, pairs):
-        """Find the layers to record among those that tasks share."""
+        """Find the recorded layers that tasks share."""
         if not pairs:
             raise ValueError(
                 "GradientConflict needs a model in which two or more tasks share trainable "
                 f"weights. Received: model {self._model.name!r}, in which none do"
             )
-        selection = LayerSelection(self._layers)
-        chosen = [layer for layer in pairs if layer in selection]
+        chosen = [layer for layer in self._recorded if layer in pairs]
         if not chosen:
             raise ValueError(
                 f"`layers` must name layers that two or more tasks share: {list(pairs)}. "
                 f"Received: layers={self._layers!r}"
             )
         self.shared = [*chosen, _ALL]
+        self._columns = [*map(self._recorded.index, chosen), -1]
         everywhere = np.any(list(pairs.values()), axis=0)
         self.pairs = np.array([*(pairs[layer] for layer in chosen), everywhere])
-
-    def _create_gramians(self, tasks):
-        self._gramians = self._variable((self.places + 1, len(self.shared), tasks, tasks))
-        if self._cycle > 1:
-            self._sums = self._variable((len(self.shared), tasks, tasks))
 
     def _record(self, row, losses_before, updates_before):
         losses, updates = self._totals[1], self._totals[2]

@@ -32,7 +32,7 @@ class GradientConflict(RecordingCallback):
 
     Scalars against the number of update steps made (1 after the first), every `every` steps, for
     each layer and each pair of tasks that share it; tasks are named as the model's outputs, in
-    their order:
+    their order (that of `model.output_names`):
 
     - `gradient_cosine/<layer path>/<task>-<task>`, in [-1, 1].
     - `gradient_magnitude_similarity/<layer path>/<task>-<task>`, in (0, 1].
@@ -51,7 +51,8 @@ class GradientConflict(RecordingCallback):
 
     Paths of layers, update steps and how they are counted are those of `GradientMonitor`. With
     `gradient_accumulation_steps` a point stands for the gradients of all micro-batches of an
-    update, laid end to end; what an earlier `fit` left over is not in it.
+    update, laid end to end; what an earlier `fit` left over is not in it. A task that is left out
+    of one micro-batch counts as left out of the update.
 
     Args:
         log_dir: string or `os.PathLike`, the directory of the event file, which lies directly in
@@ -77,16 +78,16 @@ class GradientConflict(RecordingCallback):
     Example:
         >>> inputs = keras.Input((4,))
         >>> trunk = keras.layers.Dense(8, "relu", name="trunk")(inputs)
-        >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("up", "down")}
+        >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("down", "up")}
         >>> combine = keras_bp.multitask.PCGrad()
         >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combine=combine)
         >>> model.compile("sgd", "mse")
         >>> x = np.random.default_rng(0).normal(size=(64, 4))
         >>> conflict = keras_bp.callbacks.GradientConflict("tb_logs/conflict")
-        >>> y = {"up": x[:, :1], "down": -x[:, :1]}
+        >>> y = {"down": -x[:, :1], "up": x[:, :1]}
         >>> _ = model.fit(x, y, verbose=0, callbacks=[conflict])
         >>> [(row["layer"], row["tasks"], row["steps"]) for row in conflict.table()]
-        [('trunk', ('up', 'down'), 2), ('global', ('up', 'down'), 2)]
+        [('trunk', ('down', 'up'), 2), ('global', ('down', 'up'), 2)]
 
     References:
         Yu et al., 2020, "Gradient surgery for multi-task learning", definitions 1 and 2; Shi et

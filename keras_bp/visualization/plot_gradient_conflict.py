@@ -38,13 +38,13 @@ def plot_gradient_conflict(source):
         >>> from keras_bp.visualization import plot_gradient_conflict
         >>> inputs = keras.Input((4,))
         >>> trunk = keras.layers.Dense(8, "relu", name="trunk")(inputs)
-        >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("up", "down")}
+        >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("down", "up")}
         >>> combine = keras_bp.multitask.PCGrad()
         >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combine=combine)
         >>> model.compile("sgd", "mse")
         >>> x = np.random.default_rng(0).normal(size=(64, 4))
         >>> conflict = keras_bp.callbacks.GradientConflict("tb_logs/conflict")
-        >>> y = {"up": x[:, :1], "down": -x[:, :1]}
+        >>> y = {"down": -x[:, :1], "up": x[:, :1]}
         >>> _ = model.fit(x, y, verbose=0, callbacks=[conflict])
         >>> figure = plot_gradient_conflict(conflict)
         >>> figure.savefig("gradient_conflict.png")

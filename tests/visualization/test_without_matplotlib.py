@@ -39,6 +39,11 @@ def _plot_gradient_flow(tmp_path):
     visualization.plot_gradient_flow(tmp_path)
 
 
+def _plot_gradient_conflict(_):
+    row = {"layer": "trunk", "tasks": ("a", "b"), "cosine": 0.1, "conflicting": 0.5, "steps": 2}
+    visualization.plot_gradient_conflict([row])
+
+
 def _plot_comparison(tmp_path):
     one = {"d": {"SGD": np.ones((1, 1))}}
     visualization.OptimizerComparison(one, one, one, (0,)).plot()
@@ -48,6 +53,7 @@ def _plot_comparison(tmp_path):
     "name, draw",
     [
         ("plot_backprop", _plot_backprop),
+        ("plot_gradient_conflict", _plot_gradient_conflict),
         ("plot_gradient_flow", _plot_gradient_flow),
         ("plot_schedules", lambda _: visualization.plot_schedules()),
         ("OptimizerComparison.plot", _plot_comparison),
