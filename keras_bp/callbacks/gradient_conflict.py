@@ -1,6 +1,5 @@
 """Which layers several tasks pull in opposite directions, in TensorBoard and as numbers."""
 
-import os
 import warnings
 
 import numpy as np
@@ -11,6 +10,7 @@ from keras_bp.callbacks._conflict_recorder import ConflictRecorder
 from keras_bp.callbacks._conflict_tally import ConflictTally, similarities
 from keras_bp.callbacks._event_file import EventFile
 from keras_bp.callbacks._layer_selection import LayerSelection
+from keras_bp.callbacks._log_dir import check_log_dir
 from keras_bp.callbacks._recording_callback import RecordingCallback
 from keras_bp.multitask import MultiTaskModel
 
@@ -96,15 +96,7 @@ class GradientConflict(RecordingCallback):
     """
 
     def __init__(self, log_dir="tb_logs", every=1, layers=None):
-        if not isinstance(log_dir, str | os.PathLike):
-            raise TypeError(
-                "Argument `log_dir` must be a string or a path. "
-                f"Received: log_dir={log_dir!r} (of type {type(log_dir).__name__})"
-            )
-        if not os.fspath(log_dir):
-            raise ValueError(
-                f"Argument `log_dir` must name a directory. Received: log_dir={log_dir!r}"
-            )
+        check_log_dir(log_dir)
         check_integer("every", every, 1)
         super().__init__()
         self.log_dir = log_dir

@@ -1,5 +1,6 @@
 """GradientConflict leaves the training as it is, and says what it cannot watch."""
 
+import doctest
 import re
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from conflict_cases import FIT, compile_model, model_of_three, model_of_two, targets
 
+import keras_bp
 from keras_bp.callbacks import GradientConflict
 from keras_bp.multitask import IMTLG, MultiTaskModel, PCGrad, Sum
 
@@ -172,3 +174,10 @@ def test_log_dir_that_cannot_be_made(data, tmp_path):
     with pytest.raises(ValueError, match="`log_dir` must name a directory in which .*file"):
         conflict = GradientConflict(tmp_path / "file" / "logs")
         towers(True).fit(data[0], targets(data[0]), callbacks=[conflict], **FIT)
+
+
+def test_example_of_the_docstring(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"keras": keras, "keras_bp": keras_bp, "np": np}
+    (example,) = doctest.DocTestFinder(recurse=False).find(GradientConflict, globs=names)
+    assert doctest.DocTestRunner().run(example).failed == 0
