@@ -33,7 +33,11 @@ class AlignmentRecorder(StepRecorder):
 
     def __init__(self, model, outputs):
         super().__init__(model, outputs)
-        self._sums = None
+        self._measured = False
+
+    def _create_rows(self):
+        super()._create_rows()
+        self._sums = self._variable((len(self.variables), 5))
 
     @contextlib.contextmanager
     def watching(self):
@@ -81,11 +85,9 @@ class AlignmentRecorder(StepRecorder):
             for of_one in ([own_product(gradient) for gradient in gradients], true)
         ]
         both = [[of_one.get(id(v)) for v in self.variables] for of_one in both]
-        sums = alignment_sums(*map(sum_over_replicas, both))
-        if self._sums is None:
-            self._sums = self._variable(sums.shape)
-        self._sums.assign(sums)
+        self._sums.assign(alignment_sums(*map(sum_over_replicas, both)))
+        self._measured = True
 
     def alignment_sums(self):
-        """Return the last sums, (variables, 5), or None before a step that was sampled."""
-        return None if self._sums is None else self._read(self._sums)
+        """Return the last sums, (variables, 5), or None where the train step shows no loss."""
+        return self._read(self._sums) if self._measured else None
