@@ -26,10 +26,10 @@ class Prodigy(SelfTuning):
 
     <g, w0 - w> / ||g||_1 is a lower bound of the distance to a solution where the loss is convex,
     so that d grows from the tiny d0 until it is of that size, mostly within some hundred updates,
-    and never falls. a is `learning_rate`: a factor on the rate, not the rate, which is left at 1 or
-    falls from 1 by a schedule (`CosineAnnealing(1.0, steps)`); k is `d_coef`, the one number to
-    tune by. c is 1, or Adam's correction with `use_bias_correction`. The rate of the last update,
-    a d c, is `adapted_rate`.
+    and never falls. a is `learning_rate`: a factor on the rate, not the rate. It begins at 1, and a
+    schedule from there to 0, such as `CosineAnnealing(1.0, steps)`, makes the rate fall at the end,
+    as d does not. k is `d_coef`, the one number to tune by. c is 1, or Adam's correction with
+    `use_bias_correction`. The rate of the last update, a d c, is `adapted_rate`.
 
     Gradients, clipped ones too, come in summed over replicas and micro-steps, so that d is that of
     the whole batch. The optimizer keeps w0, s, m and v: four numbers for each weight.
