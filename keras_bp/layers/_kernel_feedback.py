@@ -65,7 +65,10 @@ class KernelFeedback:
 
     def quantize(self, mode=None, type_check=True, config=None):
         """Refuse, as the inputs' gradient would go through the kernel."""
-        raise ValueError(f"`{type(self).__name__}` cannot be quantized. Received: mode={mode!r}")
+        # The error that makes `keras.Model.quantize` pass over a layer, with a warning.
+        raise NotImplementedError(
+            f"`{type(self).__name__}` cannot be quantized. Received: mode={mode!r}"
+        )
 
     def save_own_variables(self, store):
         """Write Keras's weights, and the feedback's beside them."""
