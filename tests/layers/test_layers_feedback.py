@@ -138,6 +138,7 @@ def test_quantization_of_a_model_passes_over():
     parts = [layers.FeedbackDense(5), layers.Dense(2), layers.FeedbackDense(2)]
     model = keras.Sequential([keras.Input((5,)), *parts])
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         model.quantize("int8")
     texts = [str(warning.message) for warning in caught]
     assert sum("`FeedbackDense` cannot be quantized. Received: " in text for text in texts) == 2
