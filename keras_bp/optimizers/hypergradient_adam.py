@@ -57,7 +57,7 @@ class HypergradientAdam(SelfTuning):
 
     References:
         Baydin, Cornish, Martinez Rubio, Schmidt and Wood, 2018, "Online learning rate adaptation
-        with hypergradient descent", algorithm 5, with epsilon beside the root of the uncorrected
+        with hypergradient descent", algorithm 6, with epsilon beside the root of the uncorrected
         average as in the authors' code.
     """
 

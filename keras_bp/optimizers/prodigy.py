@@ -65,7 +65,7 @@ class Prodigy(SelfTuning):
 
     References:
         Mishchenko and Defazio, 2023, "Prodigy: an expeditiously adaptive parameter-free learner",
-        algorithm 4, in the form of the authors' package prodigyopt 1.1.2.
+        the Adam version, in the form of the authors' package prodigyopt 1.1.2.
     """
 
     slot_names = ("initial", "weighted_sum", "momentum", "velocity")
