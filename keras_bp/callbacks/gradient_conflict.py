@@ -26,9 +26,9 @@ class GradientConflict(RecordingCallback):
 
     Two tasks conflict in a step where the cosine is below 0. These are the gradients that the
     combiner is given: before any of it is taken away, after loss weights, without penalties, and
-    over the whole batch where there are replicas. All numbers are computed in float64 inside the
-    compiled step and written from Python about once a second. The weights are the same, bit for
-    bit, with and without the callback.
+    over the whole batch where there are replicas. Their products are formed in float64 inside the
+    compiled step, and what they give is written from Python about once a second. The weights are
+    the same, bit for bit, with and without the callback.
 
     Scalars against the number of update steps made (1 after the first), every `every` steps, for
     each layer and each pair of tasks that share it; tasks are named as the model's outputs, in
