@@ -109,7 +109,8 @@ def what_it_does(item):
     if isinstance(item, keras.optimizers.schedules.LearningRateSchedule):
         return [item(np.arange(12)).numpy()]
     if isinstance(item, keras_bp.multitask.Combiner):
-        return [item(tf.constant([[1.0, 2.0, -3.0], [-2.0, 1.0, 0.5]])).numpy()]
+        losses = tf.constant([0.5, 2.0]) if item.needs_losses else None
+        return [item(tf.constant([[1.0, 2.0, -3.0], [-2.0, 1.0, 0.5]]), losses).numpy()]
     return []
 
 
