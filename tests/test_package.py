@@ -112,7 +112,8 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     contents = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in contents} == {"keras_bp"}
-    sources = {str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py")} | {"keras_bp/py.typed"}
+    sources = {str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py")}
+    sources |= {"keras_bp/py.typed", "keras_bp/schedules/discovery/coefficients.npz"}
     assert sources <= set(contents)
 
     site = tmp_path / "site"

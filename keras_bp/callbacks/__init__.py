@@ -1,6 +1,7 @@
 """Callbacks for `model.fit`: they show what the gradients do, and keep a training going."""
 
 from keras_bp.callbacks import health_rules
+from keras_bp.callbacks.discovered_schedule import DiscoveredSchedule
 from keras_bp.callbacks.gradient_conflict import GradientConflict
 from keras_bp.callbacks.gradient_monitor import GradientMonitor
 from keras_bp.callbacks.optimizer_switch import OptimizerSwitch
@@ -9,6 +10,7 @@ from keras_bp.callbacks.training_dashboard import TrainingDashboard
 from keras_bp.callbacks.training_health import TrainingHealth
 
 __all__ = [
+    "DiscoveredSchedule",
     "GradientConflict",
     "GradientMonitor",
     "OptimizerSwitch",

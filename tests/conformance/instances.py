@@ -21,6 +21,7 @@ OTHERS = {
         np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 2, "end"
     ),
     "callbacks.GradientConflict": lambda: callbacks.GradientConflict("logs", layers=["trunk"]),
+    "callbacks.DiscoveredSchedule": lambda: callbacks.DiscoveredSchedule(500, 25, fallback=0.1),
     "callbacks.GradientMonitor": lambda: callbacks.GradientMonitor("logs", layers=["head"]),
     "callbacks.OptimizerSwitch": lambda: callbacks.OptimizerSwitch(0.1, patience=3),
     "callbacks.ResumableTraining": lambda: callbacks.ResumableTraining("checkpoints"),

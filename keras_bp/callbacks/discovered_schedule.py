@@ -1,0 +1,286 @@
+"""A learning-rate schedule that a training finds for itself, in its first few steps."""
+
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_bp._arguments import check_integer, check_number
+from keras_bp.callbacks._optimizer_rules import rules_of
+from keras_bp.callbacks._probe_recorder import ProbeRecorder
+from keras_bp.callbacks._recording_train_function import RecordingTrainFunction
+from keras_bp.schedules import Sequential, discovery
+
+_LEAST_PROBE = 12
+
+
+class DiscoveredSchedule(keras.callbacks.Callback):
+    """Probes the loss in the first steps of a `fit`, and sets the schedule of all the others.
+
+    The first steps, some 5 % of all, are a probe: one at the rate 0, four at a tiny one, then a
+    sweep of rising rates, to the rate at which the loss diverges at most. From them follow numbers
+    without units (see `keras_bp.schedules.discovery.features`), and from these a small model, which
+    has learnt from thousands of cheap trainings, predicts peak rate, warm-up share and decay. Then
+
+    1. weights and optimizer are put back to what they were after the first call of the train
+       function, which moved no weight (the weights that the sweep leaves are worse to go on from
+       than the first ones); metrics begin anew, so that the first epoch's are of the steps after
+       the probe;
+    2. the optimizer gets the schedule, over `total_steps` less the steps of the probe, in the place
+       of the rate or schedule it had; the train function is traced again.
+
+    So `total_steps` counts all steps that are computed. What the probe saw of the data is not
+    turned back: the batches and random numbers go on.
+
+    Where the probe is of no use, there is a safe fallback, with a `RuntimeWarning` and a
+    `fallback_reason`: a warm-up of a tenth of the steps and a cosine. Its peak is `fallback`, such
+    as `lambda model: find_learning_rate(model, x, y).suggest()`; without, a tenth of the rate
+    that led to the lowest loss in the probe's sweep, which is the range test's rule `"minimum"`;
+    and where there was no sweep, the rate that the optimizer had. It is taken where there are too
+    few steps, where the first losses are not finite or the sweep diverges at once, where no step
+    lowers the loss, and where the features lie far outside of what the model has learnt from.
+
+    It works with every optimizer that reads its rate from Keras's `learning_rate`, in plain `fit`,
+    with and without `jit_compile`, under a loss scale and on replicas; a `GradientTape` loop calls
+    no callback. With `steps_per_execution` of k the probe plans k steps at a time: the one at rate
+    0 becomes k, the four tiny ones 2k at least, and the sweep can stop at such a multiple only; a
+    probe has 3k + 12 steps at least then. The rate of each step is its own all the same, in the
+    probe and afterwards.
+
+    A schedule is discovered once for a model's optimizer: a second `fit` with the same callback
+    goes on with it. A `.keras` file that is saved after the probe holds the schedule in its
+    optimizer, and needs no callback to go on. A restart from variables alone (`load_weights`,
+    `ResumableTraining`) finds an optimizer without the schedule: set `callback.schedule` yourself,
+    whose `get_config` keeps it. A `fit` that an exception ends in the probe leaves the optimizer
+    its own rate, and the weights where the probe has brought them.
+
+    Args:
+        total_steps: integer of 1 or more, the update steps of the whole training, probe included;
+            `None`, the default, for those of this `fit`.
+        probe_steps: integer of 12 or more and less than the total, the most steps the probe may
+            take. Defaults to `None`, a twentieth of the total, 20 at least.
+        fallback: number above 0, or a function of the model that returns one; see above. Defaults
+            to `None`.
+        verbose: 1 to print a line at the discovery, 0 for none. Defaults to 1.
+
+    Attributes:
+        schedule: the schedule of the steps after the probe, counted from 0; `None` before.
+        discovery: the `keras_bp.schedules.discovery.Discovery` with peak, warm-up share, decay,
+            expected regret and features; `None` before.
+        fallback_reason: string, why the fallback was taken; `None` where it was not.
+        probe: the `keras_bp.schedules.discovery.Probe`, with rates and what was seen.
+        steps_probed: integer, the steps that the probe took.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range; by `fit`, if the model has no optimizer, if the
+            optimizer accumulates gradients, if `total_steps` is `None` and the length of the data
+            is unknown, or if `probe_steps` is not below the total.
+
+    Example:
+        >>> x = np.linspace(-1.0, 1.0, 256)[:, None]
+        >>> model = keras.Sequential([keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> discovered = keras_bp.callbacks.DiscoveredSchedule(verbose=0)
+        >>> _ = model.fit(x, x**2, epochs=50, verbose=0, callbacks=[discovered])
+        >>> discovered.steps_probed, discovered.fallback_reason
+        (20, None)
+
+    References:
+        The sweep: Smith, 2017, "Cyclical learning rates for training neural networks". Linear
+        decay and warm-up chosen from a run: Defazio et al., 2023, "When, why and how much?".
+    """
+
+    def __init__(self, total_steps=None, probe_steps=None, *, fallback=None, verbose=1):
+        super().__init__()
+        if total_steps is not None:
+            total_steps = check_integer("total_steps", total_steps, 1)
+        if probe_steps is not None:
+            probe_steps = check_integer("probe_steps", probe_steps, _LEAST_PROBE)
+        if fallback is not None and not callable(fallback):
+            fallback = _checked(fallback)
+        self.total_steps = total_steps
+        self.probe_steps = probe_steps
+        self.fallback = fallback
+        self.verbose = check_integer("verbose", verbose, 0)
+        self.schedule = self.discovery = self.probe = None
+        self.steps_probed = 0
+        self._optimizer = self._recorder = self._start = None
+        self._rules = []
+
+    @property
+    def fallback_reason(self):
+        """Why the safe schedule was taken; None where it was not."""
+        return None if self.discovery is None else self.discovery.fallback_reason
+
+    # Keras's hooks.
+
+    def set_model(self, model):
+        """Keras's hook: take over the model that `fit` is about to train."""
+        # A fit that an exception ended never called on_train_end.
+        if self._recorder is not None:
+            self._leave()
+        super().set_model(model)
+
+    def on_train_begin(self, logs=None):
+        """Keras's hook: check what can be checked."""
+        optimizer = self.model.optimizer
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ValueError(
+                "DiscoveredSchedule needs a model that is compiled with an optimizer. "
+                f"Received: model {self.model.name!r} with optimizer {optimizer!r}"
+            )
+        if self._optimizer is optimizer:
+            return
+        cycles = [rule.gradient_accumulation_steps or 1 for rule in rules_of(optimizer)]
+        if max(cycles, default=1) > 1:
+            raise ValueError(
+                "DiscoveredSchedule needs an optimizer that updates the weights in every step. "
+                f"Received: gradient_accumulation_steps={max(cycles)}"
+            )
+        self._total = self.total_steps or self._steps_of_fit()
+        self._planned = self.probe_steps or max(self._total // 20, 20)
+        if self.model.steps_per_execution > 1:
+            self._planned = max(self._planned, 3 * self.model.steps_per_execution + 12)
+        if self.probe_steps and self._planned >= self._total:
+            raise ValueError(
+                f"`probe_steps` must be less than the total of {self._total} steps. "
+                f"Received: probe_steps={self.probe_steps}"
+            )
+        self.schedule = self.discovery = self.probe = self._start = None
+        self.steps_probed = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Keras's hook: plan the coming steps of the probe."""
+        if self._optimizer is self.model.optimizer:
+            return
+        if self._recorder is None and not self._enter():
+            return
+        if not self._function.in_place():
+            self._listen()  # another callback has made the train function anew
+        rates = self.probe.plan(self.model.steps_per_execution)
+        self._recorder.plan(rates)
+        self._function.arm()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Keras's hook: look at the steps just made, and set the schedule if they were the last."""
+        if self._recorder is None:
+            return
+        rows = self._recorder.rows()
+        self.probe.parameters = self._recorder.parameters
+        self.steps_probed += self.model.steps_per_execution
+        for rate, row in zip(self._recorder.planned, rows, strict=False):
+            # A loss scale that is too large makes gradients infinite; the step is skipped then.
+            if not (np.isfinite(row[0]) and not np.isfinite(row[1])):
+                self.probe.see(rate, row)
+        if self._start is None:
+            self._start = [(v, v.numpy()) for v in self._variables()]
+        if self.probe.done or self.steps_probed >= self._planned:
+            self._decide()
+
+    def on_train_end(self, logs=None):
+        """Keras's hook: decide now, if the probe was to go on."""
+        if self._recorder is not None:
+            self._decide()
+
+    def _steps_of_fit(self):
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        if steps is None:
+            raise ValueError(
+                "`total_steps` must be given where the length of the data is unknown. "
+                "Received: total_steps=None"
+            )
+        return steps * epochs
+
+    def _enter(self):
+        """Begin the probe; tell whether there is one."""
+        if self.probe_steps is None and 4 * self._planned > self._total:
+            reason = f"{self._total} steps are too few for a probe of {self._planned}"
+            self._settle(discovery.Discovery.safe(None, reason))
+            return False
+        optimizer = self.model.optimizer
+        with self.model.distribute_strategy.scope():
+            rate = keras.Variable(
+                0.0,
+                dtype="float32",
+                trainable=False,
+                aggregation="only_first_replica",
+                name="probed_learning_rate",
+            )
+        self._rules = [(rule, vars(rule)["_learning_rate"]) for rule in rules_of(optimizer)]
+        for rule, _ in self._rules:
+            # Past the setter, which Keras refuses over a schedule.
+            vars(rule)["_learning_rate"] = rate
+        self._recorder = ProbeRecorder(self.model, rate)
+        self.probe = discovery.Probe(self._planned)
+        self._listen()
+        return True
+
+    def _listen(self):
+        self._function = RecordingTrainFunction.of(self.model)
+        self._function.add(self._recorder)
+
+    def _leave(self):
+        """End the probe: give rates and train function back."""
+        for rule, rate in self._rules:
+            vars(rule)["_learning_rate"] = rate
+        RecordingTrainFunction.remove_from(self.model)
+        self._recorder, self._rules = None, []
+
+    def _variables(self):
+        holders = [self.model.optimizer, *rules_of(self.model.optimizer)]
+        variables = self.model.weights + [v for holder in holders for v in holder.variables]
+        return {id(variable): variable for variable in variables}.values()
+
+    def _decide(self):
+        """End the probe, put weights and optimizer back, and set the schedule."""
+        self._leave()
+        for variable, value in self._start:
+            variable.assign(value)
+        self._start = None
+        self._settle(discovery.discover(self.probe, self._total))
+
+    def _settle(self, found):
+        """Let the optimizer train with what was found."""
+        model, optimizer = self.model, self.model.optimizer
+        if found.fallback_reason is not None:
+            found = found.at(self._fallback_rate(found.peak_learning_rate))
+            warnings.warn(
+                f"DiscoveredSchedule takes its safe schedule, a warm-up and a cosine from "
+                f"{found.peak_learning_rate:.3g}: {found.fallback_reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.discovery = found
+        self.schedule = found.schedule(max(self._total - self.steps_probed, 1))
+        start = max(int(rule.iterations.numpy()) for rule in rules_of(optimizer))
+        schedule = Sequential([0.0, self.schedule], [start]) if start else self.schedule
+        for rule in rules_of(optimizer):
+            rule.learning_rate = schedule
+        self._optimizer = optimizer
+        # The train function was traced with the old rate.
+        model.make_train_function(force=True)
+        model.reset_metrics()
+        if self.verbose:
+            print(f"DiscoveredSchedule, after {self.steps_probed} steps of probe: {found}")
+
+    def _fallback_rate(self, suggested):
+        if callable(self.fallback):
+            return _checked(self.fallback(self.model))
+        if self.fallback is not None:
+            return self.fallback
+        if suggested is not None:
+            return suggested
+        rule = rules_of(self.model.optimizer)[0]
+        return float(tf.convert_to_tensor(rule.learning_rate))
+
+
+def _checked(value):
+    try:
+        return check_number("fallback", value, 0.0, low_open=True)
+    except TypeError as error:
+        raise TypeError(
+            "`fallback` must be a number above 0 or a function of the model that returns one. "
+            f"Received: fallback={value!r}"
+        ) from error

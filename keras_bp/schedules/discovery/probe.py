@@ -1,0 +1,135 @@
+"""The first steps of a run: at which rates they are made, and what is seen of them."""
+
+import math
+
+import numpy as np
+
+SEEN = ("loss", "square", "with_before", "along_before", "weights", "update", "along")
+"""What is seen of a step, in this order: the batch's loss; of its gradient g the squared norm, the
+products with the gradient and with the update before; the squared norms of the weights and of the
+update d that the step makes; and the product of g with d."""
+
+# Of the sweep, in units of the rate at which the first-order decrease is the whole loss.
+_LOWEST, _HIGHEST = 3e-3, 30.0
+_STILL_STEPS = 4
+_SMALL = 1e-4
+
+
+class Probe:
+    """Plans the rates of the first steps, and records what is seen of each.
+
+    The first step is made at the rate 0; the next four at rates so small that they change next to
+    nothing, but for the first of these such that an update has 1e-4 of the norm of the weights. The
+    product of gradient and update tells by how much a rate lowers the loss to first order, whatever
+    the optimizer's rule. The rate at which that is the whole loss is the unit
+
+        u = L / (-g . d / rate),
+
+    and the rest of the steps sweep the rate geometrically from 0.003 u to 30 u. The sweep ends at
+    its last step, or where the loss is not finite, has risen by 0.3 of its first level, or in two
+    steps one after the other by 0.1 of it (and by six times, or three times, its deviation in the
+    steps before the sweep, where batches differ more than that).
+
+    A loss times c leaves u as it is for Adam and divides it by c for SGD; weights times c, in a
+    model that computes the same, multiply it by c for Adam and by c^2 for SGD. So do the rates that
+    train.
+
+    Args:
+        steps: integer, the update steps of the probe at most.
+        parameters: integer, the number of weights; it may be set before the second step is planned.
+
+    Attributes:
+        rates: list, the rates of the steps seen.
+        rows: list, what was seen of each, in the order of `SEEN`.
+        unit: the unit of rates, None before it is measured.
+        sweep_start: the number of the first step of the sweep, None before.
+        diverged: whether the loss ended the sweep.
+    """
+
+    def __init__(self, steps, parameters=None):
+        self.steps = steps
+        self.parameters = parameters
+        self.rates, self.rows = [], []
+        self.unit = self.sweep_start = None
+        self.diverged = False
+        self._sweep = None
+        self._small, self._small_calls = 0.0, 1
+
+    @property
+    def done(self):
+        """Whether there is nothing left to do."""
+        return self.diverged or len(self.rows) >= self.steps
+
+    @property
+    def fault(self):
+        """What makes the probe useless, or None."""
+        if self.rows and not math.isfinite(self.rows[0][0]):
+            return "the loss of the first step is not finite"
+        if self.sweep_start is None or len(self.rows) < self.sweep_start + 5:
+            return "the sweep ended within five steps"
+        if self.unit is None:
+            return "no step lowered the loss to first order"
+        return None
+
+    def plan(self, count=1):
+        """Return the rates of the next `count` steps."""
+        made = len(self.rows)
+        if not made:
+            return np.zeros(count)
+        if not any(self.rates):
+            self._small = self._crude_rate()
+            return np.full(count, self._small)
+        if self._sweep is None and (made <= _STILL_STEPS or self._small_calls < 2):
+            self._small *= self._correction()
+            self._small_calls += 1
+            return np.full(count, self._small)
+        if self._sweep is None:
+            self._measure()
+        rates = self._sweep[made - self.sweep_start :][:count]
+        return np.pad(rates, (0, count - len(rates)), "edge")
+
+    def see(self, rate, row):
+        """Take what was seen of the next step."""
+        self.rates.append(float(rate))
+        self.rows.append([float(value) for value in row])
+        loss = self.rows[-1][0]
+        if not math.isfinite(loss):
+            self.diverged = True
+        elif self.sweep_start is not None:
+            rises = [row[0] - self._level for row in self.rows[-2:]]
+            level, noise = abs(self._level), self._noise
+            one, two = max(0.3 * level, 6.0 * noise), max(0.1 * level, 3.0 * noise)
+            self.diverged = rises[1] > one or min(rises) > two
+
+    def _crude_rate(self):
+        """Return a rate that is small for gradient descent, and for a rule that normalizes."""
+        _, square, _, _, weights, _, _ = self.rows[0]
+        if not weights or not square:
+            return _SMALL
+        return _SMALL * math.sqrt(weights) / math.sqrt(max(square, self.parameters))
+
+    def _correction(self):
+        """Return the factor to the rate at which an update is as small as it is to be."""
+        # Weights in float32 lose what is much smaller; a small loss makes small gradients, and
+        # the rate that is right for them is not known before an update was seen.
+        weights, update = self.rows[-1][4:6]
+        if not weights:
+            return 1.0
+        if not update:
+            return 1e3
+        factor = _SMALL * math.sqrt(weights / update)
+        return 1.0 if 0.3 < factor < 3.0 else min(factor, 1e3)
+
+    def _measure(self):
+        """Find the unit, and lay out the sweep."""
+        made = len(self.rows)
+        rows, rates = np.array(self.rows), np.array(self.rates)
+        # The last ones: a momentum has grown by then.
+        gain = np.mean(-rows[-2:, 6] / rates[-2:])
+        self._level, self._noise = np.mean(rows[:, 0]), np.std(rows[:, 0])
+        if gain > 0.0 and self._level != 0.0:
+            self.unit = abs(self._level) / gain
+        unit = self.unit or self._small / _SMALL
+        self.sweep_start = made
+        count = max(self.steps - made, 1)
+        self._sweep = unit * np.geomspace(_LOWEST, _HIGHEST, count)

@@ -1,0 +1,192 @@
+"""DiscoveredSchedule probes in a plain fit, and leaves a training by the schedule that it found."""
+
+import keras
+import numpy as np
+import pytest
+from switch_cases import numpy_2, state
+
+import keras_bp
+from keras_bp.callbacks import DiscoveredSchedule, GradientMonitor
+from keras_bp.optimizers import SGD, Adam, AdamW
+from keras_bp.schedules import LinearDecay, Sequential, discovery
+from keras_bp.schedules.discovery import networks, simulation, tasks
+
+L = keras.layers
+STEPS = 120
+
+
+def data(examples=40):
+    x = np.random.default_rng(0).normal(size=(examples, 6)).astype("float32")
+    return x, (x[:, 0] * x[:, 1] > 0).astype("int32")
+
+
+def build(optimizer="adam", seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((6,)), L.Dense(16, "tanh"), L.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, **{"jit_compile": False, **options})
+    return model
+
+
+def fit(model, *callbacks, steps=STEPS, epochs=1):
+    """Train with the same batch in each step, so that every step is known."""
+    arrays = [np.concatenate([array] * (steps // epochs)) for array in data()]
+    options = {"batch_size": 40, "shuffle": False, "verbose": 0, "epochs": epochs}
+    return model.fit(*arrays, callbacks=list(callbacks), **options).history["loss"]
+
+
+OPTIMIZERS = {
+    "keras_adam": lambda rate: keras.optimizers.Adam(rate),
+    "keras_sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
+    "adam": lambda rate: Adam(rate),
+    "sgd": lambda rate: SGD(rate),
+}
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("keras_adam", {}),
+        ("keras_sgd", {"jit_compile": True}),
+        ("adam", {"jit_compile": True}),
+        ("sgd", {"run_eagerly": True}),
+    ],
+    ids=str,
+)
+def test_the_rest_is_a_training_by_the_schedule(name, options):
+    """From the first weights, and moments of one step at the rate 0, by `callback.schedule`."""
+    model, callback = build(OPTIMIZERS[name](0.123), **options), DiscoveredSchedule(verbose=0)
+    first = model.evaluate(*data(), batch_size=40, verbose=0)
+    fit(model, callback)
+    assert callback.fallback_reason is None
+    assert callback.steps_probed == len(callback.probe.rows) <= 20
+    assert callback.probe.rates[0] == 0.0 and callback.probe.rates[-1] > callback.probe.unit
+    assert callback.probe.rows[0][0] == pytest.approx(first, rel=1e-6)
+
+    rest = STEPS - callback.steps_probed
+    twin = build(OPTIMIZERS[name](Sequential([0.0, callback.schedule], [1])), **options)
+    fit(twin, steps=1 + rest)
+    for mine, its in zip(state(model), state(twin), strict=True):
+        np.testing.assert_array_equal(mine, its)
+    assert int(model.optimizer.iterations) == 1 + rest
+
+
+def test_what_is_seen_is_what_the_simulation_sees():
+    """The same rows as those of a network in NumPy, from the same weights on the same batch."""
+    network = networks.Network([6, 16, 2], "tanh", "softmax")
+    model = build(keras.optimizers.Adam())
+    weights = np.concatenate([w.ravel() for w in model.get_weights()])
+    callback = DiscoveredSchedule(verbose=0)
+    fit(model, callback, steps=100)
+
+    class Whole(tasks.Task):
+        def gradients(self, weights, generator):
+            return network.gradients(weights, *data())
+
+    task = Whole("whole", "adam", 100, weights)
+    seen, _ = simulation.probe(task, 20, 0)
+    assert len(seen.rows) == len(callback.probe.rows)
+    assert callback.probe.unit == pytest.approx(seen.unit, rel=1e-3)
+    np.testing.assert_allclose(callback.probe.rates, seen.rates, rtol=1e-3)
+    # Updates at the tiny rate are differences of float32 weights: 1e-7 of 1e-5.
+    rows, expected = np.array(callback.probe.rows), np.array(seen.rows)
+    np.testing.assert_allclose(rows, expected, rtol=0.02, atol=1e-9)
+    features = [discovery.features(p, 100) for p in (callback.probe, seen)]
+    np.testing.assert_allclose(features[0], features[1], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("steps", [3, 8])
+def test_steps_per_execution(steps):
+    """Whole calls: those at rate 0 and at the tiny one, and the sweep."""
+    model = build(steps_per_execution=steps)
+    callback = DiscoveredSchedule(probe_steps=24, verbose=0)
+    model.fit(*data(240), batch_size=10, epochs=10, verbose=0, callbacks=[callback])
+    rates = np.array(callback.probe.rates)
+    start = callback.probe.sweep_start
+    assert callback.fallback_reason is None
+    assert callback.steps_probed % steps == 0 and start % steps == 0
+    assert np.all(rates[:steps] == 0) and np.all(np.diff(rates[steps:start]) == 0)
+    assert np.all(np.diff(rates[start:24]) > 0)  # a rate for each step, not for each call
+    assert int(model.optimizer.iterations) == 240 - callback.steps_probed + steps
+
+
+def test_replicas(replicas):
+    with replicas.scope():
+        model = build(keras.optimizers.Adam())
+    alone = build(keras.optimizers.Adam())
+    callbacks = [DiscoveredSchedule(verbose=0) for _ in range(2)]
+    for trained, callback in zip((model, alone), callbacks, strict=True):
+        fit(trained, callback, steps=100)
+    rows = [np.array(callback.probe.rows)[:12] for callback in callbacks]
+    # Two halves of a batch, summed: rounding, magnified by the differences of weights.
+    np.testing.assert_allclose(rows[0], rows[1], rtol=0.02, atol=1e-9)
+    assert callbacks[0].schedule.get_config().keys() == callbacks[1].schedule.get_config().keys()
+
+
+def test_mixed_float16():
+    """A first scale of 2^20 overflows float16; the steps that are skipped say nothing."""
+    keras.config.set_dtype_policy("mixed_float16")
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), 2.0**20)
+    model, callback = build(scaled), DiscoveredSchedule(probe_steps=40, verbose=0)
+    fit(model, callback, steps=200)
+    assert callback.fallback_reason is None
+    assert np.isfinite(callback.probe.rows[:-1]).all()
+    assert model.evaluate(*data(), verbose=0) < 0.5 * callback.probe.rows[0][0]
+
+
+@numpy_2
+def test_a_saved_model_goes_on_without_the_callback(tmp_path):
+    model, callback = build(), DiscoveredSchedule(verbose=0)
+    fit(model, callback, keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"), epochs=2)
+    loaded = keras.saving.load_model(tmp_path / "1.keras")
+    fit(loaded, steps=STEPS // 2)
+    np.testing.assert_equal(state(loaded), state(model))
+    copy = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(callback.schedule)
+    )
+    assert copy.get_config() == callback.schedule.get_config()
+
+
+def test_a_second_fit_goes_on():
+    model, twin = build(), build()
+    callback, its = DiscoveredSchedule(STEPS, verbose=0), DiscoveredSchedule(verbose=0)
+    for steps in (50, 70):
+        fit(model, callback, steps=steps)
+    fit(twin, its)
+    np.testing.assert_equal(state(model), state(twin))
+    other = build(seed=1)
+    fit(other, callback, steps=50)
+    assert callback.discovery != its.discovery  # another model is probed anew
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_beside_a_monitor(first, tmp_path, read_events):
+    model, twin, callback = build(), build(), DiscoveredSchedule(verbose=0)
+    both = [callback, GradientMonitor(tmp_path)]
+    fit(model, *(both if first else both[::-1]))
+    fit(twin, DiscoveredSchedule(verbose=0))
+    np.testing.assert_equal(state(model), state(twin))
+    norms = read_events(tmp_path)["gradient_norm/global"]
+    expected = [np.sqrt(row[1]) for row in callback.probe.rows[:10]]
+    np.testing.assert_allclose([float(norms[step]) for step in range(1, 11)], expected, rtol=1e-5)
+
+
+def test_a_schedule_is_replaced():
+    model = build(AdamW(LinearDecay(0.1, 10)))
+    callback = DiscoveredSchedule(verbose=0)
+    fit(model, callback)
+    again = keras_bp.optimizers.AdamW.from_config(model.optimizer.get_config())
+    rates = [again._learning_rate(step).numpy() for step in (1, 60)]
+    assert rates == [callback.schedule(step).numpy() for step in (0, 59)]
+
+
+def test_what_is_said(capsys):
+    callback = DiscoveredSchedule(verbose=1)
+    fit(build(), callback)
+    found = callback.discovery
+    assert capsys.readouterr().out == (
+        f"DiscoveredSchedule, after {callback.steps_probed} steps of probe: found: peak rate "
+        f"{found.peak_learning_rate:.3g}, warm-up {found.warmup_share:.0%}, {found.decay}\n"
+    )
+    assert set(found.features) == set(discovery.NAMES)
+    assert 0.0 <= found.expected_regret < 1.0

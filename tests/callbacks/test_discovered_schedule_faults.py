@@ -1,0 +1,150 @@
+"""Where DiscoveredSchedule takes its safe schedule, and what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+from test_discovered_schedule import STEPS, build, data, fit
+
+import keras_bp
+from keras_bp.callbacks import DiscoveredSchedule
+from keras_bp.optimizers import Adam
+from keras_bp.schedules import CosineAnnealing, Warmup, discovery
+
+SAFE = "DiscoveredSchedule takes its safe schedule, a warm-up and a cosine from "
+
+
+def check_safe(callback, peak, steps):
+    """The safe schedule: a tenth of the steps up to the peak, then a cosine."""
+    assert callback.discovery.peak_learning_rate == peak
+    warmup = steps // 10
+    expected = Warmup(CosineAnnealing(peak, steps - warmup), warmup)
+    assert callback.schedule.get_config() == expected.get_config()
+
+
+def test_too_few_steps():
+    callback, model = DiscoveredSchedule(), build(Adam(0.02))
+    with pytest.warns(RuntimeWarning, match=f"{SAFE}0.02: 79 steps are too few"):
+        fit(model, callback, steps=79)
+    assert callback.probe is None and callback.steps_probed == 0
+    check_safe(callback, float(np.float32(0.02)), 79)
+    callback = DiscoveredSchedule(verbose=0)
+    fit(build(), callback, steps=80)
+    assert callback.fallback_reason is None
+
+
+def test_the_range_test_of_ones_own():
+    seen = []
+
+    def rate(model):
+        curve = keras_bp.find_learning_rate(model, *data(), batch_size=10, steps=40)
+        seen.append(curve.suggest())
+        return seen[-1]
+
+    callback = DiscoveredSchedule(fallback=rate)
+    with pytest.warns(RuntimeWarning, match="too few"):
+        fit(build(), callback, steps=30)
+    check_safe(callback, *seen, 30)
+    callback = DiscoveredSchedule(fallback=0.5)
+    with pytest.warns(RuntimeWarning, match="too few"):
+        fit(build(), callback, steps=30)
+    check_safe(callback, 0.5, 30)
+
+
+def test_features_far_outside(monkeypatch):
+    """A tenth of the rate that led to the lowest loss of the sweep, the rule "minimum"."""
+    monkeypatch.setattr(discovery.MetaLearner, "outside", lambda self, features: [3])
+    callback = DiscoveredSchedule()
+    with pytest.warns(RuntimeWarning, match="far outside of what was learnt from: depth 0"):
+        fit(build(), callback)
+    rates, rows = np.array(callback.probe.rates), np.array(callback.probe.rows)
+    start = callback.probe.sweep_start
+    lowest = rates[start:-1][rows[start + 1 :, 0].argmin()]
+    # Smoothed, the lowest may be a neighbour, a factor of 2.
+    assert 0.04 * lowest < callback.discovery.peak_learning_rate < 0.25 * lowest
+    check_safe(callback, callback.discovery.peak_learning_rate, STEPS - callback.steps_probed)
+
+
+def test_a_loss_that_is_not_finite():
+    model, callback = build(Adam(0.02)), DiscoveredSchedule()
+    x, y = (np.concatenate([array] * 100) for array in data())
+    x[0, 0] = np.nan
+    with pytest.warns(RuntimeWarning, match="the loss of the first step is not finite"):
+        model.fit(x, y, batch_size=40, shuffle=False, verbose=0, callbacks=[callback])
+    check_safe(callback, float(np.float32(0.02)), 99)
+
+
+def test_a_loss_that_rises_at_once():
+    """A loss that no step lowers, -g . d < 0: an optimizer that goes uphill."""
+
+    class Uphill(keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            super().update_step(-gradient, variable, learning_rate)
+
+    callback = DiscoveredSchedule()
+    with pytest.warns(RuntimeWarning, match="sweep ended|first order"):
+        fit(build(Uphill(0.02)), callback)
+    assert callback.schedule is not None
+
+
+def test_a_fit_that_ends_in_the_probe():
+    model, callback = build(), DiscoveredSchedule(total_steps=1000, probe_steps=30)
+    first = model.get_weights()
+    with pytest.warns(RuntimeWarning, match="the sweep ended within five steps"):
+        fit(model, callback, steps=8)
+    np.testing.assert_equal(model.get_weights(), first)
+    check_safe(callback, callback.discovery.peak_learning_rate, 992)
+
+
+def test_an_exception_in_the_probe():
+    """The optimizer has its own rate again, and the next fit probes anew."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model, callback = build(keras.optimizers.Adam(0.0123)), DiscoveredSchedule(verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, callback, Stop())
+    callback.set_model(model)
+    assert float(model.optimizer.learning_rate) == np.float32(0.0123)
+    fit(model, callback)
+    assert callback.fallback_reason is None and callback.probe.rates[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"total_steps": 0}, ValueError, "total_steps"),
+        ({"total_steps": 10.0}, TypeError, "total_steps"),
+        ({"probe_steps": 11}, ValueError, "probe_steps"),
+        ({"probe_steps": "12"}, TypeError, "probe_steps"),
+        ({"fallback": 0.0}, ValueError, "fallback"),
+        ({"fallback": "0.1"}, TypeError, "fallback"),
+        ({"verbose": -1}, ValueError, "verbose"),
+    ],
+)
+def test_bad_arguments(options, error, message):
+    with pytest.raises(error, match=rf"`{message}` must .*Received: "):
+        DiscoveredSchedule(**options)
+
+
+def test_least_arguments():
+    DiscoveredSchedule(1, 12, fallback=1e-9, verbose=0)
+
+
+def test_what_fit_refuses():
+    with pytest.raises(
+        ValueError, match="less than the total of 30 steps. Received: probe_steps=30"
+    ):
+        fit(build(), DiscoveredSchedule(probe_steps=30), steps=30)
+    with pytest.raises(ValueError, match=r"in every step. Received: gradient_accumulation_steps=2"):
+        fit(build(Adam(gradient_accumulation_steps=2)), DiscoveredSchedule())
+    with pytest.raises(ValueError, match="`total_steps` must be given .* total_steps=None"):
+        batches = ((x[None], y[None]) for x, y in zip(*data(), strict=True))
+        build().fit(batches, shuffle=False, verbose=0, callbacks=[DiscoveredSchedule()])
+    model = build()
+    model.optimizer = None
+    with pytest.raises(ValueError, match="compiled with an optimizer. Received: "):
+        callback = DiscoveredSchedule()
+        callback.set_model(model)
+        callback.on_train_begin()
