@@ -62,9 +62,7 @@ def direct_feedback_model(model, feedback_initializer=None, seed=None, name=None
             "`model` must have an output of shape (batch, outputs). "
             f"Received: model {model.name!r} with an output of shape {output.shape}"
         )
-    feedback = DirectFeedback(
-        feedback_initializer, name="direct_feedback", dtype=_policy(output.dtype)
-    )
+    feedback = DirectFeedback(feedback_initializer, name="direct_feedback")
     return keras.Model(inputs, feedback([output, *hidden]), name=name)
 
 
@@ -99,8 +97,7 @@ def _chain(model):
         if any(len(weight.shape) > 1 for weight in layer.weights):
             if begun:
                 hidden.append(tensors[0])
-                detach = Detach(name=f"detach_{len(hidden)}", dtype=_policy(tensors[0].dtype))
-                args = (detach(tensors[0]), *args[1:])
+                args = (Detach(name=f"detach_{len(hidden)}")(tensors[0]), *args[1:])
             begun = True
         last = layer(*args, **kwargs)
         return last
@@ -117,8 +114,3 @@ def _chain(model):
         )
         (inputs,) = clone.inputs
     return inputs, last, hidden
-
-
-def _policy(dtype):
-    """Return the dtype policy of a layer that leaves tensors of this dtype as they are."""
-    return f"mixed_{dtype}" if dtype in ("float16", "bfloat16") else dtype

@@ -21,7 +21,7 @@ class Detach(keras.layers.Layer):
         inputs: Floating-point tensor of any shape.
 
     Output shape:
-        That of the inputs.
+        That of the inputs, and their dtype, whatever the layer's.
 
     Example:
         >>> keras_bp.layers.Detach()(np.ones((2, 3), "float32")).shape
@@ -31,11 +31,12 @@ class Detach(keras.layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
+        self.autocast = False
 
     def call(self, inputs):
         """Return the inputs."""
         return ops.detach(inputs)
 
-    def compute_output_shape(self, input_shape):
-        """Return the shape of the inputs."""
-        return input_shape
+    def compute_output_spec(self, inputs):
+        """Return shape and dtype of the inputs."""
+        return keras.KerasTensor(inputs.shape, inputs.dtype)

@@ -39,7 +39,7 @@ class DirectFeedback(keras.layers.Layer):
             `(batch, ...)`, known but for the batch.
 
     Output shape:
-        That of z.
+        That of z, and its dtype, whatever the layer's.
 
     Raises:
         ValueError: If the inputs are not such a list.
@@ -59,6 +59,8 @@ class DirectFeedback(keras.layers.Layer):
 
     def __init__(self, feedback_initializer=None, **kwargs):
         super().__init__(**kwargs)
+        # Outputs in float32 stay so where the hidden layers compute in half precision.
+        self.autocast = False
         self.feedback_initializer = get_initializer(feedback_initializer, "fan_in")
 
     def build(self, input_shape):
@@ -91,9 +93,9 @@ class DirectFeedback(keras.layers.Layer):
                 outputs._keras_bp_activation = name
         return outputs
 
-    def compute_output_shape(self, input_shape):
-        """Return the shape of the first of the inputs."""
-        return _checked(input_shape)[0]
+    def compute_output_spec(self, inputs):
+        """Return shape and dtype of the first of the inputs."""
+        return keras.KerasTensor(inputs[0].shape, inputs[0].dtype)
 
     def get_config(self):
         """Return the arguments that make the same layer again."""

@@ -133,10 +133,10 @@ def test_direct_feedback_to_convolutions():
     base = cases.convolutional(keras.layers.Conv2D, keras.layers.Dense)
     model = direct_feedback_model(base)
     one, two, pool, flatten, three, head = base.layers
-    feedback = [w.value for w in model.get_layer("direct_feedback").weights]
     h1 = one(cases.IMAGES)
     h2 = flatten(pool(two(h1)))
     e = tf.constant(cases.error(head(three(h2)).numpy()))
+    feedback = [tf.cast(w.value, e.dtype) for w in model.get_layer("direct_feedback").weights]
     # A block ends before the next kernel: pooling belongs to the second convolution's.
     assert [b.shape[1] for b in feedback] == [np.prod(h1.shape[1:]), h2.shape[1], 6]
     expected = []
