@@ -203,6 +203,28 @@ def test_replicas(replicas, tmp_path, read_events):
     assert_written(read_events(tmp_path / "two"), angles)
 
 
+class Silent(keras.Sequential):
+    """Its step does not show its loss to the optimizer."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return {"loss": loss}
+
+
+def test_a_step_that_does_not_show_its_loss_has_no_angles(tmp_path, read_events):
+    model = Silent([keras.Input((cases.INPUTS,)), layers.FeedbackDense(3)])
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, run_eagerly=True)
+    model.fit(X, Y, callbacks=[GradientMonitor(tmp_path, updates_every=1)], **FIT)
+    events = read_events(tmp_path)
+    assert not [tag for tag in events if tag.startswith(KINDS)]
+    assert [tag for tag in events if tag.startswith("update_ratio/")]
+
+
 def test_other_models_have_no_tags_and_no_recorder(tmp_path, read_events):
     model = cases.chain(layers.Dense, "float32")
     loss = losses.SparseCategoricalCrossentropy(from_logits=True)
