@@ -70,9 +70,12 @@ class ConflictRecorder(StepRecorder):
     def see_update(self, gradients, variables):
         """Record the step whose gradients are applied inside the `with` block."""
         seen = vars(self._replica).pop("combined", None)
+        # Read before the base takes it.
+        factor = vars(self._replica).get("factor", tf.ones((), tf.float64))
         with super().see_update(gradients, variables):
             if seen is not None:
-                row = self._row(variables, *seen)
+                # Micro-batches may carry different loss scales.
+                row = self._row(variables, *seen) / factor**2
                 before = self._totals[1], self._totals[2]
             yield
         if seen is not None:

@@ -67,7 +67,8 @@ def weighted_sum(weights, gradients):
         return tf.cast(tensor, wide) * tf.cast(shares[number], wide)
 
     def rescaled(total, dtype):
-        return tf.cast(total * tf.cast(scale, total.dtype), dtype)
+        # 0 times a scale that is infinite in float32 is no NaN.
+        return tf.cast(tf.math.multiply_no_nan(tf.cast(scale, total.dtype), total), dtype)
 
     if isinstance(gradients, list) and all(isinstance(g, tf.IndexedSlices) for g in gradients):
         values = [weighted(g.values, number) for number, g in enumerate(gradients)]

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def recorded_losses(compile_loss, outputs):
-    """Yield a list that `compute_loss` fills with the loss of each output, weighted.
+    """Yield a list that `compute_loss` fills with the loss of each output, weighted, or None.
 
     Keras hands out their sum alone: the losses that `compile` was given stand in what is private,
     `_flat_losses`, and are replaced there by ones that are listened to, for as long.
@@ -16,7 +16,7 @@ def recorded_losses(compile_loss, outputs):
         compile_loss: the model's `_compile_loss`, built.
         outputs: the model's outputs as a flat list, whose tensors the losses are given.
     """
-    values = [tf.zeros(())] * len(outputs)
+    values = [None] * len(outputs)
     entries = compile_loss._flat_losses
 
     def listened_to(entry):
@@ -24,8 +24,9 @@ def recorded_losses(compile_loss, outputs):
             value = entry.loss(y_true, y_pred, sample_weight)
             weight = 1.0 if entry.loss_weights is None else entry.loss_weights
             for number, output in enumerate(outputs):
-                if output is y_pred:
-                    values[number] = tf.cast(value, tf.float32) * weight
+                if output is y_pred:  # which may have several losses
+                    own = tf.cast(value, tf.float32) * weight
+                    values[number] = own if values[number] is None else values[number] + own
             return value
 
         return entry._replace(loss=loss)

@@ -18,8 +18,8 @@ class BlockwiseUPGrad(UPGrad):
     The rules that look at whole gradients let one layer's conflict pass where another layer's
     agreement makes up for it, and where there is a conflict in sum, they bend the gradient in all
     layers, those that agree among them. Here no conflict is left in any variable, and so none in
-    sum; a variable in which the tasks agree gets their mean. Which layers that are is what
-    `keras_bp.callbacks.GradientConflict` tells.
+    sum; a variable in which the tasks agree gets their mean, that of the tasks that it has a part
+    in. Which layers conflict is what `keras_bp.callbacks.GradientConflict` tells.
 
     Called with a Jacobian, which is one block, it is `UPGrad`.
 

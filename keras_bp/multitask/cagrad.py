@@ -59,7 +59,7 @@ class CAGrad(Combiner):
         radius = self.c * tf.sqrt(square)
         w = _worst_case(gramian, present, along, square, radius)
         length = tf.sqrt(tf.maximum(tf.tensordot(w, tf.linalg.matvec(gramian, w), 1), 0.0))
-        made_of = tf.sqrt(tf.tensordot(w, tf.linalg.diag_part(gramian), 1))
+        made_of = tf.tensordot(w, tf.sqrt(tf.linalg.diag_part(gramian)), 1)
         stationary = length <= STATIONARY * made_of
         pull = radius / tf.where(~stationary, length, 1.0)
         found = tf.where(stationary, tf.zeros_like(mean), mean + pull * w)

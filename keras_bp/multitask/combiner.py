@@ -19,6 +19,12 @@ class Combiner:
     is in float64, at least (1, 1) and of known shape, `present` a boolean tensor of shape (T,); a
     task that is not present has a row and a column of zeros, and its weight is not used.
 
+    A rule that looks at the tasks' losses sets `needs_losses` and overrides
+    `_weights(gramian, present, losses)`; its variables, if it has some, are made by `build(tasks)`
+    and held in the list `variables`. One that weighs each variable's gradients by themselves, from
+    their Gramians alone, sets `blockwise` and overrides `_block_weights(gramians, present)`, of
+    shapes (K, T, T) and (K, T) for K shared variables.
+
     Tasks whose gradients are not finite are left out of the step, as if they were not there.
     Gradients in float16 or bfloat16 are combined in float32, and d is of their dtype. Everything
     runs inside `tf.function`, compiled by XLA too; without it, in a loop of one's own:
@@ -57,15 +63,16 @@ class Combiner:
     def __init__(self, **arguments):
         self._config = arguments
 
-    # Whether the rule looks at the tasks' losses, and so has `_weights(gramian, present, losses)`.
     needs_losses = False
-    # Whether it weighs the gradients of each variable by themselves, with
-    # `_block_weights(gramians, present)` of shapes (K, T, T) and (K, T) for K variables.
     blockwise = False
+    variables = ()
 
     def __call__(self, jacobian, losses=None):
         """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P)."""
         return self.combine(jacobian, losses)
+
+    def build(self, tasks):
+        """Make the rule's own variables, if it has some, for a number of tasks."""
 
     def combine(self, jacobian, losses=None):
         """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P).
@@ -87,7 +94,7 @@ class Combiner:
         return weighted_sum(self.weights(gramian, present, losses), rows)
 
     def weights(self, gramian, present=None, losses=None):
-        """Return the weights of the tasks, in float64.
+        """Return the weights of the tasks, in float64; those that are learnt take a step.
 
         Args:
             gramian: Floating-point tensor M = J J^T of shape (T, T), positive semi-definite and
@@ -179,9 +186,11 @@ class Combiner:
             losses: List of T scalar losses, or None not to ask whether they are finite.
 
         Returns:
-            A `CombinedGradients` with the attributes `gradients`, `present` (which of the tasks
-            took part, a boolean tensor of shape (T,)), `gramian` (T, T) and `weights` (T,): the
-            last two in float64, over the shared variables, 0 for tasks without part in them.
+            A `CombinedGradients` with the attributes `gradients`; `present`, which of the tasks
+            took part, a boolean tensor of shape (T,); `gramian` (T, T) and `weights` (T,), in
+            float64, over the shared variables, 0 for tasks without part in them; and `gramians`,
+            for each variable its part of the Gramian, or None where it is not shared. A rule that
+            is `blockwise` has for `weights` a list like that.
         """
         return combine_tasks(self, task_gradients, losses)
 

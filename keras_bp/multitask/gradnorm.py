@@ -6,9 +6,6 @@ from keras_bp._arguments import check_number
 from keras_bp._registration import serializable
 from keras_bp.multitask._loss_weighting import LossWeighting, task_variable
 
-# Of the mean weight: no task is given up.
-SMALLEST = 1e-3
-
 
 @serializable
 class GradNorm(LossWeighting):
@@ -22,9 +19,13 @@ class GradNorm(LossWeighting):
 
         sum over i of |G_i / G - r_i^alpha|,    G = mean of the G_j
 
-    in w alone, with G and r_i held fast, are kept above 0, and are scaled to sum up to T. As the
-    norms stand there over their mean, which in the paper they do not, `learning_rate` does not
-    depend on the losses' units.
+    in log w alone, with G and r_i held fast, and are scaled for their sum to stay as it was, T.
+    The paper steps in w itself, down the sum without the G below the line. The logarithm keeps the
+    weights above 0, and steps are a share of a weight, so that tasks may differ by any factor; with
+    G below the line `learning_rate` does not depend on the losses' units.
+
+    Without the losses' pace, with alpha = 0, all G_i become equal. Where micro-steps are
+    accumulated, the weights move in each of them.
 
     The g_i are the gradients of all shared variables, where the paper takes those of the last
     shared layer, to save the cost of the others, which here are at hand. As every combiner it acts
@@ -36,7 +37,7 @@ class GradNorm(LossWeighting):
     Args:
         alpha: Number of 0 or more: how strongly a task that lags behind is helped; 0 brings all
             gradients to one length. Defaults to 1.5.
-        learning_rate: Number above 0, of the steps of w. Defaults to 0.025, as in the paper.
+        learning_rate: Number above 0, of the steps of log w. Defaults to 0.025.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -67,7 +68,7 @@ class GradNorm(LossWeighting):
             task_variable(tasks, 0.0, "first_losses"),
         ]
 
-    def _weights_of(self, present):
+    def _weights_of_step(self):
         return tf.cast(self.variables[0], tf.float64)
 
     def _move(self, gramian, present, losses):
@@ -82,12 +83,15 @@ class GradNorm(LossWeighting):
         left = tf.where(first > 0.0, losses / tf.where(first > 0.0, first, 1.0), 1.0)
         mean_norm, mean_left = _mean(norms, present), _mean(left, present)
         moves = present & (mean_norm > 0.0) & (mean_left > 0.0)
-        mean_norm = tf.where(mean_norm > 0.0, mean_norm, 1.0)
+        share = norms / tf.where(mean_norm > 0.0, mean_norm, 1.0)
         pace = tf.maximum(left / tf.where(mean_left > 0.0, mean_left, 1.0), 0.0)
-        slope = tf.sign(norms / mean_norm - pace**self.alpha) * lengths / mean_norm
-        new = tf.maximum(old - self.learning_rate * tf.where(moves, slope, 0.0), SMALLEST)
-        tasks = gramian.shape[0]
-        weights.assign(tf.cast(tasks * new / tf.reduce_sum(new), weights.dtype))
+        slope = tf.sign(share - pace**self.alpha) * share
+        new = old * tf.exp(-self.learning_rate * slope)
+        # The weights of tasks that have no part in the step stay as they are.
+        others = tf.reduce_sum(tf.where(~moves, old, 0.0))
+        moved = tf.reduce_sum(tf.where(moves, new, 0.0))
+        new *= (gramian.shape[0] - others) / tf.where(moved > 0.0, moved, 1.0)
+        weights.assign(tf.cast(tf.where(moves, new, old), weights.dtype))
 
 
 def _mean(values, present):

@@ -81,11 +81,11 @@ class MultiTaskModel(keras.Model):
             )
         super().__init__(inputs, outputs, name=name, **kwargs)
         self.combine = combine
-        if combine.needs_losses:
-            combine.build(len(self.outputs))
-        # Keras tracks them here: they are among the model's variables, and so in checkpoints.
+        combine.build(len(self.outputs))
+        # Keras and TensorFlow track them here: they are in `.keras` files and in checkpoints.
         self._combine_seed = getattr(combine, "seed_generator", None)
-        self._combine_variables = getattr(combine, "variables", None)
+        for number, variable in enumerate(combine.variables):
+            setattr(self, f"_combine_variable_{number}", variable)
         # No metric: those are set back by `evaluate`, and summed over the replicas.
         self._left_out = tf.Variable(
             tf.zeros(len(self.outputs), tf.int64),
@@ -110,6 +110,9 @@ class MultiTaskModel(keras.Model):
         variables = self.trainable_variables
         task_gradients = _task_gradients(tape, scaled, keras.tree.flatten(y_pred), variables)
         overwritten = _take_overwritten(task_gradients, variables)
+        if losses is not None:
+            losses = _complete(losses, task_gradients)
+        learnt = [tf.convert_to_tensor(variable) for variable in self.combine.variables]
         combined = self.combine.combine_tasks(task_gradients, losses)
         gradients = [
             value if gradient is None else gradient
@@ -122,6 +125,8 @@ class MultiTaskModel(keras.Model):
         if hasattr(self.optimizer, "inner_optimizer"):
             everywhere = tf.reduce_all(combined.present)
             gradients = [_or_nan(gradient, everywhere) for gradient in gradients]
+            for variable, before in zip(self.combine.variables, learnt, strict=True):
+                variable.assign(tf.where(everywhere, variable, before))
         self.optimizer.apply(gradients, variables)
         logs = self.compute_metrics(x, y, y_pred, sample_weight)
         return {**logs, "left_out": tf.reduce_sum(self._left_out)}
@@ -142,10 +147,13 @@ class MultiTaskModel(keras.Model):
     def _loss_of_tasks(self, x, y, y_pred, sample_weight):
         """Return the loss, and the list of the tasks' own where the combiner needs them."""
         arguments = (x, y, y_pred, sample_weight)
-        if not self.combine.needs_losses:
+        if not self.combine.needs_losses or self._compile_loss is None:
             return self.compute_loss(*arguments, training=True), None
         if not self._compile_loss.built:
-            self._compile_loss.build(y, y_pred)
+            # `fit` has built it; Keras does in the first call, which counts in its metrics.
+            self._compile_loss(y, y_pred, sample_weight)
+            for metric in self._compile_loss.metrics:
+                metric.reset_state()
         with recorded_losses(self._compile_loss, keras.tree.flatten(y_pred)) as losses:
             return self.compute_loss(*arguments, training=True), losses
 
@@ -181,6 +189,18 @@ def _task_gradients(tape, loss, outputs, variables):
         else tape.gradient(output, variables, output_gradients=gradient)
         for output, gradient in zip(outputs, by_output, strict=True)
     ]
+
+
+def _complete(losses, task_gradients):
+    """Return the losses, 0 for an output without one, once all that are there were recorded."""
+    for number, (loss, task) in enumerate(zip(losses, task_gradients, strict=True)):
+        if loss is None and any(gradient is not None for gradient in task):
+            raise ValueError(
+                "`compute_loss` must hand the outputs, as it gets them, to the losses of "
+                "`compile`, for `combine` to know each task's. "
+                f"Received: no loss for output {number}"
+            )
+    return [tf.zeros(()) if loss is None else loss for loss in losses]
 
 
 def _take_overwritten(task_gradients, variables):

@@ -6,6 +6,9 @@ from keras_bp._arguments import check_number
 from keras_bp._registration import serializable
 from keras_bp.multitask._loss_weighting import LossWeighting, task_variable
 
+# Bounds of a log-variance, and so of a weight: 5e8 and 2e-9.
+LARGEST = 20.0
+
 
 @serializable
 class UncertaintyWeighting(LossWeighting):
@@ -18,6 +21,11 @@ class UncertaintyWeighting(LossWeighting):
     the tasks' gradients get the weights a_i = exp(-s_i), and each s_i takes a step down its own
     slope, 1/2 - exp(-s_i) L_i, bounded to -1 and 1, after the weights were used. Of a loss that
     stays as it is, the weight ends at 1 / (2 L_i): large losses count less, whatever their units.
+    The s_i stay within -20 and 20, as the weight of a loss of 0 would grow without end. Where
+    micro-steps are accumulated, they move in each of them.
+
+    This is the paper's form for a classification. For a regression it has exp(-s_i) / 2 before the
+    loss, which begins at half the weight, and ends at the same.
 
     As every combiner it acts on shared variables: those of a single task get its own gradient,
     without the weight, which an optimizer such as Adam takes out again anyway.
@@ -52,11 +60,13 @@ class UncertaintyWeighting(LossWeighting):
     def _new_variables(self, tasks):
         return [task_variable(tasks, 0.0, "log_variances")]
 
-    def _weights_of(self, present):
+    def _weights_of_step(self):
         return tf.exp(-tf.cast(self.variables[0], tf.float64))
 
     def _move(self, gramian, present, losses):
         [log_variances] = self.variables
         slope = 0.5 - tf.exp(-tf.cast(log_variances, losses.dtype)) * losses
         slope = tf.where(present, tf.clip_by_value(slope, -1.0, 1.0), 0.0)
-        log_variances.assign_sub(tf.cast(self.learning_rate * slope, log_variances.dtype))
+        new = tf.cast(log_variances, slope.dtype) - self.learning_rate * slope
+        new = tf.clip_by_value(new, -LARGEST, LARGEST)
+        log_variances.assign(tf.cast(new, log_variances.dtype))

@@ -110,6 +110,16 @@ def test_cagrad_finds_the_way_of_a_task_with_a_small_gradient(apart):
     np.testing.assert_allclose(combined, wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("small", [1e-6, 1e-8, 1e-10])
+def test_cagrad_finds_the_way_of_a_mix_of_gradients(small):
+    """A small gradient that is against a large one, whose share in g_w is as small."""
+    rows = np.array([[1.0, 0.0, 0.0], [-0.95, 0.3, 0.0], [-1.0, 0.1, 0.3]])
+    rows[2] *= small
+    combined, mean = multitask.CAGrad(c=0.5).combine(tf.constant(rows)).numpy(), rows.mean(axis=0)
+    assert np.linalg.norm(combined - mean) == pytest.approx(0.5 * np.linalg.norm(mean), rel=1e-6)
+    assert (rows @ combined).min() > 0.02 * small
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", RULES)
 def test_half_precision_is_combined_in_float32(name, dtype):

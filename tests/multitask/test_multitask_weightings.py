@@ -1,14 +1,10 @@
 """GradNorm and UncertaintyWeighting, whose weights follow the losses."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bp.multitask import GradNorm, MultiTaskModel, Sum, UncertaintyWeighting
-
-# Keras's own, as it saves a model with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+from keras_bp.multitask import GradNorm, UncertaintyWeighting
 
 WEIGHTINGS = [GradNorm, UncertaintyWeighting]
 JACOBIAN = np.array([[3.0, 0.0, 1.0], [-1.0, 1.0, 0.5], [0.2, -2.0, 0.1]])
@@ -38,7 +34,8 @@ class GradNormTwin:
             mean = tf.stop_gradient(tf.reduce_mean(norms))
             pace = losses / self.first / tf.reduce_mean(losses / self.first)
             loss = tf.reduce_sum(tf.abs(norms / mean - pace**self.alpha))
-        weights = weights - self.rate * tape.gradient(loss, weights)
+        # By the chain rule, dL/d(log w) = w dL/dw.
+        weights = weights * tf.exp(-self.rate * weights * tape.gradient(loss, weights))
         self.weights = 3.0 * weights / tf.reduce_sum(weights)
         return gradient
 
@@ -85,7 +82,7 @@ def test_over_a_training_it_is_the_twin(combiner, twin, jit_compile):
 
 def test_uncertainty_ends_at_the_inverse_of_the_loss():
     combiner, losses = UncertaintyWeighting(learning_rate=0.5), tf.constant([2.0, 0.01, 300.0])
-    for _ in range(1500):
+    for _ in range(100):
         combiner.combine(tf.constant(JACOBIAN), losses)
     np.testing.assert_allclose(
         combiner.weights(tf.eye(3), losses=losses), 1.0 / (2.0 * losses), rtol=1e-4
@@ -94,16 +91,16 @@ def test_uncertainty_ends_at_the_inverse_of_the_loss():
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_gradnorm_ends_where_norms_follow_the_pace(alpha):
-    combiner = GradNorm(alpha, learning_rate=1e-3)
+    combiner = GradNorm(alpha, learning_rate=0.01)
     combiner.combine(tf.constant(JACOBIAN), tf.constant([1.0, 1.0, 1.0]))
     losses = np.array([0.2, 0.5, 0.8])
-    for _ in range(3000):
+    for _ in range(400):
         combiner.combine(tf.constant(JACOBIAN), tf.constant(losses))
     weights = combiner.weights(JACOBIAN @ JACOBIAN.T, losses=losses).numpy()
     norms = weights * np.linalg.norm(JACOBIAN, axis=1)
     wanted = (losses / losses.mean()) ** alpha
-    # Steps of a fixed size end in a wobble of that size, times the largest norm over the mean.
-    np.testing.assert_allclose(norms / norms.mean(), wanted, atol=0.02)
+    # Steps of 1 % of a weight, times its share, end in a wobble of that size.
+    np.testing.assert_allclose(norms / norms.mean(), wanted, atol=0.03)
     assert weights.sum() == pytest.approx(3.0, rel=1e-6)
 
 
@@ -122,7 +119,13 @@ def test_a_task_that_is_left_out_moves_nothing_of_its_own(cls):
     for old, variable in zip(before, combiner.variables, strict=True):
         assert np.isfinite(variable).all()
         assert variable[2] != old[2] or variable.path == "first_losses"
+    alone = combiner.variables[0].numpy()
+    combiner.weights(JACOBIAN @ JACOBIAN.T, [True, False, True], losses)
+    assert combiner.variables[0][1] == alone[1]
+    if cls is GradNorm:
+        np.testing.assert_allclose(np.sum(combiner.variables[0]), 3.0, rtol=1e-6)
     if cls is UncertaintyWeighting:
+        combiner.variables[0].assign(alone)
         # Each of the first two tasks was left out twice, and took part twice.
         other = cls()
         for _ in range(3):
@@ -139,6 +142,27 @@ def test_no_losses_give_nan(cls, scale, losses):
         combined = combiner.combine(scale * JACOBIAN, tf.constant(losses, tf.float64))
     assert np.isfinite(combined).all()
     assert all(np.isfinite(variable).all() for variable in combiner.variables)
+
+
+def test_a_loss_that_stays_at_0_does_no_harm():
+    combiner = UncertaintyWeighting(learning_rate=0.5)
+    losses = tf.constant([0.0, 1.0])
+    jacobian = tf.constant([[0.0, 0.0], [1.0, 0.0]])
+    for _ in range(200):
+        combined = combiner.combine(jacobian, losses)
+    assert np.isfinite(combined).all()
+    assert combiner.variables[0][0] == -20.0
+
+
+@pytest.mark.parametrize("ratio", [10.0, 100.0])
+def test_gradnorm_levels_gradients_of_very_different_lengths(ratio):
+    combiner, jacobian = GradNorm(alpha=0.0), np.diag([ratio, 1.0])
+    losses = tf.ones(2)
+    for step in range(300):
+        combined = combiner.combine(jacobian, losses).numpy()
+        # Steps of 2.5 % of a weight end in a wobble of a few percent.
+        if step > 250:
+            np.testing.assert_allclose(combined[0], combined[1], rtol=0.1)
 
 
 @pytest.mark.parametrize("cls", WEIGHTINGS)
@@ -162,91 +186,6 @@ def test_what_gradnorm_refuses():
     with pytest.raises(ValueError, match="`alpha` must be.*Received: alpha=-0.1"):
         GradNorm(alpha=-0.1)
     assert GradNorm(alpha=0).alpha == 0.0
-
-
-# In a model.
-
-LOSSES = {"a": "mse", "b": keras.losses.BinaryCrossentropy(from_logits=True), "c": None}
-
-
-def data():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(32, 5)).astype("float32")
-    return x, {"a": 3.0 * x[:, :2], "b": (x[:, :1] > 0).astype("float32"), "c": x}
-
-
-def model(combine, **options):
-    keras.utils.set_random_seed(0)
-    x = keras.Input((5,))
-    trunk = keras.layers.Dense(8, "tanh", name="trunk", kernel_regularizer="l2")(x)
-    outputs = {name: keras.layers.Dense(n, name=name)(trunk) for name, n in (("a", 2), ("b", 1))}
-    outputs["c"] = keras.layers.Rescaling(2.0, name="c")(x)  # without a loss
-    model = MultiTaskModel(x, outputs, combine=combine)
-    weights = {"a": 0.5, "b": 2.0, "c": 1.0}
-    options = {"jit_compile": False, **options}
-    model.compile(keras.optimizers.SGD(0.1), loss=LOSSES, loss_weights=weights, **options)
-    return model
-
-
-class Noted(Sum):
-    """Sums, and keeps the losses that it was given."""
-
-    needs_losses = True
-
-    def build(self, tasks):
-        self.seen = tf.Variable(tf.zeros(tasks, tf.float64), trainable=False)
-
-    def _weights(self, gramian, present, losses):
-        self.seen.assign(losses)
-        return super()._weights(gramian, present)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_model_hands_on_each_outputs_weighted_loss(jit_compile):
-    noted = model(Noted(), jit_compile=jit_compile)
-    x, y = data()
-    predicted = noted(x)
-    a = np.mean((predicted["a"] - y["a"]) ** 2)
-    b = keras.losses.BinaryCrossentropy(from_logits=True)(y["b"], predicted["b"])
-    logs = noted.train_on_batch(x, y, return_dict=True)
-    np.testing.assert_allclose(noted.combine.seen, [0.5 * a, 2.0 * b, 0.0], rtol=1e-5)
-    plain = model(Sum(), jit_compile=jit_compile)
-    assert logs["loss"] == pytest.approx(plain.train_on_batch(x, y, return_dict=True)["loss"])
-    assert logs["left_out"] == 0
-    for ours, theirs in zip(noted.weights, plain.weights, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("cls", WEIGHTINGS)
-def test_a_model_saves_the_weights_and_goes_on(cls, tmp_path):
-    x, y = data()
-    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
-    through, half = model(cls(learning_rate=0.1)), model(cls(learning_rate=0.1))
-    through.fit(x, y, epochs=4, **options)
-    half.fit(x, y, epochs=2, **options)
-    half.save(tmp_path / "half.keras")
-    again = keras.saving.load_model(tmp_path / "half.keras")
-    assert again.combine.get_config() == half.combine.get_config()
-    again.fit(x, y, epochs=2, **options)
-    assert not np.allclose(through.combine.variables[0], cls().build(3) or 1.0)
-    for one, other in zip(through.combine.variables, again.combine.variables, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
-    for one, other in zip(through.weights, again.weights, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("cls", WEIGHTINGS)
-def test_two_replicas_are_one(cls, replicas):
-    x, y = data()
-    alone = model(cls(learning_rate=0.1))
-    with replicas.scope():
-        both = model(cls(learning_rate=0.1))
-    for trained in (alone, both):
-        trained.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0)
-    for one, other in zip(alone.combine.variables, both.combine.variables, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5)
-    for one, other in zip(alone.weights, both.weights, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cls", WEIGHTINGS)
