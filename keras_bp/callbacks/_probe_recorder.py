@@ -58,6 +58,8 @@ class ProbeRecorder:
 
     def rows(self):
         """Return what was seen of the steps of the last call, (steps, numbers)."""
+        if self._kept is None:  # a train step that calls no `apply`
+            return np.zeros((0, 7))
         read = self._model.distribute_strategy.experimental_local_results
         return read(self._rows)[0].numpy()[: int(read(self._made)[0].numpy())]
 

@@ -35,11 +35,12 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     Where the probe is of no use, there is a safe fallback, with a `RuntimeWarning` and a
     `fallback_reason`: a warm-up of a tenth of the steps and a cosine. Its peak is `fallback`, such
-    as `lambda model: find_learning_rate(model, x, y).suggest()`; without, a tenth of the rate
-    that led to the lowest loss in the probe's sweep, which is the range test's rule `"minimum"`;
-    and where there was no sweep, the rate that the optimizer had. It is taken where there are too
-    few steps, where the first losses are not finite or the sweep diverges at once, where no step
-    lowers the loss, and where the features lie far outside of what the model has learnt from.
+    as `lambda model: find_learning_rate(model, x, y).suggest()`. Without, it is a tenth of the rate
+    that led to the lowest loss of the probe's sweep, the range test's rule `"minimum"`, where the
+    features lie far outside of what the model has learnt from; and the rate that the optimizer had
+    where there are too few steps for a probe, where the first losses are not finite, no step lowers
+    the loss or the sweep ends at once, and where updates do not follow the rate, as those of `DoG`
+    and `Prodigy`, or follow the size of the weights, as those of `Lamb`.
 
     It works with every optimizer that reads its rate from Keras's `learning_rate`, in plain `fit`,
     with and without `jit_compile`, under a loss scale and on replicas; a `GradientTape` loop calls
@@ -236,7 +237,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
     def _decide(self):
         """End the probe, put weights and optimizer back, and set the schedule."""
         self._leave()
-        for variable, value in self._start:
+        for variable, value in self._start or ():
             variable.assign(value)
         self._start = None
         self._settle(discovery.discover(self.probe, self._total))

@@ -171,6 +171,44 @@ def test_beside_a_monitor(first, tmp_path, read_events):
     np.testing.assert_allclose([float(norms[step]) for step in range(1, 11)], expected, rtol=1e-5)
 
 
+KERAS = ("Adafactor", "Adagrad", "Adam", "AdamW", "Lamb", "Lion", "Nadam", "RMSprop", "SGD")
+EVERY = [f"keras {name}" for name in KERAS]
+EVERY += [name for name in keras_bp.optimizers.__all__ if name != "Optimizer"]
+# The safe schedule at their own rate, which takes them longer than this.
+OTHERS = {"DoG": "rate", "Prodigy": "rate", "Lamb": "size of the weights", "keras Lamb": "size of"}
+
+
+@pytest.mark.filterwarnings("ignore:DiscoveredSchedule takes its safe schedule:RuntimeWarning")
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "DeferredAdam" else pytest.param(name, marks=pytest.mark.long)
+        for name in EVERY
+    ],
+)
+def test_every_optimizer(name):
+    """Beside a table with sparse gradients; it trains by the schedule, and the loss falls."""
+    module = keras.optimizers if name.startswith("keras ") else keras_bp.optimizers
+    optimizer = getattr(module, name.removeprefix("keras "))()
+    keras.utils.set_random_seed(0)
+    table = keras_bp.layers.DeferredEmbedding if name == "DeferredAdam" else L.Embedding
+    model = keras.Sequential([keras.Input((3,)), table(9, 4), L.Flatten(), L.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, jit_compile=False)
+    generator = np.random.default_rng(0)
+    x = generator.integers(9, size=(4000, 3))
+    y = np.where(generator.random(4000) < 0.1, generator.integers(2, size=4000), x[:, 0] // 5)
+    callback = DiscoveredSchedule(verbose=0)
+    model.fit(x, y, batch_size=20, verbose=0, callbacks=[callback])
+    if name in OTHERS:
+        assert OTHERS[name] in callback.fallback_reason or "within five" in callback.fallback_reason
+    else:
+        assert callback.fallback_reason is None
+        assert model.evaluate(x, y, verbose=0) < 0.5 * callback.probe.rows[0][0]
+    last = callback.schedule(200 - callback.steps_probed).numpy()
+    assert float(optimizer.learning_rate) == pytest.approx(last, abs=1e-7)
+
+
 def test_a_schedule_is_replaced():
     model = build(AdamW(LinearDecay(0.1, 10)))
     callback = DiscoveredSchedule(verbose=0)
@@ -178,6 +216,28 @@ def test_a_schedule_is_replaced():
     again = keras_bp.optimizers.AdamW.from_config(model.optimizer.get_config())
     rates = [again._learning_rate(step).numpy() for step in (1, 60)]
     assert rates == [callback.schedule(step).numpy() for step in (0, 59)]
+
+
+class Silent(keras.Model):
+    """A train step that hands the optimizer no gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(1)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        return {"loss": keras.ops.mean(self(data[0]))}
+
+
+def test_a_train_step_without_updates():
+    model, callback = Silent(), DiscoveredSchedule(verbose=0)
+    model.compile(keras.optimizers.SGD(0.25), jit_compile=False)
+    with pytest.warns(RuntimeWarning, match="takes its safe schedule"):
+        model.fit(*data(1000), batch_size=10, verbose=0, callbacks=[callback])
+    assert callback.discovery.peak_learning_rate == 0.25 and callback.probe.rows == []
 
 
 def test_what_is_said(capsys):

@@ -27,8 +27,8 @@ def test_a_bowl_of_known_curvature(curvature):
     # The loss falls a little while the unit is measured.
     assert seen.unit == pytest.approx(0.5 / curvature, rel=1e-3)
     features = by_name(seen)
-    # At 2 u a step ends at the bottom, from 4 u on it ends higher; rates are a factor 1.47 apart.
-    assert 2.0 / 1.47 < math.exp(features["lowest"]) < 4.0 * 1.47
+    # At 2 u a step ends at the bottom, where the sweep ends too; rates are a factor 1.47 apart.
+    assert 0.5 < math.exp(features["lowest"]) < 2.0 * 1.47
     assert features["alignment"] == pytest.approx(1.0, abs=1e-6)
     assert features["depth"] > 0.95
     assert features["loss_noise"] < 0.01 and features["noise"] < -6
@@ -134,6 +134,40 @@ def test_a_sweep_that_diverges_at_once(loss):
     assert len(seen.rows) == 8 and seen.diverged
     assert seen.fault == "the sweep ended within five steps"
     assert discovery.discover(seen, 400).fallback_reason == seen.fault
+
+
+def steps_of(seen, loss=lambda k: 1.0, length=lambda k: 1.0, weights=lambda k: 2.0):
+    """Let a probe see steps along the gradient 1, updates `length(k)` times as long as the rate."""
+    while not seen.done:
+        (rate,), k = seen.plan(), len(seen.rows)
+        update = rate * length(k)
+        seen.see(rate, [loss(k), 1.0, 1.0, 0.0, weights(k) ** 2, update**2, -update])
+    return seen
+
+
+def test_a_sweep_ends_where_nothing_is_left_to_see():
+    for share, count in ((0.021, 20), (0.019, 13)):
+        seen = steps_of(discovery.Probe(20, 4), loss=lambda k, s=share: 3.0 * (s if k >= 12 else 1))
+        assert len(seen.rows) == count and not seen.diverged and seen.fault is None
+
+
+def test_updates_that_do_not_follow_the_rate():
+    """A momentum makes them up to 10 times as long; DoG and Prodigy thousands of times."""
+    for growth, fault in ((9.9, None), (10.1, "the optimizer's updates do not follow its rate")):
+        seen = steps_of(discovery.Probe(20, 4), length=lambda k, g=growth: g if k > 9 else 1.0)
+        assert seen.fault == fault
+
+
+def test_updates_that_follow_the_size_of_the_weights():
+    """As Lamb's, whose rate is a share of the weights."""
+    reason = "the optimizer's updates follow the size of the weights"
+    for growth, fault in ((1.02, None), (1.1, reason)):
+        size = lambda k, g=growth: g ** max(k - 8, 0)  # noqa: E731
+        assert steps_of(discovery.Probe(20, 4), length=size, weights=size).fault == fault
+    size = lambda k: 1.1 ** max(k - 8, 0)  # noqa: E731
+    # Gradient descent has updates as long as the gradient, whatever the weights do.
+    assert steps_of(discovery.Probe(20, 4), weights=size).fault is None
+    assert probe(Bowl(1.0)).fault is None
 
 
 def test_the_plan():

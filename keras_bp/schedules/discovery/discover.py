@@ -62,12 +62,12 @@ def discover(probe, total_steps, model=None):
         model: a `MetaLearner`. Defaults to `None`, the one that the package comes with.
 
     Returns:
-        A `Discovery`: where the probe has a `fault`, or its features lie far outside of those that
-        the model has learnt from, the safe one, at a tenth of the rate that led to the lowest loss
-        of the sweep, if there was a sweep.
+        A `Discovery`. Where the probe has a `fault`, it is the safe one, without a peak; and where
+        features lie far outside of those that the model has learnt from, the safe one at a tenth of
+        the rate that led to the lowest loss of the sweep.
     """
     if probe.fault is not None:
-        return Discovery.safe(_tenth_of_the_lowest(probe), probe.fault)
+        return Discovery.safe(None, probe.fault)
     model = model or MetaLearner.shipped()
     values = features(probe, total_steps)
     seen = dict(zip(NAMES, map(float, values), strict=True))
@@ -82,6 +82,6 @@ def discover(probe, total_steps, model=None):
 
 
 def _tenth_of_the_lowest(probe):
-    """Return the range test's rate, by its rule "minimum"; None where there is no sweep."""
+    """Return the range test's rate, by its rule "minimum"."""
     rates, falls = swept(probe)
-    return float(rates[np.argmax(falls)]) / 10 if len(rates) else None
+    return float(rates[np.argmax(falls)]) / 10

@@ -121,10 +121,8 @@ def swept(probe):
     """Return the rates of a sweep, and by how much each lowered the loss, smoothed.
 
     A step's rate shows in the loss of the step after it, so the last one is left out; falls are
-    shares of the loss before the sweep. Both are empty where there is no sweep.
+    shares of the loss before the sweep.
     """
-    if probe.sweep_start is None:
-        return np.zeros(0), np.zeros(0)
     rows, rates = _finite(probe)
     rates, losses = rates[probe.sweep_start : -1], rows[probe.sweep_start + 1 :, 0]
     level = rows[: probe.sweep_start, 0].mean()

@@ -9,8 +9,8 @@ from keras_bp.schedules.discovery.features import NAMES
 from keras_bp.schedules.discovery.grid import SHAPES
 from keras_bp.schedules.discovery.learners import LEARNERS
 
-PEAKS = 10 ** np.linspace(-2, 0.5, 11)
-"""The peaks that are chosen between, over the probe's reference rate."""
+PEAKS = 10 ** np.linspace(-2, 0, 9)
+"""The peaks that are chosen between, over the probe's reference rate; above it lies the risk."""
 
 _SHIPPED = pathlib.Path(__file__).parent / "coefficients.npz"
 # How many ranges of a feature beyond the range that was learnt from are still near.
