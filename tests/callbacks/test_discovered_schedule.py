@@ -46,10 +46,10 @@ OPTIMIZERS = {
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("keras_adam", {}),
-        ("keras_sgd", {"jit_compile": True}),
+        pytest.param("keras_adam", {}, marks=pytest.mark.long),
+        pytest.param("keras_sgd", {"jit_compile": True}, marks=pytest.mark.long),
         ("adam", {"jit_compile": True}),
-        ("sgd", {"run_eagerly": True}),
+        pytest.param("sgd", {"run_eagerly": True}, marks=pytest.mark.long),
     ],
     ids=str,
 )
@@ -95,7 +95,7 @@ def test_what_is_seen_is_what_the_simulation_sees():
     np.testing.assert_allclose(features[0], features[1], rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("steps", [3, 8])
+@pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.long), 8])
 def test_steps_per_execution(steps):
     """Whole calls: those at rate 0 and at the tiny one, and the sweep."""
     model = build(steps_per_execution=steps)
@@ -110,6 +110,7 @@ def test_steps_per_execution(steps):
     assert int(model.optimizer.iterations) == 240 - callback.steps_probed + steps
 
 
+@pytest.mark.long
 def test_replicas(replicas):
     with replicas.scope():
         model = build(keras.optimizers.Adam())
@@ -147,6 +148,7 @@ def test_a_saved_model_goes_on_without_the_callback(tmp_path):
     assert copy.get_config() == callback.schedule.get_config()
 
 
+@pytest.mark.long
 def test_a_second_fit_goes_on():
     model, twin = build(), build()
     callback, its = DiscoveredSchedule(STEPS, verbose=0), DiscoveredSchedule(verbose=0)
@@ -159,6 +161,7 @@ def test_a_second_fit_goes_on():
     assert callback.discovery != its.discovery  # another model is probed anew
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", [True, False])
 def test_beside_a_monitor(first, tmp_path, read_events):
     model, twin, callback = build(), build(), DiscoveredSchedule(verbose=0)
@@ -179,13 +182,8 @@ OTHERS = {"DoG": "rate", "Prodigy": "rate", "Lamb": "size of the weights", "kera
 
 
 @pytest.mark.filterwarnings("ignore:DiscoveredSchedule takes its safe schedule:RuntimeWarning")
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "DeferredAdam" else pytest.param(name, marks=pytest.mark.long)
-        for name in EVERY
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", EVERY)
 def test_every_optimizer(name):
     """Beside a table with sparse gradients; it trains by the schedule, and the loss falls."""
     module = keras.optimizers if name.startswith("keras ") else keras_bp.optimizers
@@ -207,15 +205,6 @@ def test_every_optimizer(name):
         assert model.evaluate(x, y, verbose=0) < 0.5 * callback.probe.rows[0][0]
     last = callback.schedule(200 - callback.steps_probed).numpy()
     assert float(optimizer.learning_rate) == pytest.approx(last, abs=1e-7)
-
-
-def test_a_schedule_is_replaced():
-    model = build(AdamW(LinearDecay(0.1, 10)))
-    callback = DiscoveredSchedule(verbose=0)
-    fit(model, callback)
-    again = keras_bp.optimizers.AdamW.from_config(model.optimizer.get_config())
-    rates = [again._learning_rate(step).numpy() for step in (1, 60)]
-    assert rates == [callback.schedule(step).numpy() for step in (0, 59)]
 
 
 class Silent(keras.Model):
@@ -240,9 +229,13 @@ def test_a_train_step_without_updates():
     assert callback.discovery.peak_learning_rate == 0.25 and callback.probe.rows == []
 
 
-def test_what_is_said(capsys):
-    callback = DiscoveredSchedule(verbose=1)
-    fit(build(), callback)
+def test_what_is_said_and_set(capsys):
+    """A schedule is replaced; the line and the attributes say by what."""
+    model, callback = build(AdamW(LinearDecay(0.1, 10))), DiscoveredSchedule()
+    fit(model, callback)
+    again = AdamW.from_config(model.optimizer.get_config())
+    rates = [again._learning_rate(step).numpy() for step in (1, 60)]
+    assert rates == [callback.schedule(step).numpy() for step in (0, 59)]
     found = callback.discovery
     assert capsys.readouterr().out == (
         f"DiscoveredSchedule, after {callback.steps_probed} steps of probe: found: peak rate "
