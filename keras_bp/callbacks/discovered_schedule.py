@@ -21,7 +21,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
     The first steps, some 5 % of all, are a probe: one at the rate 0, four at a tiny one, then a
     sweep of rising rates, to the rate at which the loss diverges at most. From them follow numbers
     without units (see `keras_bp.schedules.discovery.features`), and from these a small model, which
-    has learnt from thousands of cheap trainings, predicts peak rate, warm-up share and decay. Then
+    has learnt from some 400 cheap tasks, predicts peak rate, warm-up share and decay. Then
 
     1. weights and optimizer are put back to what they were after the first call of the train
        function, which moved no weight (the weights that the sweep leaves are worse to go on from

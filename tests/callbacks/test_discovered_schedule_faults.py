@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from test_discovered_schedule import STEPS, build, data, fit
+from discovered_cases import STEPS, build, data, fit
 
 import keras_bp
 from keras_bp.callbacks import DiscoveredSchedule
