@@ -138,7 +138,7 @@ def draw(regrets, path):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=8, help="tasks of each family")
+    parser.add_argument("--tasks", type=int, default=4, help="tasks of each family")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each task")
     parser.add_argument(
         "--schedules-only", action="store_true", help="leave the optimizers that need no rate out"
