@@ -1,5 +1,7 @@
 """DiscoveredSchedule probes in a plain fit, and leaves a training by the schedule that it found."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
@@ -221,3 +223,9 @@ def test_what_is_said_and_set(capsys):
     )
     assert set(found.features) == set(discovery.NAMES)
     assert 0.0 <= found.expected_regret < 1.0
+
+
+def test_example_of_the_docstring():
+    names = {"np": np, "keras": keras, "keras_bp": keras_bp}
+    (example,) = doctest.DocTestFinder(recurse=False).find(DiscoveredSchedule, globs=names)
+    assert doctest.DocTestRunner().run(example).failed == 0

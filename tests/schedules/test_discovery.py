@@ -1,5 +1,6 @@
 """The parts of the discovery: tasks, grid, learners, the meta-learner and its shipped file."""
 
+import doctest
 import json
 
 import keras
@@ -188,6 +189,11 @@ def test_regrets_on_tasks_that_were_not_learnt_from():
     own = train.regrets_of(discovery.MetaLearner.shipped(), train.Lessons(features, regrets))
     # Seen: 0.6 % in the mean of 80 tasks, 2 % of them above 5 %.
     assert np.mean(own) < 0.05
+
+
+def test_example_of_the_docstring():
+    (example,) = doctest.DocTestFinder(recurse=False).find(discovery.discover)
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.long

@@ -65,6 +65,16 @@ def discover(probe, total_steps, model=None):
         A `Discovery`. Where the probe has a `fault`, it is the safe one, without a peak; and where
         features lie far outside of those that the model has learnt from, the safe one at a tenth of
         the rate that led to the lowest loss of the sweep.
+
+    Example:
+        >>> from keras_bp.schedules import discovery
+        >>> from keras_bp.schedules.discovery import simulation
+        >>> task = discovery.make_task("teacher", 0)
+        >>> probe, _ = simulation.probe(task, steps=30, seed=0)
+        >>> found = discovery.discover(probe, task.total_steps)
+        >>> schedule = found.schedule(task.total_steps - len(probe.rows))
+        >>> found.fallback_reason is None, found.decay, float(schedule(10**6))
+        (True, 'linear', 0.0)
     """
     if probe.fault is not None:
         return Discovery.safe(None, probe.fault)
