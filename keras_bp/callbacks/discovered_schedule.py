@@ -175,6 +175,8 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self.probe.parameters = self._recorder.parameters
         self.steps_probed += self.model.steps_per_execution
         for rate, row in zip(self._recorder.planned, rows, strict=False):
+            if self.probe.done:  # the rest of a call that has diverged on its way
+                break
             # A loss scale that is too large makes gradients infinite; the step is skipped then.
             if not (np.isfinite(row[0]) and not np.isfinite(row[1])):
                 self.probe.see(rate, row)

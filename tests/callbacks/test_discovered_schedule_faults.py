@@ -86,6 +86,20 @@ def test_a_loss_that_rises_at_once():
     assert callback.schedule is not None
 
 
+def test_a_sweep_that_overflows_within_a_call():
+    """The steps of a call go on after the one that diverged, and say nothing."""
+    keras.utils.set_random_seed(0)
+    L = keras.layers
+    model = keras.Sequential([keras.Input((6,)), L.Dense(32, "relu"), L.Dense(32, "relu")])
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    model.compile(optimizer, "mse", jit_compile=False, steps_per_execution=16)
+    callback, (x, _) = DiscoveredSchedule(verbose=0), data(320)
+    model.fit(x, x[:, :1] * x[:, 1:2], batch_size=10, epochs=10, verbose=0, callbacks=[callback])
+    assert callback.fallback_reason is None and callback.probe.diverged
+    assert len(callback.probe.rows) < callback.steps_probed == 64
+    assert np.isfinite(model.evaluate(x, x[:, :1] * x[:, 1:2], verbose=0))
+
+
 def test_a_fit_that_ends_in_the_probe():
     model, callback = build(), DiscoveredSchedule(total_steps=1000, probe_steps=30)
     first = model.get_weights()

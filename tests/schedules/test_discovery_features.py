@@ -136,6 +136,21 @@ def test_a_sweep_that_diverges_at_once(loss):
     assert discovery.discover(seen, 400).fallback_reason == seen.fault
 
 
+def test_what_follows_a_step_that_is_not_finite():
+    """It changes no feature, and the probe has diverged all the same."""
+    seen, longer = probe(Bowl(1.0, noise=1.0)), probe(Bowl(1.0, noise=1.0))
+    assert seen.diverged
+    for row in ([np.nan] * 7, [1.0] * 7, [1.0, 1.0, 1.0, 1.0, 1.0, np.inf, 1.0]):
+        longer.see(longer.rates[-1], row)
+    assert longer.diverged and longer.finite == len(seen.rows)
+    np.testing.assert_array_equal(discovery.features(longer, 400), discovery.features(seen, 400))
+    start = seen.sweep_start
+    for finite, fault in ((4, None), (3, "the sweep ended within five steps")):
+        longer.rows = [*seen.rows[: start + finite], *[[np.nan] * 7] * 5]
+        longer.rates = seen.rates[: start + finite] + [1.0] * 5
+        assert longer.fault == fault
+
+
 def steps_of(seen, loss=lambda k: 1.0, length=lambda k: 1.0, weights=lambda k: 2.0):
     """Let a probe see steps along the gradient 1, updates `length(k)` times as long as the rate."""
     while not seen.done:

@@ -130,9 +130,9 @@ def swept(probe):
 
 
 def _finite(probe):
-    """Return rows and rates, without a last step whose numbers are not finite."""
-    rows, rates = np.array(probe.rows), np.array(probe.rates)
-    return (rows, rates) if np.isfinite(rows[-1]).all() else (rows[:-1], rates[:-1])
+    """Return rows and rates, up to the first step with a number that is not finite."""
+    count = probe.finite
+    return np.array(probe.rows[:count]), np.array(probe.rates[:count])
 
 
 def _smooth(positions, values):

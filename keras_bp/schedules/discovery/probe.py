@@ -50,6 +50,7 @@ class Probe:
         unit: the unit of rates, None before it is measured.
         sweep_start: the number of the first step of the sweep, None before.
         diverged: whether the loss rose so far that it ended the sweep.
+        finite: the number of first rows all of whose numbers are finite.
     """
 
     def __init__(self, steps, parameters=None):
@@ -68,11 +69,19 @@ class Probe:
         return self.diverged or self._at_bottom or len(self.rows) >= self.steps
 
     @property
+    def finite(self):
+        """How many rows there are before the first with a number that is not finite."""
+        taken = (k for k, row in enumerate(self.rows) if not all(map(math.isfinite, row)))
+        return next(taken, len(self.rows))
+
+    @property
     def fault(self):
         """What makes the probe useless, or None."""
         if self.rows and not math.isfinite(self.rows[0][0]):
             return "the loss of the first step is not finite"
-        if self.sweep_start is None or len(self.rows) < self.sweep_start + 5:
+        start = self.sweep_start
+        # The last of the five may be the one that is not finite.
+        if start is None or len(self.rows) < start + 5 or self.finite < start + 4:
             return "the sweep ended within five steps"
         if self.unit is None:
             return "no step lowered the loss to first order"
@@ -106,8 +115,8 @@ class Probe:
             rises = [row[0] - self._level for row in self.rows[-2:]]
             level, noise = abs(self._level), self._noise
             one, two = max(0.3 * level, 6.0 * noise), max(0.1 * level, 3.0 * noise)
-            self.diverged = rises[1] > one or min(rises) > two
-            self._at_bottom = abs(loss) < _BOTTOM * level
+            self.diverged |= rises[1] > one or min(rises) > two
+            self._at_bottom |= abs(loss) < _BOTTOM * level
 
     def _fault_of_updates(self):
         """Tell if the updates are of a rule of another kind than those that are learnt from."""
