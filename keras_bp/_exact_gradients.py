@@ -3,8 +3,11 @@
 import contextlib
 import threading
 
-# A thread's own: the replicas of a MirroredStrategy are traced in a thread each.
-_state = threading.local()
+import tensorflow as tf
+
+# A replica of a MirroredStrategy is traced in a thread of its own, and has a switch of its own;
+# one outside of them holds for all, as the replicas' threads begin inside its block.
+_of_thread, _of_all, _lock = threading.local(), [0], threading.Lock()
 
 
 @contextlib.contextmanager
@@ -15,7 +18,9 @@ def exact_gradients():
     `broadcast_error` and `detach`, and so of the layers on them, is that of backpropagation. What
     counts is where the gradient is taken, `tape.gradient(...)`, not where the tape has recorded:
     one persistent tape gives both gradients of one forward pass. In a `tf.function` the switch is
-    read while the function is traced.
+    read while the function is traced; of a `tf.function` that makes the forward pass alone,
+    TensorFlow traces the backward pass with it, and the switch is read there. It holds in all
+    threads, and so in the replicas of a strategy; set in a replica, in this one.
 
     Example:
     ```python
@@ -26,14 +31,30 @@ def exact_gradients():
         true = tape.gradient(loss, model.trainable_variables)
     ```
     """
-    before = gives_exact_gradients()
-    _state.exact = True
+    if _in_replica():
+        before = getattr(_of_thread, "exact", False)
+        _of_thread.exact = True
+        try:
+            yield
+        finally:
+            _of_thread.exact = before
+        return
+    _count(1)
     try:
         yield
     finally:
-        _state.exact = before
+        _count(-1)
 
 
 def gives_exact_gradients():
     """Tell whether the feedback ops are to give the true gradient."""
-    return getattr(_state, "exact", False)
+    return _of_all[0] > 0 or getattr(_of_thread, "exact", False)
+
+
+def _in_replica():
+    return not tf.distribute.in_cross_replica_context() and tf.distribute.has_strategy()
+
+
+def _count(step):
+    with _lock:
+        _of_all[0] += step

@@ -162,8 +162,8 @@ class StepRecorder:
         loss, factor = self._take_loss()
         own, received = self._gradients(gradients, variables, factor)
         squares = squared_norms(received)
-        row = [tf.cast(rule.learning_rate, tf.float64) for rule in self.rules]
-        row = tf.concat([row, [self._applied(squares, own, received)], squares], axis=0)
+        rates = [tf.cast(rule.learning_rate, tf.float64) for rule in self.rules]
+        row = tf.concat([[self._applied(squares, own, received)], squares], axis=0)
         if outputs:
             row = tf.concat([row, tf.reshape(statistics(self.layers, outputs), [-1])], axis=0)
         counts = self._count(received, outputs) if self.sampling else None
@@ -180,7 +180,12 @@ class StepRecorder:
         zero = tf.zeros((), tf.float64)
         self._totals.assign(tf.where(updated, [zero, zero, number], [loss_sum, losses, number]))
 
-        row = tf.concat([[number, loss_sum / losses], row], axis=0)
+        # A rule that finds its rate itself has it by now.
+        rates = [
+            tf.cast(rule.adapted_rate, tf.float64) if hasattr(rule, "adapted_rate") else rate
+            for rule, rate in zip(self.rules, rates, strict=True)
+        ]
+        row = tf.concat([[number, loss_sum / losses], rates, row], axis=0)
         place = tf.where(updated, tf.cast(number, tf.int64) % self.places, self.places)
         self._rows.assign(tf.tensor_scatter_nd_update(self._rows, [[place]], [row]))
         if counts is not None:

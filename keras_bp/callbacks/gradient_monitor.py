@@ -34,7 +34,8 @@ class GradientMonitor(RecordingCallback):
 
     - `gradient_norm/<layer path>`: L2 norm over the layer's trainable variables, in units of loss
       per unit of weight. `gradient_norm/global`: L2 norm over all trainable variables.
-    - `learning_rate`: the rate that this update used, also where a schedule sets it. A composite
+    - `learning_rate`: the rate that this update used, where a schedule sets it or a rule, such as
+      `DoG`, finds it, too. A composite
       (`keras.optimizers.MultiOptimizer`) has one for each optimizer in it, `learning_rate/0`,
       `learning_rate/1`, ..., in the order of its `optimizers`.
     - `loss/batch`: the loss of this batch alone, penalties included.

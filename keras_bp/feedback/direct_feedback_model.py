@@ -13,10 +13,10 @@ def direct_feedback_model(model, feedback_initializer=None, seed=None, name=None
     new model shares the layers, and so the weights, of the one given, which stays a model that
     backpropagation trains and in which the result may be used.
 
-    The layers form blocks: each begins with a layer that has a weight of two axes or more (dense,
-    convolution, recurrent, a model), and goes on with those without one, such as
-    activations, normalizations, dropout and pooling. The error reaches the outputs of all blocks
-    but the last, and goes back inside a block by the chain rule.
+    The layers form blocks: each begins with a layer that trains a weight of two axes or more
+    (dense, convolution, recurrent, a model), and goes on with the others: activations, `PReLU` too,
+    normalizations, dropout, pooling and layers that are frozen. The error reaches the outputs of
+    all blocks but the last, and goes back inside a block by the chain rule.
 
     Args:
         model: A built `keras.Sequential` or functional model: a chain, with one input, and one
@@ -66,6 +66,12 @@ def direct_feedback_model(model, feedback_initializer=None, seed=None, name=None
     return keras.Model(inputs, feedback([output, *hidden]), name=name)
 
 
+def _begins_a_block(layer):
+    if isinstance(layer, keras.layers.PReLU) or "Normalization" in type(layer).__name__:
+        return False
+    return any(len(weight.shape) > 1 for weight in layer.trainable_weights)
+
+
 def _chain(model):
     """Call the layers anew, blocks apart; return input, output and the hidden outputs."""
     if not (isinstance(model, keras.Sequential) or hasattr(model, "outputs")):
@@ -94,7 +100,7 @@ def _chain(model):
                 "`model` must be a chain of layers, each called with what the one before it gives. "
                 f"Received: model {model.name!r}, in which layer {layer.name!r} is not"
             )
-        if any(len(weight.shape) > 1 for weight in layer.weights):
+        if _begins_a_block(layer):
             if begun:
                 hidden.append(tensors[0])
                 args = (Detach(name=f"detach_{len(hidden)}")(tensors[0]), *args[1:])

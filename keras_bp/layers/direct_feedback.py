@@ -108,8 +108,11 @@ def _its_own(initializer, number):
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()
-    if isinstance(config.get("seed"), int):
+    seed = config.get("seed")
+    if isinstance(seed, int):
         config["seed"] += number
+    elif seed is not None:  # a generator, which draws others each time
+        return initializer
     return type(initializer).from_config(config)
 
 

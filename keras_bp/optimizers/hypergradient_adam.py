@@ -32,7 +32,8 @@ class HypergradientAdam(SelfTuning):
     larger the model, the smaller. The authors take 1e-7 for a small network and 1e-8 for VGG;
     with 0 this is Adam. Clipped gradients make bounded moves. The decay is no part of u.
 
-    u_(t-1) is found from m and v, so that the optimizer keeps no more than Adam.
+    u_(t-1) is found from m and v, so that the optimizer keeps no more than Adam. It counts a
+    variable as if it had moved, where it had no gradient in update t-1.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.

@@ -47,6 +47,23 @@ def test_blocks():
     assert [b.shape for b in matrices(model)] == [(3, 32), (3, 4)]
 
 
+def test_activations_with_weights_and_frozen_layers_begin_no_block():
+    layers = [L.Conv2D(2, 3), L.PReLU(), L.LayerNormalization((1, 2, 3)), L.Flatten()]
+    frozen = L.Dense(5, trainable=False)
+    chain = keras.Sequential([keras.Input((4, 4, 1)), *layers, frozen, L.Dense(3)])
+    model = direct_feedback_model(chain)
+    names = [layer.name for layer in model.layers]
+    assert sum(name.startswith("detach") for name in names) == 1
+    assert [b.shape for b in matrices(model)] == [(3, 5)]
+
+
+def test_a_generator_draws_other_matrices_each_time():
+    wide = keras.Sequential([keras.Input((4,)), L.Dense(5), L.Dense(5), L.Dense(9)])
+    uniform = keras.initializers.RandomUniform(seed=keras.random.SeedGenerator(3))
+    one, two = matrices(direct_feedback_model(wide, uniform))
+    assert not np.array_equal(one, two)
+
+
 def test_bounds_and_seeds():
     wide = keras.Sequential([keras.Input((4,)), L.Dense(500), L.Dense(500), L.Dense(9)])
     one, two = matrices(direct_feedback_model(wide, seed=3))

@@ -52,6 +52,17 @@ def test_plain(name, tmp_path):
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+def test_a_rule_that_finds_its_rate_shows_it(tmp_path):
+    optimizer, rates = make("DoG"), []
+    taken = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: rates.append(float(optimizer.adapted_rate))
+    )
+    net, callbacks = model("DoG", optimizer), [GradientMonitor(tmp_path), taken]
+    net.fit(X, Y, batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)
+    np.testing.assert_allclose(series(tmp_path, "learning_rate")[1], rates, rtol=1e-6)
+    assert 0.0 < rates[0] < 0.5  # and not the factor, 1
+
+
 @pytest.mark.parametrize("name", ["Adam", pytest.param("LazyAdam", marks=pytest.mark.long)])
 def test_accumulation(name, tmp_path):
     """Three micro-batches an update, of two examples each; the seventh is left to fit's end."""

@@ -33,7 +33,6 @@ def prodigy(
     rates, decay=0.0, b1=0.9, b2=0.999, b3=None, d0=1e-3, k=1.0, correct=False, guard=False
 ):
     """Yield w and a d c after each step."""
-    d0 = 1e-3
     w, d, r, b3 = START.copy(), d0, 0.0, b3 or b2**0.5
     m, v, s = (np.zeros(15) for _ in range(3))
     for step in range(100):
