@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp.callbacks._gradients import unscaled
+from keras_bp.callbacks._optimizer_rules import rules_of
 from keras_bp.gradients import sum_over_replicas
 
 
@@ -16,11 +17,11 @@ class ProbeRecorder:
 
     A recorder of `RecordingTrainFunction`. The step number k of a call, from 0, is made at
     `rates[k]`, and row k holds what `keras_bp.schedules.discovery.SEEN` lists, in float64. The
-    gradient and the update of the step before are kept, two copies of the trainable weights.
+    gradient and the update of the step before are kept, two copies of the trainable weights. The
+    optimizer reads its rate from a variable of the recorder while the call runs, and only then.
 
     Args:
         model: a compiled `keras.Model`.
-        rate: the `keras.Variable` from which the optimizer reads its rate.
 
     Attributes:
         sampling: set by `RecordingTrainFunction`; of no use here.
@@ -28,11 +29,18 @@ class ProbeRecorder:
         planned: the rates of the last call's steps.
     """
 
-    def __init__(self, model, rate):
+    def __init__(self, model):
         self.sampling = False
         self.parameters = None
         self._model = model
-        self._rate = rate
+        with model.distribute_strategy.scope():
+            self._rate = keras.Variable(
+                0.0,
+                dtype="float32",
+                trainable=False,
+                aggregation="only_first_replica",
+                name="probed_learning_rate",
+            )
         self._places = model.steps_per_execution
         self._rates = self._variable(np.zeros(self._places))
         self._kept = None
@@ -65,12 +73,22 @@ class ProbeRecorder:
 
     # What RecordingTrainFunction calls.
 
+    @contextlib.contextmanager
     def watching(self):
-        """Return the context in which the step is to be traced."""
+        """Let the optimizer read the probe's rate inside the `with` block."""
         # Not within the step, where replicas cannot create variables, if it can be helped.
         if self._kept is None and self._model.built:
             self._create(self._model.trainable_variables)
-        return contextlib.nullcontext()
+        rules = [vars(rule) for rule in rules_of(self._model.optimizer)]
+        own = [rule["_learning_rate"] for rule in rules]
+        try:
+            for rule in rules:
+                # Past the setter, which Keras refuses over a schedule.
+                rule["_learning_rate"] = self._rate
+            yield
+        finally:
+            for rule, rate in zip(rules, own, strict=True):
+                rule["_learning_rate"] = rate
 
     def see_loss(self, loss, scale_loss):
         """Take the loss that the step is about to scale, and the factor of the scaling."""

@@ -27,6 +27,7 @@ class RecordingTrainFunction:
         self._plain = model.train_function
         self._recording = {}
         self._recorders = []
+        self._guests = []
         self._armed = self._sampling = False
 
     @classmethod
@@ -42,15 +43,21 @@ class RecordingTrainFunction:
         if isinstance(model.train_function, cls):
             model.train_function = model.train_function._plain
 
-    def add(self, recorder):
-        """Let one more recorder see the steps to come."""
+    def add(self, recorder, guest=False):
+        """Let one more recorder see the steps to come, a guest only those of this `fit`."""
         self._recorders.append(recorder)
+        if guest:
+            self._guests.append(recorder)
         self._recording = {}
 
     def put_back(self, model):
         """Stand in once more for the same model's same function; tell whether it is the same."""
         if model.train_function is self._plain and model.optimizer is self._optimizer:
             model.train_function = self
+            if self._guests:
+                # An exception has ended their `fit`.
+                self._recorders = [r for r in self._recorders if r not in self._guests]
+                self._guests, self._recording = [], {}
         return model.train_function is self
 
     def in_place(self):

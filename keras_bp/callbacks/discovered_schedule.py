@@ -111,7 +111,6 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self.schedule = self.discovery = self.probe = None
         self.steps_probed = 0
         self._optimizer = self._recorder = self._start = None
-        self._rules = []
 
     @property
     def fallback_reason(self):
@@ -123,8 +122,8 @@ class DiscoveredSchedule(keras.callbacks.Callback):
     def set_model(self, model):
         """Keras's hook: take over the model that `fit` is about to train."""
         # A fit that an exception ended never called on_train_end.
-        if self._recorder is not None:
-            self._leave()
+        self._recorder = None
+        RecordingTrainFunction.remove_from(model)
         super().set_model(model)
 
     def on_train_begin(self, logs=None):
@@ -205,34 +204,14 @@ class DiscoveredSchedule(keras.callbacks.Callback):
             reason = f"{self._total} steps are too few for a probe of {self._planned}"
             self._settle(discovery.Discovery.safe(None, reason))
             return False
-        optimizer = self.model.optimizer
-        with self.model.distribute_strategy.scope():
-            rate = keras.Variable(
-                0.0,
-                dtype="float32",
-                trainable=False,
-                aggregation="only_first_replica",
-                name="probed_learning_rate",
-            )
-        self._rules = [(rule, vars(rule)["_learning_rate"]) for rule in rules_of(optimizer)]
-        for rule, _ in self._rules:
-            # Past the setter, which Keras refuses over a schedule.
-            vars(rule)["_learning_rate"] = rate
-        self._recorder = ProbeRecorder(self.model, rate)
+        self._recorder = ProbeRecorder(self.model)
         self.probe = discovery.Probe(self._planned)
         self._listen()
         return True
 
     def _listen(self):
         self._function = RecordingTrainFunction.of(self.model)
-        self._function.add(self._recorder)
-
-    def _leave(self):
-        """End the probe: give rates and train function back."""
-        for rule, rate in self._rules:
-            vars(rule)["_learning_rate"] = rate
-        RecordingTrainFunction.remove_from(self.model)
-        self._recorder, self._rules = None, []
+        self._function.add(self._recorder, guest=True)
 
     def _variables(self):
         holders = [self.model.optimizer, *rules_of(self.model.optimizer)]
@@ -241,7 +220,8 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     def _decide(self):
         """End the probe, put weights and optimizer back, and set the schedule."""
-        self._leave()
+        RecordingTrainFunction.remove_from(self.model)
+        self._recorder = None
         for variable, value in self._start or ():
             variable.assign(value)
         self._start = None

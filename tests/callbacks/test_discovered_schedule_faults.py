@@ -6,7 +6,7 @@ import pytest
 from discovered_cases import STEPS, build, data, fit
 
 import keras_bp
-from keras_bp.callbacks import DiscoveredSchedule
+from keras_bp.callbacks import DiscoveredSchedule, GradientMonitor
 from keras_bp.optimizers import Adam
 from keras_bp.schedules import CosineAnnealing, Warmup, discovery
 
@@ -109,20 +109,39 @@ def test_a_fit_that_ends_in_the_probe():
     check_safe(callback, callback.discovery.peak_learning_rate, 992)
 
 
-def test_an_exception_in_the_probe():
-    """The optimizer has its own rate again, and the next fit probes anew."""
-
-    class Stop(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 7:
             raise KeyboardInterrupt
 
-    model, callback = build(keras.optimizers.Adam(0.0123)), DiscoveredSchedule(verbose=0)
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_an_exception_in_the_probe(watched, tmp_path):
+    """The optimizer has its own rate again, trains at it, and the next fit probes anew."""
+    model, callback = build(keras.optimizers.SGD(0.0123)), DiscoveredSchedule(verbose=0)
+    # It keeps the traced functions for a next fit.
+    monitors = [GradientMonitor(tmp_path)] if watched else []
     with pytest.raises(KeyboardInterrupt):
-        fit(model, callback, Stop())
-    callback.set_model(model)
-    assert float(model.optimizer.learning_rate) == np.float32(0.0123)
+        fit(model, callback, *monitors, Stop())
+    assert callback.probe.rates[-1] > 0.0 and callback.schedule is None
+    own = np.float32(0.0123)
+    assert model.optimizer.get_config()["learning_rate"] == own == model.optimizer.learning_rate
+    twin = build(keras.optimizers.SGD(0.0123))
+    twin.set_weights(model.get_weights())
+    for trained in (model, twin):
+        fit(trained, *monitors, steps=5)
+    np.testing.assert_equal(model.get_weights(), twin.get_weights())
     fit(model, callback)
     assert callback.fallback_reason is None and callback.probe.rates[0] == 0.0
+
+
+def test_another_callback_after_an_exception():
+    """Of the interrupted probe nothing is left, not even its recorder."""
+    model, callback = build(), DiscoveredSchedule(verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, DiscoveredSchedule(verbose=0), Stop())
+    fit(model, callback)
+    assert callback.fallback_reason is None and len(callback.probe.rows) > 12
 
 
 @pytest.mark.parametrize(
