@@ -27,11 +27,14 @@ class ProbeRecorder:
         sampling: set by `RecordingTrainFunction`; of no use here.
         parameters: the number of trainable weights, None before the first step.
         planned: the rates of the last call's steps.
+        unseen: the optimizer's method that the traced train step did not call, `"apply"` or
+            `"scale_loss"`; None where it called both.
     """
 
     def __init__(self, model):
         self.sampling = False
         self.parameters = None
+        self.unseen = "apply"
         self._model = model
         with model.distribute_strategy.scope():
             self._rate = keras.Variable(
@@ -100,6 +103,7 @@ class ProbeRecorder:
     def see_update(self, gradients, variables):
         """Record the step whose gradients are applied inside the `with` block."""
         seen = vars(self._replica)
+        self.unseen = None if "loss" in seen else "scale_loss"
         loss = sum_over_replicas([tf.cast(seen.pop("loss", np.nan), tf.float64)])[0]
         factor = seen.pop("factor", tf.ones((), tf.float64))
         pairs = [

@@ -38,9 +38,9 @@ class DiscoveredSchedule(keras.callbacks.Callback):
     as `lambda model: find_learning_rate(model, x, y).suggest()`. Without, it is a tenth of the rate
     that led to the lowest loss of the probe's sweep, the range test's rule `"minimum"`, where the
     features lie far outside of what the model has learnt from; and the rate that the optimizer had
-    where there are too few steps for a probe, where the first losses are not finite, no step lowers
-    the loss or the sweep ends at once, and where updates do not follow the rate, as those of `DoG`
-    and `Prodigy`, or follow the size of the weights, as those of `Lamb`.
+    where there are too few steps for a probe, where the first losses are not finite or not seen, no
+    step lowers the loss or the sweep ends at once, and where updates do not follow the rate, as
+    those of `DoG` and `Prodigy`, or follow the size of the weights, as those of `Lamb`.
 
     It works with every optimizer that reads its rate from Keras's `learning_rate`, in plain `fit`,
     with and without `jit_compile`, under a loss scale and on replicas; a `GradientTape` loop calls
@@ -48,6 +48,13 @@ class DiscoveredSchedule(keras.callbacks.Callback):
     0 becomes k, the four tiny ones 2k at least, and the sweep can stop at such a multiple only; a
     probe has 3k + 12 steps at least then. The rate of each step is its own all the same, in the
     probe and afterwards.
+
+    What other callbacks see while the probe goes on is of the sweep. `EarlyStopping` and
+    `TerminateOnNaN` may take the deliberate rise of the loss for the training's, and end it; and
+    where an epoch ends within the probe, its metrics, its validation and the weights that
+    `ModelCheckpoint` saves are of weights that are put back later. In a `fit` of more than 20
+    epochs a default probe covers whole epochs: give `probe_steps`, or such a callback a later start
+    (`start_from_epoch`).
 
     Limits: what it has learnt from are small networks of 256 to 720 steps without batch
     normalization, beside which it was seen to choose too small a peak.
@@ -61,7 +68,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     Args:
         total_steps: integer of 1 or more, the update steps of the whole training, probe included;
-            `None`, the default, for those of this `fit`.
+            `None`, the default, for those of this `fit`, from its `initial_epoch` on.
         probe_steps: integer of 12 or more and less than the total, the most steps the probe may
             take. Defaults to `None`, a twentieth of the total, 20 at least.
         fallback: number above 0, or a function of the model that returns one; see above. Defaults
@@ -142,17 +149,25 @@ class DiscoveredSchedule(keras.callbacks.Callback):
                 "DiscoveredSchedule needs an optimizer that updates the weights in every step. "
                 f"Received: gradient_accumulation_steps={max(cycles)}"
             )
-        self._total = self.total_steps or self._steps_of_fit()
+        self.schedule = self.discovery = self.probe = self._start = self._total = None
+        self.steps_probed = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Keras's hook: count the steps, now that the number of the first epoch is known."""
+        if self._optimizer is self.model.optimizer or self._total is not None:
+            return
+        self._total = self.total_steps or self._steps_of_fit(epoch)
         self._planned = self.probe_steps or max(self._total // 20, 20)
-        if self.model.steps_per_execution > 1:
-            self._planned = max(self._planned, 3 * self.model.steps_per_execution + 12)
+        together = self.model.steps_per_execution
+        if together > 1:
+            self._planned = max(self._planned, 3 * together + 12)
         if self.probe_steps and self._planned >= self._total:
+            least = f", and is {self._planned} at least with steps_per_execution={together}"
             raise ValueError(
-                f"`probe_steps` must be less than the total of {self._total} steps. "
+                f"`probe_steps` must be less than the total of {self._total} steps"
+                f"{least if self._planned > self.probe_steps else ''}. "
                 f"Received: probe_steps={self.probe_steps}"
             )
-        self.schedule = self.discovery = self.probe = self._start = None
-        self.steps_probed = 0
 
     def on_train_batch_begin(self, batch, logs=None):
         """Keras's hook: plan the coming steps of the probe."""
@@ -172,7 +187,8 @@ class DiscoveredSchedule(keras.callbacks.Callback):
             return
         rows = self._recorder.rows()
         self.probe.parameters = self._recorder.parameters
-        self.steps_probed += self.model.steps_per_execution
+        # The last call of an epoch may make fewer steps than the others.
+        self.steps_probed += len(rows) or self.model.steps_per_execution
         for rate, row in zip(self._recorder.planned, rows, strict=False):
             if self.probe.done:  # the rest of a call that has diverged on its way
                 break
@@ -189,14 +205,14 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         if self._recorder is not None:
             self._decide()
 
-    def _steps_of_fit(self):
+    def _steps_of_fit(self, first_epoch):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         if steps is None:
             raise ValueError(
                 "`total_steps` must be given where the length of the data is unknown. "
                 "Received: total_steps=None"
             )
-        return steps * epochs
+        return steps * (epochs - first_epoch)
 
     def _enter(self):
         """Begin the probe; tell whether there is one."""
@@ -221,11 +237,15 @@ class DiscoveredSchedule(keras.callbacks.Callback):
     def _decide(self):
         """End the probe, put weights and optimizer back, and set the schedule."""
         RecordingTrainFunction.remove_from(self.model)
-        self._recorder = None
+        unseen, self._recorder = self._recorder.unseen, None
         for variable, value in self._start or ():
             variable.assign(value)
         self._start = None
-        self._settle(discovery.discover(self.probe, self._total))
+        if unseen is not None:
+            found = discovery.Discovery.safe(None, f"the train step calls no `{unseen}`")
+        else:
+            found = discovery.discover(self.probe, self._total)
+        self._settle(found)
 
     def _settle(self, found):
         """Let the optimizer train with what was found."""

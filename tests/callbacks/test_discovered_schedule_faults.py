@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from discovered_cases import STEPS, build, data, fit
 
 import keras_bp
@@ -100,6 +101,36 @@ def test_a_sweep_that_overflows_within_a_call():
     assert np.isfinite(model.evaluate(x, x[:, :1] * x[:, 1:2], verbose=0))
 
 
+class Silent(keras.Model):
+    """A train step that hands the optimizer no gradients, or does not let it scale the loss."""
+
+    def __init__(self, applies):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self.applies = applies
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(self(data[0]) ** 2)
+        if self.applies:
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("applies, method", [(False, "apply"), (True, "scale_loss")])
+def test_a_train_step_that_says_nothing(applies, method):
+    model, callback = Silent(applies), DiscoveredSchedule(verbose=0)
+    model.compile(keras.optimizers.SGD(0.25), jit_compile=False)
+    with pytest.warns(RuntimeWarning, match=f"{SAFE}0.25: the train step calls no `{method}`"):
+        model.fit(*data(1000), batch_size=10, verbose=0, callbacks=[callback])
+    # Where there are no rows, it takes all steps of the probe to know.
+    assert (len(callback.probe.rows), callback.steps_probed) == ((1, 1) if applies else (0, 20))
+
+
 def test_a_fit_that_ends_in_the_probe():
     model, callback = build(), DiscoveredSchedule(total_steps=1000, probe_steps=30)
     first = model.get_weights()
@@ -170,6 +201,12 @@ def test_what_fit_refuses():
         ValueError, match="less than the total of 30 steps. Received: probe_steps=30"
     ):
         fit(build(), DiscoveredSchedule(probe_steps=30), steps=30)
+    with pytest.raises(
+        ValueError,
+        match="total of 100 steps, and is 108 at least with steps_per_execution=32. Received: "
+        "probe_steps=24",
+    ):
+        fit(build(steps_per_execution=32), DiscoveredSchedule(probe_steps=24), steps=100)
     with pytest.raises(ValueError, match=r"in every step. Received: gradient_accumulation_steps=2"):
         fit(build(Adam(gradient_accumulation_steps=2)), DiscoveredSchedule())
     with pytest.raises(ValueError, match="`total_steps` must be given .* total_steps=None"):
