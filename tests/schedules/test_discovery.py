@@ -86,6 +86,24 @@ def test_grid_and_schedule_are_the_same(share, decay, steps):
     assert again.get_config() == schedule.get_config()
 
 
+def test_unknown_names():
+    message = "`decay` must be 'constant', 'cosine' or 'linear'. Received: decay='sine'"
+    for call in (
+        lambda: discovery.make_schedule(0.5, 0.1, "sine", 9),
+        lambda: discovery.shape(0.1, "sine", 9),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match="`family` must be one of .*'words'.* family='word'"):
+        discovery.make_task("word", 0)
+
+
+def test_a_safe_schedule_without_a_peak():
+    assert str(discovery.Discovery.safe(None, "a reason")) == (
+        "fallback: peak rate unknown, warm-up 10%, cosine"
+    )
+
+
 def test_a_grid_of_thirty():
     for peaks in discovery.HAND_TUNED.values():
         rates = discovery.schedules(peaks, 100)

@@ -47,10 +47,8 @@ class Discovery:
 
     def __str__(self):
         kind = "fallback" if self.fallback_reason else "found"
-        return (
-            f"{kind}: peak rate {self.peak_learning_rate:.3g}, warm-up {self.warmup_share:.0%}, "
-            f"{self.decay}"
-        )
+        peak = "unknown" if self.peak_learning_rate is None else f"{self.peak_learning_rate:.3g}"
+        return f"{kind}: peak rate {peak}, warm-up {self.warmup_share:.0%}, {self.decay}"
 
 
 def discover(probe, total_steps, model=None):

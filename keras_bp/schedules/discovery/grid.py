@@ -25,6 +25,7 @@ HAND_TUNED = {
 
 def shape(warmup_share, decay, steps):
     """Return the rates of a schedule over its peak, a float64 array (steps,)."""
+    _check_decay(decay)
     warmup = warmup_steps(warmup_share, steps)
     step = np.arange(steps)
     made = np.maximum(step - warmup, 0) / (steps - warmup)
@@ -55,7 +56,11 @@ def make_schedule(peak, warmup_share, decay, steps):
         warmup_share: number in [0, 1), of the steps.
         decay: `"constant"`, `"cosine"` or `"linear"`, the latter two down to 0.
         steps: integer of 1 or more.
+
+    Raises:
+        ValueError: if `decay` is another.
     """
+    _check_decay(decay)
     warmup = warmup_steps(warmup_share, steps)
     rest = steps - warmup
     if decay == "cosine":
@@ -63,6 +68,13 @@ def make_schedule(peak, warmup_share, decay, steps):
     else:
         falling = LinearDecay(peak, rest, minimum=peak if decay == "constant" else 0.0)
     return Warmup(falling, warmup) if warmup else falling
+
+
+def _check_decay(decay):
+    if decay not in ("constant", "cosine", "linear"):
+        raise ValueError(
+            f"`decay` must be 'constant', 'cosine' or 'linear'. Received: decay={decay!r}"
+        )
 
 
 def warmup_steps(share, steps):

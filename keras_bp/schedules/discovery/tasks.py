@@ -213,6 +213,9 @@ HELD_OUT = ("autoencoder", "bigrams")
 
 
 def make_task(family, number):
-    """Return the task of a family with a number, always the same one."""
-    generator = np.random.default_rng([list(FAMILIES).index(family), number])
+    """Return the task of a family, a key of `FAMILIES`, with a number, always the same one."""
+    names = list(FAMILIES)
+    if family not in names:
+        raise ValueError(f"`family` must be one of {names}. Received: family={family!r}")
+    generator = np.random.default_rng([names.index(family), number])
     return FAMILIES[family](generator, family)
