@@ -348,8 +348,8 @@ SMALL = {
         ],
         tags={"gradient_cosine/global/left-right", "conflicting_steps/conv_2"},
     ),
-    # Seen in the worst row: 91.9 % with 2 hidden layers after 6 epochs; with 16 after 40 epochs 66.7
-    # %, the mean of three seeds that differ by 8; chance 10 %.
+    # Seen in the worst row: 91.9 % with 2 hidden layers after 6 epochs; with 16 after 40 epochs
+    # 66.7 %, the mean of three seeds that differ by 8; chance 10 %.
     "feedback_alignment": Small(
         arguments="--depths 2 --epochs 6 --batch-size 32 --seeds 1 --rules BP FA DFA".split(),
         accuracy=(86.0, 45.0),
