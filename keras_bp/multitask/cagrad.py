@@ -59,8 +59,11 @@ class CAGrad(Combiner):
         radius = self.c * tf.sqrt(square)
         w = _worst_case(gramian, present, along, square, radius)
         length = tf.sqrt(tf.maximum(tf.tensordot(w, tf.linalg.matvec(gramian, w), 1), 0.0))
-        made_of = tf.tensordot(w, tf.sqrt(tf.linalg.diag_part(gramian)), 1)
-        stationary = length <= STATIONARY * made_of
+        lengths = tf.sqrt(tf.linalg.diag_part(gramian))
+        stationary = length <= STATIONARY * tf.tensordot(w, lengths, 1)
+        # With a gradient of 0 the best w lies on it as a whole, but for rounding, or not at all.
+        on_zeros = tf.where(present & (lengths <= 0.0), w, tf.zeros_like(w))
+        stationary |= tf.reduce_sum(on_zeros) > 0.5
         pull = radius / tf.where(~stationary, length, 1.0)
         found = tf.where(stationary, tf.zeros_like(mean), mean + pull * w)
         # Without a radius there is nothing to look for.

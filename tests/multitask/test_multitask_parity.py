@@ -74,19 +74,13 @@ def test_mgda_is_the_exact_minimum_that_torchjds_iterations_come_near(count):
 def test_cagrad_gives_torchjds_gradient_or_a_better_one(count):
     """Clarabel stops where the sum that is minimized is right to about 1e-10, d to its root."""
     combine = Compiled(multitask.CAGrad(c=make_fixtures.CAGRAD_C))
-    apart = alone = 0
+    apart = 0
     for rows, wanted in expected("CAGrad")[:count]:
         combined = combine(rows)
         difference = error(combined, wanted, rows)
         length = np.linalg.norm(rows)
         # Where the point is taken for Pareto stationary, both give 0, and not the ball's centre.
         found, theirs = (np.linalg.norm(d) > 1e-12 * length for d in (combined, wanted))
-        if found and not theirs:
-            # Theirs asks whether g_w is short beside all gradients, ours beside those in it: one
-            # in a thousand, in which a direction that lowers every loss is left.
-            assert (rows @ combined).min() >= 0.0
-            alone += 1
-            continue
         assert found == theirs
         apart += difference > TOLERANCE
         # Three in a thousand are up to 1.2e-5 off; theirs, as they help the worst task less.
@@ -97,7 +91,6 @@ def test_cagrad_gives_torchjds_gradient_or_a_better_one(count):
             assert np.linalg.norm(combined - mean) <= radius + 1e-12 * length
             assert (rows @ combined).min() >= (rows @ wanted).min() - 1e-10 * length**2
     assert apart <= count / 300
-    assert alone <= count / 1000
 
 
 @pytest.mark.parametrize("tasks", [3, pytest.param(10, marks=pytest.mark.long)])
