@@ -28,7 +28,8 @@ OPTIMIZERS = {
     [
         pytest.param("keras_adam", {}, marks=pytest.mark.long),
         pytest.param("keras_sgd", {"jit_compile": True}, marks=pytest.mark.long),
-        ("adam", {"jit_compile": True}),
+        ("adam", {}),
+        pytest.param("adam", {"jit_compile": True}, marks=pytest.mark.long),
         pytest.param("sgd", {"run_eagerly": True}, marks=pytest.mark.long),
     ],
     ids=str,

@@ -180,7 +180,7 @@ class NotFinite(keras.losses.Loss):
         return keras.ops.where(bad, float("nan"), 1.0) * keras.ops.square(y_true - y_pred)
 
 
-@pytest.mark.parametrize("distributed", [False, True])
+@pytest.mark.parametrize("distributed", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_it_is_counted_who_is_left_out(distributed, data, replicas):
     x, y = data[0], {**data[1], "a": np.full((24, 2), 9.0, "float32")}
     with replicas.scope() if distributed else contextlib.nullcontext():

@@ -25,7 +25,7 @@ def combined(rows, jit_compile=False):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("tasks", [2, 5])
+@pytest.mark.parametrize("tasks", [2, pytest.param(5, marks=pytest.mark.long)])
 def test_each_variable_gets_its_own_upgrad(tasks, jit_compile):
     rows = drawn(tasks)
     for number, gradient in enumerate(combined(rows, jit_compile)):
@@ -81,7 +81,7 @@ def test_the_parts_of_the_answer():
         np.testing.assert_allclose(parts.gradients[number], weighted, atol=1e-12)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_model_trains_with_it(jit_compile, tmp_path):
     keras.utils.set_random_seed(0)
     x = keras.Input((6,))

@@ -67,7 +67,7 @@ def run(combiner, jit_compile=False, steps=5):
     return np.stack([combine(ROWS) for _ in range(steps)])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_the_orders_are_reproducible_from_keras_seed(jit_compile):
     keras.utils.set_random_seed(3)
     first = run(multitask.PCGrad(), jit_compile)

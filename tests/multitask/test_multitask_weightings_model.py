@@ -62,7 +62,9 @@ def test_a_model_hands_on_each_outputs_weighted_loss(jit_compile):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("cls", WEIGHTINGS)
+@pytest.mark.parametrize(
+    "cls", [GradNorm, pytest.param(UncertaintyWeighting, marks=pytest.mark.long)]
+)
 def test_a_model_saves_the_weights_and_goes_on(cls, tmp_path):
     x, y = data()
     options = {"batch_size": 8, "shuffle": False, "verbose": 0}
@@ -150,7 +152,9 @@ def test_two_models_may_share_a_combiner(cls):
     assert len(shared) == len(combine.variables) == (2 if cls is GradNorm else 1)
 
 
-@pytest.mark.parametrize("cls", WEIGHTINGS)
+@pytest.mark.parametrize(
+    "cls", [GradNorm, pytest.param(UncertaintyWeighting, marks=pytest.mark.long)]
+)
 def test_two_replicas_are_one(cls, replicas):
     x, y = data()
     alone = model(cls(learning_rate=0.1))
