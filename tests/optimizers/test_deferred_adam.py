@@ -144,7 +144,13 @@ def data(examples=64):
     return generator.integers(0, 50, (examples, 3)), generator.normal(size=(examples, 1))
 
 
-@pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 3, "clipnorm": 0.1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({}, marks=pytest.mark.long),
+        {"gradient_accumulation_steps": 3, "clipnorm": 0.1},
+    ],
+)
 def test_fit_evaluate_predict_are_adams(arguments):
     x, y = data()
     results = []
