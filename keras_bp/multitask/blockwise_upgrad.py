@@ -1,9 +1,6 @@
 """The mean of the gradients, freed of conflict in each variable by itself."""
 
-import tensorflow as tf
-
 from keras_bp._registration import serializable
-from keras_bp.multitask._least_squares import nonnegative_minimum
 from keras_bp.multitask.upgrad import UPGrad
 
 
@@ -36,12 +33,3 @@ class BlockwiseUPGrad(UPGrad):
     """
 
     blockwise = True
-
-    def _block_weights(self, gramians, present):
-        tasks = gramians.shape[-1]
-        share = tf.cast(present, gramians.dtype)
-        share /= tf.maximum(tf.reduce_sum(share, axis=1, keepdims=True), 1.0)
-        least = tf.linalg.diag(share)
-        wanted = tf.reshape(-tf.matmul(least, gramians), (-1, tasks))
-        more = nonnegative_minimum(tf.repeat(gramians, tasks, axis=0), wanted)
-        return tf.reduce_sum(least + tf.reshape(more, (-1, tasks, tasks)), axis=1)

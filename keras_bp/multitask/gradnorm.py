@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_number
 from keras_bp._registration import serializable
 from keras_bp.multitask._loss_weighting import LossWeighting, task_variable
+from keras_bp.multitask.mean import equal_weights
 
 
 @serializable
@@ -81,7 +82,8 @@ class GradNorm(LossWeighting):
         lengths = tf.sqrt(tf.linalg.diag_part(gramian))
         norms = old * lengths
         left = tf.where(first > 0.0, losses / tf.where(first > 0.0, first, 1.0), 1.0)
-        mean_norm, mean_left = _mean(norms, present), _mean(left, present)
+        equal = equal_weights(present, norms.dtype)
+        mean_norm, mean_left = tf.tensordot(equal, norms, 1), tf.tensordot(equal, left, 1)
         moves = present & (mean_norm > 0.0) & (mean_left > 0.0)
         share = norms / tf.where(mean_norm > 0.0, mean_norm, 1.0)
         pace = tf.maximum(left / tf.where(mean_left > 0.0, mean_left, 1.0), 0.0)
@@ -92,8 +94,3 @@ class GradNorm(LossWeighting):
         moved = tf.reduce_sum(tf.where(moves, new, 0.0))
         new *= (gramian.shape[0] - others) / tf.where(moved > 0.0, moved, 1.0)
         weights.assign(tf.cast(tf.where(moves, new, old), weights.dtype))
-
-
-def _mean(values, present):
-    present = tf.cast(present, values.dtype)
-    return tf.reduce_sum(values * present) / tf.maximum(tf.reduce_sum(present), 1.0)

@@ -28,6 +28,9 @@ class Mean(Combiner):
 
 
 def equal_weights(present, dtype):
-    """Return 1/n for each of the n tasks that are present, and 0 for the others."""
+    """Return 1/n for each of the n tasks that are present, and 0 for the others.
+
+    The tasks are along the last axis.
+    """
     present = tf.cast(present, dtype)
-    return present / tf.maximum(tf.reduce_sum(present), 1.0)
+    return present / tf.maximum(tf.reduce_sum(present, axis=-1, keepdims=True), 1.0)

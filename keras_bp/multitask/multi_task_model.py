@@ -112,7 +112,8 @@ class MultiTaskModel(keras.Model):
         overwritten = _take_overwritten(task_gradients, variables)
         if losses is not None:
             losses = _complete(losses, task_gradients)
-        learnt = [tf.convert_to_tensor(variable) for variable in self.combine.variables]
+        may_skip = hasattr(self.optimizer, "inner_optimizer")
+        learnt = [tf.convert_to_tensor(v) for v in self.combine.variables] if may_skip else []
         combined = self.combine.combine_tasks(task_gradients, losses)
         gradients = [
             value if gradient is None else gradient
@@ -122,7 +123,7 @@ class MultiTaskModel(keras.Model):
             own = tape.gradient(penalty, variables)
             gradients = [_sum(a, b) for a, b in zip(gradients, own, strict=True)]
         self._left_out.assign_add(tf.cast(~combined.present, tf.int64))
-        if hasattr(self.optimizer, "inner_optimizer"):
+        if may_skip:
             everywhere = tf.reduce_all(combined.present)
             gradients = [_or_nan(gradient, everywhere) for gradient in gradients]
             for variable, before in zip(self.combine.variables, learnt, strict=True):

@@ -31,7 +31,12 @@ class UPGrad(Combiner):
     """
 
     def _weights(self, gramian, present):
-        least = tf.linalg.diag(equal_weights(present, gramian.dtype))
+        return self._block_weights(gramian[None], present[None])[0]
+
+    def _block_weights(self, gramians, present):
+        tasks = gramians.shape[-1]
+        least = tf.linalg.diag(equal_weights(present, gramians.dtype))
         # v = least + x with x >= 0.
-        more = nonnegative_minimum(gramian, -tf.matmul(least, gramian))
-        return tf.reduce_sum(least + more, axis=0)
+        wanted = tf.reshape(-tf.matmul(least, gramians), (-1, tasks))
+        more = nonnegative_minimum(tf.repeat(gramians, tasks, axis=0), wanted)
+        return tf.reduce_sum(least + tf.reshape(more, (-1, tasks, tasks)), axis=1)
