@@ -5,6 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from keras_bp.callbacks._gradients import own_product
+from keras_bp.callbacks._replaced_attributes import replaced_attributes
 from keras_bp.callbacks._step_recorder import StepRecorder
 from keras_bp.feedback import alignment_sums, exact_gradients
 from keras_bp.gradients import sum_over_replicas
@@ -42,24 +43,15 @@ class AlignmentRecorder(StepRecorder):
     @contextlib.contextmanager
     def watching(self):
         """Return the context in which the step is to be traced."""
-        # The instance's dictionary is written to directly: Keras's __setattr__ would track it.
-        attributes = vars(self._model)
-        train_step, replaced = self._model.train_step, "train_step" in attributes
+        train_step = self._model.train_step
 
         def taped_train_step(*args, **kwargs):
             with tf.GradientTape() as self._replica.tape:
                 return train_step(*args, **kwargs)
 
-        if self.sampling:
-            attributes["train_step"] = taped_train_step
-        try:
-            with super().watching():
-                yield
-        finally:
-            if replaced:
-                attributes["train_step"] = train_step
-            else:
-                attributes.pop("train_step", None)
+        taped = {"train_step": taped_train_step} if self.sampling else {}
+        with replaced_attributes(self._model, **taped), super().watching():
+            yield
 
     def see_loss(self, loss, scale_loss):
         """Take the loss that the step is about to scale, and the factor of the scaling."""

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp.callbacks._layer_selection import LayerSelection
+from keras_bp.callbacks._replaced_attributes import replaced_attributes
 from keras_bp.callbacks._step_recorder import StepRecorder
 from keras_bp.callbacks._variable_paths import variable_paths
 
@@ -47,8 +48,8 @@ class ConflictRecorder(StepRecorder):
     @contextlib.contextmanager
     def watching(self):
         """Return the context in which the step is to be traced."""
-        attributes = vars(self._model.combine)
-        combine_tasks, replaced = self._model.combine.combine_tasks, "combine_tasks" in attributes
+        combine = self._model.combine
+        combine_tasks = combine.combine_tasks
 
         def watched_combine_tasks(task_gradients, losses=None):
             combined = combine_tasks(task_gradients, losses)
@@ -56,15 +57,11 @@ class ConflictRecorder(StepRecorder):
             self._replica.combined = combined, given
             return combined
 
-        attributes["combine_tasks"] = watched_combine_tasks
-        try:
-            with super().watching():
-                yield
-        finally:
-            if replaced:
-                attributes["combine_tasks"] = combine_tasks
-            else:
-                del attributes["combine_tasks"]
+        with (
+            replaced_attributes(combine, combine_tasks=watched_combine_tasks),
+            super().watching(),
+        ):
+            yield
 
     @contextlib.contextmanager
     def see_update(self, gradients, variables):

@@ -2,6 +2,8 @@
 
 import contextlib
 
+from keras_bp.callbacks._replaced_attributes import replaced_attributes
+
 
 class RecordingTrainFunction:
     """Stands in for `model.train_function` while a recorded `fit` runs.
@@ -88,19 +90,9 @@ class RecordingTrainFunction:
             self._model.train_function = self
         return self._recording[sampling]
 
-    @contextlib.contextmanager
     def _watched_optimizer(self):
-        # The instance's dictionary is written to directly: Keras's __setattr__ would track it.
-        attributes = vars(self._optimizer)
         watched = {"scale_loss": self._watched_scale_loss(), "apply": self._watched_apply()}
-        replaced = {name: attributes[name] for name in watched if name in attributes}
-        attributes.update(watched)
-        try:
-            yield
-        finally:
-            for name in watched:
-                del attributes[name]
-            attributes.update(replaced)
+        return replaced_attributes(self._optimizer, **watched)
 
     def _watched_scale_loss(self):
         scale_loss = self._optimizer.scale_loss
