@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp.callbacks._histogram import EMPTY, count_buckets
+from keras_bp.callbacks._replaced_attributes import replaced_attributes
 from keras_bp.callbacks._variable_paths import layer_paths
 from keras_bp.gradients import sum_over_replicas
 
@@ -51,20 +52,11 @@ class LayerOutputs:
     @contextlib.contextmanager
     def watched(self):
         """Listen to the calls made inside the `with` block."""
-        layers = list(layer_paths(self._model))
-        replaced = {}
-        for layer in layers:
-            # The instance's dictionary is written to directly: Keras's __setattr__ would track it.
-            if "call" in vars(layer):
-                replaced[layer] = vars(layer)["call"]
-            vars(layer)["call"] = self._listening(layer, layer.call)
-        try:
+        with contextlib.ExitStack() as stack:
+            for layer in layer_paths(self._model):
+                call = self._listening(layer, layer.call)
+                stack.enter_context(replaced_attributes(layer, call=call))
             yield
-        finally:
-            for layer in layers:
-                del vars(layer)["call"]
-                if layer in replaced:
-                    vars(layer)["call"] = replaced[layer]
 
     def _listening(self, layer, call):
         @functools.wraps(call)

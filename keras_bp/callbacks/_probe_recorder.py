@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_bp.callbacks._gradients import unscaled
 from keras_bp.callbacks._optimizer_rules import rules_of
+from keras_bp.callbacks._replaced_attributes import replaced_attributes
 from keras_bp.gradients import sum_over_replicas
 
 
@@ -82,16 +83,11 @@ class ProbeRecorder:
         # Not within the step, where replicas cannot create variables, if it can be helped.
         if self._kept is None and self._model.built:
             self._create(self._model.trainable_variables)
-        rules = [vars(rule) for rule in rules_of(self._model.optimizer)]
-        own = [rule["_learning_rate"] for rule in rules]
-        try:
-            for rule in rules:
+        with contextlib.ExitStack() as stack:
+            for rule in rules_of(self._model.optimizer):
                 # Past the setter, which Keras refuses over a schedule.
-                rule["_learning_rate"] = self._rate
+                stack.enter_context(replaced_attributes(rule, _learning_rate=self._rate))
             yield
-        finally:
-            for rule, rate in zip(rules, own, strict=True):
-                rule["_learning_rate"] = rate
 
     def see_loss(self, loss, scale_loss):
         """Take the loss that the step is about to scale, and the factor of the scaling."""
