@@ -1,10 +1,29 @@
-"""Checks of numbers that several parts of the package share."""
+"""Every check of an argument that several parts of the package share.
+
+Each takes the argument's name first and what the caller passed second, returns the value in the
+form that is worked with, and raises a TypeError or ValueError in one voice:
+
+    `name` must be <what was expected>. Received: name=<what came>
+"""
 
 import math
 import numbers
+import os
+from typing import Any
+
+import keras
+import tensorflow as tf
 
 
-def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, high_open=False):
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> float:
     """Return `value` as a float once it is known to be finite and within its bounds.
 
     Args:
@@ -16,7 +35,7 @@ def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, h
         high_open: bool. Whether `high` itself is refused. Defaults to `False`.
 
     Returns:
-        A float.
+        A float: a `.keras` file holds JSON, so a NumPy number becomes a Python one.
 
     Raises:
         TypeError: if `value` is not a real number (a bool is not one here).
@@ -35,7 +54,7 @@ def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, h
     return float(value)
 
 
-def check_integer(name, value, low, below=None):
+def check_integer(name: str, value: Any, low: int, below: int | None = None) -> int:
     """Return `value` as an int once it is known to be a whole number in [low, below).
 
     Args:
@@ -58,3 +77,62 @@ def check_integer(name, value, low, below=None):
     if value < low or (below is not None and value >= below):
         raise ValueError(f"{expected} Received: {name}={value!r}")
     return int(value)
+
+
+def check_path(name: str, value: Any) -> str | os.PathLike:
+    """Return `value` once it is known to be a path that is not empty."""
+    expected = f"`{name}` must be a path that is not empty, a string or an os.PathLike."
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{expected} Received: {name}={value!r}")
+    if not os.fspath(value):
+        raise ValueError(f"{expected} Received: {name}={value!r}")
+    return value
+
+
+def check_schedule(name: str, value: Any) -> Any:
+    """Return a schedule as it is, and a constant learning rate as a float of 0 or more."""
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        return value
+    try:
+        return check_number(name, value, 0.0)
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` must be a `keras.optimizers.schedules.LearningRateSchedule` or a number for "
+            f"a constant rate. Received: {name}={value!r}"
+        ) from error
+
+
+def check_floating(name: str, value: Any, dtype: tf.DType | None = None) -> tf.Tensor:
+    """Return `value` as a tensor once it is known to be floating-point (of `dtype`, if given)."""
+    value = tf.convert_to_tensor(value)
+    if not value.dtype.is_floating:
+        raise TypeError(
+            f"`{name}` must be a floating-point tensor. Received: dtype={value.dtype.name}"
+        )
+    if dtype is not None and value.dtype != dtype:
+        raise TypeError(
+            f"`{name}` must have the dtype of the other arguments, {dtype.name}. "
+            f"Received: dtype={value.dtype.name}"
+        )
+    return value
+
+
+def check_axis(name: str, axis: Any, rank: int, of: str = "x") -> int:
+    """Return an axis counted from the front, once it is known to be one of `rank` axes.
+
+    Args:
+        name: string. The argument's name, for the message.
+        axis: what the caller passed, an integer in [-rank, rank).
+        rank: int. The rank of the tensor that it is an axis of.
+        of: string. That tensor's name, for the message.
+
+    Raises:
+        TypeError: if `axis` is not an integer.
+        ValueError: if there is no such axis.
+    """
+    expected = f"`{name}` must be an integer in [-{rank}, {rank}), the rank of `{of}`."
+    if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
+        raise TypeError(f"{expected} Received: {name}={axis!r}")
+    if not -rank <= axis < rank:
+        raise ValueError(f"{expected} Received: {name}={axis!r}")
+    return int(axis) % rank

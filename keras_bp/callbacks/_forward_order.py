@@ -5,8 +5,8 @@ import typing
 import keras
 import numpy as np
 
+from keras_bp._paths import layer_paths
 from keras_bp.callbacks._layer_outputs import activation_of, can_die
-from keras_bp.callbacks._variable_paths import layer_paths
 
 _LINEAR_MAPS = keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D
 _NORMALIZATIONS = (

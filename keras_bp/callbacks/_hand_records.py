@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._xla import compiled_by_xla
+from keras_bp._keras import compiled_by_xla
+from keras_bp._paths import variable_paths
 from keras_bp.callbacks._gradients import squared_norms
-from keras_bp.callbacks._variable_paths import variable_paths
 from keras_bp.gradients import sum_over_replicas
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._xla import compiled_by_xla
+from keras_bp._keras import compiled_by_xla
 
 BUCKETS = 30
 _BLOCK = 2**16  # entries whose intermediate arrays stay in a cache

@@ -1,6 +1,6 @@
 """The layers that a user wants to see."""
 
-from keras_bp.callbacks._variable_paths import layer_paths, variable_paths
+from keras_bp._paths import layer_paths, variable_paths
 
 
 class LayerSelection:

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
+from keras_bp._paths import variable_paths
 from keras_bp.callbacks._histogram import count_values, rows
-from keras_bp.callbacks._variable_paths import variable_paths
 
 
 def write_weights(file, model, selection, step):

@@ -6,10 +6,10 @@ import warnings
 import keras
 import numpy as np
 
+from keras_bp._paths import variable_paths
 from keras_bp.callbacks._recording_train_function import RecordingTrainFunction
 from keras_bp.callbacks._step_recorder import StepRecorder
 from keras_bp.callbacks._update_meter import UpdateMeter
-from keras_bp.callbacks._variable_paths import variable_paths
 
 
 class RecordingCallback(keras.callbacks.Callback):

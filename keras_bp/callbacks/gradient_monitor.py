@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer
+from keras_bp._paths import layer_paths
 from keras_bp.callbacks._alignment_recorder import AlignmentRecorder, recorder_for
 from keras_bp.callbacks._event_file import EventFile
 from keras_bp.callbacks._gradient_flow_image import GradientFlowImage
@@ -17,7 +18,6 @@ from keras_bp.callbacks._log_dir import check_log_dir
 from keras_bp.callbacks._model_histograms import write_sampled, write_weights
 from keras_bp.callbacks._recording_callback import RecordingCallback
 from keras_bp.callbacks._update_scalars import UpdateScalars
-from keras_bp.callbacks._variable_paths import layer_paths
 
 
 class GradientMonitor(RecordingCallback):

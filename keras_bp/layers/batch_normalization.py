@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.layers._arguments import (
     check_axis,
     check_known_axes,

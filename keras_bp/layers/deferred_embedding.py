@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp._deferred_rows import DeferredRows
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.layers.embedding import Embedding
 
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.layers._arguments import check_positive_integer, floating_inputs
 
 # Keras's activations that `ops.dense` knows, as (the function that a layer holds, the op's name).

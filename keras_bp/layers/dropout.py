@@ -3,7 +3,7 @@
 import keras
 
 from keras_bp import ops
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.layers._arguments import check_number, floating_inputs
 
 

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 
 
 @serializable

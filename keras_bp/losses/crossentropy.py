@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 
 
 class _Crossentropy:

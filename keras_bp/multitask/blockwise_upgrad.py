@@ -1,6 +1,6 @@
 """The mean of the gradients, freed of conflict in each variable by itself."""
 
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.multitask.upgrad import UPGrad
 
 

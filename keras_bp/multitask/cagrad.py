@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.multitask._least_squares import nearest_to_origin
 from keras_bp.multitask.combiner import Combiner
 from keras_bp.multitask.mean import equal_weights

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.multitask.combiner import Combiner
 
 

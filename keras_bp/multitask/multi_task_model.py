@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.multitask._compiled_losses import recorded_losses
 from keras_bp.multitask._task_gradients import values_of, with_values
 from keras_bp.multitask.combiner import Combiner

@@ -4,8 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer
-from keras_bp._registration import serializable
-from keras_bp._xla import compiled_by_xla
+from keras_bp._keras import compiled_by_xla, serializable
 from keras_bp.multitask.combiner import Combiner
 
 

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.multitask._loss_weighting import LossWeighting, task_variable
 
 # Bounds of a log-variance, and so of a weight: 5e8 and 2e-9.

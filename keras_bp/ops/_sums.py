@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_bp._xla import compiled_by_xla
+from keras_bp._keras import compiled_by_xla
 
 _MOST_PARTS = 64
 

@@ -7,7 +7,7 @@ import typing
 
 import tensorflow as tf
 
-from keras_bp._xla import compiled_by_xla
+from keras_bp._keras import compiled_by_xla
 from keras_bp.ops._arguments import channel_axis, floating, nonnegative, per_channel
 from keras_bp.ops._sums import row_sum
 

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_bp._xla import compiled_by_xla
+from keras_bp._keras import compiled_by_xla
 from keras_bp.ops._arguments import axis_of, floating
 
 # Up to here the exact gradient costs less than the question whether the short cut is one.

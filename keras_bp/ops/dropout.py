@@ -4,7 +4,7 @@ import numbers
 
 import tensorflow as tf
 
-from keras_bp._xla import compiled_by_xla
+from keras_bp._keras import compiled_by_xla
 from keras_bp.ops._arguments import floating
 
 

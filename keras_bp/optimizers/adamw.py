@@ -1,6 +1,6 @@
 """Adam with decoupled weight decay."""
 
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.optimizers.adam import Adam
 
 

@@ -5,7 +5,7 @@ import typing
 import tensorflow as tf
 
 from keras_bp._deferred_rows import missed_steps
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.optimizers._decay_exclusion import path_of
 from keras_bp.optimizers._missed_quadrature import missed_quadrature
 from keras_bp.optimizers._replicas import local

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.optimizers._descend import descend
 from keras_bp.optimizers.optimizer import Optimizer
 

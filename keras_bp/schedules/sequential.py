@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.schedules import _wrapped
 from keras_bp.schedules._arguments import check_schedule
 from keras_bp.schedules._base import Schedule

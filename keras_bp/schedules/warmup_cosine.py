@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer
-from keras_bp._registration import serializable
+from keras_bp._keras import serializable
 from keras_bp.schedules._arguments import check_minimum, check_rate
 from keras_bp.schedules._base import Schedule, between, half_cosine
 

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from keras_bp.callbacks._variable_paths import variable_paths
+from keras_bp._paths import variable_paths
 
 L = keras.layers
 

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_bp._keras import flat_layers
+
 MODEL_ITSELF = "(model)"
 """Stands for the layer path of a variable that the model holds itself, outside any layer."""
 
@@ -63,8 +65,7 @@ def _walk(layer, path):
 
 
 def _inner_layers(layer):
-    # `Model.layers` is this list; Keras has no public name for it where the layer is no model.
-    return layer._flatten_layers(include_self=False, recursive=False)
+    return flat_layers(layer, recursive=False)
 
 
 def _own_weights(layer):

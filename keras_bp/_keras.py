@@ -1,0 +1,302 @@
+"""Every private name of Keras and TensorFlow that the package touches, in one place.
+
+`PRIVATE_NAMES` lists them, each with a line that says what we need it for and what goes wrong
+without it. A test per name (tests/test_keras_private_names.py) fails with that line as soon as a
+version of Keras or TensorFlow no longer has the name, before anything computes a wrong result in
+silence. The functions below are the only code that reads the names of foreign objects. A subclass
+(our optimizers, layers and models) also uses what it inherits from Keras through `self`; these
+names are listed too.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.callbacks.monitor_callback import MonitorCallback
+from keras.src.random.seed_generator import global_seed_generator
+from keras.src.utils.tracking import Tracker
+from tensorflow.python.eager import context
+from tensorflow.python.ops import control_flow_util, stateful_random_ops
+
+__all__ = [
+    "MonitorCallback",
+    "PRIVATE_NAMES",
+    "Tracker",
+    "accumulator_of",
+    "clip_by_optimizer",
+    "compiled_by_xla",
+    "copy_annotations",
+    "counter_of",
+    "flat_layers",
+    "functional_of",
+    "global_seed_state",
+    "graph_input_names",
+    "graph_nodes",
+    "in_compiled_losses",
+    "initial_epoch",
+    "logits_of",
+    "mask_of",
+    "remember_random_state",
+    "serializable",
+    "set_compiled_optimizer",
+    "set_initial_epoch",
+    "set_logits",
+    "set_mask",
+    "updates",
+]
+
+PACKAGE = "keras_bp"
+
+PRIVATE_NAMES = {
+    # Layers and models
+    "Layer._flatten_layers": "lists the layers inside a layer; without it no path has a name",
+    "Layer._losses": "gradient_check empties it: graph tensors would outlive the check",
+    "Layer._loss_ids": "gradient_check empties it together with `_losses`",
+    "Layer._dtype_policy": "gradient_check makes a layer compute in float64 by it",
+    "Layer._inputs": "gradient_check finds a functional model's symbolic inputs by it",
+    "Variable._value": "gradient_check lends a variable a float64 value by it",
+    "Variable._dtype": "gradient_check tells the variable's dtype of that value by it",
+    "Loss._dtype": "gradient_check makes a loss compute in float64 by it",
+    "Dense._kernel": "FeedbackDense creates its kernel as Keras's Dense does; files depend on it",
+    "Embedding._embeddings": "our embeddings look rows up in the table that Keras created",
+    "Sequential._functional": "plot_backprop reads the graph of a Sequential model from it",
+    "Functional._nodes_by_depth": "plot_backprop orders layers by it",
+    "KerasTensor._keras_history": "plot_backprop finds a functional model's input layers by it",
+    # Tensors
+    "tensor._keras_logits": "a loss finds the logits behind an activation by it; without it the "
+    "loss silently falls back to the rounded probabilities",
+    "tensor._keras_mask": "a loss leaves masked entries out of its mean by it; without it padding "
+    "silently counts",
+    # Training
+    "Model._compile_loss": "MultiTaskModel takes each task's loss from it",
+    "Model._loss_tracker": "MultiTaskModel reports the sum of the losses through it",
+    "Model._compile_config": "OptimizerSwitch enters the new optimizer; without it a saved model "
+    "silently holds the old one",
+    "Model._initial_epoch": "ResumableTraining says by it in which epoch `fit` goes on; without it "
+    "a resumed training starts over",
+    "CompileLoss._flat_losses": "MultiTaskModel listens to each output's loss there; Keras hands "
+    "out their sum alone",
+    "MonitorCallback._is_improvement": "OptimizerSwitch decides by it what a plateau is",
+    "MonitorCallback._set_monitor_op": "OptimizerSwitch finds max or min of a metric by it",
+    # Optimizers
+    "Optimizer._accumulated_gradients": "the monitor reads the mean of an update's micro-steps "
+    "there",
+    "Optimizer._check_variables_are_known": "refuses a variable that the optimizer was not built "
+    "with",
+    "Optimizer._clip_gradients": "the monitor asks Keras's optimizers what clipping leaves",
+    "Optimizer._distribution_strategy": "an update outside `fit` runs in the optimizer's strategy",
+    "Optimizer._filter_empty_gradients": "leaves out variables without a gradient, with Keras's "
+    "warning",
+    "Optimizer._get_variable_index": "finds a variable's slots; their order is the file format",
+    "Optimizer._iterations": "counts micro-steps, where `iterations` counts updates",
+    "Optimizer._learning_rate": "holds the rate, a schedule or a callable",
+    "Optimizer._model_variables_moving_average": "holds the averages of `use_ema`",
+    "Optimizer._overwrite_variable_with_gradient": "puts float8 scales in place",
+    "Optimizer._trainable_variables": "the variables that the optimizer was built with",
+    "Optimizer._trainable_variables_indices": "tells which optimizer of a composite updates a "
+    "variable",
+    "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
+    "MultiOptimizer._optimizer_map": "find_learning_rate looks for a composite's optimizers by it",
+    # Modules
+    "keras.src.backend.common.global_state": "holds the global seed and the counters of names; a "
+    "trial would leave other names and seeds behind",
+    "keras.src.random.seed_generator.global_seed_generator": "the state that dropout draws on; a "
+    "resumed training would draw other masks",
+    "keras.src.utils.tracking.Tracker": "a trial puts back what a layer tracked before",
+    "keras.src.callbacks.monitor_callback.MonitorCallback": "the base of EarlyStopping, whose "
+    "arguments OptimizerSwitch has",
+    "tensorflow.python.eager.context": "the operations' seeds and the cache of kernels; a trial "
+    "would change the random numbers that follow",
+    "tensorflow.python.ops.stateful_random_ops": "TensorFlow's global generator; likewise",
+    "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA; "
+    "without it a slower form would be taken there",
+}
+
+serializable = keras.saving.register_keras_serializable(package=PACKAGE)
+"""Class decorator: registers the class as `keras_bp>ClassName`.
+
+A `.keras` file then loads with `safe_mode=True` and without `custom_objects`, as soon as
+`keras_bp` has been imported.
+"""
+
+
+# Layers and models
+
+
+def flat_layers(layer: keras.Layer, *, recursive: bool = True, include_self: bool = False) -> list:
+    """List the layers that a layer holds: at all depths, or directly only.
+
+    `Model.layers` lists the latter; Keras has no public name for it where the layer is no model.
+    """
+    return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
+
+
+def functional_of(model: keras.Model) -> Any:
+    """Return the functional model of a Sequential one, and any other model as it is."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def graph_nodes(graph: Any) -> list | None:
+    """List a functional model's nodes from its inputs on, or None where there is no graph."""
+    if not hasattr(graph, "_nodes_by_depth"):
+        return None
+    depths = sorted(graph._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in graph._nodes_by_depth[depth]]
+
+
+def graph_input_names(graph: Any) -> list[str]:
+    """List the names of a functional model's input layers, in the order of its inputs."""
+    return [tensor._keras_history.operation.name for tensor in graph.inputs]
+
+
+# Tensors: what Keras's layers and losses leave on a tensor for whoever reads it next
+
+
+def set_logits(tensor: Any, logits: Any, activation: str) -> None:
+    """Leave on an activation's output its input, and the activation's name.
+
+    Keras leaves the input alone, so that its losses take a softmax's logits for a sigmoid's.
+    """
+    tensor._keras_logits = logits
+    tensor._keras_bp_activation = activation
+
+
+def logits_of(tensor: Any) -> tuple[Any, str | None]:
+    """Return the logits behind a tensor and the name of the activation; None where unknown."""
+    logits = getattr(tensor, "_keras_logits", None)
+    return logits, getattr(tensor, "_keras_bp_activation", None)
+
+
+def mask_of(tensor: Any) -> Any:
+    """Return the mask on a tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Leave a mask on a tensor: entries that a mean leaves out."""
+    tensor._keras_mask = mask
+
+
+def copy_annotations(source: Any, target: Any, change: Callable[[Any], Any] = lambda x: x) -> Any:
+    """Give `target` the logits (changed by a function), their activation and the mask."""
+    for name in ("_keras_logits", "_keras_bp_activation", "_keras_mask"):
+        if hasattr(source, name):
+            value = getattr(source, name)
+            setattr(target, name, change(value) if name == "_keras_logits" else value)
+    return target
+
+
+# Training
+
+
+def set_compiled_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    """Let a compiled model train with another optimizer, and save it.
+
+    Not by `compile`, which would make the metrics anew, forget that training is to stop, and may
+    be overridden.
+    """
+    model.optimizer = optimizer
+    model._compile_config.config["optimizer"] = optimizer
+    # The train function was traced with the old optimizer.
+    model.make_train_function(force=True)
+
+
+def initial_epoch(model: keras.Model) -> int | None:
+    """Return the epoch in which the coming `fit` begins."""
+    return model._initial_epoch
+
+
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Let the coming `fit` begin in this epoch."""
+    model._initial_epoch = epoch
+
+
+@contextlib.contextmanager
+def in_compiled_losses(compile_loss: Any, listen: Callable[[Any], Callable]) -> Iterator[None]:
+    """Put `listen(entry)` in the place of each loss that `compile` was given.
+
+    Args:
+        compile_loss: the model's `_compile_loss`, built.
+        listen: function of an entry, with `loss` and `loss_weights`, that returns the loss to
+            call in its place.
+    """
+    entries = compile_loss._flat_losses
+    compile_loss._flat_losses = [entry._replace(loss=listen(entry)) for entry in entries]
+    try:
+        yield
+    finally:
+        compile_loss._flat_losses = entries
+
+
+# Optimizers
+
+
+def updates(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Tell whether an optimizer, built, updates a variable; Keras has no public way to ask."""
+    return optimizer._var_key(variable) in optimizer._trainable_variables_indices
+
+
+def accumulator_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> Any:
+    """Return the variable in which an optimizer sums a variable's gradients since its update."""
+    return optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
+
+
+def counter_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the variable that counts the micro-steps of one of Keras's optimizers."""
+    return optimizer._iterations
+
+
+def clip_by_optimizer(optimizer: keras.optimizers.Optimizer, gradients: list) -> list:
+    """Return gradients as one of Keras's optimizers clips them."""
+    return optimizer._clip_gradients(gradients)
+
+
+# The process
+
+
+def compiled_by_xla() -> bool:
+    """Tell whether the function that is being traced is under jit_compile=True.
+
+    TensorFlow has no public way to ask. A function that was traced elsewhere and is called inside
+    a compiled one has answered no: this may choose between forms that XLA compiles both, and never
+    decide what it gets to see.
+    """
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
+        tf.compat.v1.get_default_graph()
+    )
+
+
+def global_seed_state() -> keras.Variable:
+    """Return the state of the generator that layers without a seed of their own draw on."""
+    return global_seed_generator().state
+
+
+def remember_random_state(snapshot: Any) -> Callable[[], None]:
+    """Remember Keras's and TensorFlow's random state; return a function that puts it back.
+
+    Args:
+        snapshot: object with `remember(objects)` and `restore()`.
+    """
+    # There is one once a seed was set; without, operations are seeded by chance.
+    tensorflow = getattr(context.context(), "_rng", None)
+    operation_seeds = tensorflow.getstate() if tensorflow else None
+    seeds = global_state.get_global_attribute("global_seed_generator")
+    # Counters of automatic names: a layer that `build` creates is dense_3 the second time too.
+    names = global_state.get_global_attribute("object_name_uids")
+    generator = stateful_random_ops.global_generator
+    snapshot.remember([seeds, names, generator])
+
+    def restore() -> None:
+        if operation_seeds is not None and tensorflow.getstate() != operation_seeds:
+            tensorflow.setstate(operation_seeds)
+            # An operation that drew one of these seeds lives on in a cache, further along in its
+            # stream; an operation that draws the seed again must start at the beginning.
+            context.context().clear_kernel_cache()
+        global_state.set_global_attribute("global_seed_generator", seeds)
+        stateful_random_ops.global_generator = generator
+        snapshot.restore()
+
+    return restore

@@ -1,0 +1,323 @@
+"""Functions over gradients, dense or sparse: map, sums, norms, clipping.
+
+A gradient is a tensor, a `tf.IndexedSlices` (the rows of a table that were looked up), or None
+where the loss does not depend on the variable. Everything in the package that treats these three
+alike goes through `map_values`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_bp._arguments import check_number
+
+__all__ = [
+    "all_finite",
+    "clip",
+    "deduplicate",
+    "global_norm",
+    "map_values",
+    "squared_norm",
+    "sum_over_replicas",
+    "unscale",
+    "values_of",
+]
+
+Gradient = Any
+"""A tensor, a `tf.IndexedSlices`, or None."""
+
+
+def values_of(gradient: Gradient) -> Any:
+    """Return the entries that a gradient holds: those of its rows where it is sparse."""
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def map_values(function: Callable[..., Any], gradient: Gradient) -> Gradient:
+    """Apply a function to the entries that a gradient holds, dense or sparse.
+
+    Args:
+        function: function of a tensor that returns one of the same shape.
+        gradient: a tensor, a `tf.IndexedSlices` or None, which stays None.
+
+    Returns:
+        A gradient of the same form, with the same indices where it is sparse.
+
+    Example:
+    >>> twice = tf.IndexedSlices(values=tf.ones((2, 1)), indices=tf.constant([1, 1]))
+    >>> keras_bp.gradients.map_values(lambda values: 3 * values, twice).values.numpy().tolist()
+    [[3.0], [3.0]]
+    """
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        values = function(gradient.values)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return function(tf.convert_to_tensor(gradient))
+
+
+def unscale(gradient: Gradient, factor: Any) -> Gradient:
+    """Divide a gradient by the factor that the loss was multiplied by.
+
+    A gradient in float16 or bfloat16 is divided in float32, in which nothing is rounded to 0.
+
+    Args:
+        gradient: a tensor, a `tf.IndexedSlices` or None, which stays None.
+        factor: scalar number or tensor. A gradient is returned as it is where the factor is
+            known to be 1.
+
+    Returns:
+        A gradient of the same form.
+
+    Example:
+    >>> keras_bp.gradients.unscale(tf.constant([2.0, 4.0]), 2.0).numpy().tolist()
+    [1.0, 2.0]
+    """
+    if tf.get_static_value(factor) == 1:
+        return gradient
+
+    def divide(values: tf.Tensor) -> tf.Tensor:
+        values = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
+        return values / tf.cast(factor, values.dtype)
+
+    return map_values(divide, gradient)
+
+
+def all_finite(gradients: Sequence[Gradient]) -> tf.Tensor:
+    """Tell whether every entry of every gradient is finite, as a scalar bool tensor.
+
+    Args:
+        gradients: list of tensors, `tf.IndexedSlices` or None.
+
+    Example:
+    >>> bool(keras_bp.gradients.all_finite([tf.constant([1.0, float("nan")]), None]))
+    False
+    """
+    present = [values_of(gradient) for gradient in gradients if gradient is not None]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in present] or [True])
+
+
+def deduplicate(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    """Sum the rows of a sparse gradient per id, so that every id stands in it once.
+
+    The gradient of an embedding lists one row for each look-up. An id that was looked up three
+    times stands in it three times, and its gradient is the sum of the three rows:
+
+        values'[u] = sum of values[k] over all k with indices[k] = u
+
+    Whatever squares the values (a norm, Adam's second moment) is right only after that sum.
+
+    Args:
+        gradient: `tf.IndexedSlices` with `values` of shape (n, ...) and integer `indices` of
+            shape (n,); n may be 0.
+
+    Returns:
+        A `tf.IndexedSlices` of the same dtype and dense shape, with `values` of shape (u, ...)
+        and `indices` of shape (u,), the u different ids in the order in which they first appear.
+        The dense tensor it stands for is the same. It works inside `tf.function`, compiled by XLA
+        too; there only once, since TensorFlow's compiled `tf.unique` takes the padding of its own
+        result for ids.
+
+    Raises:
+        TypeError: if `gradient` is not a `tf.IndexedSlices`.
+
+    Example:
+    >>> slices = tf.IndexedSlices(
+    ...     values=tf.constant([[1.0], [2.0], [4.0]]), indices=tf.constant([7, 3, 7])
+    ... )
+    >>> unique = keras_bp.gradients.deduplicate(slices)
+    >>> unique.indices.numpy().tolist(), unique.values.numpy().tolist()
+    ([7, 3], [[5.0], [2.0]])
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        raise TypeError(
+            "`gradient` must be a tf.IndexedSlices, the gradient of a look-up in a "
+            f"table. Received: gradient={gradient!r} (of type {type(gradient).__name__})"
+        )
+    ids, segments = tf.unique(gradient.indices)
+    sums = tf.math.unsorted_segment_sum(gradient.values, segments, tf.size(ids))
+    return tf.IndexedSlices(sums, ids, gradient.dense_shape)
+
+
+def squared_norm(gradient: Gradient) -> tf.Tensor:
+    """Squared L2 norm of one gradient: the sum of the squares of its entries.
+
+    A sparse gradient counts as the dense tensor it stands for: rows of the same id are summed
+    first, then squared. A gradient in float16 or bfloat16 is squared in float32.
+
+    Args:
+        gradient: a tensor of any shape and floating dtype, a `tf.IndexedSlices`, or None (the
+            loss does not depend on the variable), which counts as zeros.
+
+    Returns:
+        A scalar tensor, float64 for a float64 gradient and float32 for any other. In float32 the
+        square of an entry under about 1e-19 in size vanishes, and a sum over 3e38 is inf.
+
+    Example:
+    >>> float(keras_bp.gradients.squared_norm(tf.constant([3.0, 4.0])))
+    25.0
+    >>> twice = tf.IndexedSlices(values=tf.constant([[1.0], [1.0]]), indices=tf.constant([0, 0]))
+    >>> float(keras_bp.gradients.squared_norm(twice))
+    4.0
+    """
+    if gradient is None:
+        return tf.zeros((), tf.float32)
+    if gradient.dtype != tf.float64:
+        gradient = tf.cast(gradient, tf.float32)
+    if isinstance(gradient, tf.IndexedSlices):
+        gradient = deduplicate(gradient).values
+    # l2_loss is half the sum of squares in one kernel that holds no squared copy of the gradient.
+    return 2.0 * tf.nn.l2_loss(gradient)
+
+
+def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
+    """L2 norm of a list of gradients, taken as one long vector.
+
+        ||g|| = sqrt(sum over the gradients of ||g_i||^2)
+
+    It is the true norm: in a sparse gradient the rows of the same id are summed before they are
+    squared. `tf.linalg.global_norm` squares them one by one, so that an id looked up twice with
+    the row [1, 1] gives 2.0 where the gradient [2, 2] has the norm 2.83.
+
+    Args:
+        gradients: list or tuple whose items are tensors of any shape and floating dtype,
+            `tf.IndexedSlices`, or None, which counts as zeros.
+
+    Returns:
+        A scalar tensor, 0.0 for an empty list: float64 if any gradient is float64, else float32.
+        See `squared_norm` for the range of float32.
+
+    Raises:
+        TypeError: if `gradients` is not a list or tuple.
+
+    Example:
+    >>> float(keras_bp.gradients.global_norm([tf.constant([[3.0]]), None, tf.constant([4.0])]))
+    5.0
+    >>> twice = tf.IndexedSlices(values=tf.ones((2, 2)), indices=tf.constant([1, 1]))
+    >>> round(float(keras_bp.gradients.global_norm([twice])), 2)
+    2.83
+
+    References:
+        Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks
+        (2013), Algorithm 1: the norm by which gradients are clipped together.
+    """
+    if not isinstance(gradients, list | tuple):
+        raise TypeError(
+            "`gradients` must be a list or tuple of gradients. "
+            f"Received: gradients={gradients!r} (of type {type(gradients).__name__})"
+        )
+    squares = [squared_norm(gradient) for gradient in gradients]
+    widest = tf.float64 if any(s.dtype == tf.float64 for s in squares) else tf.float32
+    return tf.sqrt(tf.add_n([tf.zeros((), widest)] + [tf.cast(s, widest) for s in squares]))
+
+
+def clip(
+    gradients: Sequence[Gradient],
+    *,
+    clipvalue: float | None = None,
+    clipnorm: float | None = None,
+    global_clipnorm: float | None = None,
+) -> list[Gradient]:
+    """Clip a list of gradients by at most one of three bounds.
+
+        clipvalue        g <- min(max(g, -c), c), entry by entry
+        clipnorm         g <- g c / max(||g||, c), each gradient by its own norm
+        global_clipnorm  g <- g c / max(||all g||, c), all by their common norm
+
+    The last two keep directions, of each gradient or of all together. The rows of a sparse
+    gradient are summed per id first, so that the bound holds for the gradient it stands for.
+
+    Args:
+        gradients: list of tensors of any shape and floating dtype, `tf.IndexedSlices` or None,
+            which stays None.
+        clipvalue: float > 0, or None.
+        clipnorm: float > 0, or None.
+        global_clipnorm: float > 0, or None.
+
+    Returns:
+        A list of the same length, dtypes and forms; the list's own items where no bound is given.
+        A norm that is not finite gives NaN throughout, so that the fault is not hidden.
+
+    Raises:
+        TypeError: if a bound is not a number.
+        ValueError: if more than one bound is given, or one is not above 0.
+
+    Example:
+    >>> [g] = keras_bp.gradients.clip([tf.constant([3.0, 4.0])], global_clipnorm=1.0)
+    >>> [round(float(entry), 2) for entry in g]
+    [0.6, 0.8]
+
+    References:
+        Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks
+        (2013), Algorithm 1.
+    """
+    bounds = {"clipvalue": clipvalue, "clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    if len(given) > 1:
+        raise ValueError(
+            "At most one of `clipvalue`, `clipnorm` and `global_clipnorm` can be set. "
+            f"Received: {', '.join(f'{name}={bound!r}' for name, bound in given.items())}"
+        )
+    for name, bound in given.items():
+        check_number(name, bound, 0.0, low_open=True)
+    if not given:
+        return list(gradients)
+    gradients = [deduplicate(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+    if clipvalue is not None:
+        return [
+            map_values(lambda values: tf.clip_by_value(values, -clipvalue, clipvalue), gradient)
+            for gradient in gradients
+        ]
+    if clipnorm is not None:
+        return [
+            map_values(lambda g: g * _share(global_norm([g]), clipnorm, g.dtype), gradient)
+            for gradient in gradients
+        ]
+    # Of the values: compiled by XLA, tf.unique takes the padding of ids that it made itself for
+    # ids, so that a gradient cannot be deduplicated twice.
+    norm = global_norm([values_of(gradient) for gradient in gradients])
+    return [map_values(lambda g: g * _share(norm, global_clipnorm, g.dtype), g) for g in gradients]
+
+
+def _share(norm: tf.Tensor, bound: float, dtype: tf.DType) -> tf.Tensor:
+    """Return what a gradient of this norm is multiplied by, NaN where the norm is not finite."""
+    bound = tf.constant(bound, norm.dtype)
+    return tf.cast(bound / tf.maximum(norm, bound) + (norm - norm), dtype)
+
+
+def sum_over_replicas(gradients: Sequence[Gradient]) -> list[Gradient]:
+    """Sum each gradient over the replicas, so that every replica holds the global one.
+
+        g_i = sum over the replicas r of g_i[r]
+
+    Keras divides the loss by the number of replicas, so that this sum is the gradient of the mean
+    over the global batch. Whatever looks at the whole gradient (a norm, a clipping, a check for
+    NaN) is right only after it. With one replica, or outside `strategy.run`, there is nothing to
+    sum.
+
+    Args:
+        gradients: list of tensors, `tf.IndexedSlices` or None.
+
+    Returns:
+        A list of the same length: dense gradients summed, the rows of sparse ones
+        concatenated (`deduplicate` sums them), None left as it is.
+
+    Raises:
+        ValueError: if it is called in a strategy's scope outside of its replicas.
+
+    Example:
+    >>> [total, none] = keras_bp.gradients.sum_over_replicas([tf.constant([1.0, 2.0]), None])
+    >>> total.numpy().tolist(), none
+    ([1.0, 2.0], None)
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise ValueError(
+            "Gradients are summed over the replicas inside `strategy.run`. "
+            "Received: a call in the strategy's scope, outside of its replicas"
+        )
+    present = [gradient for gradient in gradients if gradient is not None]
+    if context.num_replicas_in_sync > 1 and present:
+        present = context.all_reduce(tf.distribute.ReduceOp.SUM, present)
+    sums = iter(present)
+    return [None if gradient is None else next(sums) for gradient in gradients]
