@@ -37,6 +37,7 @@ __all__ = [
     "graph_nodes",
     "in_compiled_losses",
     "initial_epoch",
+    "leaf_optimizers",
     "logits_of",
     "mask_of",
     "remember_random_state",
@@ -232,6 +233,18 @@ def in_compiled_losses(compile_loss: Any, listen: Callable[[Any], Callable]) -> 
 
 
 # Optimizers
+
+
+def leaf_optimizers(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """List the optimizers that step variables themselves: inside a wrapper or a composite.
+
+    A `LossScaleOptimizer` holds one optimizer, a `MultiOptimizer` several.
+    """
+    if hasattr(optimizer, "inner_optimizer"):
+        return leaf_optimizers(optimizer.inner_optimizer)
+    if hasattr(optimizer, "optimizers"):
+        return [leaf for inner in optimizer.optimizers for leaf in leaf_optimizers(inner)]
+    return [optimizer]
 
 
 def updates(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:

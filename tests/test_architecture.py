@@ -10,7 +10,15 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "keras_bp"
 
 # What every room may use, the ground's own ground.
-FOUNDATION = {"_arguments", "_keras", "_paths", "_types", "_deferred_rows", "_exact_gradients"}
+FOUNDATION = {
+    "_arguments",
+    "_keras",
+    "_paths",
+    "_trial",
+    "_types",
+    "_deferred_rows",
+    "_exact_gradients",
+}
 FLOORS = [
     {"ops", "gradients", "reference"} | FOUNDATION,
     {"layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},

@@ -4,8 +4,8 @@ import contextlib
 
 import tensorflow as tf
 
+from keras_bp._trial import replaced_attributes
 from keras_bp.callbacks._gradients import own_product
-from keras_bp.callbacks._replaced_attributes import replaced_attributes
 from keras_bp.callbacks._step_recorder import StepRecorder
 from keras_bp.feedback import alignment_sums, exact_gradients
 from keras_bp.gradients import sum_over_replicas

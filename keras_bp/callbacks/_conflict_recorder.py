@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._paths import variable_paths
+from keras_bp._trial import replaced_attributes
 from keras_bp.callbacks._layer_selection import LayerSelection
-from keras_bp.callbacks._replaced_attributes import replaced_attributes
 from keras_bp.callbacks._step_recorder import StepRecorder
 
 _ALL = "global"

@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from keras_bp._paths import layer_paths
+from keras_bp._trial import replaced_attributes
 from keras_bp.callbacks._histogram import EMPTY, count_buckets
-from keras_bp.callbacks._replaced_attributes import replaced_attributes
 from keras_bp.gradients import sum_over_replicas
 
 STATISTICS = ("variance", "dead", "saturated", "not_finite", "values", "spread")

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._trial import replaced_attributes
 from keras_bp.callbacks._gradients import unscaled
 from keras_bp.callbacks._optimizer_rules import rules_of
-from keras_bp.callbacks._replaced_attributes import replaced_attributes
 from keras_bp.gradients import sum_over_replicas
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from keras_bp.callbacks._replaced_attributes import replaced_attributes
+from keras_bp._trial import replaced_attributes
 
 
 class RecordingTrainFunction:

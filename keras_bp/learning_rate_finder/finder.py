@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_bp._arguments import check_integer, check_number
-from keras_bp.learning_rate_finder.snapshot import unchanged
+from keras_bp._trial import unchanged
 from keras_bp.learning_rate_finder.sweep import Sweep
 
 # With fewer, neighbouring rates lie so far apart that one step may skip all that train.

@@ -1,4 +1,4 @@
-"""Everything that training changes about a model, remembered and put back."""
+"""Try something on a model and put it back: all that training changes, or a few attributes."""
 
 import collections
 import contextlib
@@ -7,10 +7,8 @@ import random
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common import global_state
-from keras.src.utils.tracking import Tracker
-from tensorflow.python.eager import context
-from tensorflow.python.ops import stateful_random_ops
+
+from keras_bp import _keras
 
 # What is looked into: objects that hold variables, or that a first training step builds.
 _OBJECTS = (
@@ -21,7 +19,7 @@ _OBJECTS = (
     keras.optimizers.Optimizer,
     keras.random.SeedGenerator,
     tf.random.Generator,
-    Tracker,
+    _keras.Tracker,
     # TensorFlow's stand-ins for the lists and dicts of an optimizer, which hold the real ones.
     tf.__internal__.tracking.TrackableDataStructure,
 )
@@ -117,26 +115,28 @@ def _refill(container, contents):
 def _remember_random_state():
     """Remember the random states of the process; return a function that puts them back."""
     python, numpy = random.getstate(), np.random.get_state()
-    # There is one once a seed was set; without, operations are seeded by chance.
-    tensorflow = getattr(context.context(), "_rng", None)
-    operation_seeds = tensorflow.getstate() if tensorflow else None
-    seeds = global_state.get_global_attribute("global_seed_generator")
-    # Counters of automatic names: a layer that `build` creates is dense_3 the second time too.
-    names = global_state.get_global_attribute("object_name_uids")
-    generator = stateful_random_ops.global_generator
-    snapshot = Snapshot()
-    snapshot.remember([seeds, names, generator])
+    restore_frameworks = _keras.remember_random_state(Snapshot())
 
     def restore():
         random.setstate(python)
         np.random.set_state(numpy)
-        if operation_seeds is not None and tensorflow.getstate() != operation_seeds:
-            tensorflow.setstate(operation_seeds)
-            # An operation that drew one of these seeds lives on in a cache, further along in its
-            # stream; an operation that draws the seed again must start at the beginning.
-            context.context().clear_kernel_cache()
-        global_state.set_global_attribute("global_seed_generator", seeds)
-        stateful_random_ops.global_generator = generator
-        snapshot.restore()
+        restore_frameworks()
 
     return restore
+
+
+@contextlib.contextmanager
+def replaced_attributes(holder, **attributes):
+    """Temporarily replace an object's attributes, methods for instance.
+
+    The instance's dictionary is written to directly: Keras's `__setattr__` would track them.
+    """
+    own = vars(holder)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del own[name]
+        own.update(before)
