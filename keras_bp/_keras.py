@@ -37,6 +37,7 @@ __all__ = [
     "graph_nodes",
     "in_compiled_losses",
     "initial_epoch",
+    "is_persistent",
     "leaf_optimizers",
     "logits_of",
     "mask_of",
@@ -101,6 +102,9 @@ PRIVATE_NAMES = {
     "variable",
     "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
     "MultiOptimizer._optimizer_map": "find_learning_rate looks for a composite's optimizers by it",
+    # Tapes
+    "GradientTape._persistent": "a combiner refuses a tape that is good for one gradient only; "
+    "without it TensorFlow's own error comes, which does not name the argument",
     # Modules
     "keras.src.backend.common.global_state": "holds the global seed and the counters of names; a "
     "trial would leave other names and seeds behind",
@@ -265,6 +269,14 @@ def counter_of(optimizer: keras.optimizers.Optimizer) -> Any:
 def clip_by_optimizer(optimizer: keras.optimizers.Optimizer, gradients: list) -> list:
     """Return gradients as one of Keras's optimizers clips them."""
     return optimizer._clip_gradients(gradients)
+
+
+# Tapes
+
+
+def is_persistent(tape: tf.GradientTape) -> bool:
+    """Tell whether several gradients can be taken from a tape."""
+    return tape._persistent
 
 
 # The process
