@@ -161,7 +161,7 @@ def test_quantization_of_a_model_passes_over():
         (
             lambda: layers.FeedbackDense(2).call(tf.sparse.from_dense(X)),
             TypeError,
-            "needs dense inputs",
+            "`inputs` must be dense",
         ),
     ],
 )

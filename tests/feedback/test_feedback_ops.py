@@ -1,6 +1,7 @@
 """The ops of feedback alignment: their surrogate gradients, and the true ones behind a switch."""
 
 import contextlib
+import re
 import threading
 
 import numpy as np
@@ -8,7 +9,7 @@ import ops_calculus as calculus
 import pytest
 import tensorflow as tf
 
-from keras_bp import ops
+from keras_bp import feedback as room
 from keras_bp.feedback import exact_gradients
 
 _rng = np.random.default_rng(5)
@@ -57,7 +58,7 @@ def test_dense(leading, bias):
     signature = [[None] * x.ndim, *(a.shape for a in arguments[1:])]
     for back, exact in ((feedback, False), (kernel, True)):
         expected = value, [dz @ back.T, *rest]
-        for actual in in_every_way(ops.feedback_dense, arguments, dz, signature, exact):
+        for actual in in_every_way(room.feedback_dense, arguments, dz, signature, exact):
             calculus.assert_near(actual, expected, FLOAT64)
 
 
@@ -101,7 +102,7 @@ def test_convolution(strides, padding, dilations):
     dkernel = np.tensordot(patches, dz, ((0, 1, 2), (0, 1, 2)))
 
     def op(x, kernel, feedback):
-        return ops.feedback_conv2d(x, kernel, feedback, strides, padding, dilations)
+        return room.feedback_conv2d(x, kernel, feedback, strides, padding, dilations)
 
     signature = [[None, None, None, 2], kernel.shape, kernel.shape]
     for back, exact in ((feedback, False), (kernel, True)):
@@ -122,7 +123,7 @@ def test_dilated_convolution():
     dz = np.float32(normal(2, 3, 4, 3))
 
     def op(x, kernel, feedback):
-        return ops.feedback_conv2d(x, kernel, feedback, dilations=(1, 2))
+        return room.feedback_conv2d(x, kernel, feedback, dilations=(1, 2))
 
     _, (dx, dkernel, none) = gradients(op, [x, kernel, feedback], dz)
     value, patches = convolve(x, kernel, (1, 1), "valid", (1, 2))
@@ -149,7 +150,7 @@ def test_broadcast_error():
     e = normal(4, 3)
 
     def op(z, h, image, b1, b2):
-        return ops.broadcast_error(z, [h, image], [b1, b2])
+        return room.broadcast_error(z, [h, image], [b1, b2])
 
     arguments = [z, h, image, b1, b2]
     signature = [[None, 3], [None, 5], [None, 2, 3, 2], b1.shape, b2.shape]
@@ -162,23 +163,25 @@ def test_broadcast_error():
 
 def test_detach():
     x, dy = normal(4, 3), normal(4, 3)
-    for value, found in in_every_way(ops.detach, [x], dy, [[None, 3]]):
+    for value, found in in_every_way(room.detach, [x], dy, [[None, 3]]):
         calculus.assert_near((value, found), (x, []), 0)
-    for value, found in in_every_way(ops.detach, [x], dy, [[None, 3]], exact=True):
+    for value, found in in_every_way(room.detach, [x], dy, [[None, 3]], exact=True):
         calculus.assert_near((value, found), (x, [dy]), 0)
 
 
 def test_no_gradient_for_what_is_fixed():
     x, kernel = normal(4, 5), normal(5, 3)
     for exact in (False, True):
-        assert gradients(ops.feedback_dense, [x, kernel, kernel], normal(4, 3), exact)[1][2] is None
+        assert (
+            gradients(room.feedback_dense, [x, kernel, kernel], normal(4, 3), exact)[1][2] is None
+        )
 
 
 @pytest.mark.parametrize(
     "op, shapes",
     [
-        (ops.feedback_dense, [(2, 2, 3), (3, 2)]),
-        (lambda *a: ops.feedback_conv2d(*a, padding="same"), [(2, 3, 3, 2), (2, 2, 2, 2)]),
+        (room.feedback_dense, [(2, 2, 3), (3, 2)]),
+        (lambda *a: room.feedback_conv2d(*a, padding="same"), [(2, 3, 3, 2), (2, 2, 2, 2)]),
     ],
     ids=["dense", "conv2d"],
 )
@@ -206,7 +209,7 @@ def test_the_switch_is_where_the_gradient_is_taken():
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         with exact_gradients():
-            y = ops.detach(x)
+            y = room.detach(x)
     assert tape.gradient(y, x) is None
     with exact_gradients():
         with exact_gradients():
@@ -229,7 +232,7 @@ def test_the_switch_holds_in_replicas(outside, replicas):
         x = tf.ones((2, 3))
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = ops.detach(x)
+            y = room.detach(x)
         with contextlib.nullcontext() if outside else exact_gradients():
             return tape.gradient(y, x, unconnected_gradients="zero")
 
@@ -240,3 +243,85 @@ def test_the_switch_holds_in_replicas(outside, replicas):
         assert all(np.all(gradient == 1.0) for gradient in run())
     if outside:
         assert all(np.all(gradient == 0.0) for gradient in run())
+
+
+X = np.float32(np.random.default_rng(0).normal(size=(4, 6)))
+IMAGES = np.float32(np.random.default_rng(2).normal(size=(4, 3, 3, 2)))
+KERNEL, WIDE = np.ones((2, 2, 2, 5), "float32"), np.ones((6, 18), "float32")
+RIGHT = {
+    "broadcast_error": {"outputs": X, "hidden": [IMAGES], "feedback": [WIDE]},
+    "detach": {"x": X},
+    "feedback_conv2d": {"x": IMAGES, "kernel": KERNEL, "feedback": KERNEL},
+    "feedback_dense": {"x": X, "kernel": WIDE[:, :2], "feedback": WIDE[:, :2]},
+}
+
+
+def call(name, **changes):
+    """Call an op with arguments that are right, except for the changes."""
+    return getattr(room, name)(**(RIGHT[name] | changes))
+
+
+@pytest.mark.parametrize(
+    "name, argument, value, error",
+    [
+        *(
+            (name, argument, value, ValueError)
+            for name, argument, values in [
+                ("feedback_dense", "feedback", [WIDE[:, :3], WIDE[:, :2].T]),
+                ("feedback_dense", "x", [X[:, :5]]),
+                ("feedback_dense", "bias", [np.ones(3, "float32")]),
+                ("feedback_conv2d", "feedback", [KERNEL[:1]]),
+                ("feedback_conv2d", "x", [IMAGES[0], IMAGES[..., :1]]),
+                ("feedback_conv2d", "kernel", [KERNEL[0]]),
+                ("feedback_conv2d", "data_format", ["NHWC"]),
+                ("feedback_conv2d", "padding", ["causal"]),
+                ("feedback_conv2d", "strides", [0, -1, 1.0, True, None, (1,), (1, 1, 1), (1, 0)]),
+                ("feedback_conv2d", "dilations", [0, (1, 0)]),
+                ("broadcast_error", "outputs", [X[..., np.newaxis]]),
+                ("broadcast_error", "feedback", [[], [WIDE, WIDE], [WIDE.T], [WIDE[:, :17]]]),
+                ("broadcast_error", "hidden", [[np.float32(1)]]),
+            ]
+            for value in values
+        ),
+        ("feedback_dense", "feedback", np.ones((6, 2), int), TypeError),
+        ("feedback_dense", "kernel", np.float64(WIDE[:, :2]), TypeError),
+        ("feedback_conv2d", "feedback", np.float64(KERNEL), TypeError),
+        ("broadcast_error", "hidden", [np.float64(IMAGES)], TypeError),
+        ("detach", "x", np.ones((4, 6), int), TypeError),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_argument_is_named_with_what_came(name, argument, value, error):
+    with pytest.raises(error) as raised:
+        call(name, **{argument: value})
+    message = str(raised.value)
+    assert re.search(rf"`{argument}`.* Received: .*\S$", message, re.DOTALL), message
+
+
+@pytest.mark.parametrize(
+    "name, argument, shape",
+    [
+        ("feedback_dense", "x", None),
+        ("feedback_conv2d", "x", None),
+        ("feedback_conv2d", "x", (4, 3, 3, None)),
+        ("broadcast_error", "outputs", (4, None)),
+    ],
+)
+def test_what_must_be_known_when_a_function_is_traced(name, argument, shape):
+    traced = tf.function(lambda value: call(name, **{argument: value}), autograph=False)
+    with pytest.raises(ValueError, match=rf"`{argument}`.* Received: .*\S$"):
+        traced.get_concrete_function(tf.TensorSpec(shape))
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        *((name, {}) for name in RIGHT),
+        ("feedback_conv2d", {"strides": (1, 2), "padding": "same"}),
+        ("feedback_conv2d", {"dilations": [2, 2], "data_format": "channels_last"}),
+        ("broadcast_error", {"hidden": [X, IMAGES], "feedback": [WIDE[:, :6], WIDE]}),
+    ],
+)
+def test_what_lies_inside_the_bounds_is_taken(name, options):
+    value = call(name, **options)
+    assert np.isfinite(value).all() and tf.size(value)

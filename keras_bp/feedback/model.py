@@ -1,17 +1,24 @@
 """A chain of layers that direct feedback alignment trains."""
 
+from typing import Any
+
 import keras
 
-from keras_bp.layers import Detach, DirectFeedback
+from keras_bp.feedback.layers import Detach, DirectFeedback
 
 
-def direct_feedback_model(model, feedback_initializer=None, seed=None, name=None):
+def direct_feedback_model(
+    model: keras.Model,
+    feedback_initializer: Any = None,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Return a model of the same layers that direct feedback alignment trains.
 
-    The output's error goes to every hidden layer through a fixed random matrix of its own, and not
+    The output's error goes to each hidden layer through that layer's fixed random matrix, and not
     from layer to layer: `delta_l = (e B_l) * f'(z_l)`; the output layer gets its true gradient. The
-    new model shares the layers, and so the weights, of the one given, which stays a model that
-    backpropagation trains and in which the result may be used.
+    new model shares its layers, and so the weights, with the one given, which backpropagation still
+    trains as before.
 
     The layers form blocks: each begins with a layer that trains a weight of two axes or more
     (dense, convolution, recurrent, a model), and goes on with the others: activations, `PReLU` too,
