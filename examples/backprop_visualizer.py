@@ -1,4 +1,4 @@
-"""Program P6 of the chapter: networks drawn with the gradients of a backward pass.
+"""Networks drawn with the gradients of a backward pass.
 
 Run it with `python examples/backprop_visualizer.py`. It draws the chapter's network for the two
 spirals before and after the training, and a deep network of sigmoids, in which the gradient

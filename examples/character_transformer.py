@@ -1,4 +1,4 @@
-"""Practice C4 of the chapter: GPT-3's recipe, at a size that runs here.
+"""GPT-3's recipe, at a size that runs here.
 
 Run it with `python examples/character_transformer.py`. A small transformer learns to go on with the
 help texts that Python comes with, character by character: AdamW with betas of 0.9 and 0.95, a decay

@@ -1,4 +1,4 @@
-"""Program P3 of the chapter: a training loop of one's own, with every step of it in sight.
+"""A training loop of one's own, with every step of it in sight.
 
 Run it with `python examples/custom_training_loop.py`. A `tf.GradientTape` loop trains a classifier
 of scikit-learn's breast cancer data: He initializers, batch normalization, dropout, an L2 penalty

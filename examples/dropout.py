@@ -1,4 +1,4 @@
-"""Exercise E2 of the chapter: dropout of 0, 0.2, 0.5 and 0.8 in a 4-layer network.
+"""Dropout of 0, 0.2, 0.5 and 0.8 in a 4-layer network.
 
 Run it with `python examples/dropout.py`. Of 500 handwritten digits some have a random label, which
 a network of 150,000 weights can learn by heart, and does. Dropout keeps it from that: what it loses

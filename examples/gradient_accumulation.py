@@ -1,4 +1,4 @@
-"""Exercise E10 of the chapter: large batches out of small ones, by accumulating gradients.
+"""Large batches out of small ones, by accumulating gradients.
 
 Run it with `python examples/gradient_accumulation.py`. First it trains for an epoch on whole
 batches of N * 32, and on N micro-batches of 32 an update, and prints how far apart the weights end.

@@ -1,4 +1,4 @@
-"""Exercise E3 of the chapter: the gradient check of a 3-layer network, and how wrong ones look.
+"""The gradient check of a 3-layer network, and how wrong ones look.
 
 Run it with `python examples/gradient_check.py`. The derivative of one layer's tanh is written by
 hand, once right and three times wrong. The check's figure tells them apart, and the rows of its

@@ -1,4 +1,4 @@
-"""Exercise E6 of the chapter: exploding gradients, and the three ways of clipping that mend them.
+"""Exploding gradients, and the three ways of clipping that mend them.
 
 Run it with `python examples/gradient_clipping.py`. A recurrent network reads scikit-learn's digits
 pixel by pixel, 64 steps back to the first one, with recurrent weights a little larger than keeps a

@@ -1,4 +1,4 @@
-"""Exercise E5 of the chapter: He, Xavier and plain random initialization compared.
+"""He, Xavier and plain random initialization compared.
 
 Run it with `python examples/initialization.py`. Networks of ten hidden layers, with ReLU and with
 tanh, start from the three kinds of first weights and learn scikit-learn's handwritten digits. How

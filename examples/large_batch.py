@@ -1,4 +1,4 @@
-"""Practice C2 of the chapter: large batches over several replicas, and a recurrent network.
+"""Large batches over several replicas, and a recurrent network.
 
 Run it with `python examples/large_batch.py`. Two replicas, here two halves of the CPU, accumulate
 gradients to an effective batch of 4096 images. First it shows what `synchronized` batch

@@ -1,4 +1,4 @@
-"""Program P5 of the chapter: scikit-learn's MLPClassifier beside the same network here.
+"""Scikit-learn's MLPClassifier beside the same network here.
 
 Run it with `python examples/mlp_classifier.py`. Both learn two interleaved moons with the same
 architecture, initial weights, batches, L2 penalty and rules: SGD with Nesterov momentum, with plain

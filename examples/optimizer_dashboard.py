@@ -1,4 +1,4 @@
-"""Program P7 of the chapter: a dashboard of optimizers, on several data sets and seeds.
+"""A dashboard of optimizers, on several data sets and seeds.
 
 Run it with `python examples/optimizer_dashboard.py`. Six optimizers train the same networks on
 scikit-learn's two moons and handwritten digits and on the chapter's two spirals, from several

@@ -1,4 +1,4 @@
-"""Practice C1 of the chapter: from Adam to SGD with momentum, on a plateau, at a rate just found.
+"""From Adam to SGD with momentum, on a plateau, at a rate just found.
 
 Run it with `python examples/optimizer_switch.py`. Adam trains a network on scikit-learn's digits at
 a rate that makes it quick at first and restless later. Where the training loss comes to a plateau,

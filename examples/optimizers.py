@@ -1,4 +1,4 @@
-"""Programs P4, E1 and E11 of the chapter: optimizers side by side, through `model.fit`.
+"""Optimizers side by side, through `model.fit`.
 
 Run it with `python examples/optimizers.py`. Six optimizers train the same network from the same
 weights on the same batches: one on the chapter's two spirals, one on scikit-learn's handwritten

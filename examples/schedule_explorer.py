@@ -1,4 +1,4 @@
-"""Program P8 of the chapter: every schedule over 200 epochs, and its effect on training.
+"""Every schedule over 200 epochs, and its effect on training.
 
 Run it with `python examples/schedule_explorer.py`. A small network learns the chapter's two
 spirals once with each schedule of the package, and another one scikit-learn's handwritten digits

@@ -1,4 +1,4 @@
-"""Practice C3 of the chapter: large images are segmented by a small U-Net that learns from patches.
+"""Large images are segmented by a small U-Net that learns from patches.
 
 Run it with `python examples/segmentation.py`. The images are made up: discs and thin rings in noise
 on an uneven ground. A U-Net with skip connections, and the same network without them, learn patches

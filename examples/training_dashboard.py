@@ -1,4 +1,4 @@
-"""Exercise E12 of the chapter: a live picture of losses, gradients, learning rate and weights.
+"""A live picture of losses, gradients, learning rate and weights.
 
 Run it with `python examples/training_dashboard.py`, and look at the picture while it learns: a
 viewer that reloads tb_logs/training_dashboard/dashboard.png sees a new one every few seconds. With

@@ -1,4 +1,4 @@
-"""Practice C7 of the chapter: vanishing and exploding gradients, named while a network trains.
+"""Vanishing and exploding gradients, named while a network trains.
 
 Run it with `python examples/training_health.py`. Two networks that do not learn scikit-learn's
 digits, 20 layers of sigmoid units and a recurrent network that reads the pixels one by one, are

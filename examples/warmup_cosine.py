@@ -1,4 +1,4 @@
-"""Exercise E4 of the chapter: a loop of one's own whose learning rate warms up, then falls.
+"""A loop of one's own whose learning rate warms up, then falls.
 
 Run it with `python examples/warmup_cosine.py`, for scikit-learn's handwritten digits, or with
 `python examples/warmup_cosine.py --dataset mnist --epochs 10`, which reads DIR/mnist.npz where

@@ -17,7 +17,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 ELSEWHERE = {"multi_worker"}
 # It splits the CPU before TensorFlow starts, and a process bears one MirroredStrategy, the tests'.
 OWN_PROCESS = {"large_batch"}
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = [
+    path
+    for folder in ("examples", "experiments")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if not path.stem.startswith("_")  # what they share
+]
 RUN_HERE = [path for path in EXAMPLES if path.stem not in ELSEWHERE]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
