@@ -1,12 +1,12 @@
 """Schedules that are found in the first steps, on tasks of families that were never learnt from.
 
-Run it with `python examples/schedule_families.py`. It is `schedule_discovery` on the cheap tasks of
-`tools.discovery`, autoencoders and models of the next character, which the package's
-meta-learner has not learnt from; all trainings by Adam, in NumPy, but for the optimizers that need
-no rate. Every method computes the same number of update steps, probes and range tests included.
-The oracle is the best of a grid of 30 schedules on the task, and a regret is how far the last
-training loss is behind the oracle's, as a share of the fall from the first loss to the oracle's. It
-leaves a picture in tb_logs/schedule_families.
+Run it with `python experiments/schedule_families.py`. It is `schedule_discovery` on cheap tasks,
+autoencoders and models of the next character, which the package's meta-learner has not learnt from;
+all trainings by Adam, in NumPy, but for the optimizers that need no rate. Every method computes the
+same number of update steps, probes and range tests included. The oracle is the best of a grid of 30
+schedules on the task, and a regret is how far the last training loss is behind the oracle's, as a
+share of the fall from the first loss to the oracle's. It leaves a picture in
+tb_logs/schedule_families.
 """
 
 import argparse

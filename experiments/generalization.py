@@ -1,6 +1,6 @@
-"""Exercise E8 of the chapter: Adam against SGD with momentum, which of the two generalizes better.
+"""Adam against SGD with momentum, which of the two generalizes better.
 
-Run it with `python examples/generalization.py` for scikit-learn's handwritten digits, or with
+Run it with `python experiments/generalization.py` for scikit-learn's handwritten digits, or with
 `--dataset cifar10 --data-dir DIR`, which reads DIR/cifar10.npz; mnist and fashion_mnist are known
 too, and Keras downloads what is not there. Both optimizers train a multilayer perceptron and a
 convolutional network, each at the best of a few learning rates, chosen on training images that are

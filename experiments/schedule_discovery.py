@@ -1,12 +1,12 @@
 """Schedules that a training finds in its first steps, beside untuned ones and a tuned grid.
 
-Run it with `python examples/schedule_discovery.py` for scikit-learn's handwritten digits, or with
-`--problem fashion_mnist --data-dir DIR`, which reads DIR/fashion_mnist.npz; `cifar10` likewise,
-`characters` trains a transformer on Python's help texts. Every method computes the same number of
-update steps, probes and range tests included. The oracle is the best of a grid of 30 schedules, the
-six peak rates and five shapes of `tools.discovery`. A regret is how far a training
-loss is behind the oracle's, as a share of the fall from the first weights' loss to the oracle's. It
-leaves a picture in tb_logs/schedule_discovery.
+Run it with `python experiments/schedule_discovery.py` for scikit-learn's handwritten digits, or
+with `--problem fashion_mnist --data-dir DIR`, which reads DIR/fashion_mnist.npz; `cifar10`
+likewise, `characters` trains a transformer on Python's help texts. Every method computes the same
+number of update steps, probes and range tests included. The oracle is the best of a grid of 30
+schedules, the six peak rates and five shapes of the discovered schedules. A regret is how far a
+training loss is behind the oracle's, as a share of the fall from the first weights' loss to the
+oracle's. It leaves a picture in tb_logs/schedule_discovery.
 """
 
 import argparse

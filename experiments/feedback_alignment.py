@@ -1,8 +1,8 @@
-"""Research problem R4 of the chapter: training without the transposed weights, by depth.
+"""Training without the transposed weights, by depth.
 
-Run it with `python examples/feedback_alignment.py` for scikit-learn's handwritten digits, or with
-`--dataset mnist --data-dir DIR`, which reads DIR/mnist.npz; cifar10 is known too, and Keras
-downloads what is not there. Networks of tanh layers are trained from several seeds by
+Run it with `python experiments/feedback_alignment.py` for scikit-learn's handwritten digits, or
+with `--dataset mnist --data-dir DIR`, which reads DIR/mnist.npz; cifar10 is known too, and without
+`--data-dir` Keras downloads either. Networks of tanh layers are trained from several seeds by
 backpropagation, by feedback alignment through random matrices of three kinds, and by direct
 feedback alignment; a table gives the accuracies and the angles between the gradients that the
 layers are trained with and the true ones. It leaves a picture of both in

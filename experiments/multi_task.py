@@ -1,6 +1,6 @@
 """Two tasks on one trunk: the combiners of keras_bp.multitask, and where gradients conflict.
 
-Run it with `python examples/multi_task.py` for MultiDigits: two of scikit-learn's handwritten
+Run it with `python experiments/multi_task.py` for MultiDigits: two of scikit-learn's handwritten
 digits in one image, overlapping, of which one head reads the left and one the right. `--dataset
 mnist` or `fashion_mnist` makes such images of 28 x 28 pixels from these sets, `--dataset mixed`
 with a digit on the left and a garment on the right; `--data-dir DIR` reads DIR/mnist.npz and
