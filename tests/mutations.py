@@ -16,32 +16,120 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 MUTATIONS = {
     # ops
-    "batch_norm_mean_term": ("* spread(unit * mean_dy_x_hat) + spread(mean_dy)", "* spread(unit * mean_dy_x_hat)", "ops"),
-    "batch_norm_gamma": ("dgamma = channel_sum(dy * form) * unit", "dgamma = channel_sum(dy * form) * unit * 1.001", "ops"),
-    "layer_norm_variance_term": ("(g - feature_mean(g) - x_hat * feature_mean(g * x_hat))", "(g - feature_mean(g))", "ops"),
-    "dropout_scale": ("scale = tf.constant(1 / (1 - rate) if", "scale = tf.constant(1 / (1 - rate / 2) if", "ops"),
-    "dropout_infinity": ("return tf.where(kept, t * scale, zero)", "return t * scale * tf.cast(kept, t.dtype)", "ops"),
-    "crossentropy_logits_sum": ("return (a_minus_y + y) * total - y", "return a_minus_y", "ops losses"),
-    "binary_logits_stable": ("return tf.maximum(z, 0) - z * y + tf.math.log1p(tf.exp(-tf.abs(z))), backward", "return tf.maximum(z, 0) - z * y + tf.math.log1p(tf.exp(-tf.abs(z)) * 1.01), backward", "ops losses"),
+    "batch_norm_mean_term": (
+        "* spread(unit * mean_dy_x_hat) + spread(mean_dy)",
+        "* spread(unit * mean_dy_x_hat)",
+        "ops",
+    ),
+    "batch_norm_gamma": (
+        "dgamma = channel_sum(dy * form) * unit",
+        "dgamma = channel_sum(dy * form) * unit * 1.001",
+        "ops",
+    ),
+    "layer_norm_variance_term": (
+        "(g - feature_mean(g) - x_hat * feature_mean(g * x_hat))",
+        "(g - feature_mean(g))",
+        "ops",
+    ),
+    "dropout_scale": (
+        "scale = tf.constant(1 / (1 - rate) if",
+        "scale = tf.constant(1 / (1 - rate / 2) if",
+        "ops",
+    ),
+    "dropout_infinity": (
+        "return tf.where(kept, t * scale, zero)",
+        "return t * scale * tf.cast(kept, t.dtype)",
+        "ops",
+    ),
+    "crossentropy_logits_sum": (
+        "return (a_minus_y + y) * total - y",
+        "return a_minus_y",
+        "ops losses",
+    ),
+    "binary_logits_stable": (
+        "return tf.maximum(z, 0) - z * y + tf.math.log1p(tf.exp(-tf.abs(z))), backward",
+        "return tf.maximum(z, 0) - z * y + tf.math.log1p(tf.exp(-tf.abs(z)) * 1.01), backward",
+        "ops losses",
+    ),
     # gradients and optimizers
-    "norm_of_repeated_rows": ("gradient = deduplicate(gradient).values\n", "gradient = gradient.values\n", "gradients optimizers"),
-    "clip_not_finite": ("bound / tf.maximum(norm, bound) + (norm - norm)", "bound / tf.maximum(norm, bound)", "gradients"),
-    "adam_bias_correction": ("size = learning_rate * root / (1 - beta_1**step)", "size = learning_rate / (1 - beta_1**step)", "optimizers"),
-    "adam_epsilon_hat": ("epsilon if self.epsilon_hat else epsilon * root", "epsilon", "optimizers"),
-    "lamb_ratio_of_zero": ("usable = (weight_norm > 0) & (norm > 0)", "usable = norm > 0", "optimizers"),
-    "rmsprop_centered": ("root = tf.maximum(square - tf.square(mean), 0)", "root = square - tf.square(mean)", "optimizers"),
-    "accumulation_mean": ("steps = tf.cast(steps, total.dtype)\n", "steps = tf.cast(steps + 1, total.dtype)\n", "optimizers"),
-    "averages_counted": ("local(self._iterations).assign_add(1)", "local(self._iterations).assign_add(2)", "optimizers"),
-    "master_weights": ("target.assign(tf.where(same, target, tf.cast(own, target.dtype)))", "target.assign(tf.cast(own, target.dtype))", "optimizers"),
-    "deferred_epsilon": ("nodes[:, None] + epsilon)", "nodes[:, None])", "optimizers deferred layers"),
+    "norm_of_repeated_rows": (
+        "gradient = deduplicate(gradient).values\n",
+        "gradient = gradient.values\n",
+        "gradients optimizers",
+    ),
+    "clip_not_finite": (
+        "bound / tf.maximum(norm, bound) + (norm - norm)",
+        "bound / tf.maximum(norm, bound)",
+        "gradients",
+    ),
+    "adam_bias_correction": (
+        "size = learning_rate * root / (1 - beta_1**step)",
+        "size = learning_rate / (1 - beta_1**step)",
+        "optimizers",
+    ),
+    "adam_epsilon_hat": (
+        "epsilon if self.epsilon_hat else epsilon * root",
+        "epsilon",
+        "optimizers",
+    ),
+    "lamb_ratio_of_zero": (
+        "usable = (weight_norm > 0) & (norm > 0)",
+        "usable = norm > 0",
+        "optimizers",
+    ),
+    "rmsprop_centered": (
+        "root = tf.maximum(square - tf.square(mean), 0)",
+        "root = square - tf.square(mean)",
+        "optimizers",
+    ),
+    "accumulation_mean": (
+        "steps = tf.cast(steps, total.dtype)\n",
+        "steps = tf.cast(steps + 1, total.dtype)\n",
+        "optimizers",
+    ),
+    "averages_counted": (
+        "local(self._iterations).assign_add(1)",
+        "local(self._iterations).assign_add(2)",
+        "optimizers",
+    ),
+    "master_weights": (
+        "target.assign(tf.where(same, target, tf.cast(own, target.dtype)))",
+        "target.assign(tf.cast(own, target.dtype))",
+        "optimizers",
+    ),
+    "deferred_epsilon": (
+        "nodes[:, None] + epsilon)",
+        "nodes[:, None])",
+        "optimizers deferred layers",
+    ),
     # recording
-    "monitor_accumulated_mean": ("gradient = (own + total) / self._cycle", "gradient = own + total", "callbacks recording"),
-    "monitor_ring_order": ("rows = rows[np.argsort(rows[:, 0])]", "rows = rows[np.argsort(-rows[:, 0])]", "callbacks recording"),
-    "monitor_skipped_steps": ("rows = rows[rows[:, 0] > self._rows_read]", "rows = rows[rows[:, 0] >= self._rows_read]", "callbacks recording"),
+    "monitor_accumulated_mean": (
+        "gradient = (own + total) / self._cycle",
+        "gradient = own + total",
+        "callbacks recording",
+    ),
+    "monitor_ring_order": (
+        "rows = rows[np.argsort(rows[:, 0])]",
+        "rows = rows[np.argsort(-rows[:, 0])]",
+        "callbacks recording",
+    ),
+    "monitor_skipped_steps": (
+        "rows = rows[rows[:, 0] > self._rows_read]",
+        "rows = rows[rows[:, 0] >= self._rows_read]",
+        "callbacks recording",
+    ),
     "monitor_product_read_twice": ("return a * b\n", "return tensor\n", "callbacks recording"),
     # schedules
-    "cyclical_half": ("share = tf.minimum(step, 2.0 * half - step) / half", "share = tf.minimum(step, 2.0 * half - step) / (half + 1)", "schedules"),
-    "warmup_end": ("rising = between(self.initial_learning_rate, first, share)", "rising = between(0.0, first, share)", "schedules"),
+    "cyclical_half": (
+        "share = tf.minimum(step, 2.0 * half - step) / half",
+        "share = tf.minimum(step, 2.0 * half - step) / (half + 1)",
+        "schedules",
+    ),
+    "warmup_end": (
+        "rising = between(self.initial_learning_rate, first, share)",
+        "rising = between(0.0, first, share)",
+        "schedules",
+    ),
     "steps_boundary": ("return self.whole < end", "return self.whole <= end", "schedules"),
 }
 
@@ -62,7 +150,18 @@ def _is_killed(old, new, folders):
     path.write_text(source.replace(old, new))
     try:
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *paths],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                "-n",
+                "0",
+                "-p",
+                "no:cacheprovider",
+                *paths,
+            ],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
