@@ -20,7 +20,7 @@ from keras_bp._keras import copy_annotations, logits_of, serializable, set_mask
 __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
 
 
-class _Crossentropy:
+class _Crossentropy(keras.losses.Loss):
     """What the three losses share: predictions reach the loss's dtype with their logits."""
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:

@@ -21,6 +21,8 @@ class _KernelFeedback(keras.layers.Layer):
     its entry in files and its configuration.
     """
 
+    lora_rank: int | None
+
     def _set_feedback(self, feedback, initializer):
         if feedback not in _RULES:
             raise ValueError(f"`feedback` must be one of {_RULES}. Received: feedback={feedback!r}")

@@ -121,11 +121,12 @@ class Dense(keras.layers.Dense):
         weights = [self.kernel] if self.bias is None else [self.kernel, self.bias]
         weights = [keras.ops.convert_to_tensor(weight) for weight in weights]
         dtype = keras.backend.result_type(inputs.dtype, *(weight.dtype for weight in weights))
-        inputs, *weights = (tf.cast(tensor, dtype) for tensor in (inputs, *weights))
+        inputs, kernel, *rest = (tf.cast(tensor, dtype) for tensor in (inputs, *weights))
+        bias = rest[0] if rest else None
         for function, name in _FUSED:
             if self.activation is function:
-                return ops.dense(inputs, *weights, activation=name)
-        logits = ops.dense(inputs, *weights)
+                return ops.dense(inputs, kernel, bias, name)
+        logits = ops.dense(inputs, kernel, bias)
         for function, activate in _WITH_LOGITS:
             if self.activation is function:
                 outputs = activate(logits)

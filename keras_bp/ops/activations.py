@@ -4,6 +4,8 @@ With `a = g(z)` and `da = dL/da`, each derivative needs only `a`: the pre-activa
 kept for the backward pass, which is what lets `dense` save one tensor fewer.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from keras_bp._arguments import check_floating
@@ -31,7 +33,7 @@ def softmax_gradient(a, da):
 
 
 # name: (value of z, gradient of (a, da))
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
     "relu": (tf.nn.relu, relu_gradient),
     "sigmoid": (tf.nn.sigmoid, sigmoid_gradient),
     "tanh": (tf.nn.tanh, tanh_gradient),

@@ -51,7 +51,7 @@ def dense(
     if bias is not None:
         bias = check_floating("bias", bias, x.dtype)
     _check(x, kernel, bias, activation)
-    value, gradient = ACTIVATIONS.get(activation, (None, None))
+    value, gradient = ACTIVATIONS.get(activation or "linear", (None, None))
     rank = x.shape.rank
 
     @tf.custom_gradient

@@ -81,8 +81,8 @@ def group_normalization(
     shape, batch, members = tf.shape(x), tf.cast(x, dtype), channels // groups
     if x.shape.rank == 2:
         # Without positions each group is a layer normalization by itself.
-        batch, *weights = (tf.reshape(t, [-1, groups, members]) for t in (batch, gamma, beta))
-        y = normalize_over([2], batch, *weights, epsilon, examples=[0])
+        batch, gamma, beta = (tf.reshape(t, [-1, groups, members]) for t in (batch, gamma, beta))
+        y = normalize_over([2], batch, gamma, beta, epsilon, examples=[0])
     else:
         # (examples, positions before the channels, channels, positions behind them)
         before, behind = tf.reduce_prod(shape[1:axis]), tf.reduce_prod(shape[axis + 1 :])
