@@ -1,20 +1,29 @@
-"""Cross-entropy losses, computed from the logits wherever there are any."""
+"""Cross-entropy losses, from the logits where there are any, with the gradient `dZ = A - Y`.
+
+Over the replicas of a `tf.distribute` strategy `fit` takes the mean of the replicas' means, as
+Keras does. Where their shares of a batch differ, as in an epoch's last batch, that is not the
+mean over the batch: drop the remainder, or take `reduction="sum"`, which sums over the global
+batch. A custom loop divides such a sum by the global batch's size.
+"""
 
 import functools
-import numbers
 import warnings
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._keras import serializable
+from keras_bp._arguments import check_axis, check_number
+from keras_bp._keras import copy_annotations, logits_of, serializable, set_mask
+
+__all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
 
 
-class _Crossentropy:
+class _Crossentropy(keras.losses.Loss):
     """What the three losses share: predictions reach the loss's dtype with their logits."""
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if not isinstance(y_pred, keras.KerasTensor):
             y_true = tf.convert_to_tensor(y_true)
             y_pred = _in_dtype(tf.convert_to_tensor(y_pred), self.dtype)
@@ -37,7 +46,7 @@ class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
 
     Args:
         from_logits: Whether the predictions are logits. Defaults to `False`, probabilities.
-        label_smoothing: Number in [0, 1], the share by which labels are drawn towards 1/2.
+        label_smoothing: Number in [0, 1], the share by which labels move towards 1/2.
         axis: Integer, the axis averaged over. Defaults to -1.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
@@ -60,9 +69,9 @@ class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
     """
 
     @functools.wraps(keras.losses.BinaryCrossentropy.__init__)
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _check_smoothing(self.label_smoothing)
+        check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
         self.fn = _binary_crossentropy
 
 
@@ -106,9 +115,9 @@ class CategoricalCrossentropy(_Crossentropy, keras.losses.CategoricalCrossentrop
     """
 
     @functools.wraps(keras.losses.CategoricalCrossentropy.__init__)
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _check_smoothing(self.label_smoothing)
+        check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
         self.fn = _categorical_crossentropy
 
 
@@ -122,7 +131,7 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
     Args:
         from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
             are divided by their sum.
-        ignore_class: Integer label whose examples count nothing, or `None`.
+        ignore_class: Integer label whose examples are left out, or `None`.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
         axis: The axis of the classes: the last one.
@@ -145,7 +154,7 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
     """
 
     @functools.wraps(keras.losses.SparseCategoricalCrossentropy.__init__)
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fn = _sparse_categorical_crossentropy
 
@@ -209,20 +218,20 @@ def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, 
         tf.where(counted, y_true, 0), tf.where(counted[..., tf.newaxis], y_pred, 0), from_logits
     )
     loss = tf.where(counted, loss, 0)
-    # The attribute through which a Keras loss excludes entries from the mean.
-    loss._keras_mask = counted
+    # Keras leaves masked entries out of the mean.
+    set_mask(loss, counted)
     return loss
 
 
 def _in_dtype(y_pred, dtype):
-    """Cast predictions, with the attributes in which Keras keeps their logits and their mask."""
+    """Cast predictions, together with their logits and with their mask."""
     if y_pred.dtype == dtype:
         return y_pred
 
     @tf.custom_gradient
     def cast(y_pred):
         def backward(upstream):
-            # The gradient at a certain and wrong probability, 1e7, is an infinity in float16.
+            # The gradient at a certain and wrong probability, 1e7, overflows float16.
             bound = tf.cast(y_pred.dtype.max, upstream.dtype)
             upstream = tf.clip_by_value(upstream, -bound, bound)
             return tf.cast(upstream, y_pred.dtype)
@@ -231,11 +240,7 @@ def _in_dtype(y_pred, dtype):
 
     narrower = y_pred.dtype.is_floating and y_pred.dtype.max < tf.as_dtype(dtype).max
     result = cast(y_pred) if narrower else tf.cast(y_pred, dtype)
-    for name in ("_keras_logits", "_keras_bp_activation", "_keras_mask"):
-        if hasattr(y_pred, name):
-            value = getattr(y_pred, name)
-            setattr(result, name, tf.cast(value, dtype) if name == "_keras_logits" else value)
-    return result
+    return copy_annotations(y_pred, result, lambda logits: tf.cast(logits, dtype))
 
 
 def _check(y_true, y_pred, axis):
@@ -245,12 +250,7 @@ def _check(y_true, y_pred, axis):
             "`y_true` and `y_pred` must have the same shape. "
             f"Received: y_true of shape {y_true.shape}, y_pred of shape {y_pred.shape}"
         )
-    valid = isinstance(axis, numbers.Integral) and not isinstance(axis, bool)
-    if not valid or not -rank <= axis < rank:
-        raise ValueError(
-            f"`axis` must be an integer in [-{rank}, {rank}), the rank of `y_pred`. "
-            f"Received: axis={axis!r} for y_pred of shape {y_pred.shape}"
-        )
+    check_axis("axis", axis, y_pred.shape, "y_pred")
 
 
 def _logits(y_pred, from_logits, activation):
@@ -259,9 +259,9 @@ def _logits(y_pred, from_logits, activation):
     Keras's activations, and this package's layers, leave the logits on their output; in a graph
     those of a plain `tf.nn.softmax` or `tf.nn.sigmoid` are the input of its operation.
     """
-    logits = getattr(y_pred, "_keras_logits", None)
-    if getattr(y_pred, "_keras_bp_activation", activation) != activation:
-        # Those of a softmax are none of a sigmoid, and the other way round.
+    logits, behind = logits_of(y_pred)
+    if behind not in (None, activation):
+        # Softmax logits are not sigmoid logits.
         return y_pred, from_logits
     operation = None if tf.executing_eagerly() else getattr(y_pred, "op", None)
     if logits is None and operation is not None and operation.type.lower() == activation:
@@ -275,11 +275,3 @@ def _logits(y_pred, from_logits, activation):
             stacklevel=2,
         )
     return logits, True
-
-
-def _check_smoothing(label_smoothing):
-    expected = "`label_smoothing` must be a number in [0, 1]. "
-    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, numbers.Real):
-        raise TypeError(f"{expected}Received: label_smoothing={label_smoothing!r}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"{expected}Received: label_smoothing={label_smoothing}")
