@@ -79,6 +79,16 @@ def check_integer(name: str, value: Any, low: int, below: int | None = None) -> 
     return int(value)
 
 
+def check_positive_integer(name: str, value: Any) -> int:
+    """Return `value` once it is known to be an int of 1 or more.
+
+    Anything else is a ValueError, as in Keras's layers.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return value
+
+
 def check_path(name: str, value: Any) -> str | os.PathLike:
     """Return `value` once it is known to be a path that is not empty."""
     expected = f"`{name}` must be a path that is not empty, a string or an os.PathLike."
@@ -115,6 +125,15 @@ def check_floating(name: str, value: Any, dtype: tf.DType | None = None) -> tf.T
             f"Received: dtype={value.dtype.name}"
         )
     return value
+
+
+def as_floating(inputs: Any, dtype: str) -> tf.Tensor:
+    """Return a layer's inputs as a floating-point tensor; integers and booleans become `dtype`.
+
+    Keras casts floating-point inputs before `call`, but not integers.
+    """
+    inputs = tf.convert_to_tensor(inputs)
+    return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
 
 
 def check_axis(name: str, axis: Any, rank: int, of: str = "x") -> int:

@@ -17,7 +17,6 @@ FOUNDATION = {
     "_trial",
     "_types",
     "_deferred_rows",
-    "_exact_gradients",
 }
 FLOORS = [
     {"ops", "gradients", "reference"} | FOUNDATION,

@@ -17,7 +17,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 ELSEWHERE = {"multi_worker"}
 # It splits the CPU before TensorFlow starts, and a process bears one MirroredStrategy, the tests'.
 OWN_PROCESS = {"large_batch"}
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = [
+    path
+    for folder in ("examples", "experiments")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if not path.stem.startswith("_")  # what they share
+]
 RUN_HERE = [path for path in EXAMPLES if path.stem not in ELSEWHERE]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -419,6 +424,12 @@ def run(path, arguments, folder):
     return result.stdout
 
 
+def load(path, monkeypatch):
+    """Return the names of an example, read as `python examples/NAME.py` does."""
+    monkeypatch.syspath_prepend(path.parent)
+    return runpy.run_path(str(path))
+
+
 def accuracy(output):
     """Return the figure of the line that begins "test accuracy" or "training accuracy"."""
     (percent,) = re.findall(r"^(?:test|training) accuracy: (\d+\.\d+)%", output, re.MULTILINE)
@@ -433,7 +444,7 @@ def test_example_runs(path, tmp_path, monkeypatch, capsys):
         output = run(path, small.arguments, tmp_path)
     else:  # in this one, as importing TensorFlow takes as long as most of them
         monkeypatch.chdir(tmp_path)
-        runpy.run_path(str(path))["main"](small.arguments)
+        load(path, monkeypatch)["main"](small.arguments)
         output = capsys.readouterr().out
     for line in small.lines:
         assert re.search(f"^{line}", output, re.MULTILINE), f"no line {line!r} in:\n{output}"
@@ -458,16 +469,16 @@ def test_example_reaches_its_figure(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_refuses_no_epochs(path, capsys):
-    main = runpy.run_path(str(path))["main"]
+def test_example_refuses_no_epochs(path, monkeypatch, capsys):
+    main = load(path, monkeypatch)["main"]
     with pytest.raises(SystemExit) as stopped:
         main(["--epochs", "0"])
     assert stopped.value.code == 2
     assert "--epochs must be at least 1. Received: 0" in capsys.readouterr().err
 
 
-def test_quickstart_replaces_its_earlier_run_and_nothing_else(tmp_path):
-    quickstart = runpy.run_path(str(ROOT / "examples" / "quickstart.py"))
+def test_quickstart_replaces_its_earlier_run_and_nothing_else(tmp_path, monkeypatch):
+    quickstart = load(ROOT / "examples" / "quickstart.py", monkeypatch)
     folder = tmp_path / "runs" / "quickstart"
     folder.mkdir(parents=True)
     earlier, other = folder / "events.out.tfevents.1.host.2.0.v2", folder / "notes.txt"
@@ -475,7 +486,8 @@ def test_quickstart_replaces_its_earlier_run_and_nothing_else(tmp_path):
     other.touch()
     quickstart["main"](["--epochs", "1", "--log-dir", str(tmp_path / "runs")])
     assert other.exists() and not earlier.exists()
-    steps, _ = quickstart["read_scalars"](folder)["loss/batch"]
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    steps = [event.step for event in events.Tensors("loss/batch")]
     assert steps == list(range(1, 46))  # 1437 images in batches of 32: every step, once
 
 

@@ -17,7 +17,7 @@ class ProbeRecorder:
     """Sets the rate of each step of one call of the train function, and records what it does.
 
     A recorder of `RecordingTrainFunction`. The step number k of a call, from 0, is made at
-    `rates[k]`, and row k holds what `keras_bp.schedules.discovery.SEEN` lists, in float64. The
+    `rates[k]`, and row k holds what `keras_bp.tuning.discovery.SEEN` lists, in float64. The
     gradient and the update of the step before are kept, two copies of the trainable weights. The
     optimizer reads its rate from a variable of the recorder while the call runs, and only then.
 

@@ -10,7 +10,8 @@ from keras_bp._arguments import check_integer, check_number
 from keras_bp.callbacks._optimizer_rules import rules_of
 from keras_bp.callbacks._probe_recorder import ProbeRecorder
 from keras_bp.callbacks._recording_train_function import RecordingTrainFunction
-from keras_bp.schedules import Sequential, discovery
+from keras_bp.schedules import Sequential
+from keras_bp.tuning import discovery
 
 _LEAST_PROBE = 12
 
@@ -20,7 +21,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     The first steps, some 5 % of all, are a probe: one at the rate 0, four at a tiny one, then a
     sweep of rising rates, to the rate at which the loss diverges at most. From them follow numbers
-    without units (see `keras_bp.schedules.discovery.features`), and from these a small model, which
+    without units (see `keras_bp.tuning.discovery.features`), and from these a small model, which
     has learnt from some 400 cheap tasks, predicts peak rate, warm-up share and decay. Then
 
     1. weights and optimizer are put back to what they were after the first call of the train
@@ -77,10 +78,10 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     Attributes:
         schedule: the schedule of the steps after the probe, counted from 0; `None` before.
-        discovery: the `keras_bp.schedules.discovery.Discovery` with peak, warm-up share, decay,
+        discovery: the `keras_bp.tuning.discovery.Discovery` with peak, warm-up share, decay,
             expected regret and features; `None` before.
         fallback_reason: string, why the fallback was taken; `None` where it was not.
-        probe: the `keras_bp.schedules.discovery.Probe`, with rates and what was seen.
+        probe: the `keras_bp.tuning.discovery.Probe`, with rates and what was seen.
         steps_probed: integer, the steps that the probe took.
 
     Raises:
