@@ -9,7 +9,7 @@ names are listed too.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -26,6 +26,7 @@ __all__ = [
     "PRIVATE_NAMES",
     "Tracker",
     "accumulator_of",
+    "clear_losses",
     "clip_by_optimizer",
     "compiled_by_xla",
     "copy_annotations",
@@ -44,9 +45,12 @@ __all__ = [
     "remember_random_state",
     "serializable",
     "set_compiled_optimizer",
+    "set_float_dtype",
     "set_initial_epoch",
     "set_logits",
     "set_mask",
+    "set_value",
+    "symbolic_inputs",
     "updates",
 ]
 
@@ -58,10 +62,13 @@ PRIVATE_NAMES = {
     "Layer._losses": "gradient_check empties it: graph tensors would outlive the check",
     "Layer._loss_ids": "gradient_check empties it together with `_losses`",
     "Layer._dtype_policy": "gradient_check makes a layer compute in float64 by it",
-    "Layer._inputs": "gradient_check finds a functional model's symbolic inputs by it",
+    "InputLayer._dtype": "gradient_check lets a model take float64 inputs by it",
+    "Functional._inputs": "gradient_check finds a functional model's symbolic inputs by it",
+    "KerasTensor._dtype": "gradient_check lets a model take float64 inputs by it",
     "Variable._value": "gradient_check lends a variable a float64 value by it",
     "Variable._dtype": "gradient_check tells the variable's dtype of that value by it",
     "Loss._dtype": "gradient_check makes a loss compute in float64 by it",
+    "Loss._dtype_policy": "gradient_check makes a loss compute in float64 by it",
     "Dense._kernel": "FeedbackDense creates its kernel as Keras's Dense does; files depend on it",
     "Embedding._embeddings": "our embeddings look rows up in the table that Keras created",
     "Sequential._functional": "plot_backprop reads the graph of a Sequential model from it",
@@ -153,6 +160,35 @@ def graph_nodes(graph: Any) -> list | None:
 def graph_input_names(graph: Any) -> list[str]:
     """List the names of a functional model's input layers, in the order of its inputs."""
     return [tensor._keras_history.operation.name for tensor in graph.inputs]
+
+
+def symbolic_inputs(model: Any) -> Sequence[Any]:
+    """List a functional model's symbolic inputs; none of anything else."""
+    return getattr(model, "_inputs", ())
+
+
+# What follows writes past Keras's `__setattr__`, which would track the values or refuse them.
+
+
+def set_float_dtype(owner: Any, dtype: str) -> None:
+    """Give a layer, a loss or a symbolic tensor another dtype, where its own is floating."""
+    attributes, is_float = vars(owner), keras.backend.is_float_dtype
+    # Losses, input layers and symbolic tensors keep one outside of a policy.
+    if "_dtype" in attributes and is_float(attributes["_dtype"]):
+        attributes["_dtype"] = dtype
+    # A loss has no `compute_dtype`.
+    if "_dtype_policy" in attributes and is_float(getattr(owner, "compute_dtype", dtype)):
+        attributes["_dtype_policy"] = keras.DTypePolicy(dtype)
+
+
+def clear_losses(layer: keras.Layer) -> None:
+    """Give a layer empty lists for the losses that its calls add."""
+    vars(layer).update(_losses=[], _loss_ids=set())
+
+
+def set_value(variable: keras.Variable, value: tf.Variable, dtype: str) -> None:
+    """Let a Keras variable hold another `tf.Variable`, of this dtype."""
+    vars(variable).update(_value=value, _dtype=dtype)
 
 
 # Tensors: what Keras's layers and losses leave on a tensor for whoever reads it next

@@ -84,15 +84,22 @@ class Snapshot:
 
     def restore(self):
         """Put everything back."""
-        for attributes, earlier in self._attributes:
-            # The dictionary is written to directly: Keras's __setattr__ would track and refuse.
-            for name in attributes.keys() - earlier.keys():
-                del attributes[name]
-            attributes.update(earlier)
+        restore_attributes(self._attributes)
         for item, contents in self._containers:
             _refill(item, contents)
         for variable, value in self._values:
             variable.assign(value)
+
+
+def restore_attributes(saved):
+    """Put attributes back, and delete new ones, given pairs of an object's `vars` and a copy of it.
+
+    The dictionary is written to directly: Keras's `__setattr__` would track, and refuse.
+    """
+    for attributes, earlier in saved:
+        for name in attributes.keys() - earlier.keys():
+            del attributes[name]
+        attributes.update(earlier)
 
 
 def _refill(container, contents):
