@@ -48,7 +48,7 @@ class ConflictRecorder(StepRecorder):
     @contextlib.contextmanager
     def watching(self):
         """Return the context in which the step is to be traced."""
-        combine = self._model.combine
+        combine = self._model.combiner
         combine_tasks = combine.combine_tasks
 
         def watched_combine_tasks(task_gradients, losses=None):

@@ -80,7 +80,7 @@ class GradientConflict(RecordingCallback):
         >>> trunk = keras.layers.Dense(8, "relu", name="trunk")(inputs)
         >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("down", "up")}
         >>> combine = keras_bp.multitask.PCGrad()
-        >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combine=combine)
+        >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combiner=combine)
         >>> model.compile("sgd", "mse")
         >>> x = np.random.default_rng(0).normal(size=(64, 4))
         >>> conflict = keras_bp.callbacks.GradientConflict("tb_logs/conflict")
@@ -152,7 +152,7 @@ class GradientConflict(RecordingCallback):
         if self._recording and self._recorder.sees_update and self._recorder.shared is None:
             warnings.warn(
                 f"GradientConflict saw no tasks: the train step of model {self.model.name!r} does "
-                "not call `combine_tasks` of `model.combine`",
+                "not call `combine_tasks` of `model.combiner`",
                 RuntimeWarning,
                 stacklevel=2,
             )
