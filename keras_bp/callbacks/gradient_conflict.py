@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_path
 from keras_bp._paths import variable_paths
-from keras_bp._trial import replaced_attributes
 from keras_bp._types import Path
 from keras_bp.callbacks._charts import conflict_image
 from keras_bp.multitask import MultiTaskModel
@@ -83,7 +82,7 @@ class GradientConflict(RecordingCallback):
         >>> trunk = keras.layers.Dense(8, "relu", name="trunk")(inputs)
         >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("down", "up")}
         >>> combine = keras_bp.multitask.PCGrad()
-        >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combine=combine)
+        >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combiner=combine)
         >>> model.compile("sgd", "mse")
         >>> x = np.random.default_rng(0).normal(size=(64, 4))
         >>> conflict = keras_bp.callbacks.GradientConflict("tb_logs/conflict")
@@ -160,7 +159,7 @@ class GradientConflict(RecordingCallback):
         if self._recording and self._recorder.sees_update and self._recorder.shared is None:
             warnings.warn(
                 f"GradientConflict saw no tasks: the train step of model {self.model.name!r} does "
-                "not call `combine_tasks` of `model.combine`",
+                "not call `combine_tasks` of `model.combiner`",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -250,8 +249,7 @@ def _unique(names):
 class _ConflictRecorder(StepRecorder):
     """Also records the Gram matrix of each shared layer's task gradients.
 
-    It listens to `combine_tasks` of the model's combiner, through which a `MultiTaskModel` gets
-    its one gradient from the tasks' own. For each update step the layers' Gram matrices
+    It is one of the model's `listeners` while a step is traced. For each update step the layers' Gram matrices
 
         M_st = sum over the layer's shared variables of g_s . g_t
 
@@ -282,20 +280,16 @@ class _ConflictRecorder(StepRecorder):
     @contextlib.contextmanager
     def watching(self):
         """Return the context in which the step is to be traced."""
-        combine = self._model.combine
-        combine_tasks = combine.combine_tasks
+        self._model.listeners.append(self._hear)
+        try:
+            with super().watching():
+                yield
+        finally:
+            self._model.listeners.remove(self._hear)
 
-        def watched_combine_tasks(task_gradients, losses=None):
-            combined = combine_tasks(task_gradients, losses)
-            given = np.array([[g is not None for g in task] for task in task_gradients])
-            self._replica.combined = combined, given
-            return combined
-
-        with (
-            replaced_attributes(combine, combine_tasks=watched_combine_tasks),
-            super().watching(),
-        ):
-            yield
+    def _hear(self, variables, task_gradients, combined):
+        given = np.array([[g is not None for g in task] for task in task_gradients])
+        self._replica.combined = combined, given
 
     @contextlib.contextmanager
     def see_update(self, gradients, variables):

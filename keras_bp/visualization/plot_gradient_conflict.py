@@ -40,7 +40,7 @@ def plot_gradient_conflict(source):
         >>> trunk = keras.layers.Dense(8, "relu", name="trunk")(inputs)
         >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("down", "up")}
         >>> combine = keras_bp.multitask.PCGrad()
-        >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combine=combine)
+        >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combiner=combine)
         >>> model.compile("sgd", "mse")
         >>> x = np.random.default_rng(0).normal(size=(64, 4))
         >>> conflict = keras_bp.callbacks.GradientConflict("tb_logs/conflict")

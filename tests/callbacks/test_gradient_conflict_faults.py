@@ -56,16 +56,16 @@ class _Interrupt(keras.callbacks.Callback):
 def test_everything_is_as_it_was_after_an_interruption(data, tmp_path, read_events):
     x, y = data[0], targets(data[0])
     model, conflict = model_of_three(run_eagerly=True), GradientConflict(tmp_path)
-    model.combine.combine_tasks = model.combine.combine_tasks  # somebody's own patch stays
+    model.combiner.combine_tasks = model.combiner.combine_tasks  # somebody's own patch stays
     model.fit(x, y, **FIT)
-    before = [dict(vars(part)) for part in (model.combine, model.optimizer)]
+    before = [dict(vars(part)) for part in (model.combiner, model.optimizer)]
     assert "combine_tasks" in before[0]
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, callbacks=[conflict, _Interrupt()], **FIT)
-    assert [vars(part) for part in (model.combine, model.optimizer)] == before
-    del model.combine.combine_tasks
+    assert [vars(part) for part in (model.combiner, model.optimizer)] == before
+    del model.combiner.combine_tasks
     model.fit(x, y, callbacks=[conflict], **FIT)
-    assert vars(model.combine).keys() == before[0].keys() - {"combine_tasks"}
+    assert vars(model.combiner).keys() == before[0].keys() - {"combine_tasks"}
     # The optimizer's sixth step is the first that was watched, and three came before the stop.
     assert list(read_events(tmp_path)["gradient_cosine/first/a-b"]) == list(range(6, 14))
     # What was not written when the fit ended is taken by the next one.
@@ -92,7 +92,7 @@ def test_a_head_for_two_outputs_and_names_with_a_dash(data, tmp_path, read_event
         head(trunk(2.0 * inputs)),
         L.Dense(1, name="t-1")(trunk(inputs)),
     ]
-    model = MultiTaskModel(inputs, outputs, combine=Sum())
+    model = MultiTaskModel(inputs, outputs, combiner=Sum())
     model.compile("sgd", "mse", run_eagerly=True)
     conflict = GradientConflict(tmp_path)
     model.fit(x, [x[:, :1]] * 3, callbacks=[conflict], **FIT)
@@ -115,7 +115,7 @@ def towers(shared):
     inputs = keras.Input((4,))
     trunk = L.Dense(3, name="trunk", trainable=shared)(inputs)
     outputs = {name: L.Dense(1, name=name)(trunk) for name in "abc"}
-    model = MultiTaskModel(inputs, outputs, combine=Sum(), name="net")
+    model = MultiTaskModel(inputs, outputs, combiner=Sum(), name="net")
     compile_model(model)
     return model
 
@@ -135,7 +135,7 @@ def test_nothing_to_watch(shared, layers, message, data, tmp_path):
         conflict = GradientConflict(tmp_path, layers=layers)
         model.fit(data[0], targets(data[0]), callbacks=[conflict], **FIT)
     np.testing.assert_equal(model.get_weights(), before)
-    assert vars(model.combine) == {"_config": {}}
+    assert vars(model.combiner) == {"_config": {}}
 
 
 class _NoTasks(MultiTaskModel):
@@ -145,7 +145,7 @@ class _NoTasks(MultiTaskModel):
 def test_a_train_step_that_combines_nothing_is_told(data, tmp_path):
     inputs = keras.Input((4,))
     trunk = L.Dense(3)(inputs)
-    model = _NoTasks(inputs, [L.Dense(1)(trunk), L.Dense(1)(trunk)], combine=Sum(), name="net")
+    model = _NoTasks(inputs, [L.Dense(1)(trunk), L.Dense(1)(trunk)], combiner=Sum(), name="net")
     model.compile("sgd", "mse", run_eagerly=True)
     conflict = GradientConflict(tmp_path)
     with pytest.warns(RuntimeWarning, match="model 'net' does not call `combine_tasks`"):
