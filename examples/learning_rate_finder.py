@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from keras_bp.layers import Dense
-from keras_bp.learning_rate_finder import find_learning_rate
 from keras_bp.losses import SparseCategoricalCrossentropy
+from keras_bp.tuning import find_learning_rate
 
 RULES = ("valley", "slide", "steep", "minimum")
 SEED = 0

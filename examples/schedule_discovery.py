@@ -4,7 +4,7 @@ Run it with `python examples/schedule_discovery.py` for scikit-learn's handwritt
 `--problem fashion_mnist --data-dir DIR`, which reads DIR/fashion_mnist.npz; `cifar10` likewise,
 `characters` trains a transformer on Python's help texts. Every method computes the same number of
 update steps, probes and range tests included. The oracle is the best of a grid of 30 schedules, the
-six peak rates and five shapes of `keras_bp.schedules.discovery`. A regret is how far a training
+six peak rates and five shapes of `tools.discovery`. A regret is how far a training
 loss is behind the oracle's, as a share of the fall from the first weights' loss to the oracle's. It
 leaves a picture in tb_logs/schedule_discovery.
 """
@@ -12,6 +12,7 @@ leaves a picture in tb_logs/schedule_discovery.
 import argparse
 import os
 import pathlib
+import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -28,7 +29,11 @@ from keras_bp.callbacks import DiscoveredSchedule
 from keras_bp.layers import BatchNormalization, Dense, Embedding, LayerNormalization
 from keras_bp.losses import SparseCategoricalCrossentropy
 from keras_bp.optimizers import Adam, DoG, HypergradientAdam, Prodigy, ScheduleFreeAdamW
-from keras_bp.schedules import CosineAnnealing, OneCycle, discovery
+from keras_bp.schedules import CosineAnnealing, OneCycle
+from keras_bp.tuning.discovery import SHAPES
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # where tools/ lies
+from tools import discovery  # noqa: E402
 
 CONTEXT = 32
 RATE = 1e-3  # Adam's own
@@ -267,11 +272,11 @@ def main(arguments=None):
         for name, (train, *arguments) in methods(bench).items()
         if name in (options.methods or [name])
     }
-    peak = discovery.HAND_TUNED["adam"][best // len(discovery.SHAPES)]
+    peak = discovery.HAND_TUNED["adam"][best // len(SHAPES)]
     print(
         f"{options.problem}: {bench.model.count_params():,} weights, {bench.steps} update steps; "
         f"loss of the first weights {start:.4f}\noracle: peak {peak:g}, "
-        f"{discovery.SHAPES[best % len(discovery.SHAPES)]}, training loss {tuned:.4f}, test "
+        f"{SHAPES[best % len(SHAPES)]}, training loss {tuned:.4f}, test "
         f"accuracy {accuracies[best].mean():.2%}\n"
     )
     print(f"{'':24}{'training loss':>18}{'test accuracy':>18}{'regret':>18}")

@@ -1,7 +1,7 @@
 """Schedules that are found in the first steps, on tasks of families that were never learnt from.
 
 Run it with `python examples/schedule_families.py`. It is `schedule_discovery` on the cheap tasks of
-`keras_bp.schedules.discovery`, autoencoders and models of the next character, which the package's
+`tools.discovery`, autoencoders and models of the next character, which the package's
 meta-learner has not learnt from; all trainings by Adam, in NumPy, but for the optimizers that need
 no rate. Every method computes the same number of update steps, probes and range tests included.
 The oracle is the best of a grid of 30 schedules on the task, and a regret is how far the last
@@ -12,6 +12,7 @@ leaves a picture in tb_logs/schedule_families.
 import argparse
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -21,8 +22,12 @@ from matplotlib.figure import Figure
 
 from keras_bp import LearningRateCurve
 from keras_bp.optimizers import DoG, HypergradientAdam, Prodigy, ScheduleFreeAdamW
-from keras_bp.schedules import CosineAnnealing, OneCycle, discovery
-from keras_bp.schedules.discovery import simulation
+from keras_bp.schedules import CosineAnnealing, OneCycle
+from keras_bp.tuning.discovery import discover
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # where tools/ lies
+from tools import discovery  # noqa: E402
+from tools.discovery import simulation  # noqa: E402
 
 RATE = 1e-3  # Adam's own
 
@@ -91,7 +96,7 @@ def final_weights(task, seed, self_tuned):
 
     probe, _ = simulation.probe(task, max(steps // 20, 20), seed)
     left = steps - len(probe.rows)
-    rates = discovery.discover(probe, steps).schedule(left)(np.arange(left)).numpy()
+    rates = discover(probe, steps).schedule(left)(np.arange(left)).numpy()
     (results["DiscoveredSchedule"],) = simulation.train(task, rates[:, None], seed)
     return results
 

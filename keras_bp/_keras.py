@@ -36,6 +36,7 @@ __all__ = [
     "graph_input_names",
     "graph_nodes",
     "in_compiled_losses",
+    "in_composites",
     "initial_epoch",
     "leaf_optimizers",
     "logits_of",
@@ -100,7 +101,8 @@ PRIVATE_NAMES = {
     "Optimizer._trainable_variables_indices": "tells which optimizer of a composite updates a "
     "variable",
     "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
-    "MultiOptimizer._optimizer_map": "find_learning_rate looks for a composite's optimizers by it",
+    "MultiOptimizer._optimizer_map": "a lent learning rate reaches by it the optimizers that a "
+    "composite creates late",
     # Modules
     "keras.src.backend.common.global_state": "holds the global seed and the counters of names; a "
     "trial would leave other names and seeds behind",
@@ -245,6 +247,34 @@ def leaf_optimizers(optimizer: keras.optimizers.Optimizer) -> list[keras.optimiz
     if hasattr(optimizer, "optimizers"):
         return [leaf for inner in optimizer.optimizers for leaf in leaf_optimizers(inner)]
     return [optimizer]
+
+
+@contextlib.contextmanager
+def in_composites(optimizer: keras.optimizers.Optimizer, found: Callable) -> Iterator[None]:
+    """Call `found` with each optimizer that a composite's function returns as a step is traced.
+
+    Such a function may create an optimizer only then; `found` runs outside of the traced graph.
+    """
+    inner = optimizer
+    while hasattr(inner, "inner_optimizer"):
+        inner = inner.inner_optimizer
+    if not hasattr(inner, "_optimizer_map"):
+        yield
+        return
+    of_variable = inner._optimizer_map
+
+    def watched(variable: Any) -> Any:
+        with tf.init_scope():
+            chosen = of_variable(variable)
+            found(chosen)
+        return chosen
+
+    # The instance's dictionary is written to directly: Keras's __setattr__ would track it.
+    vars(inner)["_optimizer_map"] = watched
+    try:
+        yield
+    finally:
+        vars(inner)["_optimizer_map"] = of_variable
 
 
 def updates(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:

@@ -140,3 +140,33 @@ def replaced_attributes(holder, **attributes):
         for name in attributes:
             del own[name]
         own.update(before)
+
+
+@contextlib.contextmanager
+def lent_learning_rate(optimizer, rate, remember=lambda leaf: None):
+    """Let an optimizer read its learning rate from a variable inside the `with` block.
+
+    So does every optimizer inside a wrapper or a composite, also one that a composite's function
+    creates only as a step is traced. A schedule or a callable is set aside and comes back.
+
+    Args:
+        optimizer: a `keras.optimizers.Optimizer`.
+        rate: a `keras.Variable`, created in the optimizer's distribution strategy.
+        remember: function that is called with each leaf optimizer before it is changed.
+
+    Yields:
+        The list of the leaf optimizers, to which those that are found later are appended.
+    """
+    with contextlib.ExitStack() as stack:
+        leaves = []
+
+        def lend(found):
+            for leaf in _keras.leaf_optimizers(found):
+                if all(leaf is not other for other in leaves):
+                    remember(leaf)
+                    stack.enter_context(replaced_attributes(leaf, _learning_rate=rate))
+                    leaves.append(leaf)
+
+        lend(optimizer)
+        stack.enter_context(_keras.in_composites(optimizer, lend))
+        yield leaves

@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import leaf_optimizers
-from keras_bp._trial import replaced_attributes
+from keras_bp._trial import lent_learning_rate
 from keras_bp.gradients import sum_over_replicas, unscale
 from keras_bp.recording import Recorder, RecordingTrainFunction
-from keras_bp.schedules import Sequential, discovery
+from keras_bp.schedules import Sequential
+from keras_bp.tuning import discovery
 
 _LEAST_PROBE = 12
 
@@ -23,7 +24,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     The first steps, some 5 % of all, are a probe: one at the rate 0, four at a tiny one, then a
     sweep of rising rates, to the rate at which the loss diverges at most. From them follow numbers
-    without units (see `keras_bp.schedules.discovery.features`), and from these a small model, which
+    without units (see `keras_bp.tuning.discovery.features`), and from these a small model, which
     has learnt from some 400 cheap tasks, predicts peak rate, warm-up share and decay. Then
 
     1. weights and optimizer are put back to what they were after the first call of the train
@@ -80,10 +81,10 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     Attributes:
         schedule: the schedule of the steps after the probe, counted from 0; `None` before.
-        discovery: the `keras_bp.schedules.discovery.Discovery` with peak, warm-up share, decay,
+        discovery: the `keras_bp.tuning.discovery.Discovery` with peak, warm-up share, decay,
             expected regret and features; `None` before.
         fallback_reason: string, why the fallback was taken; `None` where it was not.
-        probe: the `keras_bp.schedules.discovery.Probe`, with rates and what was seen.
+        probe: the `keras_bp.tuning.discovery.Probe`, with rates and what was seen.
         steps_probed: integer, the steps that the probe took.
 
     Raises:
@@ -297,7 +298,7 @@ class _ProbeRecorder(Recorder):
     """Sets the rate of each step of one call of the train function, and records what it does.
 
     The step number k of a call, from 0, is made at
-    `rates[k]`, and row k holds what `keras_bp.schedules.discovery.SEEN` lists, in float64. The
+    `rates[k]`, and row k holds what `keras_bp.tuning.discovery.SEEN` lists, in float64. The
     gradient and the update of the step before are kept, two copies of the trainable weights. The
     optimizer reads its rate from a variable of the recorder while the call runs, and only then.
 
@@ -343,10 +344,7 @@ class _ProbeRecorder(Recorder):
         # Not within the step, where replicas cannot create variables, if it can be helped.
         if self._kept is None and self._model.built:
             self._create(self._model.trainable_variables)
-        with contextlib.ExitStack() as stack:
-            for optimizer in leaf_optimizers(self._model.optimizer):
-                # Past the setter, which Keras refuses over a schedule.
-                stack.enter_context(replaced_attributes(optimizer, _learning_rate=self._rate))
+        with lent_learning_rate(self._model.optimizer, self._rate):
             yield
 
     @contextlib.contextmanager

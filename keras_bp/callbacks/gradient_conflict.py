@@ -159,7 +159,7 @@ class GradientConflict(RecordingCallback):
         if self._recording and self._recorder.sees_update and self._recorder.shared is None:
             warnings.warn(
                 f"GradientConflict saw no tasks: the train step of model {self.model.name!r} does "
-                "not call `combine_tasks` of `model.combiner`",
+                "not call `model.listeners`",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -11,8 +11,9 @@ from switch_cases import numpy_2, state
 import keras_bp
 from keras_bp.callbacks import DiscoveredSchedule, GradientMonitor
 from keras_bp.optimizers import SGD, Adam, AdamW
-from keras_bp.schedules import LinearDecay, Sequential, discovery
-from keras_bp.schedules.discovery import networks, simulation, tasks
+from keras_bp.schedules import LinearDecay, Sequential
+from keras_bp.tuning import discovery
+from tools.discovery import networks, simulation, tasks
 
 L = keras.layers
 OPTIMIZERS = {

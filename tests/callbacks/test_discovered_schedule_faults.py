@@ -9,7 +9,8 @@ from discovered_cases import STEPS, build, data, fit
 import keras_bp
 from keras_bp.callbacks import DiscoveredSchedule, GradientMonitor
 from keras_bp.optimizers import Adam
-from keras_bp.schedules import CosineAnnealing, Warmup, discovery
+from keras_bp.schedules import CosineAnnealing, Warmup
+from keras_bp.tuning import discovery
 
 SAFE = "DiscoveredSchedule takes its safe schedule, a warm-up and a cosine from "
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 import keras_bp
 
 PACKAGES = ["ops", "layers", "losses", "optimizers", "schedules", "gradients", "reference"]
-PACKAGES += ["gradient_check", "callbacks", "learning_rate_finder", "multitask", "visualization"]
+PACKAGES += ["gradient_check", "callbacks", "tuning", "multitask", "visualization"]
 PACKAGES += ["feedback", "workers"]
 # Where a user looks an object up and wants to see it used.
 WITH_EXAMPLES = ["ops", "layers", "losses", "optimizers", "schedules"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from discovery_cases import Bowl, Scaled
 
-from keras_bp.schedules import discovery
-from keras_bp.schedules.discovery import simulation
+from keras_bp.tuning import discovery
+from tools.discovery import make_task, simulation
 
 INVARIANT = ["quadratic", "classifier", "words"]
 
@@ -84,7 +84,7 @@ def test_the_lag_of_a_momentum(noise):
 @pytest.mark.parametrize("number", range(4))
 def test_other_units_change_no_feature(family, number):
     """A loss times 8, weights times 4, and a rate that follows as that of the optimizer does."""
-    task = discovery.make_task(family, number)
+    task = make_task(family, number)
     for rule in ("sgd", "adam"):
         task.optimizer = rule
         seen = probe(task)

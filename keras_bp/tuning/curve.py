@@ -1,12 +1,63 @@
-"""What a learning rate range test recorded, and what it suggests."""
+"""What a learning rate range test recorded, and the rules that read one rate off it."""
 
 import dataclasses
 
 import numpy as np
 
-from keras_bp.learning_rate_finder.suggestions import RULES
-
 _POINTS_LEFT_OUT_AT_THE_END = 5
+
+
+# Both are fastai's numbers; the second is in units of loss per update step.
+_SLIDE_WINDOW = 15
+_SLIDE_THRESHOLD = 0.005
+
+
+def _valley(learning_rates, losses):
+    """Return the rate in the middle of the longest decline.
+
+    The longest run of update steps, not necessarily neighbours, whose losses fall strictly: its
+    end is where it ends, its beginning as many steps earlier as it has members.
+    """
+    lengths = np.ones(len(losses), int)
+    for i in range(1, len(losses)):
+        higher = lengths[:i][losses[:i] > losses[i]]
+        lengths[i] = 1 + higher.max(initial=0)
+    end = int(np.argmax(lengths))
+    length = int(lengths[end])
+    # A third and half a third, each rounded down, as in the published rule.
+    return learning_rates[max(end - length + length // 3 + length // 6, 0)]
+
+
+def _slide(learning_rates, losses):
+    """Return the rate at which the loss begins to bend, seen from the right.
+
+    A window slides from the end of the curve to the left as long as the slopes at its two ends
+    differ; where they agree the curve is straight, and the rise at the end is out of sight.
+    """
+    slopes = np.gradient(losses)
+    differences = np.abs(slopes[_SLIDE_WINDOW:] - slopes[:-_SLIDE_WINDOW])
+    straight = np.flatnonzero(differences <= _SLIDE_THRESHOLD)
+    left = straight[-1] + 1 if len(straight) else 0
+    return learning_rates[min(left, len(differences) - 1)]
+
+
+def _steep(learning_rates, losses):
+    """Return the rate at which the loss falls fastest against the logarithm of the rate."""
+    return learning_rates[np.argmin(np.diff(losses) / np.diff(np.log(learning_rates)))]
+
+
+def _minimum(learning_rates, losses):
+    """Return a tenth of the rate at which the loss is lowest."""
+    return learning_rates[np.argmin(losses)] / 10.0
+
+
+# Each with the least number of points that it can do with.
+_RULES = {
+    "valley": (_valley, 5),
+    "slide": (_slide, _SLIDE_WINDOW + 1),
+    "steep": (_steep, 5),
+    "minimum": (_minimum, 5),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -26,7 +77,7 @@ class LearningRateCurve:
 
     Example:
         >>> import numpy as np
-        >>> from keras_bp.learning_rate_finder import LearningRateCurve
+        >>> from keras_bp.tuning import LearningRateCurve
         >>> rates = np.geomspace(1e-7, 10.0, 100)
         >>> losses = 1.0 + np.log10(rates / 1e-2) ** 2
         >>> curve = LearningRateCurve(rates, losses, losses, 100, "completed")
@@ -65,9 +116,9 @@ class LearningRateCurve:
             ValueError: if there is no such rule, if the curve is too short for it, or if the loss
                 falls nowhere.
         """
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {list(RULES)}. Received: rule={rule!r}")
-        function, least = RULES[rule]
+        if rule not in _RULES:
+            raise ValueError(f"rule must be one of {list(_RULES)}. Received: rule={rule!r}")
+        function, least = _RULES[rule]
         first = self.steps // 10
         kept = slice(first, max(len(self.losses) - _POINTS_LEFT_OUT_AT_THE_END, first))
         rates, losses = self.learning_rates[kept], self.smoothed_losses[kept]
@@ -117,8 +168,8 @@ class LearningRateCurve:
             label="loss of each batch",
         )
         ax.plot(self.learning_rates, self.smoothed_losses, color="black", label="average")
-        markers = dict(zip(RULES, ("o", "s", "^", "D"), strict=True))
-        colors = dict(zip(RULES, ("tab:red", "tab:orange", "tab:blue", "tab:green"), strict=True))
+        markers = dict(zip(_RULES, ("o", "s", "^", "D"), strict=True))
+        colors = dict(zip(_RULES, ("tab:red", "tab:orange", "tab:blue", "tab:green"), strict=True))
         for rule, rate in self._suggestions().items():
             height = np.interp(np.log(rate), np.log(self.learning_rates), self.smoothed_losses)
             ax.plot(
@@ -153,7 +204,7 @@ class LearningRateCurve:
     def _suggestions(self):
         """Return what each rule that has an answer suggests."""
         rates = {}
-        for rule in RULES:
+        for rule in _RULES:
             try:
                 rates[rule] = self.suggest(rule)
             except ValueError:

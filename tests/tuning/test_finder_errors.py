@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bp.learning_rate_finder import find_learning_rate
+from keras_bp.tuning import find_learning_rate
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Makes the coefficients that the package comes with: python -m keras_bp.schedules.discovery.train.
+"""Makes the coefficients that the package comes with: python -m tools.discovery.train.
 
 On tasks of each family it makes a probe, and trains all schedules side by side, from the probe's
 reference rate. Each learner is judged by the regret of what it chooses for a family that it has not
@@ -12,12 +12,11 @@ import typing
 
 import numpy as np
 
-from keras_bp.schedules.discovery import simulation
-from keras_bp.schedules.discovery.features import features, reference_rate
-from keras_bp.schedules.discovery.grid import schedules
-from keras_bp.schedules.discovery.learners import LEARNERS
-from keras_bp.schedules.discovery.meta_learner import PEAKS, MetaLearner
-from keras_bp.schedules.discovery.tasks import FAMILIES, HELD_OUT, make_task
+from keras_bp.tuning import discovery
+from keras_bp.tuning.discovery import PEAKS, features, reference_rate
+from tools.discovery import simulation
+from tools.discovery.learners import LEARNERS, Apprentice
+from tools.discovery.tasks import FAMILIES, HELD_OUT, make_task
 
 
 class Lessons(typing.NamedTuple):
@@ -44,7 +43,7 @@ def learn_task(family, number):
     if probe.fault is not None:
         return None
     steps = task.total_steps - len(probe.rows)
-    rates = schedules(reference_rate(probe) * PEAKS, steps)
+    rates = simulation.schedules(reference_rate(probe) * PEAKS, steps)
     weights = simulation.train(task, rates, [number, 2])
     losses = simulation.final_losses(task, weights).reshape(len(PEAKS), -1)
     start, best = simulation.final_losses(task, task.weights[None])[0], losses.min()
@@ -67,8 +66,8 @@ def regrets_of(learner, lessons):
 
 
 def fit(name, lessons):
-    """Return a `MetaLearner` that has learnt from a list of `Lessons`."""
-    return MetaLearner(name).fit(*map(np.concatenate, zip(*lessons, strict=True)))
+    """Return an `Apprentice` that has learnt from a list of `Lessons`."""
+    return Apprentice(name).fit(*map(np.concatenate, zip(*lessons, strict=True)))
 
 
 def leave_one_out(name, lessons):
@@ -87,7 +86,7 @@ def main(arguments=None):
     parser.add_argument(
         "--output",
         type=pathlib.Path,
-        default=pathlib.Path(__file__).parent / "coefficients.npz",
+        default=pathlib.Path(discovery.__file__).parent / "coefficients.npz",
         help="the file to write",
     )
     options = parser.parse_args(arguments)

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from keras_bp.learning_rate_finder import LearningRateCurve
+from keras_bp.tuning import LearningRateCurve
 
 RATES = np.geomspace(1e-7, 10.0, 100)
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_bp
-from keras_bp.learning_rate_finder import find_learning_rate
+from keras_bp.tuning import find_learning_rate
 
 layers, optimizers = keras.layers, keras.optimizers
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_bp.schedules.discovery.tasks import Task
+from tools.discovery.tasks import Task
 
 
 class Bowl(Task):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_bp.schedules.discovery.networks import Network
+from tools.discovery.networks import Network
 
 _EXAMPLES = 1024
 

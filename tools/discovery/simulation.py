@@ -1,10 +1,18 @@
-"""Trainings of a task in NumPy, many schedules side by side."""
+"""Trainings of a task in NumPy, many schedules side by side, and the schedules that are tried."""
 
 import numpy as np
 
-from keras_bp.schedules.discovery.probe import Probe
+from keras_bp.tuning.discovery import SHAPES, Probe, warmup_steps
 
 RULES = ("sgd", "momentum", "adam")
+
+
+HAND_TUNED = {
+    "adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "momentum": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+    "sgd": (1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0),
+}
+"""The peak rates that a person tries: six times the five shapes make a grid of 30 schedules."""
 
 
 class Rule:
@@ -30,6 +38,34 @@ class Rule:
         second += np.float32(0.001) * (gradients**2 - second)
         correction = np.sqrt(1 - 0.999**self._step) / (1 - 0.9**self._step)
         return -rates * np.float32(correction) * first / (np.sqrt(second) + np.float32(1e-7))
+
+
+def shape(warmup_share, decay, steps):
+    """Return the rates of a schedule over its peak, a float64 array (steps,)."""
+    if decay not in ("constant", "cosine", "linear"):
+        raise ValueError(
+            f"`decay` must be 'constant', 'cosine' or 'linear'. Received: decay={decay!r}"
+        )
+    warmup = warmup_steps(warmup_share, steps)
+    step = np.arange(steps)
+    made = np.maximum(step - warmup, 0) / (steps - warmup)
+    if decay == "constant":
+        falling = np.ones(steps)
+    elif decay == "cosine":
+        falling = np.cos(0.5 * np.pi * made) ** 2
+    else:
+        falling = 1 - made
+    return np.where(step < warmup, step / max(warmup, 1), falling)
+
+
+def shapes(steps):
+    """Return the rates over the peak of all of `SHAPES`, (steps, shapes)."""
+    return np.stack([shape(share, decay, steps) for share, decay in SHAPES], axis=1)
+
+
+def schedules(peaks, steps):
+    """Return the rates of all peaks in all `SHAPES`, (steps, peaks * shapes)."""
+    return (np.asarray(peaks)[:, None] * shapes(steps)[:, None]).reshape(steps, -1)
 
 
 def train(task, rates, seed, weights=None):

@@ -2,14 +2,18 @@
 
 import doctest
 import json
+import pathlib
 
 import keras
 import numpy as np
 import pytest
 from discovery_cases import Bowl
 
-from keras_bp.schedules import discovery
-from keras_bp.schedules.discovery import learners, meta_learner, networks, simulation, train
+from keras_bp.tuning import discovery
+from tools import discovery as workshop
+from tools.discovery import learners, networks, simulation, train
+
+SHIPPED = pathlib.Path(discovery.__file__).parent / "coefficients.npz"
 
 
 @pytest.mark.parametrize("loss", ["softmax", "squared"])
@@ -31,10 +35,10 @@ def test_gradients_of_a_network(activation, loss):
         np.testing.assert_allclose(gradients[:, i], (up - down) / 2e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("family", discovery.FAMILIES)
+@pytest.mark.parametrize("family", workshop.FAMILIES)
 def test_tasks(family):
     """A number names a task; its gradients are those of its losses; no family is trivial."""
-    task, again, other = (discovery.make_task(family, number) for number in (3, 3, 4))
+    task, again, other = (workshop.make_task(family, number) for number in (3, 3, 4))
     np.testing.assert_array_equal(task.weights, again.weights)
     assert task.weights.shape != other.weights.shape or np.any(task.weights != other.weights)
     generator = np.random.default_rng(0)
@@ -42,7 +46,7 @@ def test_tasks(family):
     sums = [task.gradients(copies, generator)[0] for _ in range(400)]
     # The mean over 400 batches; a batch's loss deviates by its size at most.
     np.testing.assert_allclose(np.mean(sums, axis=0), task.losses(copies), rtol=0.2)
-    rates = discovery.schedules([0.01], 100)
+    rates = workshop.schedules([0.01], 100)
     trained = simulation.final_losses(task, simulation.train(task, rates, 0))
     assert np.all(trained < task.losses(task.weights[None]))
 
@@ -67,7 +71,7 @@ def test_rules_are_those_of_keras(rule):
 def test_schedules_side_by_side_are_schedules_alone():
     """Column by column, on the same batches."""
     task = Bowl(1.0, noise=0.5, optimizer="momentum")
-    rates = discovery.schedules([0.01, 0.1], 50)
+    rates = workshop.schedules([0.01, 0.1], 50)
     together = simulation.train(task, rates, 7)
     for column, weights in zip(rates.T, together, strict=True):
         alone = simulation.train(task, column[:, None], 7)
@@ -78,7 +82,7 @@ def test_schedules_side_by_side_are_schedules_alone():
 @pytest.mark.parametrize("steps", [1, 9, 200])
 def test_grid_and_schedule_are_the_same(share, decay, steps):
     schedule = discovery.make_schedule(0.5, share, decay, steps)
-    rates = 0.5 * discovery.shape(share, decay, steps)
+    rates = 0.5 * workshop.shape(share, decay, steps)
     # float32, at rates of 0.5 and less.
     np.testing.assert_allclose(schedule(np.arange(steps)), rates, atol=1e-7)
     text = json.dumps(keras.saving.serialize_keras_object(schedule))
@@ -90,12 +94,12 @@ def test_unknown_names():
     message = "`decay` must be 'constant', 'cosine' or 'linear'. Received: decay='sine'"
     for call in (
         lambda: discovery.make_schedule(0.5, 0.1, "sine", 9),
-        lambda: discovery.shape(0.1, "sine", 9),
+        lambda: workshop.shape(0.1, "sine", 9),
     ):
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(ValueError, match="`family` must be one of .*'words'.* family='word'"):
-        discovery.make_task("word", 0)
+        workshop.make_task("word", 0)
 
 
 def test_a_safe_schedule_without_a_peak():
@@ -105,8 +109,8 @@ def test_a_safe_schedule_without_a_peak():
 
 
 def test_a_grid_of_thirty():
-    for peaks in discovery.HAND_TUNED.values():
-        rates = discovery.schedules(peaks, 100)
+    for peaks in workshop.HAND_TUNED.values():
+        rates = workshop.schedules(peaks, 100)
         assert rates.shape == (100, 30)
         np.testing.assert_allclose(rates.max(axis=0), np.repeat(peaks, 5))
 
@@ -139,7 +143,7 @@ def test_ridge_by_hand():
 def lessons(tasks=40):
     generator = np.random.default_rng(0)
     features = generator.normal(size=(tasks, len(discovery.NAMES)))
-    peaks = np.log10(meta_learner.PEAKS)[:, None]
+    peaks = np.log10(discovery.PEAKS)[:, None]
     best = -1 + 0.5 * np.tanh(features[:, 0])[:, None, None]
     shapes = 0.05 * np.arange(len(discovery.SHAPES))
     return features, np.clip(0.2 * (peaks - best) ** 2 + shapes, 0, 1)
@@ -149,16 +153,16 @@ def lessons(tasks=40):
 def test_meta_learner(name, tmp_path):
     """It chooses near the best peak and the first shape, and is the same after save and load."""
     features, regrets = lessons(200)
-    learner = discovery.MetaLearner(name).fit(features, regrets)
+    learner = learners.Apprentice(name).fit(features, regrets)
     expected = learner.regrets(features)
     assert expected.shape == regrets.shape
     chosen = expected.reshape(200, -1).argmin(axis=1)
     assert np.mean(regrets.reshape(200, -1)[np.arange(200), chosen]) < 0.02
     peak, shape, regret = learner.choose(features[0])
     assert regret == pytest.approx(expected[0].min()) and shape == discovery.SHAPES[0]
-    assert peak in meta_learner.PEAKS
+    assert peak in discovery.PEAKS
     learner.save(tmp_path / "learner.npz")
-    loaded = discovery.MetaLearner.load(tmp_path / "learner.npz")
+    loaded = learners.Apprentice.load(tmp_path / "learner.npz")
     assert loaded.learner == name
     np.testing.assert_array_equal(loaded.regrets(features), expected)
 
@@ -166,7 +170,7 @@ def test_meta_learner(name, tmp_path):
 def test_what_is_far_outside():
     """Farther than the range of what was learnt from, but for the number of steps."""
     features, regrets = lessons()
-    learner = discovery.MetaLearner("ridge").fit(features, regrets)
+    learner = learners.Apprentice("ridge").fit(features, regrets)
     low, high = features.min(axis=0), features.max(axis=0)
     for i in range(len(discovery.NAMES)):
         for bound, way in ((low, -1), (high, 1)):
@@ -181,23 +185,23 @@ def test_what_is_far_outside():
 
 def test_the_shipped_file(tmp_path, capsys, monkeypatch):
     """It is small, and what a short training makes, in structure."""
-    few = {name: discovery.FAMILIES[name] for name in ("quadratic", "softmax", "autoencoder")}
+    few = {name: workshop.FAMILIES[name] for name in ("quadratic", "softmax", "autoencoder")}
     monkeypatch.setattr(train, "FAMILIES", few)
     monkeypatch.setattr(train, "HELD_OUT", ("autoencoder",))
     train.main(["--tasks", "2", "--output", str(tmp_path / "short.npz")])
     printed = capsys.readouterr().out
     for name in learners.LEARNERS:
         assert f"\n{name} " in printed
-    shipped = discovery.MetaLearner.shipped()
-    fresh = discovery.MetaLearner.load(tmp_path / "short.npz")
-    again = discovery.MetaLearner(shipped.learner).fit(*lessons())
+    shipped = learners.Apprentice.load(SHIPPED)
+    fresh = learners.Apprentice.load(tmp_path / "short.npz")
+    again = learners.Apprentice(shipped.learner).fit(*lessons())
     for one in (fresh, again):
         assert one.regrets(lessons()[0]).shape == shipped.regrets(lessons()[0]).shape
     assert {n: a.shape for n, a in again.arrays.items()} == {
         n: a.shape for n, a in shipped.arrays.items()
     }
     assert all(np.isfinite(array).all() for array in shipped.arrays.values())
-    assert meta_learner._SHIPPED.stat().st_size < 20_000
+    assert SHIPPED.stat().st_size < 20_000
 
 
 def test_regrets_on_tasks_that_were_not_learnt_from():
@@ -218,8 +222,8 @@ def test_example_of_the_docstring():
 def test_the_command_makes_the_shipped_file_again(tmp_path):
     train.main(["--output", str(tmp_path / "again.npz")])
     again, shipped = (
-        discovery.MetaLearner.load(tmp_path / "again.npz"),
-        discovery.MetaLearner.shipped(),
+        learners.Apprentice.load(tmp_path / "again.npz"),
+        learners.Apprentice.load(SHIPPED),
     )
     assert again.learner == shipped.learner
     for name, array in shipped.arrays.items():

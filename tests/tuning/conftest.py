@@ -1,8 +1,14 @@
-"""Small data and models for the finder's tests."""
+"""Small data and models for the finder's tests, and the path to the helper module beside them."""
+
+import pathlib
+import sys
 
 import keras
 import numpy as np
 import pytest
+
+# pytest's importlib mode leaves the folder of a test file out of the path.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_bp.tuning.discovery import MetaLearner, products
+
 
 class Ridge:
     """Least squares with a penalty, of the inputs, their squares and their products.
@@ -16,7 +18,7 @@ class Ridge:
 
     def fit(self, x, y):
         """Learn from inputs (examples, n) and outputs (examples, m)."""
-        expanded = _products(x)
+        expanded = products(x)
         penalty = self._penalty * np.eye(expanded.shape[1])
         penalty[0, 0] = 0
         gramian = expanded.T @ expanded + penalty
@@ -25,12 +27,7 @@ class Ridge:
 
     def predict(self, x):
         """Return the outputs of inputs (examples, n)."""
-        return _products(x) @ self.arrays["coefficients"]
-
-
-def _products(x):
-    rows, columns = np.triu_indices(x.shape[1])
-    return np.concatenate([np.ones((len(x), 1)), x, x[:, rows] * x[:, columns]], axis=1)
+        return products(x) @ self.arrays["coefficients"]
 
 
 class Neighbours:
@@ -115,3 +112,47 @@ class TinyNetwork:
 
 
 LEARNERS = {"ridge": Ridge, "neighbours": Neighbours, "network": TinyNetwork}
+
+
+class Apprentice(MetaLearner):
+    """A `MetaLearner` that can learn, by any of the learners.
+
+    Args:
+        learner: string, a key of `LEARNERS`.
+        arrays: dict of the arrays that `save` writes; empty before `fit`.
+    """
+
+    def __init__(self, learner, arrays=None):
+        super().__init__(arrays or {})
+        self.learner = learner
+
+    def fit(self, features, regrets):
+        """Learn from features (tasks, features) and regrets (tasks, peaks, shapes)."""
+        centre, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
+        ranges = {"low": features.min(axis=0), "high": features.max(axis=0)}
+        self.arrays = {"centre": centre, "scale": scale, **ranges}
+        roots = np.sqrt(np.clip(regrets, 1e-3, 1.0)).reshape(len(regrets), -1)
+        learner = LEARNERS[self.learner]().fit(self._standardized(features), roots)
+        learnt = {f"learner_{name}": array for name, array in learner.arrays.items()}
+        self.arrays = {n: a.astype("float16") for n, a in (self.arrays | learnt).items()}
+        return self
+
+    def save(self, filepath):
+        """Write the arrays to a `.npz` file."""
+        np.savez_compressed(filepath, learner=self.learner, **self.arrays)
+
+    @classmethod
+    def load(cls, filepath):
+        """Read what `save` has written."""
+        with np.load(filepath, allow_pickle=False) as file:
+            arrays = dict(file)
+        return cls(str(arrays.pop("learner")), arrays)
+
+    def _predict(self, x):
+        learner = LEARNERS[self.learner]()
+        learner.arrays = {
+            name.removeprefix("learner_"): array.astype("float64")
+            for name, array in self.arrays.items()
+            if name.startswith("learner_")
+        }
+        return learner.predict(x)

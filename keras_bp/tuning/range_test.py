@@ -1,14 +1,17 @@
 """The learning rate range test."""
 
 import collections.abc
+import math
 import warnings
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
-from keras_bp._trial import unchanged
-from keras_bp.learning_rate_finder.sweep import Sweep
+from keras_bp._keras import set_initial_epoch
+from keras_bp._trial import lent_learning_rate, unchanged
+from keras_bp.tuning.curve import LearningRateCurve
 
 # With fewer, neighbouring rates lie so far apart that one step may skip all that train.
 _LEAST_STEPS = 20
@@ -94,7 +97,7 @@ def find_learning_rate(
 
     Example:
         >>> import keras, numpy as np
-        >>> from keras_bp.learning_rate_finder import find_learning_rate
+        >>> from keras_bp.tuning import find_learning_rate
         >>> keras.utils.set_random_seed(0)
         >>> model = keras.Sequential([keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
         >>> model.compile("adam", "mean_squared_error")
@@ -127,18 +130,30 @@ def find_learning_rate(
                 )
 
     with unchanged(model) as snapshot:
-        sweep = Sweep(
-            np.geomspace(low, high, steps),
-            smoothing,
-            divergence_factor,
-            data_end=isinstance(x, collections.abc.Iterator),
-            remember=snapshot.remember,
-        )
-        sweep.take_over(model.optimizer)
-        # `fit` makes a train function of its own, with one step a call; and it trains, even where
-        # a callback that resumes trainings left another first epoch behind.
-        vars(model).update(train_function=None, steps_per_execution=1, _initial_epoch=None)
-        with warnings.catch_warnings():
+        with model.distribute_strategy.scope():
+            rate = keras.Variable(
+                low,
+                dtype="float32",
+                trainable=False,
+                aggregation="only_first_replica",
+                name="swept_learning_rate",
+            )
+        with (
+            lent_learning_rate(model.optimizer, rate, snapshot.remember) as optimizers,
+            warnings.catch_warnings(),
+        ):
+            sweep = _Sweep(
+                rate,
+                optimizers,
+                np.geomspace(low, high, steps),
+                smoothing,
+                divergence_factor,
+                ends_with_data=isinstance(x, collections.abc.Iterator),
+            )
+            # `fit` makes a train function of its own, with one step per call; and it trains, even
+            # where a callback that resumes trainings left another first epoch behind.
+            vars(model).update(train_function=None, steps_per_execution=1)
+            set_initial_epoch(model, None)
             warnings.filterwarnings("ignore", "Your input ran out of data")
             model.fit(
                 x,
@@ -148,7 +163,7 @@ def find_learning_rate(
                 batch_size=batch_size if is_arrays else None,
                 shuffle=is_arrays or getattr(x, "num_batches", None) is not None,
                 # Enough even where each pass over the data has a single batch.
-                epochs=steps * sweep.batches_an_update(),
+                epochs=steps * sweep.batches_per_update(),
                 callbacks=[sweep],
                 verbose=0,
             )
@@ -182,3 +197,114 @@ def _is_arrays(x):
     if not leaves or any(leaf is None for leaf in leaves):
         raise TypeError(f"x must be arrays, a dataset or a generator. Received: x={x!r}")
     return all(hasattr(leaf, "shape") for leaf in leaves)
+
+
+class _Sweep(keras.callbacks.Callback):
+    """Trains each update step of a `fit` at the next learning rate and records its loss.
+
+    Args:
+        rate: the variable from which the optimizers read their learning rate.
+        optimizers: list of the optimizers that do; it may grow during the sweep.
+        rates: float64 array, the learning rate of each update step.
+        smoothing: float, the share of the earlier average in the new one.
+        divergence_factor: float, how many times the best smoothed loss ends the sweep.
+        ends_with_data: bool, whether the data can be passed over only once.
+    """
+
+    def __init__(self, rate, optimizers, rates, smoothing, divergence_factor, ends_with_data):
+        super().__init__()
+        self._rate = rate
+        self._optimizers = optimizers
+        self._rates = rates
+        self._smoothing = smoothing
+        self._divergence_factor = divergence_factor
+        self._ends_with_data = ends_with_data
+        self._losses, self._smoothed, self._micro_losses = [], [], []
+        self._average = 0.0
+        self._checked = self._batches = self._batches_before = 0
+        self._stop_reason = None
+        self._check_optimizers()
+
+    def batches_per_update(self):
+        """Return how many batches the optimizers accumulate gradients over."""
+        counts = [optimizer.gradient_accumulation_steps or 1 for optimizer in self._optimizers]
+        return math.lcm(*counts)
+
+    def curve(self):
+        """Return what was recorded."""
+        taken = len(self._losses)
+        return LearningRateCurve(
+            learning_rates=self._rates[:taken].copy(),
+            losses=np.array(self._losses),
+            smoothed_losses=np.array(self._smoothed),
+            steps=len(self._rates),
+            stop_reason=self._stop_reason or "data ran out",
+        )
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Keras's hook: set the rate, and let the metrics begin anew, so they show one batch."""
+        self.model.reset_metrics()
+        self._rate.assign(self._next_rate())
+        self._check_optimizers()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Keras's hook: record the loss of the batch just trained on."""
+        if "loss" not in (logs or {}):
+            raise ValueError(
+                "model must have a train_step that returns the loss under the key 'loss'. "
+                f"Received: keys {sorted(logs or {})}"
+            )
+        self._batches += 1
+        loss = float(np.mean(logs["loss"]))
+        if not math.isfinite(loss):
+            if not self._losses and not self._micro_losses:
+                raise ValueError(
+                    "model must have a finite loss at the first update step, before any weight "
+                    "has changed: look for NaN or infinity in the data and in the weights. "
+                    f"Received: a loss of {loss} at learning rate {self._next_rate():.3g}"
+                )
+            self._stop("loss not finite")
+            return
+        self._micro_losses.append(loss)
+        if len(self._micro_losses) == self.batches_per_update():
+            self._record(float(np.mean(self._micro_losses)))
+            self._micro_losses.clear()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keras's hook: the data are at their end; stop if there is no beginning anew."""
+        if self._ends_with_data or self._batches == self._batches_before:
+            self._stop("data ran out")
+        self._batches_before = self._batches
+
+    def _next_rate(self):
+        return self._rates[min(len(self._losses), len(self._rates) - 1)]
+
+    def _record(self, loss):
+        keep = self._smoothing
+        self._losses.append(loss)
+        self._average = keep * self._average + (1.0 - keep) * loss
+        self._smoothed.append(self._average / (1.0 - keep ** len(self._losses)))
+        best = min(self._smoothed)
+        # The same as factor * best where losses are positive; and no stop at once where not.
+        bound = best + (self._divergence_factor - 1.0) * abs(best)
+        if self._smoothed[-1] > bound:
+            self._stop("loss diverged")
+        elif len(self._losses) == len(self._rates):
+            self._stop("completed")
+
+    def _stop(self, reason):
+        self._stop_reason = self._stop_reason or reason
+        self.model.stop_training = True
+
+    def _check_optimizers(self):
+        """Check that the optimizers found since the last call read their rate from the variable."""
+        expected = float(self._rate)
+        for optimizer in self._optimizers[self._checked :]:
+            shown = float(tf.convert_to_tensor(optimizer.learning_rate))
+            if not math.isclose(shown, expected, rel_tol=1e-5):
+                raise TypeError(
+                    "`model` must have an optimizer that reads its rate from Keras's "
+                    f"`learning_rate`. Received: {type(optimizer).__name__}, which shows "
+                    f"{shown:.3g} when set to {expected:.3g}"
+                )
+        self._checked = len(self._optimizers)
