@@ -249,7 +249,8 @@ def _unique(names):
 class _ConflictRecorder(StepRecorder):
     """Also records the Gram matrix of each shared layer's task gradients.
 
-    It is one of the model's `listeners` while a step is traced. For each update step the layers' Gram matrices
+    One of the model's `listeners` while a step is traced. For each update step the layers' Gram
+    matrices
 
         M_st = sum over the layer's shared variables of g_s . g_t
 

@@ -224,8 +224,9 @@ class LayerSelection:
         if paths is not None:
             known = isinstance(paths, list | tuple) and all(isinstance(p, str) for p in paths)
             if not known:
-                expected = "`layers` must be a list of strings, or None."
-                raise TypeError(f"{expected} Received: layers={paths!r}")
+                raise TypeError(
+                    f"`layers` must be a list of strings or None. Received: layers={paths!r}"
+                )
             if not paths:
                 raise ValueError(
                     f"`layers` must name a layer, or be None. Received: layers={paths!r}"
