@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_bp._paths import layer_paths
-from keras_bp.callbacks._layer_outputs import activation_of, can_die
+from keras_bp.recording import activation_of, can_die
 
 _LINEAR_MAPS = keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D
 _NORMALIZATIONS = (

@@ -5,7 +5,9 @@ import os
 import socket
 import time
 import warnings
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -13,6 +15,8 @@ from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar.summary import scalar_pb
 from tensorboard.plugins.text.summary import text_pb
+
+from keras_bp._types import Path
 
 _NUMBERS = itertools.count()
 
@@ -30,7 +34,7 @@ class EventFile:
         ValueError: if the file cannot be created there.
     """
 
-    def __init__(self, log_dir):
+    def __init__(self, log_dir: Path) -> None:
         self._log_dir = os.fspath(log_dir)
         self._templates = {}
         # TensorBoard reads a directory's files in the order of their names.
@@ -44,11 +48,11 @@ class EventFile:
             self._writer.flush()
         except (tf.errors.OpError, OSError) as error:
             raise ValueError(
-                "Argument `log_dir` must name a directory in which a TensorBoard event file can "
-                f"be created. Received: log_dir={log_dir!r} ({_message(error)})"
+                "`log_dir` must name a directory in which a TensorBoard event file can be created. "
+                f"Received: log_dir={log_dir!r} ({_message(error)})"
             ) from error
 
-    def write_scalars(self, tags, values, step):
+    def write_scalars(self, tags: tuple[str, ...], values: Iterable[float], step: int) -> None:
         """Write one value for each tag, all in one record of the file."""
         event = self._templates.get(tags)
         if event is None:
@@ -59,35 +63,35 @@ class EventFile:
             entry.tensor.float_val[0] = value
         self._write(event, step)
 
-    def write_histogram(self, tag, buckets, step):
+    def write_histogram(self, tag: str, buckets: np.ndarray, step: int) -> None:
         """Write a histogram: an array of rows (left edge, right edge, count)."""
         metadata = histogram_metadata.create_summary_metadata(display_name=None, description=None)
         self._write_tensor(tag, tf.make_tensor_proto(buckets, tf.float64), metadata, step)
 
-    def write_image(self, tag, image, description, step):
+    def write_image(self, tag: str, image: np.ndarray, description: str, step: int) -> None:
         """Write an image: uint8 array of shape (height, width, 3); the description in Markdown."""
         metadata = image_metadata.create_summary_metadata(display_name="", description=description)
         height, width = image.shape[:2]
         content = [str(width).encode(), str(height).encode(), tf.io.encode_png(image).numpy()]
         self._write_tensor(tag, tf.make_tensor_proto(content, tf.string), metadata, step)
 
-    def write_text(self, tag, text, step):
+    def write_text(self, tag: str, text: str, step: int) -> None:
         """Write a text, in Markdown."""
         event = Event()
         event.summary.MergeFrom(text_pb(tag, text))
         self._write(event, step)
 
-    def write_summary(self, summary):
+    def write_summary(self, summary: Summary) -> None:
         """Write a `Summary` of step 0, a plugin's configuration."""
         event = Event()
         event.summary.MergeFromString(summary.SerializeToString())
         self._write(event, 0)
 
-    def flush(self):
+    def flush(self) -> None:
         """Hand over to the file system what has been written so far."""
         self._attempt(lambda writer: writer.flush())
 
-    def close(self):
+    def close(self) -> None:
         """Flush and close the file."""
         self._attempt(lambda writer: writer.close())
         self._writer = None
@@ -102,7 +106,7 @@ class EventFile:
         event.step, event.wall_time = step, time.time()
         self._attempt(lambda writer: writer.write(event.SerializeToString()))
 
-    def _attempt(self, action):
+    def _attempt(self, action: Callable) -> None:
         if self._writer is None:
             return
         try:

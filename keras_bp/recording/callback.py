@@ -1,15 +1,16 @@
-"""What the callbacks that see a `fit`'s update steps have in common."""
+"""What callbacks that watch the update steps of a `fit` share."""
 
 import time
 import warnings
+from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_bp._paths import variable_paths
-from keras_bp.callbacks._recording_train_function import RecordingTrainFunction
-from keras_bp.callbacks._step_recorder import StepRecorder
-from keras_bp.callbacks._update_meter import UpdateMeter
+from keras_bp._paths import layer_paths, variable_paths
+from keras_bp.recording.recorder import StepRecorder
+from keras_bp.recording.train_function import RecordingTrainFunction
 
 
 class RecordingCallback(keras.callbacks.Callback):
@@ -33,14 +34,14 @@ class RecordingCallback(keras.callbacks.Callback):
         seconds: how long the updates of several calls may wait to be taken; 0 for none.
     """
 
-    def __init__(self, outputs=False, seconds=1.0):
+    def __init__(self, outputs: bool | str = False, seconds: float = 1.0) -> None:
         super().__init__()
         self._outputs = outputs
         self._seconds = seconds
         self._function = None
         self._recorder = None
         self._last_step = 0
-        self._recording = self._sampling = self._by_hand = False
+        self._recording = self._sampling = self._custom_loop = False
 
     # What a subclass overrides.
 
@@ -49,25 +50,25 @@ class RecordingCallback(keras.callbacks.Callback):
         return StepRecorder(self.model, self._outputs)
 
     def _begin(self):
-        """Do what is to be done before the first step; raise what is wrong."""
+        """Prepare for the first step, and raise if something is wrong."""
 
     def _take(self, updates):
         """Use the `Updates` made up to `self._last_step`."""
         raise NotImplementedError(f"{type(self).__name__} must override `_take`.")
 
     def _end(self):
-        """Let go of files and the like, also after an exception."""
+        """Close files and the like, also after an exception."""
 
     # Keras's hooks.
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         """Keras's hook: take over the model that `fit` is about to train."""
         # A fit that an exception ended never called on_train_end.
         self._stop()
         RecordingTrainFunction.remove_from(model)
         super().set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: begin."""
         name = type(self).__name__
         if getattr(self.model, "optimizer", None) is None:
@@ -83,25 +84,25 @@ class RecordingCallback(keras.callbacks.Callback):
         self._begin()
         self._recording = False
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: record the coming steps."""
         self._start_if_needed()
         self._function.arm(self._sampling)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: take the updates, if enough wait."""
         self._calls += 1
         full = (self._calls + 1) * self.model.steps_per_execution > self._recorder.places
         if full or time.monotonic() - self._taken_at >= self._seconds:
             self._take_updates()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: take the updates."""
         self._take_updates()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Keras's hook: leave model and optimizer as they were."""
-        if self._recording and not (self._recorder.sees_update or self._by_hand):
+        if self._recording and not (self._recorder.sees_update or self._custom_loop):
             warnings.warn(
                 f"{type(self).__name__} saw no update: the train step of model "
                 f"{self.model.name!r} does not call `apply` of `model.optimizer`",
@@ -165,3 +166,87 @@ class RecordingCallback(keras.callbacks.Callback):
         layers = np.zeros((len(squares), len(self._layers)))
         np.add.at(layers, (slice(None), self._layer_of_variable), squares)
         return np.sqrt(np.column_stack([layers, squares.sum(axis=1)]))
+
+
+class UpdateMeter:
+    """Measures the norms of an update and of the weights, outside the step.
+
+    Inside it, each step would hold and read a second copy of all weights. Outside, the values
+    before are kept by reference, and only a step that is measured pays for a copy.
+
+    Args:
+        variables: list of Keras variables.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable]) -> None:
+        self._variables = variables
+        self._before = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the values before are held."""
+        return self._before is not None
+
+    def measures(self, variables: Sequence[keras.Variable]) -> bool:
+        """Tell whether these are its variables, in their order."""
+        return list(map(id, self._variables)) == list(map(id, variables))
+
+    def start(self) -> None:
+        """Hold the values as they are."""
+        self._before = [tf.convert_to_tensor(v.value) for v in self._variables]
+
+    def stop(self) -> np.ndarray:
+        """Return squared norms, (3, variables): of the update, of the weights before and after."""
+        after = [_wide(tf.convert_to_tensor(v.value)) for v in self._variables]
+        before, self._before = map(_wide, self._before), None
+        # Eagerly: tracing this once costs as much as some forty measurements.
+        squares = [
+            tf.nn.l2_loss(tensor)
+            for b, a in zip(before, after, strict=True)
+            for tensor in (a - b, b, a)
+        ]
+        halves = tf.stack([tf.cast(square, tf.float64) for square in squares]).numpy()
+        return 2.0 * halves.reshape(-1, 3).T
+
+
+def _wide(tensor):
+    return tf.cast(tensor, tf.float64 if tensor.dtype == tf.float64 else tf.float32)
+
+
+class LayerSelection:
+    """The layers that a user chose, by path; a path stands for the layers inside it too.
+
+    Args:
+        paths: list of strings, or None for all layers.
+    """
+
+    def __init__(self, paths: Sequence[str] | None) -> None:
+        if paths is not None:
+            known = isinstance(paths, list | tuple) and all(isinstance(p, str) for p in paths)
+            if not known:
+                raise TypeError(
+                    f"`layers` must be a list of strings or None. Received: layers={paths!r}"
+                )
+            if not paths:
+                raise ValueError(
+                    f"`layers` must name a layer, or be None. Received: layers={paths!r}"
+                )
+        self._paths = None if paths is None else tuple(paths)
+
+    def __contains__(self, path: str) -> bool:
+        return self._paths is None or any(_within(path, chosen) for chosen in self._paths)
+
+    def check(self, model: keras.Model) -> None:
+        """Raise unless every path names layers of a built model."""
+        paths = {layer for layer, _ in variable_paths(model).values()}
+        paths |= set(layer_paths(model).values())
+        for chosen in self._paths or ():
+            if not any(_within(path, chosen) for path in paths):
+                raise ValueError(
+                    f"`layers` must name layers of the model, by path: {sorted(paths)}. "
+                    f"Received: layers={chosen!r}"
+                )
+
+
+def _within(path, chosen):
+    return path == chosen or path.startswith(f"{chosen}/")

@@ -1,16 +1,18 @@
-"""What comes out of a model's layers, measured while a step is traced."""
+"""The outputs of a model's layers, measured while a step is traced."""
 
 import contextlib
 import functools
 import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_bp._paths import layer_paths
 from keras_bp._trial import replaced_attributes
-from keras_bp.callbacks._histogram import EMPTY, count_buckets
 from keras_bp.gradients import sum_over_replicas
+from keras_bp.recording.histograms import EMPTY, count_buckets
 
 STATISTICS = ("variance", "dead", "saturated", "not_finite", "values", "spread")
 """For each layer: the variance of its outputs; the share of its units that are other than 0 in less
@@ -42,7 +44,7 @@ class LayerOutputs:
             input that comes from elsewhere; both empty before a step.
     """
 
-    def __init__(self, model, every=False):
+    def __init__(self, model: keras.Model, every: bool = False) -> None:
         self._model = model
         self._every = every
         self.called, self.sources = [], {}
@@ -50,7 +52,7 @@ class LayerOutputs:
         self._replica = threading.local()
 
     @contextlib.contextmanager
-    def watched(self):
+    def watched(self) -> Iterator[None]:
         """Listen to the calls made inside the `with` block."""
         with contextlib.ExitStack() as stack:
             for layer in layer_paths(self._model):
@@ -73,14 +75,14 @@ class LayerOutputs:
     def _seen(self):
         return vars(self._replica).setdefault("seen", {})
 
-    def layers(self):
+    def layers(self) -> list[keras.Layer]:
         """List the layers of a built model, those that hold weights or an activation or all."""
         every = list(layer_paths(self._model))
         if self._every:
             return every
         return [layer for layer in every if layer.weights or activation_of(layer) is not None]
 
-    def take(self, layers):
+    def take(self, layers: Sequence[keras.Layer]) -> list:
         """Return the layers' last outputs, None where one was not called since the last time."""
         seen, self._replica.seen = self._seen(), {}
         producers = {id(o): layer for layer, (_, outputs) in seen.items() for o in outputs}
@@ -90,14 +92,14 @@ class LayerOutputs:
         }
         here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         outputs = [seen[layer][1][0] if layer in seen else None for layer in layers]
-        # What an inner tf.function or a loop computes is not to be had outside of it.
+        # What an inner tf.function or a loop computes cannot be read outside of it.
         outputs = [
             o if here is None or getattr(o, "graph", None) is here else None for o in outputs
         ]
         return [None if self._every and _is_fused(o) else o for o in outputs]
 
 
-def statistics(layers, outputs):
+def statistics(layers: Sequence[keras.Layer], outputs: Sequence[Any]) -> tf.Tensor:
     """Return the statistics of the layers' outputs: float64, (layers, statistics)."""
     unknown = tf.fill([len(STATISTICS)], tf.constant(float("nan"), tf.float64))
     own = [
@@ -108,7 +110,7 @@ def statistics(layers, outputs):
     return sum_over_replicas([tf.stack(own)])[0] / replicas
 
 
-def histograms(outputs):
+def histograms(outputs: Sequence[Any]) -> tf.Tensor:
     """Return the histograms of the layers' outputs: float64, (layers, 32).
 
     Under a strategy they are those of the first replica's part of the batch.
@@ -116,7 +118,7 @@ def histograms(outputs):
     return tf.stack([EMPTY if o is None else count_buckets(o) for o in outputs])
 
 
-def activation_of(layer):
+def activation_of(layer: keras.Layer) -> str | None:
     """Return the name of a layer's activation, its own or the one that it is, or None."""
     activation = getattr(layer, "activation", None)
     if activation is None:
@@ -124,12 +126,12 @@ def activation_of(layer):
     return getattr(activation, "__name__", None)
 
 
-def can_saturate(layer):
+def can_saturate(layer: keras.Layer) -> bool:
     """Tell whether a layer's activation has bounds."""
     return activation_of(layer) in BOUNDS
 
 
-def can_die(layer):
+def can_die(layer: keras.Layer) -> bool:
     """Tell whether a layer's activation may be 0 for all inputs."""
     return activation_of(layer) not in (None, "linear", "softmax", *BOUNDS)
 
@@ -139,7 +141,7 @@ def _has_units(output):
 
 
 def _is_fused(output):
-    """Tell whether nobody reads an output but what TensorFlow may compute with it in one kernel."""
+    """Tell whether the only reader of an output may be computed with it in one kernel."""
     if output is None or tf.executing_eagerly():
         return False
     consumers = output.consumers()

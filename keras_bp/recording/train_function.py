@@ -1,8 +1,12 @@
 """A model's train function that lets recorders see each step's loss and gradients."""
 
 import contextlib
+from typing import Any, Self
+
+import keras
 
 from keras_bp._trial import replaced_attributes
+from keras_bp.recording.recorder import Recorder
 
 
 class RecordingTrainFunction:
@@ -22,7 +26,7 @@ class RecordingTrainFunction:
         model: a compiled `keras.Model`.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         model.make_train_function()
         self._optimizer = model.optimizer
         self._model = model
@@ -33,26 +37,26 @@ class RecordingTrainFunction:
         self._armed = self._sampling = False
 
     @classmethod
-    def of(cls, model):
+    def of(cls, model: keras.Model) -> Self:
         """Return the one that stands in the model already, or put one there."""
         if not isinstance(model.train_function, cls):
             model.train_function = cls(model)
         return model.train_function
 
     @classmethod
-    def remove_from(cls, model):
+    def remove_from(cls, model: keras.Model) -> None:
         """Give the model its own train function back, if one stands in for it."""
         if isinstance(model.train_function, cls):
             model.train_function = model.train_function._plain
 
-    def add(self, recorder, guest=False):
+    def add(self, recorder: Recorder, guest: bool = False) -> None:
         """Let one more recorder see the steps to come, a guest only those of this `fit`."""
         self._recorders.append(recorder)
         if guest:
             self._guests.append(recorder)
         self._recording = {}
 
-    def put_back(self, model):
+    def put_back(self, model: keras.Model) -> bool:
         """Stand in once more for the same model's same function; tell whether it is the same."""
         if model.train_function is self._plain and model.optimizer is self._optimizer:
             model.train_function = self
@@ -62,16 +66,17 @@ class RecordingTrainFunction:
                 self._guests, self._recording = [], {}
         return model.train_function is self
 
-    def in_place(self):
+    def in_place(self) -> bool:
         """Tell whether the model still calls this function."""
         return self._model.train_function is self
 
-    def arm(self, sampling=False):
+    def arm(self, sampling: bool = False) -> None:
         """Record the next call, if `sampling` for one of the recorders with histograms."""
         self._armed = True
         self._sampling |= sampling
 
-    def __call__(self, iterator):
+    def __call__(self, iterator: Any) -> Any:
+        """Run the coming steps, recorded if `arm` has announced it."""
         if not self._armed:
             return self._plain(iterator)
         sampling, self._armed, self._sampling = self._sampling, False, False

@@ -1,16 +1,28 @@
-"""Norms of a step in a loop of one's own."""
+"""Norms of a step in a custom loop."""
 
+from collections.abc import Callable, Container, Sequence
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_bp._keras import compiled_by_xla
 from keras_bp._paths import variable_paths
-from keras_bp.callbacks._gradients import squared_norms
 from keras_bp.gradients import sum_over_replicas
+from keras_bp.recording.recorder import squared_norms
 
 
-def write_by_hand(write, model, selection, gradients, variables, loss, step):
-    """Compute a step's norms where it runs, and hand them to a function of Python.
+def record_custom_loop(
+    write: Callable[[tuple[str, ...], list[float], int | None], None],
+    model: keras.Model | None,
+    selection: Container[str],
+    gradients: Sequence[Any],
+    variables: Sequence[Any],
+    loss: Any,
+    step: Any,
+) -> None:
+    """Compute a step's norms, eagerly or in its graph, and call a Python function with them.
 
     Args:
         write: function of tags (tuple), values (list of floats) and step (integer or None).

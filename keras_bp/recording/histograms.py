@@ -1,17 +1,18 @@
-"""Histograms, counted inside a compiled step or outside of it."""
+"""Histograms, counted inside a compiled step or outside."""
 
 import numpy as np
 import tensorflow as tf
 
 from keras_bp._keras import compiled_by_xla
+from keras_bp._types import Array
 
 BUCKETS = 30
 _BLOCK = 2**16  # entries whose intermediate arrays stay in a cache
 EMPTY = np.zeros(2 + BUCKETS)
-"""What `count_buckets` gives for no entry."""
+"""The result of `count_buckets` for no entries."""
 
 
-def count_buckets(values):
+def count_buckets(values: tf.Tensor) -> tf.Tensor:
     """Count the finite entries of a tensor in 30 buckets of equal width.
 
     Counted in the step, a histogram leaves the device as 32 numbers. `tf.summary.histogram` makes
@@ -37,7 +38,7 @@ def count_buckets(values):
     # The largest entry belongs to the last bucket, and a single value, as in TensorBoard, too.
     bucket = tf.cast(tf.where(finite, share, 0) * BUCKETS, tf.int32)
     bucket = tf.where(width > 0, tf.minimum(bucket, BUCKETS - 1), BUCKETS - 1)
-    # Entries that are not finite go to a bucket of their own, which nobody reads.
+    # Entries that are not finite go to an extra bucket, which is dropped.
     bucket = tf.where(finite, bucket, BUCKETS)
     counts = _count(bucket)[:BUCKETS]
     edges = tf.cast(tf.stack([low, high]), tf.float64)
@@ -45,13 +46,13 @@ def count_buckets(values):
 
 
 def _count(bucket):
-    # Each is some ten times as fast as the other where it stands.
+    # Each is some ten times as fast as the other in its own case.
     if compiled_by_xla():
         return tf.math.unsorted_segment_sum(tf.ones_like(bucket), bucket, BUCKETS + 1)
     return tf.math.bincount(bucket, minlength=BUCKETS + 1, maxlength=BUCKETS + 1)
 
 
-def count_values(values):
+def count_values(values: Array) -> np.ndarray:
     """Count as `count_buckets` does, outside of a step: for small arrays ten times as fast.
 
     Args:
@@ -78,8 +79,8 @@ def count_values(values):
     return np.array([low, high, *counts], np.float64)
 
 
-def rows(counted):
-    """Return what `count_buckets` gave as rows (left edge, right edge, count)."""
+def rows(counted: Array) -> np.ndarray:
+    """Return the result of `count_buckets` as rows (left edge, right edge, count)."""
     low, high, *counts = np.asarray(counted)
     edges = np.linspace(low, high, BUCKETS + 1)
     return np.stack([edges[:-1], edges[1:], counts], axis=1)
