@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_bp.callbacks import TrainingDashboard, _drawing_pace
-from keras_bp.callbacks._dashboard_screens import PngFile
-from keras_bp.callbacks._drawing_pace import DrawingPace
-from keras_bp.callbacks._thinned_series import ThinnedSeries
+from keras_bp.callbacks import TrainingDashboard
+from keras_bp.callbacks.dashboard import _pace
+from keras_bp.callbacks.dashboard._pace import DrawingPace
+from keras_bp.callbacks.dashboard._screens import PngFile
+from keras_bp.callbacks.dashboard._series import ThinnedSeries
 
 
 class Clock:
@@ -26,7 +27,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(_drawing_pace, "time", clock)
+    monkeypatch.setattr(_pace, "time", clock)
     return clock
 
 

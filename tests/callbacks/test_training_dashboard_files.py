@@ -13,8 +13,9 @@ from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from keras_bp.callbacks import TrainingDashboard, _dashboard_screens
-from keras_bp.callbacks._drawing_pace import DrawingPace
+from keras_bp.callbacks import TrainingDashboard
+from keras_bp.callbacks.dashboard import _screens
+from keras_bp.callbacks.dashboard._pace import DrawingPace
 
 L = keras.layers
 
@@ -82,9 +83,9 @@ def test_a_gif_holds_the_course_up_to_the_last_picture(data, tmp_path, always_du
 
 
 def test_a_gif_is_bounded_and_evenly_spread(monkeypatch, tmp_path):
-    monkeypatch.setattr(_dashboard_screens, "_FRAMES", 8)
+    monkeypatch.setattr(_screens, "_FRAMES", 8)
     figure = matplotlib.figure.Figure(figsize=(1, 1), dpi=20)
-    screen = _dashboard_screens.GifFile(tmp_path / "d.gif", figure)
+    screen = _screens.GifFile(tmp_path / "d.gif", figure)
     for number in range(100):
         figure.set_facecolor((number / 100, 0, 0))
         screen.show()

@@ -13,7 +13,7 @@ from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from keras_bp.callbacks import TrainingDashboard
-from keras_bp.callbacks._drawing_pace import DrawingPace
+from keras_bp.callbacks.dashboard._pace import DrawingPace
 
 L = keras.layers
 

@@ -4,7 +4,7 @@ import typing
 
 import numpy as np
 
-from keras_bp.callbacks._dashboard_axes import (
+from keras_bp.callbacks.dashboard._axes import (
     fit_logarithmic,
     fit_losses,
     number_steps,

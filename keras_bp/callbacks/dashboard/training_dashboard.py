@@ -8,12 +8,12 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-from keras_bp.callbacks._dashboard_panels import DashboardPanels, Record
-from keras_bp.callbacks._dashboard_screens import screen_for
-from keras_bp.callbacks._drawing_pace import DrawingPace
 from keras_bp.callbacks._histogram import count_values, rows
 from keras_bp.callbacks._recording_callback import RecordingCallback
-from keras_bp.callbacks._thinned_series import ThinnedSeries
+from keras_bp.callbacks.dashboard._pace import DrawingPace
+from keras_bp.callbacks.dashboard._panels import DashboardPanels, Record
+from keras_bp.callbacks.dashboard._screens import screen_for
+from keras_bp.callbacks.dashboard._series import ThinnedSeries
 
 _SHARE = 0.05
 # The first drawing, which finds fonts and lays out the panels, on a slow machine. If training ends

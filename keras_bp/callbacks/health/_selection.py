@@ -1,16 +1,16 @@
 """Rules by name."""
 
-from keras_bp.callbacks.health_rules._rule import Rule
-from keras_bp.callbacks.health_rules.dead_units import DeadUnits
-from keras_bp.callbacks.health_rules.exploding import Exploding
-from keras_bp.callbacks.health_rules.loss_not_falling import LossNotFalling
-from keras_bp.callbacks.health_rules.not_finite import NotFinite
-from keras_bp.callbacks.health_rules.overfitting import Overfitting
-from keras_bp.callbacks.health_rules.poor_initialization import PoorInitialization
-from keras_bp.callbacks.health_rules.saturation import Saturation
-from keras_bp.callbacks.health_rules.unchanged_weights import UnchangedWeights
-from keras_bp.callbacks.health_rules.update_ratio import UpdateRatio
-from keras_bp.callbacks.health_rules.vanishing import Vanishing
+from keras_bp.callbacks.health._rule import Rule
+from keras_bp.callbacks.health.dead_units import DeadUnits
+from keras_bp.callbacks.health.exploding import Exploding
+from keras_bp.callbacks.health.loss_not_falling import LossNotFalling
+from keras_bp.callbacks.health.not_finite import NotFinite
+from keras_bp.callbacks.health.overfitting import Overfitting
+from keras_bp.callbacks.health.poor_initialization import PoorInitialization
+from keras_bp.callbacks.health.saturation import Saturation
+from keras_bp.callbacks.health.unchanged_weights import UnchangedWeights
+from keras_bp.callbacks.health.update_ratio import UpdateRatio
+from keras_bp.callbacks.health.vanishing import Vanishing
 
 _CLASSES = (
     NotFinite,

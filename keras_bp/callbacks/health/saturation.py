@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_bp.callbacks.health_rules._rule import Rule, Symptom, share
+from keras_bp.callbacks.health._rule import Rule, Symptom, share
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """From what rules see in single updates to findings."""
 
-from keras_bp.callbacks._training_course import TrainingCourse
-from keras_bp.callbacks.health_rules import Finding
-from keras_bp.callbacks.health_rules._rule import Epochs
+from keras_bp.callbacks.health._course import TrainingCourse
+from keras_bp.callbacks.health._rule import Epochs
+from keras_bp.callbacks.health.finding import Finding
 
 
 class HealthWatch:

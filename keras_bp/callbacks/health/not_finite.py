@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_bp.callbacks.health_rules._rule import Rule, Symptom
+from keras_bp.callbacks.health._rule import Rule, Symptom
 
 
 @dataclasses.dataclass(frozen=True)
