@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from keras_bp.callbacks import health_rules
-from keras_bp.callbacks.health._course import TrainingCourse
 from keras_bp.callbacks.health._forward_order import Link
 from keras_bp.callbacks.health._rule import Epochs, Rule, Symptom, Update
-from keras_bp.callbacks.health._watch import HealthWatch
+from keras_bp.callbacks.health._watch import HealthWatch, TrainingCourse
 from keras_bp.callbacks.health_rules import (
     DeadUnits,
     Exploding,

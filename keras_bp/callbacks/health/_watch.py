@@ -1,8 +1,50 @@
 """From what rules see in single updates to findings."""
 
-from keras_bp.callbacks.health._course import TrainingCourse
-from keras_bp.callbacks.health._rule import Epochs
-from keras_bp.callbacks.health.finding import Finding
+import collections
+
+import numpy as np
+
+from keras_bp.callbacks.health._rule import Epochs, Finding, Rule
+from keras_bp.callbacks.health.gradients import Exploding, NotFinite, Vanishing
+from keras_bp.callbacks.health.losses import LossNotFalling, Overfitting
+from keras_bp.callbacks.health.outputs import DeadUnits, PoorInitialization, Saturation
+from keras_bp.callbacks.health.updates import UnchangedWeights, UpdateRatio
+
+_CLASSES = (
+    NotFinite,
+    Exploding,
+    Vanishing,
+    DeadUnits,
+    Saturation,
+    UpdateRatio,
+    UnchangedWeights,
+    PoorInitialization,
+    LossNotFalling,
+    Overfitting,
+)
+_RULES = {rule.name: rule for rule in _CLASSES}
+
+_LOSSES, _START, _FEW, _NORMS = 20, 10, 5, 10
+
+
+def checked_rules(rules):
+    """Return a list of rules from a list of rules and names, or all for None."""
+    expected = f"`rules` must be a list of rules or of their names, {', '.join(_RULES)}, or None."
+    if rules is None:
+        return [rule() for rule in _RULES.values()]
+    if not isinstance(rules, list | tuple):
+        raise TypeError(f"{expected} Received: rules={rules!r}")
+    checked = []
+    for rule in rules:
+        if isinstance(rule, str) and rule not in _RULES:
+            raise ValueError(f"{expected} Received: {rule!r}")
+        rule = _RULES[rule]() if isinstance(rule, str) else rule
+        if not isinstance(rule, Rule):
+            raise TypeError(f"{expected} Received: {rule!r}")
+        checked.append(rule)
+    if len({rule.name for rule in checked}) < max(1, len(checked)):
+        raise ValueError(f"{expected} It must hold each rule once. Received: rules={rules!r}")
+    return checked
 
 
 class HealthWatch:
@@ -25,12 +67,12 @@ class HealthWatch:
     def see_update(self, update):
         """Return the new findings after an `Update`, a list."""
         self.course.add(update)
-        # What comes after the first number that is none tells nothing more.
+        # What follows the first NaN or infinity tells nothing more.
         if any(finding.rule == "not_finite" for finding in self.findings):
             return []
         new = []
         for rule in self._rules:
-            # And what is no number itself can be judged by no other rule.
+            # No other rule can judge NaN.
             if not update.finite and rule.name != "not_finite":
                 continue
             symptoms = rule.in_update(update)
@@ -48,8 +90,8 @@ class HealthWatch:
         """Return the new findings after an epoch, a list."""
         course = self.course
         course.add_epoch(logs)
-        # A loss that the train step does not show is NaN.
-        start = course.start if course.start == course.start else course.losses[0]
+        # NaN where the train step does not show the loss.
+        start = course.losses[0] if np.isnan(course.start) else course.start
         epochs = Epochs(start, course.losses, course.validated)
         seen = [(rule, symptom) for rule in self._rules for symptom in rule.in_epochs(epochs)]
         return [finding for pair in seen for finding in self._find(*pair, step)]
@@ -63,3 +105,66 @@ class HealthWatch:
         about = symptom.layer, step, value, threshold, symptom.description, advice
         self.findings.append(Finding(rule.name, *about))
         return self.findings[-1:]
+
+
+class TrainingCourse:
+    """How loss and gradients were at the start of a training, and how the loss is now.
+
+    Attributes:
+        updates: the number of updates seen.
+        start: the mean loss of the first ten batches, or of those there were; NaN where there was
+            none or the train step does not show it.
+        replaced: whether an update of a layer was larger than its weights.
+        masked: set, the layers whose outputs held NaN or infinity in a healthy update.
+        losses: list of the epochs' training losses.
+        validated: list of pairs of training and validation loss, for the epochs that have both.
+    """
+
+    def __init__(self):
+        self.updates = 0
+        self.start = np.nan
+        self.replaced = False
+        self.masked = set()
+        self.losses, self.validated = [], []
+        self._first_losses, self._last_losses = [], collections.deque(maxlen=_LOSSES)
+        self._finite_losses = 0
+        self._first_norms = []
+
+    def add(self, update):
+        """Add an `Update`, before the rules see it."""
+        self.updates += 1
+        norm = np.sqrt(np.sum(np.square(update.norms)))
+        if np.isfinite(norm) and len(self._first_norms) < _NORMS:
+            self._first_norms.append(norm)
+        if update.ratios is not None:
+            self.replaced |= bool((update.ratios > 1).any())
+        if not np.isfinite(update.loss):
+            return
+        if np.isfinite(norm):
+            not_finite = np.flatnonzero(update.statistics["not_finite"] > 0)
+            self.masked.update(update.order.outputs[i] for i in not_finite)
+        self._finite_losses += 1
+        self._last_losses.append(update.loss)
+        if len(self._first_losses) < _LOSSES:
+            self._first_losses.append(update.loss)
+            self.start = np.mean(self._first_losses[:_START])
+
+    def add_epoch(self, logs):
+        """Add an epoch's logs."""
+        self.losses.append(logs["loss"])
+        if "val_loss" in logs:
+            self.validated.append((logs["loss"], logs["val_loss"]))
+
+    def first_norm(self):
+        """Return the median norm of all gradients over the first updates, infinite before them."""
+        return float(np.median(self._first_norms)) if self._first_norms else np.inf
+
+    def learned(self):
+        """Tell whether the loss has fallen: by 1 %, and by 3 times its standard error."""
+        size = min(_LOSSES, self._finite_losses // 2)
+        if size < _FEW:
+            return False
+        first, last = self._first_losses[:size], list(self._last_losses)[-size:]
+        error = np.sqrt((np.var(first) + np.var(last)) / size)
+        fall = np.mean(first) - np.mean(last)
+        return bool(fall > max(0.01 * abs(np.mean(first)), 3 * error))

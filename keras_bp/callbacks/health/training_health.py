@@ -11,8 +11,7 @@ from keras_bp.callbacks._layer_outputs import STATISTICS
 from keras_bp.callbacks._recording_callback import RecordingCallback
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 from keras_bp.callbacks.health._rule import Update
-from keras_bp.callbacks.health._selection import checked_rules
-from keras_bp.callbacks.health._watch import HealthWatch
+from keras_bp.callbacks.health._watch import HealthWatch, checked_rules
 
 _MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20
 
