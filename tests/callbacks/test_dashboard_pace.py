@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from keras_bp.callbacks import TrainingDashboard
-from keras_bp.callbacks.dashboard import _pace
-from keras_bp.callbacks.dashboard._pace import DrawingPace
-from keras_bp.callbacks.dashboard._screens import PngFile
-from keras_bp.callbacks.dashboard._series import ThinnedSeries
+from keras_bp.callbacks.dashboard import _screens
+from keras_bp.callbacks.dashboard._panels import ThinnedSeries
+from keras_bp.callbacks.dashboard._screens import DrawingPace, PngFile
 
 
 class Clock:
@@ -27,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(_pace, "time", clock)
+    monkeypatch.setattr(_screens, "time", clock)
     return clock
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from keras_bp.callbacks import TrainingDashboard
 from keras_bp.callbacks.dashboard import _screens
-from keras_bp.callbacks.dashboard._pace import DrawingPace
+from keras_bp.callbacks.dashboard._screens import DrawingPace
 
 L = keras.layers
 
@@ -204,7 +204,7 @@ def test_path_that_cannot_be_written(name, data, tmp_path):
     (tmp_path / "directory.png").mkdir()
     model = small_model()
     before = model.get_weights()
-    with pytest.raises(ValueError, match=rf"`path` must name a file.*Received: path=.*{name}"):
+    with pytest.raises(ValueError, match=rf"`filepath` must name .*Received: filepath=.*{name}"):
         fit(model, data, TrainingDashboard(pathlib.Path(tmp_path / name)))
     np.testing.assert_equal(model.get_weights(), before)
     fit(model, data)
@@ -212,13 +212,13 @@ def test_path_that_cannot_be_written(name, data, tmp_path):
 
 @pytest.mark.parametrize("path", [3, b"d.png", ["d.png"]])
 def test_path_of_another_type(path):
-    with pytest.raises(TypeError, match=r"`path` must be a string.*Received: path="):
+    with pytest.raises(TypeError, match=r"`filepath` must be a string.*Received: filepath="):
         TrainingDashboard(path)
 
 
 @pytest.mark.parametrize("path", ["", "d", "d.jpg", ".png", "png"])
 def test_path_with_another_end(path):
-    with pytest.raises(ValueError, match=rf"`path` must .* \.png or \.gif.*path='{path}'"):
+    with pytest.raises(ValueError, match=rf"`filepath` must .* \.png or \.gif.*filepath='{path}'"):
         TrainingDashboard(path)
 
 
