@@ -1,10 +1,12 @@
-"""Where a dashboard's figure can be seen: in a file, in a notebook, in a window."""
+"""Where a dashboard's figure is shown (in a file, a notebook or a window), and how often."""
 
+import contextlib
 import io
 import itertools
 import os
 import pathlib
 import sys
+import time
 
 import numpy as np
 
@@ -16,16 +18,16 @@ _MILLISECONDS_AT_THE_END = 3000
 _NUMBERS = itertools.count()
 
 
-def screen_for(path, figure):
-    """Return what shows a figure: in the file `path`, and where that is None, to who looks on."""
-    if path is not None:
-        kind = GifFile if pathlib.Path(path).suffix.lower() == ".gif" else PngFile
-        return kind(path, figure)
+def screen_for(filepath, figure):
+    """Return the screen for a figure: the file, or without one the notebook or a window."""
+    if filepath is not None:
+        kind = GifFile if pathlib.Path(filepath).suffix.lower() == ".gif" else PngFile
+        return kind(filepath, figure)
     return Notebook(figure) if _in_notebook() else Window(figure)
 
 
 class Screen:
-    """Shows a figure. It draws with a canvas of its own and knows nothing of what is drawn.
+    """Shows a figure. It has a canvas of its own, and does not depend on what the figure shows.
 
     Args:
         figure: a `matplotlib.figure.Figure`.
@@ -35,20 +37,20 @@ class Screen:
         self._figure = figure
 
     def begin(self):
-        """Make ready for a `fit`; raise what is wrong."""
+        """Prepare for a `fit`; raise an error if the figure cannot be shown."""
 
     def show(self):
         """Draw the figure and show it."""
         raise NotImplementedError(f"{type(self).__name__} must override `show`.")
 
     def refresh(self):
-        """Do what has to be done about once a second between two drawings."""
+        """Handle events, about once a second between two drawings."""
 
     def end(self):
         """End, after the `fit`'s last picture."""
 
     def abandon(self):
-        """End, after a `fit` that an exception has ended."""
+        """End, after a `fit` that has raised an exception."""
 
 
 class _File(Screen):
@@ -67,13 +69,13 @@ class _File(Screen):
             beside.unlink()
         except OSError as error:
             raise ValueError(
-                "Argument `path` must name a file that can be written. "
-                f"Received: path={self._given!r} ({error})"
+                "`filepath` must name a file that can be written. "
+                f"Received: filepath={self._given!r} ({error})"
             ) from error
 
     def _put(self, picture):
         """Write a picture's bytes."""
-        # Put in place at one blow, the file is whole at any moment, also after a kill.
+        # A rename is atomic: the file is whole at any moment, even after a kill.
         beside = self._beside()
         try:
             beside.write_bytes(picture)
@@ -97,8 +99,8 @@ class PngFile(_File):
 class GifFile(_File):
     """Collects pictures, and writes them as an animation in the end.
 
-    Where they are too many, every second one is left out, and from then on twice as many drawings
-    pass from one to the next. The last picture of all is always among them.
+    Where there are too many, every second one is dropped, and from then on only every second
+    drawing is kept. The last picture of all is always among them.
     """
 
     def __init__(self, path, figure):
@@ -113,8 +115,8 @@ class GifFile(_File):
         self._canvas.draw()
         picture = Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB")
         if self._drawn and (self._drawn - 1) % self._every:
-            self._frames.pop()  # which was there only as the last one
-        # The other method is ten times as slow.
+            self._frames.pop()  # it was kept only as the last one
+        # The default method takes ten times as long.
         quantized = picture.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         self._frames.append(quantized)
         self._drawn += 1
@@ -175,11 +177,11 @@ class Window(Screen):
         from matplotlib.backend_bases import FigureManagerBase
 
         try:
-            # Not `pyplot.figure`, whose figure would be the one that others then draw into.
+            # Not `pyplot.figure`: pyplot would then draw the user's plots into this figure.
             manager = pyplot.new_figure_manager(0, FigureClass=lambda: self._figure)
-        except ImportError as error:  # the backend that was chosen finds no screen
+        except ImportError as error:  # the chosen backend finds no screen
             raise _no_window(error) from error
-        # A backend that draws into files only has nothing to show a window with.
+        # A backend that draws into files only has no window.
         if type(manager).show is FigureManagerBase.show:
             raise _no_window(f"Matplotlib's backend {pyplot.get_backend()!r} opens no window")
         self._manager = manager
@@ -195,7 +197,7 @@ class Window(Screen):
             self.refresh()
 
     def refresh(self):
-        """Let the window react to the mouse."""
+        """Let the window handle its events."""
         if self._manager is not None:
             self._manager.canvas.flush_events()
 
@@ -222,8 +224,8 @@ def _png(canvas):
 
 
 def _in_notebook():
-    # A notebook's kernel has imported IPython before it runs anything, and is told from IPython in
-    # a terminal, which can show no picture, by the application that has started it.
+    # A notebook's kernel has imported IPython before it runs anything. Its application tells it
+    # from IPython in a terminal, which shows no pictures.
     if "IPython" not in sys.modules:
         return False
     shell = sys.modules["IPython"].get_ipython()
@@ -232,6 +234,52 @@ def _in_notebook():
 
 def _no_window(reason):
     return ValueError(
-        "Argument `path` must name a .png or .gif file where there is neither a notebook nor a "
-        f"window to draw in. Received: path=None ({reason})"
+        "`filepath` must name a .png or .gif file where there is neither a notebook nor a window "
+        f"to draw in. Received: filepath=None ({reason})"
     )
+
+
+class DrawingPace:
+    """Keeps the time spent on drawing below a share of the time that passes.
+
+    Drawing is due when one more, as long as the last one, would leave the sum within the share of
+    the time since the start, and itself within that of the time since the last one: time saved in a
+    long pause is not spent at once.
+
+    Args:
+        share: number between 0 and 1.
+        expected: seconds, an estimate for the first drawing.
+    """
+
+    def __init__(self, share, expected):
+        self._share = share
+        self._last = expected
+        self.start()
+
+    def start(self):
+        """Start the clock; the duration of the last drawing stays known."""
+        self._spent = 0.0
+        self._started = self._last_began = time.perf_counter()
+
+    def due(self):
+        """Tell whether there is time for a drawing."""
+        now = time.perf_counter()
+        in_all = self._spent + self._last <= self._share * (now - self._started)
+        return in_all and self._last <= self._share * (now - self._last_began)
+
+    @contextlib.contextmanager
+    def spending(self):
+        """Count the time that the `with` block takes."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def drawing(self):
+        """Count the time that the `with` block takes, and remember it as that of a drawing."""
+        before, self._last_began = self._spent, time.perf_counter()
+        with self.spending():
+            yield
+        self._last = self._spent - before

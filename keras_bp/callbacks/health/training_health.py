@@ -6,10 +6,9 @@ import warnings
 
 import numpy as np
 
-from keras_bp.callbacks._forward_order import ForwardOrder
-from keras_bp.callbacks._health_watch import HealthWatch
-from keras_bp.callbacks.health_rules._rule import Update
-from keras_bp.callbacks.health_rules._selection import checked_rules
+from keras_bp.callbacks.health._forward_order import ForwardOrder
+from keras_bp.callbacks.health._rule import Update
+from keras_bp.callbacks.health._watch import HealthWatch, checked_rules
 from keras_bp.recording import STATISTICS, EventFile, RecordingCallback
 
 _MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20

@@ -1,4 +1,4 @@
-"""Loss, gradients, learning rate and weights of a training, in one picture that is kept fresh."""
+"""A live picture of loss, learning rate, gradients and weights during training."""
 
 import os
 import pathlib
@@ -8,87 +8,85 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-from keras_bp.callbacks._dashboard_panels import DashboardPanels, Record
-from keras_bp.callbacks._dashboard_screens import screen_for
-from keras_bp.callbacks._drawing_pace import DrawingPace
-from keras_bp.callbacks._thinned_series import ThinnedSeries
+from keras_bp._types import Path
+from keras_bp.callbacks.dashboard._panels import DashboardPanels, Record, ThinnedSeries
+from keras_bp.callbacks.dashboard._screens import DrawingPace, screen_for
 from keras_bp.recording import RecordingCallback, count_values, rows
 
 _SHARE = 0.05
-# The first drawing, which finds fonts and lays out the panels, on a slow machine. If training ends
-# before there is time for it, the last picture is the only one.
+# Seconds for the first drawing, which finds fonts and lays out the panels, on a slow machine.
 _FIRST_DRAWING = 0.3
 
 
 class TrainingDashboard(RecordingCallback):
-    """Shows a plain `model.fit` live, in one picture of five panels.
+    """Shows a `model.fit` live, in one picture of five panels.
 
     - Training loss: the batches' own losses, faint, and the epochs' as Keras reports them, drawn
       where the epoch ends.
     - Validation loss, on the same scale.
-    - Learning rate: the one that each update used; of a composite (`keras.optimizers.
+    - Learning rate: the rate of each update; of a composite (`keras.optimizers.
       MultiOptimizer`) one for each optimizer in it.
     - Gradient norm: for each layer the L2 norm over its trainable variables, of the true gradient,
-      before clipping, as `GradientMonitor` writes it. A logarithmic axis; norms of 0 are left out.
+      before clipping, as `GradientMonitor` writes it. The axis is logarithmic; norms of 0 are left
+      out.
     - Weights: for each layer, from the first on top to the last, a histogram of its trainable
-      variables as they are now, each as high as the others. The layers' colours, dark to bright,
+      variables as they are now, all of the same height. The layers' colours, dark to bright,
       are also those of the norms' lines.
 
-    The losses' axis is logarithmic where they are positive and span more than a factor of 10. What
-    is not finite is left out of the lines, and said in words.
+    The losses' axis is logarithmic where they are positive and span more than a factor of 10.
+    Values that are not finite are left out of the lines; a note says so.
 
-    Where it is shown:
+    `filepath` says where it is shown:
 
-    - `path` ends with `.png`: in that file, written anew with each picture. It is put in place as
-      a whole, so that it can be read at any moment, and is whole after a kill.
-    - `path` ends with `.gif`: in that file, as an animation of up to 40 pictures, spread evenly
+    - It ends with `.png`: in that file, which each picture replaces. The file can be read at any
+      moment, and is whole even after a kill.
+    - It ends with `.gif`: in that file, as an animation of up to 40 pictures, spread evenly
       over the training, written when it ends.
-    - `path` is `None`, in a Jupyter notebook: below the cell, each picture in place of the last.
-    - `path` is `None` elsewhere: in a window of Matplotlib's backend. It is none of pyplot's
-      figures, and stays after the training, for as long as the program runs.
+    - It is `None`, in a Jupyter notebook: below the cell, each picture in place of the last.
+    - It is `None` elsewhere: in a window of Matplotlib's backend. It is not one of pyplot's
+      figures, and stays open after training until the program ends.
 
-    Keras tells callbacks nothing of an exception. After one the GIF is written and the window
-    closed when Python lets go of the callback, at the latest when the program ends.
+    Keras does not tell callbacks of an exception. After one, the GIF is written and the window
+    closed when the callback is garbage collected, at the latest when the program ends.
 
-    Drawing takes a tenth of a second and more. So its time is measured, and a picture is only drawn
-    where the time for all of them, this one included, is within 5 % of the time since the first
-    step: one every few seconds, the first after 6. At the end one is always drawn, and a training
-    of a few seconds notices it. Nothing else changes: the weights are the same, bit for bit, with
-    and without the dashboard.
+    A drawing takes a tenth of a second or more. Its time is measured, and a picture is drawn only
+    if all drawings, this one included, stay within 5 % of the time since the first step: one every
+    few seconds, the first after 6. One is always drawn at the end, which lengthens a training of a
+    few seconds. The weights are the same, bit for bit, with and without the dashboard.
 
-    Of a long training up to some 2000 points a line are kept: of more steps the smallest and the
-    largest of neighbours, so that the line looks as if all were drawn. A second `fit` goes on in
-    the same picture, unless it trains other layers.
+    Some 2000 points per line are kept of a long training, the smallest and the largest of
+    neighbouring steps, so that the line looks as if all were drawn. A second `fit` goes on in the
+    same picture, unless it trains other layers.
 
     Args:
-        path: string or `os.PathLike` that ends with `.png` or `.gif`, the file to write; its
+        filepath: string or `os.PathLike` that ends with `.png` or `.gif`, the file to write; its
             directory is made if it does not exist. Defaults to `None`: a notebook or a window.
 
     Attributes:
         figure: the `matplotlib.figure.Figure`, from the beginning of the first `fit` on; `None`
-            before. It is none of pyplot's.
+            before. It is not one of pyplot's.
 
     Raises:
         ImportError: if Matplotlib is not installed: `pip install keras_bp[examples]`.
-        TypeError: if `path` is no path.
+        TypeError: if `filepath` is not a path.
         ValueError: if it ends otherwise; and by `fit`, before the first update, if the file cannot
-            be written, if `path` is `None` and there is neither a notebook nor a window, or if the
-            model has no optimizer or is built and has no trainable weights.
+            be written, if `filepath` is `None` and there is neither a notebook nor a window, or if
+            the model has no optimizer or is built and has no trainable weights.
 
     It works with `jit_compile` and `run_eagerly`, with `steps_per_execution`, and under
-    `tf.distribute.MirroredStrategy`. A drawing that fails later, on a full disk, gives one
-    RuntimeWarning, and the training goes on without it. Several dashboards may watch one `fit`.
+    `tf.distribute.MirroredStrategy`. A drawing that fails later, on a full disk for instance, gives
+    one RuntimeWarning, and training goes on without it. Several dashboards may watch one `fit`.
 
     Example:
     ```python
-    dashboard = keras_bp.callbacks.TrainingDashboard(path="dashboard.png")
+    dashboard = keras_bp.callbacks.TrainingDashboard("dashboard.png")
     model.fit(x, y, epochs=5, validation_split=0.1, callbacks=[dashboard])
     ```
     """
 
-    def __init__(self, path=None):
-        if path is not None:
-            _check(path)
+    def __init__(self, filepath: Path | None = None) -> None:
+        if filepath is not None:
+            _check(filepath)
         try:
             import matplotlib  # noqa: F401
         except ImportError as error:
@@ -97,7 +95,7 @@ class TrainingDashboard(RecordingCallback):
                 "pip install keras_bp[examples]"
             ) from error
         super().__init__()
-        self.path = path
+        self.filepath = filepath
         self.figure = None
         self._pace = DrawingPace(_SHARE, _FIRST_DRAWING)
         self._columns = None
@@ -111,38 +109,38 @@ class TrainingDashboard(RecordingCallback):
         if self._panels is None:
             self._panels = DashboardPanels()
             self.figure = self._panels.figure
-            self._screen = screen_for(self.path, self.figure)
+            self._screen = screen_for(self.filepath, self.figure)
         self._screen.begin()
         self._failed = self._counting = False
-        # Keras tells a callback nothing of an exception, but lets go of it in the end.
+        # Keras does not tell a callback of an exception, but drops it in the end.
         if self._at_an_exception is not None:
             self._at_an_exception.detach()
         self._at_an_exception = weakref.finalize(self, self._screen.abandon)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: note which epoch it is."""
         self._epoch = f"epoch {epoch + 1} of {self.params['epochs']}"
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: take the updates, and draw if there is time."""
         super().on_train_batch_end(batch, logs)
-        # The first step is compiled, which takes seconds, and has next to nothing to show.
+        # The first step is compiled, which takes seconds, and has almost nothing to show.
         if not self._counting:
             self._pace.start()
         self._counting = True
         self._draw_if_due()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: take the updates and the epoch's losses, and draw if there is time."""
         super().on_epoch_end(epoch, logs)
-        if self._columns is None:  # not one update was made
+        if self._columns is None:  # no update was made
             return
         for name, series in ("loss", self._epochs), ("val_loss", self._validations):
             if np.ndim((logs or {}).get(name, ())) == 0:
                 series.add([self._last_step], [np.array([float(logs[name])])])
         self._draw_if_due()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Keras's hook: draw the last picture; leave model and optimizer as they were."""
         super().on_train_end(logs)
         self._draw()
@@ -168,7 +166,7 @@ class TrainingDashboard(RecordingCallback):
             self._attempt(self._screen.refresh)
 
     def _start_anew(self, columns):
-        """Begin an empty record of these rules and layers."""
+        """Begin an empty record of these learning rates and layers."""
         self._columns = columns
         self._losses, self._rates, self._gradients = (ThinnedSeries() for _ in range(3))
         self._epochs, self._validations = ThinnedSeries(), ThinnedSeries()
@@ -181,23 +179,23 @@ class TrainingDashboard(RecordingCallback):
 
     def _draw(self):
         """Draw what has been taken."""
-        # A recorder that has seen no update yet, of a new optimizer say, knows no layers.
+        # A recorder that has seen no update yet, of a new optimizer for instance, knows no layers.
         if self._columns is not None and self._layers is not None:
             with self._pace.drawing():
                 self._attempt(lambda: self._panels.update(self._record()))
                 self._attempt(self._screen.show)
 
     def _attempt(self, action):
-        """Do something that has to do with drawing, unless an earlier attempt has failed."""
+        """Do a part of the drawing, unless an earlier attempt has failed."""
         if self._failed:
             return
         try:
             action()
-        except Exception as error:  # whatever it is: no picture is worth a training of hours
+        except Exception as error:  # of any kind: it must not end a training of hours
             self._failed = True
             warnings.warn(
-                f"TrainingDashboard(path={self.path!r}) can draw no more in this fit; the training "
-                f"goes on. The error: {type(error).__name__}: {error}",
+                f"TrainingDashboard(filepath={self.filepath!r}) stops drawing in this fit; "
+                f"training goes on. The error: {type(error).__name__}: {error}",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -228,13 +226,14 @@ class TrainingDashboard(RecordingCallback):
         return [rows(count_values(np.concatenate(parts))) for parts in values]
 
 
-def _check(path):
-    if not isinstance(path, str | os.PathLike):
+def _check(filepath):
+    if not isinstance(filepath, str | os.PathLike):
         raise TypeError(
-            "Argument `path` must be a string or a path, or None. "
-            f"Received: path={path!r} (of type {type(path).__name__})"
+            "`filepath` must be a string, a path or None. "
+            f"Received: filepath={filepath!r} (of type {type(filepath).__name__})"
         )
-    if pathlib.Path(path).suffix.lower() not in (".png", ".gif"):
+    if pathlib.Path(filepath).suffix.lower() not in (".png", ".gif"):
         raise ValueError(
-            f"Argument `path` must name a file that ends with .png or .gif. Received: path={path!r}"
+            "`filepath` must name a file that ends with .png or .gif. "
+            f"Received: filepath={filepath!r}"
         )
