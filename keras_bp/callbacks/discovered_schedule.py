@@ -131,7 +131,8 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self.discovery: Any = None
         self.probe: Any = None
         self.steps_probed = 0
-        self._optimizer = self._start = None
+        self._optimizer: Any = None
+        self._start: Any = None
         self._recorder: Any = None
         self._total: Any = None
 

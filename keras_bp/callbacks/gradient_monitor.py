@@ -255,7 +255,7 @@ class GradientMonitor(RecordingCallback):
         if steps and measuring:  # with none, the update is still to come
             self._write_update(steps)
             self._updates_due = (step // self.updates_every + 1) * self.updates_every
-        if steps and self._counting:
+        if steps and self._counting and self.histograms_every:
             self._write_sampled()
             self._write_weights()
             self._histograms_due = (step // self.histograms_every + 1) * self.histograms_every
