@@ -76,10 +76,11 @@ def large_model(optimizer, jit_compile):
         # gamma's gradient is a product, which TensorFlow joins with the rate of SGD's step ...
         (lambda: optimizers.SGD(0.01, momentum=0.9), False),
         # ... and XLA with the sum of the accumulated gradients.
-        (lambda: optimizers.AdamW(0.01, clipnorm=0.1, gradient_accumulation_steps=2), True),
+        (lambda: optimizers.Adam(0.01, gradient_accumulation_steps=2), True),
+        (lambda: optimizers.SGD(0.01, clipnorm=0.1), True),
         (lambda: optimizers.LossScaleOptimizer(optimizers.RMSprop(0.01, clipnorm=0.1)), False),
     ],
-    ids=["sgd", "accumulation-jit", "loss-scale"],
+    ids=["sgd", "accumulation-jit", "clip-jit", "loss-scale"],
 )
 @pytest.mark.parametrize(
     "options",
