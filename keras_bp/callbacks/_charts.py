@@ -49,9 +49,9 @@ class GradientFlowImage:
     """
 
     def __init__(self) -> None:
-        self._columns = []
+        self._columns: list[np.ndarray] = []
         self._steps_per_column = 1
-        self._pending = []
+        self._pending: list[np.ndarray] = []
 
     def add(self, norms: np.ndarray) -> None:
         """Add norms: array of shape (steps, layers)."""

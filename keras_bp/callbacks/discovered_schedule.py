@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -126,9 +127,14 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self.probe_steps = probe_steps
         self.fallback = fallback
         self.verbose = check_integer("verbose", verbose, 0)
-        self.schedule = self.discovery = self.probe = None
+        self.schedule: Any = None
+        self.discovery: Any = None
+        self.probe: Any = None
         self.steps_probed = 0
-        self._optimizer = self._recorder = self._start = None
+        self._optimizer: Any = None
+        self._start: Any = None
+        self._recorder: Any = None
+        self._total: Any = None
 
     @property
     def fallback_reason(self) -> str | None:

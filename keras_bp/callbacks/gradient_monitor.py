@@ -156,7 +156,8 @@ class GradientMonitor(RecordingCallback):
         self.layers = layers
         self._selection = LayerSelection(layers)
         self.updates_every = updates_every
-        self._file = None
+        self._file: Any = None
+        self._meter: Any = None
         self._has_layout = False
         self._chosen = None
         self._flow = GradientFlowImage()
@@ -191,8 +192,8 @@ class GradientMonitor(RecordingCallback):
         if context is not None and tf.get_static_value(context.replica_id_in_sync_group) == 0:
             self._open()  # here, where an error can be understood
         self._custom_loop, self._meter = True, None  # which may call the hooks too
-        of_step = self._selection, gradients, variables, loss, step
-        record_custom_loop(self._write_custom_loop, self.model, *of_step)
+        write, layers = self._write_custom_loop, self._selection
+        record_custom_loop(write, self.model, layers, gradients, variables, loss, step)
 
     def close(self) -> None:
         """Write what is left and close the event file, as `fit` does unless it is interrupted."""
@@ -254,7 +255,7 @@ class GradientMonitor(RecordingCallback):
         if steps and measuring:  # with none, the update is still to come
             self._write_update(steps)
             self._updates_due = (step // self.updates_every + 1) * self.updates_every
-        if steps and self._counting:
+        if steps and self._counting and self.histograms_every:
             self._write_sampled()
             self._write_weights()
             self._histograms_due = (step // self.histograms_every + 1) * self.histograms_every

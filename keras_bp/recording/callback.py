@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,8 +39,8 @@ class RecordingCallback(keras.callbacks.Callback):
         super().__init__()
         self._outputs = outputs
         self._seconds = seconds
-        self._function = None
-        self._recorder = None
+        self._function: Any = None
+        self._recorder: Any = None
         self._last_step = 0
         self._recording = self._sampling = self._custom_loop = False
 
@@ -180,7 +181,7 @@ class UpdateMeter:
 
     def __init__(self, variables: Sequence[keras.Variable]) -> None:
         self._variables = variables
-        self._before = None
+        self._before: Any = None
 
     @property
     def running(self) -> bool:

@@ -1,6 +1,6 @@
 """Norms of a step in a custom loop."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,13 +10,14 @@ import tensorflow as tf
 from keras_bp._keras import compiled_by_xla
 from keras_bp._paths import variable_paths
 from keras_bp.gradients import sum_over_replicas
+from keras_bp.recording.callback import LayerSelection
 from keras_bp.recording.recorder import squared_norms
 
 
 def record_custom_loop(
     write: Callable[[tuple[str, ...], list[float], int | None], None],
     model: keras.Model | None,
-    selection: Container[str],
+    selection: LayerSelection,
     gradients: Sequence[Any],
     variables: Sequence[Any],
     loss: Any,
@@ -48,9 +49,9 @@ def record_custom_loop(
     names = list(dict.fromkeys(layers))
     columns = np.array([names.index(layer) for layer in layers])
     chosen = [i for i, name in enumerate(names) if name in selection]
-    tags = [f"gradient_norm/{names[i]}" for i in chosen] + ["gradient_norm/global"]
-    tags += [f"weight_norm/{names[i]}" for i in chosen] + ["loss/batch"] * (loss is not None)
-    tags = tuple(tags)
+    kinds = [f"gradient_norm/{names[i]}" for i in chosen] + ["gradient_norm/global"]
+    kinds += [f"weight_norm/{names[i]}" for i in chosen] + ["loss/batch"] * (loss is not None)
+    tags = tuple(kinds)
 
     def take(squares, weights, loss, step):
         norms = [np.bincount(columns, s, len(names))[chosen] for s in (squares, weights)]

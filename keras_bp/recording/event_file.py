@@ -36,7 +36,7 @@ class EventFile:
 
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = os.fspath(log_dir)
-        self._templates = {}
+        self._templates: dict[tuple[str, ...], Event] = {}
         # TensorBoard reads a directory's files in the order of their names.
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
         name += f".{os.getpid()}.{next(_NUMBERS):06d}.v2"

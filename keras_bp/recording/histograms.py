@@ -71,7 +71,7 @@ def count_values(values: Array) -> np.ndarray:
     width = high / 2 - low / 2
     if not width > 0:
         return np.array([low, high, *[0] * (BUCKETS - 1), values.size], np.float64)
-    counts = 0
+    counts = np.zeros(BUCKETS, np.intp)
     for start in range(0, values.size, _BLOCK):
         share = (values[start : start + _BLOCK] / 2 - low / 2) / width
         bucket = np.minimum((share * BUCKETS).astype(np.intp), BUCKETS - 1)

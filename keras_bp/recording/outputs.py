@@ -47,7 +47,8 @@ class LayerOutputs:
     def __init__(self, model: keras.Model, every: bool = False) -> None:
         self._model = model
         self._every = every
-        self.called, self.sources = [], {}
+        self.called: list[keras.Layer] = []
+        self.sources: dict[keras.Layer, list] = {}
         # The replicas of a MirroredStrategy are traced in a thread each.
         self._replica = threading.local()
 

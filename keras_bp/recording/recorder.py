@@ -149,10 +149,12 @@ class StepRecorder(Recorder):
         super().__init__(model)
         self._optimizer = model.optimizer
         self.outputs = LayerOutputs(model, outputs == "every") if outputs else None
-        self.variables = self.optimizers = self.layers = None
+        self.variables: Any = None
+        self.optimizers: Any = None
+        self.layers: Any = None
         self.updates_before = 0
         self.places = max(_PLACES, model.steps_per_execution)
-        self._rows = None
+        self._rows: Any = None
         self._rows_read = 0
         if model.built and self._optimizer.built:
             self._find()

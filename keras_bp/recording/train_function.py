@@ -1,6 +1,7 @@
 """A model's train function that lets recorders see each step's loss and gradients."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, Self
 
 import keras
@@ -31,9 +32,9 @@ class RecordingTrainFunction:
         self._optimizer = model.optimizer
         self._model = model
         self._plain = model.train_function
-        self._recording = {}
-        self._recorders = []
-        self._guests = []
+        self._recording: dict[bool, Callable] = {}
+        self._recorders: list[Recorder] = []
+        self._guests: list[Recorder] = []
         self._armed = self._sampling = False
 
     @classmethod
