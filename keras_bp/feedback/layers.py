@@ -98,7 +98,7 @@ class _KernelFeedback(keras.layers.Layer):
 class FeedbackDense(_KernelFeedback, keras.layers.Dense):
     """Densely connected layer whose backward pass takes a fixed random matrix for the kernel's.
 
-    Feedback alignment: the layer computes what `Dense` computes, but hands the error on to the
+    Feedback alignment: the layer computes what `Dense` computes, but passes the error on to the
     layer before it through `feedback_kernel`, B, of the kernel's shape, drawn once and never
     trained:
 

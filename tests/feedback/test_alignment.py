@@ -87,7 +87,7 @@ def test_sums():
 
 @every_model
 def test_the_function_leaves_no_trace(kind):
-    model = compiled(kind)
+    model = compiled(kind, run_eagerly=True)
     model.fit(X, Y, **FIT)
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     before = [variable.numpy() for variable in variables]

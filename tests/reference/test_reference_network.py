@@ -54,7 +54,7 @@ def test_gradient_check_of_a_three_layer_relu_network():
 
 def test_gradient_check_at_a_kink_is_large():
     # What the docstring warns of: an input of exactly 0 has slope 0 to one side and 1 to the
-    # other, of which the difference takes the mean and the chapter's derivative takes 0.
+    # other, of which the difference takes the mean and the written-out derivative takes 0.
     network = Network([2, 3, 1])
     assert reference.gradient_check(network, [[0.0], [0.0]], [[1.0]]) > 1e-5
 
