@@ -298,7 +298,7 @@ class _Sweep(keras.callbacks.Callback):
 
     def _check_optimizers(self):
         """Check that the optimizers found since the last call read their rate from the variable."""
-        expected = float(self._rate)
+        expected = float(tf.convert_to_tensor(self._rate))
         for optimizer in self._optimizers[self._checked :]:
             shown = float(tf.convert_to_tensor(optimizer.learning_rate))
             if not math.isclose(shown, expected, rel_tol=1e-5):
