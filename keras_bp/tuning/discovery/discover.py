@@ -59,7 +59,7 @@ def make_schedule(
     if decay == "cosine":
         falling = CosineAnnealing(peak, rest)
     else:
-        falling = LinearDecay(peak, rest, minimum=peak if decay == "constant" else 0.0)
+        falling = LinearDecay(peak, rest, peak if decay == "constant" else 0.0)
     return Warmup(falling, warmup) if warmup else falling
 
 
