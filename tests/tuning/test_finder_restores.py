@@ -100,7 +100,7 @@ CASES = {
     ],
 )
 def test_a_fit_is_bit_for_bit_the_one_without_the_sweep(data, case, trained):
-    """Arrays, which `fit` shuffles, for the compiled model; else a dataset, which is set up faster."""
+    """Arrays, which `fit` shuffles, under jit_compile; else a dataset, which is set up faster."""
     if case not in ("plain", "jit"):
         data = (tf.data.Dataset.from_tensor_slices(data).batch(32).repeat(),)
     results = []

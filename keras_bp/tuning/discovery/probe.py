@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -76,8 +77,8 @@ class Probe:
         self.parameters = parameters
         self.rates: list[float] = []
         self.rows: list[list[float]] = []
-        self.unit: float | None = None
-        self.sweep_start: int | None = None
+        self.unit: Any = None  # until they are measured
+        self.sweep_start: Any = None
         self.diverged = False
         self._sweep = None
         self._small, self._small_calls = 0.0, 1
