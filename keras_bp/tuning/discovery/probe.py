@@ -80,7 +80,7 @@ class Probe:
         self.unit: Any = None  # until they are measured
         self.sweep_start: Any = None
         self.diverged = False
-        self._sweep = None
+        self._sweep: Any = None
         self._small, self._small_calls = 0.0, 1
         self._at_bottom = False
 
