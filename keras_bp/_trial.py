@@ -144,9 +144,9 @@ def replaced_attributes(holder, **attributes):
     try:
         yield
     finally:
-        for name in attributes:
-            del own[name]
         own.update(before)
+        for name in attributes.keys() - before.keys():
+            del own[name]
 
 
 @contextlib.contextmanager

@@ -21,8 +21,7 @@ FOUNDATION = {
 FLOORS = [
     {"ops", "gradients", "reference"} | FOUNDATION,
     {"layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},
-    {"deferred", "feedback", "learning_rate_finder", "multitask", "recording", "tuning"}
-    | {"visualization"},
+    {"deferred", "feedback", "multitask", "recording", "tuning"} | {"visualization"},
     # A callback may watch a `fit` of any model, those of the rooms below included.
     {"callbacks"},
 ]

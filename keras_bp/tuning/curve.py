@@ -1,6 +1,7 @@
 """What a learning rate range test recorded, and the rules that read one rate off it."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def _minimum(learning_rates, losses):
     return learning_rates[np.argmin(losses)] / 10.0
 
 
-# Each with the least number of points that it can do with.
+# Each with the least number of points that it needs.
 _RULES = {
     "valley": (_valley, 5),
     "slide": (_slide, _SLIDE_WINDOW + 1),
@@ -91,7 +92,7 @@ class LearningRateCurve:
     steps: int
     stop_reason: str
 
-    def suggest(self, rule="valley"):
+    def suggest(self, rule: str = "valley") -> float:
         r"""Read one learning rate off the smoothed curve.
 
         Every rule leaves out the first tenth of the planned steps, in which the average has few
@@ -117,7 +118,7 @@ class LearningRateCurve:
                 falls nowhere.
         """
         if rule not in _RULES:
-            raise ValueError(f"rule must be one of {list(_RULES)}. Received: rule={rule!r}")
+            raise ValueError(f"`rule` must be one of {list(_RULES)}. Received: rule={rule!r}")
         function, least = _RULES[rule]
         first = self.steps // 10
         kept = slice(first, max(len(self.losses) - _POINTS_LEFT_OUT_AT_THE_END, first))
@@ -138,7 +139,7 @@ class LearningRateCurve:
             )
         return float(function(rates, losses))
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Any:
         """Draw the losses and their average against the learning rate, suggestions marked.
 
         Args:
@@ -193,7 +194,7 @@ class LearningRateCurve:
         ax.legend(frameon=False, loc="lower left")
         return ax
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         facts = [f"{len(self.losses)} of {self.steps} steps", self.stop_reason]
         if len(self.losses):
             span = f"{self.learning_rates[0]:.1e} to {self.learning_rates[-1]:.1e}"

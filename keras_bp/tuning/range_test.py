@@ -3,6 +3,7 @@
 import collections.abc
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import set_initial_epoch
 from keras_bp._trial import lent_learning_rate, unchanged
+from keras_bp._types import Array
 from keras_bp.tuning.curve import LearningRateCurve
 
 # With fewer, neighbouring rates lie so far apart that one step may skip all that train.
@@ -18,19 +20,19 @@ _LEAST_STEPS = 20
 
 
 def find_learning_rate(
-    model,
-    x,
-    y=None,
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
     *,
-    batch_size=32,
-    min_learning_rate=1e-7,
-    max_learning_rate=10.0,
-    steps=100,
-    smoothing=0.98,
-    divergence_factor=4.0,
-    sample_weight=None,
-    class_weight=None,
-):
+    batch_size: int = 32,
+    min_learning_rate: float = 1e-7,
+    max_learning_rate: float = 10.0,
+    steps: int = 100,
+    smoothing: float = 0.98,
+    divergence_factor: float = 4.0,
+    sample_weight: Array | None = None,
+    class_weight: dict[int, float] | None = None,
+) -> LearningRateCurve:
     r"""Train a compiled model for some steps at rising learning rates, and record the loss.
 
     The model is trained with its own train step, optimizer and loss for up to $K$ update steps,
@@ -55,8 +57,8 @@ def find_learning_rate(
     not built is not built afterwards; the next `fit` creates it from the same initializers. What
     lies in the data is not turned back: batches taken from a generator, the order that a
     `tf.data` dataset shuffles its next pass into, what `on_epoch_end` of a `PyDataset` did. Give
-    the sweep a generator or dataset of its own where that matters. Nor is what a custom train
-    step changes outside the model.
+    the sweep its own generator or dataset where that matters. What a custom train step changes
+    outside the model is not restored either.
 
     Every optimizer inside a `LossScaleOptimizer` or a `MultiOptimizer` gets the swept rate, and a
     schedule or a callable is set aside. With `gradient_accumulation_steps`, an update step takes
@@ -73,7 +75,7 @@ def find_learning_rate(
         x: what `fit` takes: an array or tensor; a list or dict of them, for several inputs; a
             batched `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of (inputs,
             targets) or (inputs, targets, sample weights). Arrays are shuffled. Data shorter than
-            the sweep are begun anew, but for a generator: the curve is then shorter.
+            the sweep are repeated, except a generator: the curve is then shorter.
         y: the targets, if `x` are arrays. Defaults to `None`.
         batch_size: integer above 0, the examples of a batch, if `x` are arrays. Defaults to 32.
         min_learning_rate: float above 0, the first rate. Defaults to 1e-7.
@@ -124,7 +126,7 @@ def find_learning_rate(
         for name, value in (("y", y), ("sample_weight", sample_weight)):
             if value is not None:
                 raise ValueError(
-                    f"{name} must be None where x brings its own targets and sample weights. "
+                    f"`{name}` must be None where `x` brings its own targets and sample weights. "
                     f"Received: {name} of type {type(value).__name__} beside x of type "
                     f"{type(x).__name__}"
                 )
@@ -170,7 +172,7 @@ def find_learning_rate(
     curve = sweep.curve()
     if not len(curve.losses):
         raise ValueError(
-            "x must hold the batches of one update step at least. Received: x of type "
+            "`x` must hold the batches of one update step at least. Received: x of type "
             f"{type(x).__name__}, which ran out before"
         )
     return curve
@@ -178,16 +180,16 @@ def find_learning_rate(
 
 def _require_trainable(model):
     if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model. Received: model={model!r}")
+        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
     if not model.compiled or not isinstance(model.optimizer, keras.optimizers.Optimizer):
         raise ValueError(
-            "model must be compiled, with a Keras optimizer: call model.compile(optimizer, loss). "
+            "`model` must be compiled with a Keras optimizer: call model.compile(optimizer, loss). "
             f"Received: model {model.name!r}, "
             + (f"with optimizer {model.optimizer!r}" if model.compiled else "not compiled")
         )
     if model.built and not model.trainable_variables:
         raise ValueError(
-            f"model must have trainable weights. Received: model {model.name!r}, which has none"
+            f"`model` must have trainable weights. Received: model {model.name!r}, which has none"
         )
 
 
@@ -195,7 +197,7 @@ def _is_arrays(x):
     """Tell arrays, tensors and structures of them from what yields batches by itself."""
     leaves = keras.tree.flatten(x)
     if not leaves or any(leaf is None for leaf in leaves):
-        raise TypeError(f"x must be arrays, a dataset or a generator. Received: x={x!r}")
+        raise TypeError(f"`x` must be arrays, a dataset or a generator. Received: x={x!r}")
     return all(hasattr(leaf, "shape") for leaf in leaves)
 
 
@@ -242,7 +244,7 @@ class _Sweep(keras.callbacks.Callback):
         )
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Keras's hook: set the rate, and let the metrics begin anew, so they show one batch."""
+        """Keras's hook: set the rate, and reset the metrics, so that they show one batch."""
         self.model.reset_metrics()
         self._rate.assign(self._next_rate())
         self._check_optimizers()
@@ -251,7 +253,7 @@ class _Sweep(keras.callbacks.Callback):
         """Keras's hook: record the loss of the batch just trained on."""
         if "loss" not in (logs or {}):
             raise ValueError(
-                "model must have a train_step that returns the loss under the key 'loss'. "
+                "`model` must have a train_step that returns the loss under the key 'loss'. "
                 f"Received: keys {sorted(logs or {})}"
             )
         self._batches += 1
@@ -259,7 +261,7 @@ class _Sweep(keras.callbacks.Callback):
         if not math.isfinite(loss):
             if not self._losses and not self._micro_losses:
                 raise ValueError(
-                    "model must have a finite loss at the first update step, before any weight "
+                    "`model` must have a finite loss at the first update step, before any weight "
                     "has changed: look for NaN or infinity in the data and in the weights. "
                     f"Received: a loss of {loss} at learning rate {self._next_rate():.3g}"
                 )
@@ -271,7 +273,7 @@ class _Sweep(keras.callbacks.Callback):
             self._micro_losses.clear()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Keras's hook: the data are at their end; stop if there is no beginning anew."""
+        """Keras's hook: stop if the data cannot be passed over again."""
         if self._ends_with_data or self._batches == self._batches_before:
             self._stop("data ran out")
         self._batches_before = self._batches
@@ -298,7 +300,7 @@ class _Sweep(keras.callbacks.Callback):
 
     def _check_optimizers(self):
         """Check that the optimizers found since the last call read their rate from the variable."""
-        expected = float(self._rate)
+        expected = float(tf.convert_to_tensor(self._rate))
         for optimizer in self._optimizers[self._checked :]:
             shown = float(tf.convert_to_tensor(optimizer.learning_rate))
             if not math.isclose(shown, expected, rel_tol=1e-5):

@@ -174,7 +174,7 @@ def test_the_range_test_tries_the_new_rule_and_leaves_no_trace(data):
 @pytest.mark.long
 @pytest.mark.parametrize("give", [lambda rate: rate, lambda rate: lambda model: rate])
 def test_a_schedule_after_the_warm_up(give, data):
-    schedule = CosineAnnealing(0.2, total_steps=8, minimum=0.01)
+    schedule = CosineAnnealing(0.2, total_steps=8, minimum_learning_rate=0.01)
     model, rates = build(), []
     note = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: rates.append(float(model.optimizer.learning_rate))

@@ -112,7 +112,7 @@ def test_the_last_micro_batches_of_a_dry_generator_are_no_update(data, linear):
     batches = (_Batches(*data)[k % 3] for k in range(8))
     assert len(find_learning_rate(linear(optimizer), batches, **STEPS).losses) == 2
     batches = (_Batches(*data)[k] for k in range(2))
-    with pytest.raises(ValueError, match="x must hold the batches of one update step at least"):
+    with pytest.raises(ValueError, match="`x` must hold the batches of one update step at least"):
         find_learning_rate(linear(optimizer), batches, **STEPS)
 
 

@@ -49,7 +49,7 @@ def test_numbers_at_their_bounds(data, linear):
 
 
 def test_models(data, linear):
-    with pytest.raises(TypeError, match=r"model must be a keras\.Model\. Received: model=<Dense"):
+    with pytest.raises(TypeError, match=r"`model` must be a keras\.Model\. Received: model=<Dense"):
         find_learning_rate(keras.layers.Dense(1), *data)
     model = keras.Sequential([keras.layers.Dense(1)], name="plain")
     with pytest.raises(ValueError, match="compiled.*Received: model 'plain', not compiled$"):
@@ -67,20 +67,20 @@ def test_models(data, linear):
 def test_targets_beside_data_that_bring_their_own(data, linear, name):
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(32)
     for batches in (dataset, iter([])):
-        message = f"{name} must be None .* Received: {name} of type ndarray beside x of type "
+        message = f"`{name}` must be None .* Received: {name} of type ndarray beside x of type "
         with pytest.raises(ValueError, match=message + type(batches).__name__):
             find_learning_rate(linear(), batches, **{name: data[1]})
 
 
 @pytest.mark.parametrize("x", [None, [], [None]])
 def test_no_data(linear, x):
-    with pytest.raises(TypeError, match="x must be .* Received: x="):
+    with pytest.raises(TypeError, match="`x` must be .* Received: x="):
         find_learning_rate(linear(), x)
 
 
 def test_empty_data(data, linear):
     empty = tf.data.Dataset.from_tensor_slices(data).batch(32).filter(lambda *_: False)
-    with pytest.raises(ValueError, match="x must hold .* Received: x of type _FilterDataset"):
+    with pytest.raises(ValueError, match="`x` must hold .* Received: x of type _FilterDataset"):
         find_learning_rate(linear(), empty)
 
 

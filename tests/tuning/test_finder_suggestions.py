@@ -114,7 +114,7 @@ def test_a_curve_that_never_falls():
 
 
 def test_a_rule_that_is_none():
-    with pytest.raises(ValueError, match=r"rule must be one of .*Received: rule='best'$"):
+    with pytest.raises(ValueError, match=r"`rule` must be one of .*Received: rule='best'$"):
         _curve(np.linspace(2.0, 1.0, 100)).suggest("best")
 
 

@@ -59,7 +59,7 @@ def make_schedule(
     if decay == "cosine":
         falling = CosineAnnealing(peak, rest)
     else:
-        falling = LinearDecay(peak, rest, minimum=peak if decay == "constant" else 0.0)
+        falling = LinearDecay(peak, rest, peak if decay == "constant" else 0.0)
     return Warmup(falling, warmup) if warmup else falling
 
 
@@ -160,6 +160,11 @@ class Discovery:
 
     def schedule(self, steps: int) -> CosineAnnealing | LinearDecay | Warmup:
         """Return the schedule over a number of steps, for an optimizer."""
+        if self.peak_learning_rate is None:
+            raise ValueError(
+                "`peak_learning_rate` must be a number, which `at` gives to a safe discovery. "
+                "Received: peak_learning_rate=None"
+            )
         return make_schedule(self.peak_learning_rate, self.warmup_share, self.decay, steps)
 
     def __str__(self) -> str:

@@ -1,6 +1,8 @@
 """The first steps of a training: their rates, what is seen of them, and what that tells."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -70,29 +72,31 @@ class Probe:
         finite: the number of first rows all of whose numbers are finite.
     """
 
-    def __init__(self, steps, parameters=None):
+    def __init__(self, steps: int, parameters: int | None = None) -> None:
         self.steps = steps
         self.parameters = parameters
-        self.rates, self.rows = [], []
-        self.unit = self.sweep_start = None
+        self.rates: list[float] = []
+        self.rows: list[list[float]] = []
+        self.unit: Any = None  # until they are measured
+        self.sweep_start: Any = None
         self.diverged = False
-        self._sweep = None
+        self._sweep: Any = None
         self._small, self._small_calls = 0.0, 1
         self._at_bottom = False
 
     @property
-    def done(self):
+    def done(self) -> bool:
         """Whether there is nothing left to do."""
         return self.diverged or self._at_bottom or len(self.rows) >= self.steps
 
     @property
-    def finite(self):
-        """How many rows there are before the first with a number that is not finite."""
+    def finite(self) -> int:
+        """How many rows there are before the first with a NaN or an infinity."""
         taken = (k for k, row in enumerate(self.rows) if not all(map(math.isfinite, row)))
         return next(taken, len(self.rows))
 
     @property
-    def fault(self):
+    def fault(self) -> str | None:
         """What makes the probe useless, or None."""
         if self.rows and not math.isfinite(self.rows[0][0]):
             return "the loss of the first step is not finite"
@@ -104,7 +108,7 @@ class Probe:
             return "no step lowered the loss to first order"
         return self._fault_of_updates()
 
-    def plan(self, count=1):
+    def plan(self, count: int = 1) -> np.ndarray:
         """Return the rates of the next `count` steps."""
         made = len(self.rows)
         if not made:
@@ -121,7 +125,7 @@ class Probe:
         rates = self._sweep[made - self.sweep_start :][:count]
         return np.pad(rates, (0, count - len(rates)), "edge")
 
-    def see(self, rate, row):
+    def see(self, rate: float, row: Sequence[float]) -> None:
         """Take what was seen of the next step."""
         self.rates.append(float(rate))
         self.rows.append([float(value) for value in row])
@@ -192,7 +196,7 @@ def _varies(lengths, squares):
     return np.std(shares) >= _LEAST_DEVIATION * shares.mean()
 
 
-def features(probe, total_steps):
+def features(probe: Probe, total_steps: int) -> np.ndarray:
     """Return the features of a probe, a float64 array in the order of `NAMES`.
 
     Rates are logarithms in the probe's unit u (see `Probe`), and without the lag of a momentum (see
@@ -256,7 +260,7 @@ def features(probe, total_steps):
     )
 
 
-def reference_rate(probe):
+def reference_rate(probe: Probe) -> float:
     """Return the rate that peaks are chosen from: between the lowest point and the sweep's end.
 
     The geometric mean of the rate that led to the lowest loss and the last one. It needs no
@@ -267,7 +271,7 @@ def reference_rate(probe):
     return float(lag(probe)[1] * np.sqrt(rates[np.argmax(falls)] * _finite(probe)[1][-1]))
 
 
-def lag(probe):
+def lag(probe: Probe) -> tuple[float, float]:
     """Return an update's momentum, and the factor from a rate of the sweep to one that stays.
 
     Where d' = m d - rate s g, as with Keras's SGD, products with g' tell m and s. An update then
@@ -303,7 +307,7 @@ def swept(probe):
 
 
 def _finite(probe):
-    """Return rows and rates, up to the first step with a number that is not finite."""
+    """Return rows and rates, up to the first step with a NaN or an infinity."""
     count = probe.finite
     return np.array(probe.rows[:count]), np.array(probe.rates[:count])
 
