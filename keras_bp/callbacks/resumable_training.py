@@ -9,6 +9,7 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -98,6 +99,8 @@ class ResumableTraining(keras.callbacks.Callback):
                 f"`callbacks` must be a list of callbacks. Received: callbacks={callbacks!r}"
             )
         self._others = list(callbacks)
+        self._state: Any = None
+        self._checkpoints: Any = None
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def by_epoch(self, function: Callable[[tf.Tensor], tf.data.Dataset]) -> tf.data.Dataset:

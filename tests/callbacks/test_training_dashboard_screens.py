@@ -31,7 +31,7 @@ def small_model(**options):
     keras.utils.set_random_seed(0)
     layers = [keras.Input((4,)), L.Dense(3, "tanh", name="d1"), L.Dense(1, name="d2")]
     model = keras.Sequential(layers)
-    model.compile("sgd", "mse", **{"jit_compile": False, **options})
+    model.compile("sgd", "mse", **(options or {"run_eagerly": True}))
     return model
 
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 import warnings
 import weakref
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -100,8 +101,9 @@ class TrainingDashboard(RecordingCallback):
         self._pace = DrawingPace(_SHARE, _FIRST_DRAWING)
         self._columns = None
         self._epoch = ""
-        self._at_an_exception = None
-        self._panels = self._screen = None
+        self._panels: Any = None
+        self._screen: Any = None
+        self._at_an_exception: Any = None
 
     # Keras's hooks, and those of RecordingCallback.
 

@@ -5,6 +5,7 @@ import typing
 import keras
 import numpy as np
 
+from keras_bp._keras import flat_layers
 from keras_bp._paths import layer_paths
 from keras_bp.recording import activation_of, can_die
 
@@ -19,47 +20,48 @@ _NORMALIZATIONS = (
 
 
 class Link(typing.NamedTuple):
-    """A hidden dense or convolutional layer and what it is tied to; numbers among the outputs."""
+    """A hidden dense or convolutional layer and its neighbours, as indices of outputs."""
 
     layer: int
     output: int
-    """Itself, or the activation layer that has its outputs to itself."""
+    """The layer itself, or the activation layer that alone takes its outputs."""
     source: int | None
-    """The layer that feeds it, None where that is not known."""
+    """The layer that feeds it, None where unknown."""
     units: int
     widening: float
-    """Its number of outputs over that of its inputs, as its kernel has them."""
+    """Its number of outputs over that of its inputs, from its kernel's shape."""
     alone: bool
-    """Whether all that comes next has nothing but this layer's outputs to work on."""
+    """Whether the next layers take this layer's outputs only."""
     normalized: bool
-    """Whether what comes next normalizes them."""
+    """Whether a next layer normalizes them."""
 
 
 class ForwardOrder:
-    """What the rules of `TrainingHealth` need to know of a model besides numbers.
+    """A model's layers in the order of the forward pass, for the rules of `TrainingHealth`.
 
-    Layers come in two kinds: those that hold trainable variables, by the paths of
-    `variable_paths`, and those that `model.summary()` lists, by the paths of `layer_paths`, whose
-    outputs are recorded. A layer of the first kind has the place of the one of the second kind
-    that it is or lies in.
+    There are two lists: the layers that hold trainable variables, with the paths of
+    `variable_paths`, and those that `model.summary()` lists and whose outputs are recorded, with
+    the paths of `layer_paths`. The place of a layer of the first list is that of the layer of the
+    second that it is or lies in.
 
     Args:
         model: a built `keras.Model`.
         recorder: a `StepRecorder` of the outputs of every layer, which has recorded a step.
         layers: list, the paths of the layers that hold trainable variables.
-        layer_of_variable: array, for each of the recorder's variables the number of its layer.
+        layer_of_variable: array, the index of the layer of each of the recorder's variables.
 
     Attributes:
         layers: tuple of the paths of the layers with trainable variables, in the order of the
-            calls, and for each of them, in arrays:
-        order: its number among the layers given,
-        called: whether it was called (those that were not come first),
-        places: the number of its place among the outputs, -1 for none,
+            calls. One array entry for each of them:
+        order: its index in the given layers,
+        called: whether it was called (layers that were not come first),
+        places: the index of its place in the outputs, -1 for none,
         sizes: the number of entries of its variables,
         tables: whether it is an embedding.
-        outputs: tuple of the paths of the layers that were called, in order, and for each of them:
-        output_order: its number among the recorder's layers,
-        hidden: whether its outputs go into one that holds weights, as far as is known,
+        outputs: tuple of the paths of the layers that were called, in order. One array
+            entry for each of them:
+        output_order: its index in the recorder's layers,
+        hidden: whether its outputs go into a layer with weights, as far as is known,
         can_die: whether its activation may be 0 for all inputs.
         links: list, the `Link`s of the hidden dense and convolutional layers.
     """
@@ -93,8 +95,7 @@ class ForwardOrder:
         self.layers = tuple(layers[i] for i in self.order)
         self.sizes = np.bincount(layer_of_variable, [np.prod(v.shape) for v in variables])
         self.sizes = self.sizes[self.order]
-        # Keras has no public name for the list of a model's layers at all depths.
-        every = model._flatten_layers(include_self=False, recursive=True)
+        every = flat_layers(model)
         embeddings = [layer for layer in every if isinstance(layer, keras.layers.Embedding)]
         tables = {id(v) for layer in embeddings for v in layer.weights}
         self.tables = np.bincount(layer_of_variable, [id(v) in tables for v in variables]) > 0

@@ -6,6 +6,7 @@ import typing
 import numpy as np
 
 from keras_bp._arguments import check_integer, check_number
+from keras_bp._types import Array
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 
 
@@ -33,12 +34,12 @@ class Update(typing.NamedTuple):
     """Norm of the gradient of each of `order.layers`, before clipping."""
     means: np.ndarray
     """Root mean square of its entries, NaN for embeddings."""
-    moves: np.ndarray | None
+    moves: Array
     """Norm of the update of each of `order.layers`; None where it was not measured."""
-    ratios: np.ndarray | None
-    """Norm of the update over norm of the weights, NaN for weights of norm 0."""
-    weights: np.ndarray | None
-    """Root mean square of the weights before the update."""
+    ratios: Array
+    """Norm of the update over norm of the weights, NaN for weights of norm 0; or None."""
+    weights: Array
+    """Root mean square of the weights before the update; or None."""
 
     statistics: dict[str, np.ndarray]
     """Maps the name of a statistic of the outputs to its value for each of `order.outputs`."""

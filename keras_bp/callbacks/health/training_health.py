@@ -1,13 +1,15 @@
-"""What goes wrong in a training, named while it runs."""
+"""Find what goes wrong in a training while it runs."""
 
 import math
-import os
 import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_bp._arguments import check_path
+from keras_bp._types import Path
 from keras_bp.callbacks.health._forward_order import ForwardOrder
-from keras_bp.callbacks.health._rule import Update
+from keras_bp.callbacks.health._rule import Finding, Rule, Update
 from keras_bp.callbacks.health._watch import HealthWatch, checked_rules
 from keras_bp.recording import STATISTICS, EventFile, RecordingCallback
 
@@ -18,7 +20,7 @@ class TrainingHealth(RecordingCallback):
     """Watches a plain `model.fit` and says what goes wrong, where, and what to try.
 
     It sees every update step's gradients, updates, outputs and loss as `GradientMonitor` does, and
-    the weights are the same, bit for bit, with and without it. Ten rules look at them:
+    the weights are the same, bit for bit, with and without it. It applies ten rules:
 
     - `"not_finite"`: NaN or infinity, and the layer in which it began, forward or backward;
     - `"exploding"`: a layer's gradient is 70 times the last layer's, or 100 times what it was;
@@ -34,35 +36,34 @@ class TrainingHealth(RecordingCallback):
     - `"loss_not_falling"`: by less than 0.1 % in 10 epochs, though little was learned;
     - `"overfitting"`: the validation loss rises, 10 % above the training loss, in 5 epochs.
 
-    Updates and epochs are consecutive ones. Where no number of updates stands, one is enough: the
+    Updates and epochs are consecutive. Where no number of updates is given, one is enough: the
     first may end the training, or be the only one to show the fault. The rules' classes are in
     `keras_bp.callbacks.health_rules` (`"dead_units"` is `DeadUnits`): their arguments are the
-    thresholds, and they tell when a training that goes well looks alike and is let pass. A rule
-    makes one finding a layer at most. A fault may have several: dead units stop the gradients of
-    the layers before them. The first finding is the nearest to the cause.
+    thresholds, and their docstrings say which healthy trainings look similar and are not reported.
+    A rule makes at most one finding per layer. A fault may have several findings, since dead units
+    for instance stop the gradients of the layers before them. The first is nearest to the cause.
 
     `fit` prints the report as it ends, unless it was called with `verbose=0`. A second `fit` of
-    the same model goes on with the first one's watch; with another model, or an optimizer that
-    was compiled anew, the watch begins anew.
+    the same model adds to the findings of the first; with another model, or a new optimizer, the
+    callback starts over.
 
     Args:
-        rules: list of rules, by name as above, or as objects where their thresholds are to be
-            others: `["not_finite", health_rules.Exploding(ratio=1000)]`. Defaults to `None`: all.
-        action: what to do with a `Finding` as it is made: `"warn"` gives a Python warning,
-            `"stop"` stops the training as `EarlyStopping` does, and a function is called with it.
+        rules: list of rules, by name as above, or as objects with other thresholds:
+            `["not_finite", health_rules.Exploding(ratio=1000)]`. Defaults to `None`: all.
+        action: what to do with a new `Finding`: `"warn"` gives a Python warning, `"stop"` stops
+            training as `EarlyStopping` does, and a function is called with it.
             Defaults to `"warn"`.
         log_dir: string or `os.PathLike`, the directory of a TensorBoard event file to which each
-            finding and the report are written as texts, which the page Text shows; it is made if
-            it does not exist. Defaults to `None`: no file.
+            finding and the report are written, for the page Text; it is made if it does not exist.
+            Defaults to `None`: no file.
 
     Attributes:
-        findings: list of `keras_bp.callbacks.health_rules.Finding`, in the order in which they
-            were made.
+        findings: list of `keras_bp.callbacks.health_rules.Finding`, in order.
         report: string, all findings in words.
 
     Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if a rule's name is not known, a rule is given twice or `rules` is empty, if
+        TypeError: if an argument has another type.
+        ValueError: if the name of a rule is unknown, a rule is given twice or `rules` is empty, if
             `action` is another string; and by `fit`, before the first update, if no event file
             can be created in `log_dir`, if the model has no optimizer, if it is built and has no
             trainable weights, or if the optimizers inside a composite accumulate the gradients of
@@ -90,24 +91,20 @@ class TrainingHealth(RecordingCallback):
         training problem detection and repair system", for thresholds.
     """
 
-    def __init__(self, rules=None, action="warn", log_dir=None):
-        if isinstance(action, str):
-            if action not in ("warn", "stop"):
-                raise ValueError(
-                    "`action` must be 'warn', 'stop' or a function of the finding. "
-                    f"Received: action={action!r}"
-                )
-        elif not callable(action):
-            raise TypeError(
+    def __init__(
+        self,
+        rules: Sequence[str | Rule] | None = None,
+        action: str | Callable[[Finding], object] = "warn",
+        log_dir: Path | None = None,
+    ) -> None:
+        if action not in ("warn", "stop") and not callable(action):
+            kind = ValueError if isinstance(action, str) else TypeError
+            raise kind(
                 "`action` must be 'warn', 'stop' or a function of the finding. "
                 f"Received: action={action!r}"
             )
-        if log_dir is not None and not isinstance(log_dir, str | os.PathLike):
-            raise TypeError(
-                f"`log_dir` must be a string, a path or None. Received: log_dir={log_dir!r}"
-            )
-        if log_dir is not None and not os.fspath(log_dir):
-            raise ValueError(f"`log_dir` must name a directory. Received: log_dir={log_dir!r}")
+        if log_dir is not None:
+            check_path("log_dir", log_dir)
         super().__init__(outputs="every", seconds=0.0)
         self.rules = checked_rules(rules)
         self.action = action
@@ -117,12 +114,12 @@ class TrainingHealth(RecordingCallback):
         self._watch = HealthWatch(self.rules)
 
     @property
-    def findings(self):
+    def findings(self) -> list[Finding]:
         """What was found, a list of `Finding`."""
         return list(self._watch.findings)
 
     @property
-    def report(self):
+    def report(self) -> str:
         """What was found, in words."""
         findings, updates = self._watch.findings, self._watch.course.updates
         number = {0: "nothing found", 1: "1 finding"}.get(
@@ -146,7 +143,7 @@ class TrainingHealth(RecordingCallback):
         self._measured = self._measure_due = 0
         self._skipped = 0
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: record the coming steps, and measure the update if it is due."""
         super().on_train_batch_begin(batch, logs)
         if self._last_step + self.model.steps_per_execution >= self._measure_due:
@@ -155,7 +152,7 @@ class TrainingHealth(RecordingCallback):
             if self._meter is not None and not self._meter.running:
                 self._meter.start()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: judge the updates."""
         before = self._last_step
         super().on_train_batch_end(batch, logs)
@@ -163,7 +160,7 @@ class TrainingHealth(RecordingCallback):
         if self._last_step > before:
             self._skipped = 0
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: judge the epoch."""
         super().on_epoch_end(epoch, logs)
         if self._skipped >= _MOST_SKIPPED:
@@ -171,7 +168,7 @@ class TrainingHealth(RecordingCallback):
         if logs and "loss" in logs:
             self._act(self._watch.see_epoch(logs, self._last_step))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Keras's hook: report."""
         super().on_train_end(logs)
         if (self.params or {}).get("verbose"):
@@ -185,7 +182,7 @@ class TrainingHealth(RecordingCallback):
 
     def _take(self, updates):
         measured = None
-        # A layer that its first batch has built has weights that were not there to be measured.
+        # The weights of a layer that its first batch builds could not be measured before.
         if self._meter is not None and not self._meter.measures(self._recorder.variables):
             self._meter = None
         if self._meter is not None and self._meter.running:
@@ -198,7 +195,7 @@ class TrainingHealth(RecordingCallback):
         self._judge(updates, measured)
 
     def _judge(self, updates, measured=None):
-        """Show the rules each of the updates, and do what is to be done about their findings."""
+        """Show the rules each of the updates, and act on their findings."""
         if self._order is None or self._order[0] is not self._recorder:
             about = self.model, self._recorder, self._layers, self._layer_of_variable
             self._order = self._recorder, ForwardOrder(*about)
@@ -240,7 +237,7 @@ class TrainingHealth(RecordingCallback):
         )
 
     def _judge_skipped(self, loss):
-        """Judge the last step, if loss scaling has skipped it as all those before."""
+        """Judge the last step, if loss scaling has skipped it and all before."""
         if self._layers is None:
             self._name_layers()
         skipped = self._recorder.last_without_update()
