@@ -41,13 +41,13 @@ def network(name):
     return inputs, {head.name: head(x) for head, x in zip(heads, hidden, strict=True)}
 
 
-def training_step(name, combine, jit_compile):
-    """Return a callable that makes one step; the summed loss's where `combine` is None."""
+def training_step(name, combiner, jit_compile):
+    """Return a callable that makes one step; the summed loss's where `combiner` is None."""
     inputs, outputs = network(name)
-    if combine is None:
+    if combiner is None:
         model = keras.Model(inputs, outputs)
     else:
-        model = multitask.MultiTaskModel(inputs, outputs, combine=combine)
+        model = multitask.MultiTaskModel(inputs, outputs, combiner=combiner)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     losses = dict.fromkeys(outputs, loss)
     model.compile(keras.optimizers.Adam(1e-3), loss=losses, jit_compile=jit_compile)

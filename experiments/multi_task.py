@@ -97,7 +97,7 @@ def build(combine, size, seed, normalization=None):
     for task in ("left", "right"):
         hidden = layers.Dense(50, "relu", name=f"{task}_hidden")(x)
         heads[task] = layers.Dense(10, name=task)(hidden)
-    model = multitask.MultiTaskModel(inputs, heads, combine=combine)
+    model = multitask.MultiTaskModel(inputs, heads, combiner=combine)
     losses = {task: SparseCategoricalCrossentropy(from_logits=True) for task in heads}
     metrics = dict.fromkeys(heads, "accuracy")
     # Without XLA, whose convolutions are slow on a CPU.

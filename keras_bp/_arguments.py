@@ -9,6 +9,7 @@ form that is worked with, and raises a TypeError or ValueError in one voice:
 import math
 import numbers
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -136,22 +137,32 @@ def as_floating(inputs: Any, dtype: str) -> tf.Tensor:
     return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
 
 
-def check_axis(name: str, axis: Any, rank: int, of: str = "x") -> int:
-    """Return an axis counted from the front, once it is known to be one of `rank` axes.
+def check_axis(
+    name: str, axis: Any, shape: Sequence[int | None], of: str = "x", *, known: bool = False
+) -> int:
+    """Return an axis counted from the front, once it is known to be one of a shape's.
 
     Args:
         name: string. The argument's name, for the message.
         axis: what the caller passed, an integer in [-rank, rank).
-        rank: int. The rank of the tensor that it is an axis of.
-        of: string. That tensor's name, for the message.
+        shape: sequence of ints or None, the shape that it is an axis of.
+        of: string. The name of what has that shape, for the message.
+        known: bool. Whether the axis must have a known length. Defaults to `False`.
 
     Raises:
         TypeError: if `axis` is not an integer.
-        ValueError: if there is no such axis.
+        ValueError: if there is no such axis, or its length must be known and is not.
     """
+    rank = len(shape)
     expected = f"`{name}` must be an integer in [-{rank}, {rank}), the rank of `{of}`."
+    received = f"Received: {name}={axis!r} for `{of}` of shape {tuple(shape)}"
     if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
-        raise TypeError(f"{expected} Received: {name}={axis!r}")
+        raise TypeError(f"{expected} {received}")
     if not -rank <= axis < rank:
-        raise ValueError(f"{expected} Received: {name}={axis!r}")
+        raise ValueError(f"{expected} {received}")
+    if known and shape[int(axis)] is None:
+        raise ValueError(
+            f"`{name}` must be an axis of known length, as there is one weight per index. "
+            f"{received}"
+        )
     return int(axis) % rank

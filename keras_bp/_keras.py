@@ -195,7 +195,7 @@ def set_value(variable: keras.Variable, value: tf.Variable, dtype: str) -> None:
 # Tensors: what Keras's layers and losses leave on a tensor for whoever reads it next
 
 
-def set_logits(tensor: Any, logits: Any, activation: str) -> None:
+def set_logits(tensor: Any, logits: Any, activation: str | None) -> None:
     """Leave on an activation's output its input, and the activation's name.
 
     Keras leaves the input alone, so that its losses take a softmax's logits for a sigmoid's.

@@ -130,7 +130,8 @@ def alignment(
     with exact_gradients():
         true_gradients = tape.gradient(loss, variables)
     sums = alignment_sums(gradients, true_gradients).numpy()
-    paths, rows = variable_paths(model), {}
+    paths = variable_paths(model)
+    rows: dict[str, list] = {}
     for variable, row in zip(variables, sums, strict=True):
         layer_path, _ = paths[id(variable)]
         rows.setdefault(layer_path, []).append(row)

@@ -14,12 +14,14 @@ from keras_bp.feedback import ops
 _RULES = ("random", "sign")
 
 
-class _KernelFeedback:
+class _KernelFeedback(keras.layers.Layer):
     """Mixin for a Keras layer with a kernel: a second kernel for the backward pass.
 
-    It adds the weight, its entry in files and its configuration. `Dense` and `Conv2D` have their
-    own `build` and file format each, and no common base but `Layer`.
+    It stands before `Dense` or `Conv2D`, which have no other base in common, and adds the weight,
+    its entry in files and its configuration.
     """
+
+    lora_rank: int | None
 
     def _set_feedback(self, feedback, initializer):
         if feedback not in _RULES:
@@ -239,8 +241,11 @@ class FeedbackConv2D(_KernelFeedback, keras.layers.Conv2D):
 
     def convolution_op(self, inputs: Any, kernel: Any) -> tf.Tensor:
         """Convolve; Keras's `call` adds bias and activation."""
+        inputs, kernel, back = self._op_arguments(inputs, kernel)
         return ops.feedback_conv2d(
-            *self._op_arguments(inputs, kernel),
+            inputs,
+            kernel,
+            back,
             strides=self.strides,
             padding=self.padding,
             dilations=self.dilation_rate,

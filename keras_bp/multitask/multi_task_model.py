@@ -31,19 +31,28 @@ class MultiTaskModel(keras.Model):
     one was since the model was made, and `left_out()` tells of which tasks. Inside a
     `LossScaleOptimizer` the whole step is skipped instead, as its scale falls by that only.
 
+    `listeners` is a list of functions that the step calls, as it is traced, with what it makes of
+    the tasks' gradients: `listener(variables, task_gradients, combined)`, where `variables` are the
+    trainable ones; `task_gradients` holds a list for each task with its gradient of each variable,
+    or None where it does not depend on it (of this replica's batch, a loss scale still in it); and
+    `combined` is the `CombinedGradients` of `Combiner.combine_tasks`, such as each variable's Gram
+    matrix, over all replicas. A listener may add operations to the step; it is called again only as
+    the step is traced anew (`make_train_function(force=True)`). Keras does not track the list, and
+    it is not saved; `append` to it.
+
     `MultiTaskModel.from_config(model.get_config())` makes another; `keras.models.clone_model` does
-    not hand on `combine`.
+    not hand on `combiner`.
 
     Args:
         inputs: As for `keras.Model`.
         outputs: As for `keras.Model`, two or more: one for each task.
         name: String, the model's name. Defaults to one that Keras makes up.
-        combine: A `Combiner`, such as `PCGrad()`, made in the strategy's scope as the model is. The
-            state of a random order and weights that are learnt are among the model's `variables`,
-            as the state of a `Dropout` is.
+        combiner: A `Combiner`, such as `PCGrad()`, made in the strategy's scope as the model is.
+            The state of a random order and weights that are learnt are among the model's
+            `variables`, as the state of a `Dropout` is.
 
     Raises:
-        TypeError: if `combine` is no `Combiner`.
+        TypeError: if `combiner` is no `Combiner`.
         ValueError: if there is one output only, or none of the outputs has a loss.
 
     Example:
@@ -53,7 +62,7 @@ class MultiTaskModel(keras.Model):
     digit = keras_bp.layers.Dense(10, name="digit")(trunk)
     even = keras_bp.layers.Dense(1, name="even")(trunk)
     model = keras_bp.multitask.MultiTaskModel(
-        inputs, {"digit": digit, "even": even}, combine=keras_bp.multitask.PCGrad()
+        inputs, {"digit": digit, "even": even}, combiner=keras_bp.multitask.PCGrad()
     )
     model.compile(
         keras_bp.optimizers.Adam(1e-3),
@@ -68,11 +77,11 @@ class MultiTaskModel(keras.Model):
 
     # The names of the arguments are those of Keras's functional model, by which it knows that such
     # a model can be saved and made anew.
-    def __init__(self, inputs, outputs, name=None, *, combine, **kwargs):
-        if not isinstance(combine, Combiner):
+    def __init__(self, inputs, outputs, name=None, *, combiner, **kwargs):
+        if not isinstance(combiner, Combiner):
             raise TypeError(
-                "`combine` must be a keras_bp.multitask.Combiner, such as PCGrad(). "
-                f"Received: combine={combine!r}"
+                "`combiner` must be a keras_bp.multitask.Combiner, such as PCGrad(). "
+                f"Received: combiner={combiner!r}"
             )
         if len(keras.tree.flatten(outputs)) < 2:
             raise ValueError(
@@ -80,12 +89,14 @@ class MultiTaskModel(keras.Model):
                 f"Received: {len(keras.tree.flatten(outputs))} output"
             )
         super().__init__(inputs, outputs, name=name, **kwargs)
-        self.combine = combine
-        combine.build(len(self.outputs))
+        self.combiner = combiner
+        combiner.build(len(self.outputs))
         # Keras and TensorFlow track them here: they are in `.keras` files and in checkpoints.
-        self._combine_seed = getattr(combine, "seed_generator", None)
-        for number, variable in enumerate(combine.variables):
+        self._combine_seed = getattr(combiner, "seed_generator", None)
+        for number, variable in enumerate(combiner.variables):
             setattr(self, f"_combine_variable_{number}", variable)
+        # Past the `__setattr__` of Keras and TensorFlow, which would track the list's items.
+        object.__setattr__(self, "listeners", [])
         # No metric: those are set back by `evaluate`, and summed over the replicas.
         self._left_out = tf.Variable(
             tf.zeros(len(self.outputs), tf.int64),
@@ -113,8 +124,10 @@ class MultiTaskModel(keras.Model):
         if losses is not None:
             losses = _complete(losses, task_gradients)
         may_skip = hasattr(self.optimizer, "inner_optimizer")
-        learnt = [tf.convert_to_tensor(v) for v in self.combine.variables] if may_skip else []
-        combined = self.combine.combine_tasks(task_gradients, losses)
+        learnt = [tf.convert_to_tensor(v) for v in self.combiner.variables] if may_skip else []
+        combined = self.combiner.combine_tasks(task_gradients, losses)
+        for listener in self.listeners:
+            listener(variables, task_gradients, combined)
         gradients = [
             value if gradient is None else gradient
             for gradient, value in zip(combined.gradients, overwritten, strict=True)
@@ -126,7 +139,7 @@ class MultiTaskModel(keras.Model):
         if may_skip:
             everywhere = tf.reduce_all(combined.present)
             gradients = [_or_nan(gradient, everywhere) for gradient in gradients]
-            for variable, before in zip(self.combine.variables, learnt, strict=True):
+            for variable, before in zip(self.combiner.variables, learnt, strict=True):
                 variable.assign(tf.where(everywhere, variable, before))
         self.optimizer.apply(gradients, variables)
         logs = self.compute_metrics(x, y, y_pred, sample_weight)
@@ -136,19 +149,19 @@ class MultiTaskModel(keras.Model):
         """Return what the model is made of, and the combiner."""
         return {
             **super().get_config(),
-            "combine": keras.saving.serialize_keras_object(self.combine),
+            "combiner": keras.saving.serialize_keras_object(self.combiner),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Make the model anew from what `get_config` returned."""
-        combine = keras.saving.deserialize_keras_object(config["combine"], custom_objects)
-        return super().from_config({**config, "combine": combine}, custom_objects)
+        combiner = keras.saving.deserialize_keras_object(config["combiner"], custom_objects)
+        return super().from_config({**config, "combiner": combiner}, custom_objects)
 
     def _loss_of_tasks(self, x, y, y_pred, sample_weight):
         """Return the loss, and the list of the tasks' own where the combiner needs them."""
         arguments = (x, y, y_pred, sample_weight)
-        if not self.combine.needs_losses or self._compile_loss is None:
+        if not self.combiner.needs_losses or self._compile_loss is None:
             return self.compute_loss(*arguments, training=True), None
         if not self._compile_loss.built:
             # `fit` has built it; Keras does in the first call, which counts in its metrics.
@@ -198,7 +211,7 @@ def _complete(losses, task_gradients):
         if loss is None and any(gradient is not None for gradient in task):
             raise ValueError(
                 "`compute_loss` must hand the outputs, as it gets them, to the losses of "
-                "`compile`, for `combine` to know each task's. "
+                "`compile`, for `combiner` to know each task's. "
                 f"Received: no loss for output {number}"
             )
     return [tf.zeros(()) if loss is None else loss for loss in losses]

@@ -153,8 +153,8 @@ def plot_gradient_conflict(source: Sequence[dict] | Any) -> "Figure":
         >>> inputs = keras.Input((4,))
         >>> trunk = keras.layers.Dense(8, "relu", name="trunk")(inputs)
         >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("down", "up")}
-        >>> combine = keras_bp.multitask.PCGrad()
-        >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combine=combine)
+        >>> combiner = keras_bp.multitask.PCGrad()
+        >>> model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combiner=combiner)
         >>> model.compile("sgd", "mse")
         >>> x = np.random.default_rng(0).normal(size=(64, 4))
         >>> conflict = keras_bp.callbacks.GradientConflict("tb_logs/conflict")

@@ -45,7 +45,7 @@ def targets(x):
     return {"a": x[:, :1] + x[:, 1:2], "b": x[:, :1] - x[:, 1:2], "c": np.abs(x[:, :1])}
 
 
-def model_of_three(optimizer=None, combine=None, **options):
+def model_of_three(optimizer=None, combiner=None, **options):
     """Task c goes off after the first layer, a and b after a model inside the model."""
     keras.utils.set_random_seed(0)
     x = keras.Input((4,))
@@ -55,17 +55,17 @@ def model_of_three(optimizer=None, combine=None, **options):
     )
     shared = block(first)
     outputs = {name: L.Dense(1, name=name)(shared if name in "ab" else first) for name in "abc"}
-    model = MultiTaskModel(x, outputs, combine=combine or Sum(), name="net")
+    model = MultiTaskModel(x, outputs, combiner=combiner or Sum(), name="net")
     compile_model(model, optimizer, **options)
     return model
 
 
-def model_of_two(optimizer=None, combine=None, names="ab", **options):
+def model_of_two(optimizer=None, combiner=None, names="ab", **options):
     keras.utils.set_random_seed(0)
     x = keras.Input((4,))
     trunk = L.Dense(3, "tanh", name=f"trunk_{names}")(x)
     outputs = {name: L.Dense(1, name=name)(trunk) for name in names}
-    model = MultiTaskModel(x, outputs, combine=combine or Sum())
+    model = MultiTaskModel(x, outputs, combiner=combiner or Sum())
     options = {"loss": "mse", "jit_compile": False, **options}
     model.compile(optimizer or keras.optimizers.SGD(0.1), **options)
     return model

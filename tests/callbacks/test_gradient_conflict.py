@@ -108,7 +108,7 @@ def without_statistics():
     keras.utils.set_random_seed(0)
     x = keras.Input((4,))
     trunk = L.Dense(3, "tanh", name="second")(L.Dense(3, "tanh", name="first")(x))
-    model = MultiTaskModel(x, {k: L.Dense(1, name=k)(trunk) for k in "abc"}, combine=Sum())
+    model = MultiTaskModel(x, {k: L.Dense(1, name=k)(trunk) for k in "abc"}, combiner=Sum())
     compile_model(model)
     return model
 
@@ -146,7 +146,7 @@ def planted(**options):
     # Heads that stay as they are, so that nothing turns as the training goes on.
     head = {"kernel_initializer": "ones", "trainable": False}
     outputs = {name: L.Dense(1, name=name, **head)(trunk) for name in pulls}
-    model = MultiTaskModel(x, outputs, combine=Sum())
+    model = MultiTaskModel(x, outputs, combiner=Sum())
     losses = {
         name: lambda y_true, y_pred, pull=pull: pull * keras.ops.mean(y_pred, axis=-1)
         for name, pull in pulls.items()
@@ -207,7 +207,7 @@ def test_tasks_that_use_other_weights_of_a_layer_do_not_share_it(data, tmp_path,
     one, other = _Two(name="two")(inputs)
     trunks = {"a": one, "b": L.Add()([one, other]), "c": other}
     outputs = {name: L.Dense(1, name=name)(trunk) for name, trunk in trunks.items()}
-    model = MultiTaskModel(inputs, outputs, combine=Sum())
+    model = MultiTaskModel(inputs, outputs, combiner=Sum())
     compile_model(model, run_eagerly=True)
     conflict = GradientConflict(tmp_path)
     model.fit(data[0], targets(data[0]), callbacks=[conflict], **FIT)
@@ -230,7 +230,7 @@ def test_sparse_gradients_of_a_shared_table(tmp_path, read_events):
         name: L.Dense(1, name=name)(L.Flatten()(table(ids)))
         for name, ids in zip("abc", inputs, strict=True)
     }
-    model = MultiTaskModel(inputs, outputs, combine=Sum())
+    model = MultiTaskModel(inputs, outputs, combiner=Sum())
     compile_model(model, run_eagerly=True)
     y = {name: generator.normal(size=(10, 1)).astype("float32") for name in "abc"}
     snapshots, conflict = Snapshots(), GradientConflict(tmp_path)

@@ -279,7 +279,7 @@ def test_log_dir_of_another_type(log_dir):
 
 
 def test_empty_log_dir():
-    with pytest.raises(ValueError, match=r"`log_dir` must name.*Received: log_dir=''"):
+    with pytest.raises(ValueError, match=r"`log_dir` must be a path.*Received: log_dir=''"):
         GradientMonitor("")
 
 

@@ -273,7 +273,7 @@ def test_a_layer_that_does_not_exist(built, data, tmp_path):
     if not built:
         model = keras.Sequential([L.Dense(1, name="d1")])
         model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"`layers` must name .*'d1'.*Received: 'd9'"):
+    with pytest.raises(ValueError, match=r"`layers` must name .*'d1'.*Received: layers='d9'"):
         fit(model, data, GradientMonitor(tmp_path, layers=["d1", "d9"]))
 
 
@@ -351,10 +351,10 @@ def test_a_second_fit_traces_nothing_anew(data, tmp_path):
         ({"every": 1.5}, TypeError, r"`every`.*1.5"),
         ({"updates_every": 0}, ValueError, r"`updates_every`.*0"),
         ({"histograms_every": -1}, ValueError, r"`histograms_every`.*-1"),
-        ({"layers": "d1"}, TypeError, r"`layers` must be a list.*Received: 'd1'"),
-        ({"layers": []}, ValueError, r"`layers` must name a layer.*Received: \[\]"),
-        ({"layers": 5}, TypeError, r"`layers` must be a list.*Received: 5"),
-        ({"layers": [1]}, TypeError, r"`layers` must be a list.*Received: \[1\]"),
+        ({"layers": "d1"}, TypeError, r"`layers` must be a list.*Received: layers='d1'"),
+        ({"layers": []}, ValueError, r"`layers` must name a layer.*Received: layers=\[\]"),
+        ({"layers": 5}, TypeError, r"`layers` must be a list.*Received: layers=5"),
+        ({"layers": [1]}, TypeError, r"`layers` must be a list.*Received: layers=\[1\]"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

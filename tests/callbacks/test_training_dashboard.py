@@ -10,8 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_bp.callbacks import TrainingDashboard
-from keras_bp.callbacks._dashboard_panels import _smoothed
-from keras_bp.callbacks._drawing_pace import DrawingPace
+from keras_bp.callbacks.dashboard._panels import _smoothed
+from keras_bp.callbacks.dashboard._screens import DrawingPace
 
 L = keras.layers
 optimizers = keras.optimizers

@@ -68,7 +68,7 @@ def _multi_task_model():
     inputs = keras.Input((2,))
     outputs = {name: keras_bp.layers.Dense(1, name=name)(inputs) for name in "ab"}
     combine = keras_bp.multitask.PCGrad()
-    return keras_bp.multitask.MultiTaskModel(inputs, outputs, name="both", combine=combine)
+    return keras_bp.multitask.MultiTaskModel(inputs, outputs, name="both", combiner=combine)
 
 
 _COMBINERS = [n for n in keras_bp.multitask.__all__ if n not in ("Combiner", "MultiTaskModel")]

@@ -39,7 +39,7 @@ def network(penalty=True, chained=False):
 
 
 def multi_task(combine, optimizer=None, penalty=True, **options):
-    model = MultiTaskModel(*network(penalty), combine=combine)
+    model = MultiTaskModel(*network(penalty), combiner=combine)
     options = {"loss": LOSSES, "jit_compile": False, **options}
     model.compile(optimizer or keras.optimizers.SGD(0.1), **options)
     return model
@@ -77,7 +77,7 @@ def test_the_sum_trains_as_keras_does(options, chained, data):
     }
     weights = {"a": np.linspace(0.0, 1.0, 24), "b": np.linspace(2.0, 1.0, 24)}
     histories, models = [], []
-    for kind in (keras.Model, lambda *parts: MultiTaskModel(*parts, combine=Sum())):
+    for kind in (keras.Model, lambda *parts: MultiTaskModel(*parts, combiner=Sum())):
         model = kind(*network(chained=chained))
         model.compile(optimizers.SGD(0.1, momentum=0.9), **arguments)
         histories.append(fit(model, data, sample_weight=weights, validation_data=data))
@@ -142,7 +142,7 @@ def five_tasks(data, seed, **arguments):
     x = keras.Input((5,))
     trunk = L.Dense(8, "tanh", kernel_initializer="ones")(x)
     outputs = [L.Dense(1, kernel_initializer="ones", name=f"t{i}")(trunk) for i in range(5)]
-    model = MultiTaskModel(x, outputs, combine=combine)
+    model = MultiTaskModel(x, outputs, combiner=combine)
     model.compile(optimizers.SGD(0.1), "mse", jit_compile=False)
     return model, (data[0], [np.random.default_rng(i).normal(size=(24, 1)) for i in range(5)])
 
@@ -152,10 +152,10 @@ def test_save_load_and_train_on(data, tmp_path):
     fit(model, data)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
-    assert type(loaded) is MultiTaskModel and loaded.combine.reduction == "mean"
+    assert type(loaded) is MultiTaskModel and loaded.combiner.reduction == "mean"
     # Keras's files hold no seeds, those of its Dropout neither; checkpoints do.
-    (state,) = (v for v in model.variables if v is model.combine.seed_generator.state)
-    loaded.combine.seed_generator.state.assign(state)
+    (state,) = (v for v in model.variables if v is model.combiner.seed_generator.state)
+    loaded.combiner.seed_generator.state.assign(state)
     fit(model, data)
     fit(loaded, data)
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
@@ -191,7 +191,7 @@ def test_it_is_counted_who_is_left_out(distributed, data, replicas):
 
 def test_scales_of_float8_are_no_gradients(data):
     models = []
-    for kind in (keras.Model, lambda *parts: MultiTaskModel(*parts, combine=Sum())):
+    for kind in (keras.Model, lambda *parts: MultiTaskModel(*parts, combiner=Sum())):
         keras.utils.set_random_seed(0)
         x = keras.Input((5,))
         trunk = L.Dense(8, dtype="float8_from_float32")(x)
@@ -227,7 +227,7 @@ def test_a_task_that_is_not_finite_is_left_out(data):
 
 def test_tasks_that_look_up_with_ids_of_different_dtypes():
     models = []
-    for kind in (keras.Model, lambda *parts: MultiTaskModel(*parts, combine=Sum())):
+    for kind in (keras.Model, lambda *parts: MultiTaskModel(*parts, combiner=Sum())):
         keras.utils.set_random_seed(0)
         inputs = [keras.Input((3,), dtype=dtype) for dtype in ("int32", "int64")]
         table = L.Embedding(6, 2)
@@ -261,7 +261,7 @@ def test_the_trunk_runs_once_and_nothing_is_traced_again(data):
     x = keras.Input((5,))
     trunk = Counted(8)(x)
     outputs = {"a": L.Dense(2, name="a")(trunk), "b": L.Dense(1, name="b")(trunk)}
-    model = MultiTaskModel(x, outputs, combine=PCGrad())
+    model = MultiTaskModel(x, outputs, combiner=PCGrad())
     model.compile("sgd", LOSSES, jit_compile=False)
     calls.clear()
     fit(model, data, epochs=3)
@@ -284,8 +284,12 @@ def test_the_monitor_sees_what_the_optimizer_gets(data, tmp_path, read_events):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (lambda x, y: ((x, y), {"combine": "pcgrad"}), TypeError, r"`combine` must be .*'pcgrad'"),
-        (lambda x, y: ((x, y["a"]), {"combine": Sum()}), ValueError, "two or more.*1 output"),
+        (
+            lambda x, y: ((x, y), {"combiner": "pcgrad"}),
+            TypeError,
+            r"`combiner` must be .*'pcgrad'",
+        ),
+        (lambda x, y: ((x, y["a"]), {"combiner": Sum()}), ValueError, "two or more.*1 output"),
     ],
 )
 def test_refusals(arguments, error, message):
@@ -304,3 +308,31 @@ def test_a_combiner_of_ones_own(data):
     a, _ = own_gradients(model, *data)
     fit(model, data, batch_size=24, epochs=1)
     np.testing.assert_allclose(model.get_weights()[0], before[0] - 0.1 * a[0], rtol=1e-5, atol=1e-7)
+
+
+def test_listeners_see_the_tasks_gradients_as_the_step_is_traced(data, tmp_path):
+    model, seen = multi_task(Sum(), penalty=False), []
+    a, b = own_gradients(model, *data)
+    model.listeners.append(lambda *arguments: seen.append(arguments))
+    model.run_eagerly = True  # for values in the place of a graph's tensors
+    fit(model, data, batch_size=24, epochs=1)
+    [(variables, task_gradients, combined)] = seen
+    assert variables == model.trainable_variables
+    for ours, own in zip(task_gradients, (a, b), strict=True):
+        for ours_here, own_here in zip(ours, own, strict=True):
+            assert (ours_here is None) == (own_here is None)
+            if own_here is not None:
+                np.testing.assert_allclose(ours_here, own_here, rtol=1e-5, atol=1e-7)
+    rows = np.stack([np.ravel(a[0]), np.ravel(b[0])]).astype("float64")
+    np.testing.assert_allclose(combined.gramians[0], rows @ rows.T, rtol=1e-5)
+    assert combined.gramians[-1] is None and combined.present.numpy().all()
+
+    # A plain list of functions, which neither files nor checkpoints know of.
+    model.save(tmp_path / "model.keras")
+    tf.train.Checkpoint(model=model).save(tmp_path / "checkpoint")
+    assert type(model.listeners) is list
+    assert keras.models.load_model(tmp_path / "model.keras").listeners == []
+    model.run_eagerly = False
+    model.make_train_function(force=True)
+    fit(model, data, epochs=3)
+    assert 2 <= len(seen) <= 4  # once for each trace, and not for each of the nine steps

@@ -87,7 +87,7 @@ def test_a_model_trains_with_it(jit_compile, tmp_path):
     x = keras.Input((6,))
     trunk = keras.layers.Dense(8, "tanh", name="trunk")(x)
     outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("up", "down")}
-    model = MultiTaskModel(x, outputs, combine=BlockwiseUPGrad())
+    model = MultiTaskModel(x, outputs, combiner=BlockwiseUPGrad())
     model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=jit_compile)
     data = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
     targets = {"up": data[:, :1], "down": -data[:, :1]}

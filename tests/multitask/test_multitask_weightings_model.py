@@ -26,7 +26,7 @@ def model(combine, optimizer=None, **options):
     trunk = keras.layers.Dense(8, "tanh", name="trunk", kernel_regularizer="l2")(x)
     outputs = {name: keras.layers.Dense(n, name=name)(trunk) for name, n in (("a", 2), ("b", 1))}
     outputs["c"] = keras.layers.Rescaling(2.0, name="c")(x)  # without a loss
-    model = MultiTaskModel(x, outputs, combine=combine)
+    model = MultiTaskModel(x, outputs, combiner=combine)
     weights = {"a": 0.5, "b": 2.0, "c": 1.0}
     options = {"jit_compile": False, "loss": LOSSES, "loss_weights": weights, **options}
     model.compile(optimizer or keras.optimizers.SGD(0.1), **options)
@@ -54,7 +54,7 @@ def test_a_model_hands_on_each_outputs_weighted_loss(jit_compile):
     a = np.mean((predicted["a"] - y["a"]) ** 2)
     b = keras.losses.BinaryCrossentropy(from_logits=True)(y["b"], predicted["b"])
     logs = noted.train_on_batch(x, y, return_dict=True)
-    np.testing.assert_allclose(noted.combine.seen, [0.5 * a, 2.0 * b, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(noted.combiner.seen, [0.5 * a, 2.0 * b, 0.0], rtol=1e-5)
     plain = model(Sum(), jit_compile=jit_compile)
     assert logs["loss"] == pytest.approx(plain.train_on_batch(x, y, return_dict=True)["loss"])
     assert logs["left_out"] == 0
@@ -73,12 +73,12 @@ def test_a_model_saves_the_weights_and_goes_on(cls, tmp_path):
     half.fit(x, y, epochs=2, **options)
     half.save(tmp_path / "half.keras")
     again = keras.saving.load_model(tmp_path / "half.keras")
-    assert again.combine.get_config() == half.combine.get_config()
+    assert again.combiner.get_config() == half.combiner.get_config()
     again.fit(x, y, epochs=2, **options)
     fresh = cls()
     fresh.build(3)
-    assert not np.allclose(through.combine.variables[0], fresh.variables[0])
-    for one, other in zip(through.combine.variables, again.combine.variables, strict=True):
+    assert not np.allclose(through.combiner.variables[0], fresh.variables[0])
+    for one, other in zip(through.combiner.variables, again.combiner.variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     for one, other in zip(through.weights, again.weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
@@ -91,7 +91,7 @@ def test_a_checkpoint_of_tensorflow_has_them(cls, tmp_path):
     trained.fit(x, y, verbose=0)
     path = tf.train.Checkpoint(model=trained).save(tmp_path / "checkpoint")
     tf.train.Checkpoint(model=fresh).restore(path)
-    for one, other in zip(trained.combine.variables, fresh.combine.variables, strict=True):
+    for one, other in zip(trained.combiner.variables, fresh.combiner.variables, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -117,15 +117,15 @@ def test_several_losses_of_an_output_and_other_structures():
     error = noted(x)["a"] - y["a"]
     noted.train_on_batch(x, y)
     wanted = np.mean(error**2) + np.mean(np.abs(error))
-    np.testing.assert_allclose(noted.combine.seen[0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(noted.combiner.seen[0], wanted, rtol=1e-5)
     inputs = keras.Input((5,))
     trunk = keras.layers.Dense(4)(inputs)
     outputs = [keras.layers.Dense(1, name=name)(trunk) for name in "ab"]
-    listed = MultiTaskModel(inputs, outputs, combine=GradNorm())
+    listed = MultiTaskModel(inputs, outputs, combiner=GradNorm())
     listed.compile("sgd", "mse")
     for steps in (listed.train_step, lambda batch: listed.train_on_batch(*batch)):
         steps((x, {"a": y["b"], "b": y["b"]}))
-    assert (listed.combine.variables[1].numpy() > 0.0).all()
+    assert (listed.combiner.variables[1].numpy() > 0.0).all()
 
 
 def test_a_loss_that_bypasses_compile_is_refused():
@@ -137,7 +137,7 @@ def test_a_loss_that_bypasses_compile_is_refused():
     x = keras.Input((5,))
     trunk = keras.layers.Dense(4)(x)
     outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in "ab"}
-    own = Own(x, outputs, combine=GradNorm())
+    own = Own(x, outputs, combiner=GradNorm())
     own.compile("sgd", "mse")
     with pytest.raises(ValueError, match="`compute_loss` must hand.*no loss for output 0"):
         own.fit(data()[0], {"a": data()[0][:, :1], "b": data()[0][:, :1]}, verbose=0)
@@ -162,7 +162,7 @@ def test_two_replicas_are_one(cls, replicas):
         both = model(cls(learning_rate=0.1))
     for trained in (alone, both):
         trained.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0)
-    for one, other in zip(alone.combine.variables, both.combine.variables, strict=True):
+    for one, other in zip(alone.combiner.variables, both.combiner.variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     for one, other in zip(alone.weights, both.weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
