@@ -120,6 +120,7 @@ PRIVATE_NAMES = {
     "arguments OptimizerSwitch has",
     "tensorflow.python.eager.context": "the operations' seeds and the cache of kernels; a trial "
     "would change the random numbers that follow",
+    "Context._rng": "the state of the operations' seeds; likewise",
     "tensorflow.python.ops.stateful_random_ops": "TensorFlow's global generator; likewise",
     "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA; "
     "without it a slower form would be taken there",

@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,7 +123,7 @@ def _columns(steps, norms):
     return edges, np.fmax.reduceat(norms, starts, axis=1)
 
 
-def plot_gradient_conflict(source: Sequence[dict] | Any) -> "Figure":
+def plot_gradient_conflict(source: Any) -> "Figure":
     """Draw how two tasks' gradients lie to one another, for each layer and pair of tasks.
 
     A row a layer, from the first layer of the network at the top to the last, and below a line all

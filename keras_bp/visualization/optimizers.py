@@ -81,7 +81,7 @@ def compare_optimizers(
     """
     epochs = check_integer("epochs", epochs, 1)
     batch_size = check_integer("batch_size", batch_size, 1)
-    seeds = _check_seeds(seeds)
+    checked_seeds = _check_seeds(seeds)
     _check_callable("make_model", make_model)
     for name, make in _check_mapping("optimizers", optimizers).items():
         _check_callable(f"optimizers[{name!r}]", make)
@@ -93,8 +93,8 @@ def compare_optimizers(
     results = {}
     for dataset, arrays in datasets.items():
         # Seeds outside: what the machine does meanwhile spreads over all optimizers.
-        runs = {name: [] for name in optimizers}
-        for seed in seeds:
+        runs: dict[str, list] = {name: [] for name in optimizers}
+        for seed in checked_seeds:
             for name, make in optimizers.items():
                 run = _train(make_model, (name, make), arrays, loss, epochs, batch_size, seed)
                 runs[name].append(run)
@@ -110,7 +110,7 @@ def compare_optimizers(
         }
 
     return OptimizerComparison(
-        losses=part(0), accuracies=part(1), epoch_seconds=part(2), seeds=seeds
+        losses=part(0), accuracies=part(1), epoch_seconds=part(2), seeds=checked_seeds
     )
 
 

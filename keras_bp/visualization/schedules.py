@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ from keras_bp.visualization.optimizers import shuffled_batches
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule | float
+Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule | float
 
 # More than a line in a picture has pixels.
 _MOST_POINTS = 2000

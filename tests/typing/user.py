@@ -1,4 +1,4 @@
-"""The package used as its users do, for mypy to check (`mypy` reads its settings from pyproject)."""
+"""The package used as its users do, for mypy to check."""
 
 from typing import assert_type
 
