@@ -45,7 +45,7 @@ class Positions(keras.layers.Layer):
     """Adds to each character's vector a trained one of its place."""
 
     def build(self, input_shape):
-        """Make the vectors, one a place."""
+        """Make the vectors, one per place."""
         normal = keras.initializers.RandomNormal(0, 0.02, seed=SEED)
         self.places = self.add_weight(shape=input_shape[1:], initializer=normal, name="places")
 

@@ -69,7 +69,7 @@ def train(x, y, epochs, clipping):
 
 
 def draw(runs, total, path):
-    """Write a picture of the gradient norm and the loss of every step, a line a run."""
+    """Write a picture of the gradient norm and the loss of every step, one line per run."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     for name, (losses, norms) in runs.items():

@@ -61,7 +61,7 @@ def variances(model, x, y):
 
 
 def draw(runs, path):
-    """Write a picture: a row an activation, a line a kind of first weights."""
+    """Write a picture: one row per activation, one line per kind of first weights."""
     figure = Figure(figsize=(12, 6.8), layout="constrained")
     axes = figure.subplots(len(ACTIVATIONS), 3, sharey="col")
     for (activation, name), (forward, backward, losses) in runs.items():

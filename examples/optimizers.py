@@ -66,7 +66,7 @@ def train(data, optimizer, epochs):
 
 
 def draw(histories, path):
-    """Write a picture of loss and accuracy: a row a data set, a line an optimizer."""
+    """Write a picture of loss and accuracy: one row per data set, one line per optimizer."""
     figure = Figure(figsize=(11, 3.8 * len(histories)), layout="constrained")
     axes = figure.subplots(len(histories), 2, squeeze=False)
     for (dataset, runs), (loss, accuracy) in zip(histories.items(), axes, strict=True):

@@ -129,7 +129,7 @@ def predict(model, image, margin):
 
 
 def overlaps(predicted, masks):
-    """Return the intersection over the union, a figure a class."""
+    """Return the intersection over the union of each class."""
     pairs = [(predicted == i, masks == i) for i in range(len(CLASSES))]
     return np.array([(a & b).sum() / (a | b).sum() for a, b in pairs])
 

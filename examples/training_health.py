@@ -96,7 +96,7 @@ def draw_finding(ax, finding, x, y, offset):
 
 
 def draw(runs, total, path):
-    """Write a picture: gradient norms and losses, a row a kind of network."""
+    """Write a picture: gradient norms and losses, one row per kind of network."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2, width_ratios=(1.2, 1))
     colors = dict(zip(RUNS, (SICK, WELL) * 2, strict=True))

@@ -93,7 +93,7 @@ def accuracy(model, x, y):
 
 
 def draw(results, title, path):
-    """Write a picture: a row a network and optimizer, a point a seed."""
+    """Write a picture: one row per network and optimizer, one point per seed."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     ax = figure.subplots()
     colors = {"Adam": "tab:blue", "Momentum": "tab:orange"}
@@ -168,7 +168,7 @@ def main(arguments=None):
     folder = options.log_dir / "generalization"
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / f"{options.dataset}.png"
-    draw(results, f"Accuracy on {options.dataset}, a point a seed", picture)
+    draw(results, f"Accuracy on {options.dataset}, one point per seed", picture)
     print(f"\npicture of the accuracies: {picture}")
     worst = min(test.mean() for _, test in (a.T for a in results.values()))
     print(f"test accuracy: {worst:.2%} of {len(x_test)} images in the worst row")

@@ -216,7 +216,7 @@ def oracle(bench, seeds):
 
 
 def draw(results, regrets, title, path):
-    """Write a picture: the regret of each method, a point a seed."""
+    """Write a picture: the regret of each method, one point per seed."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     ax = figure.subplots()
     for row, name in enumerate(results):
@@ -294,7 +294,7 @@ def main(arguments=None):
     folder = options.log_dir / "schedule_discovery"
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / f"{options.problem}.png"
-    draw(results, regrets, f"{options.problem}, a point a seed", picture)
+    draw(results, regrets, f"{options.problem}, one point per seed", picture)
     print(f"\n{time.process_time() - began:.0f} CPU seconds; picture: {picture}")
     accuracy = results["DiscoveredSchedule"][:, 1].mean()
     print(f"test accuracy: {accuracy:.2%} with the discovered schedule")

@@ -118,7 +118,7 @@ def regrets_of(task, seeds, self_tuned):
 
 
 def draw(regrets, path):
-    """Write a picture: the regrets of each method, a point a task."""
+    """Write a picture: the regrets of each method, one point per task."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     ax = figure.subplots()
     colors = dict(zip(discovery.HELD_OUT, ("tab:blue", "tab:orange"), strict=True))
@@ -133,7 +133,7 @@ def draw(regrets, path):
     ticks = [-5, -2, 0, 2, 5, 10, 20, 50, 100]
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
-    ax.set(title="Families not learnt from, a point a task", xlabel="regret, %")
+    ax.set(title="Families not learnt from, one point per task", xlabel="regret, %")
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.2, axis="x")
