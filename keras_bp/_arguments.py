@@ -48,11 +48,15 @@ def check_number(
     # NumPy's bool is no subclass of Python's, and no Real either.
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{expected} Received: {name}={value!r}")
-    above = value > low if low_open else value >= low
-    below = value < high if high_open else value <= high
-    if not (math.isfinite(value) and above and below):
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond float64
+        number = math.inf
+    above = number > low if low_open else number >= low
+    below = number < high if high_open else number <= high
+    if not (math.isfinite(number) and above and below):
         raise ValueError(f"{expected} Received: {name}={value!r}")
-    return float(value)
+    return number
 
 
 def check_integer(name: str, value: Any, low: int, below: int | None = None) -> int:
@@ -75,9 +79,10 @@ def check_integer(name: str, value: Any, low: int, below: int | None = None) -> 
     expected = f"`{name}` must be an integer of {low} or more{bound}."
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{expected} Received: {name}={value!r}")
-    if value < low or (below is not None and value >= below):
+    number = int(value)
+    if number < low or (below is not None and number >= below):
         raise ValueError(f"{expected} Received: {name}={value!r}")
-    return int(value)
+    return number
 
 
 def check_positive_integer(name: str, value: Any) -> int:
@@ -158,11 +163,12 @@ def check_axis(
     received = f"Received: {name}={axis!r} for `{of}` of shape {tuple(shape)}"
     if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
         raise TypeError(f"{expected} {received}")
-    if not -rank <= axis < rank:
+    index = int(axis)
+    if not -rank <= index < rank:
         raise ValueError(f"{expected} {received}")
-    if known and shape[int(axis)] is None:
+    if known and shape[index] is None:
         raise ValueError(
             f"`{name}` must be an axis of known length, as there is one weight per index. "
             f"{received}"
         )
-    return int(axis) % rank
+    return index % rank

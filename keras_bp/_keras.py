@@ -362,7 +362,7 @@ def remember_random_state(snapshot: Any) -> Callable[[], None]:
     """
     # There is one once a seed was set; without, operations are seeded by chance.
     tensorflow = getattr(context.context(), "_rng", None)
-    operation_seeds = tensorflow.getstate() if tensorflow else None
+    operation_seeds = None if tensorflow is None else tensorflow.getstate()
     seeds = global_state.get_global_attribute("global_seed_generator")
     # Counters of automatic names: a layer that `build` creates is dense_3 the second time too.
     names = global_state.get_global_attribute("object_name_uids")
@@ -370,7 +370,7 @@ def remember_random_state(snapshot: Any) -> Callable[[], None]:
     snapshot.remember([seeds, names, generator])
 
     def restore() -> None:
-        if operation_seeds is not None and tensorflow.getstate() != operation_seeds:
+        if tensorflow is not None and tensorflow.getstate() != operation_seeds:
             tensorflow.setstate(operation_seeds)
             # An operation that drew one of these seeds lives on in a cache, further along in its
             # stream; an operation that draws the seed again must start at the beginning.

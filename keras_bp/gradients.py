@@ -279,7 +279,7 @@ def clip(
     return [map_values(lambda g: g * _share(norm, global_clipnorm, g.dtype), g) for g in gradients]
 
 
-def _share(norm: tf.Tensor, bound: float, dtype: tf.DType) -> tf.Tensor:
+def _share(norm: tf.Tensor, bound: Any, dtype: tf.DType) -> tf.Tensor:
     """Return what a gradient of this norm is multiplied by, NaN where the norm is not finite."""
     bound = tf.constant(bound, norm.dtype)
     return tf.cast(bound / tf.maximum(norm, bound) + (norm - norm), dtype)

@@ -6,7 +6,6 @@ mean over the batch: drop the remainder, or take `reduction="sum"`, which sums o
 batch. A custom loop divides such a sum by the global batch's size.
 """
 
-import functools
 import warnings
 from typing import Any
 
@@ -68,9 +67,23 @@ class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
         5000.0
     """
 
-    @functools.wraps(keras.losses.BinaryCrossentropy.__init__)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "binary_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            from_logits=from_logits,
+            label_smoothing=label_smoothing,
+            axis=axis,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
         check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
         self.fn = _binary_crossentropy
 
@@ -114,9 +127,23 @@ class CategoricalCrossentropy(_Crossentropy, keras.losses.CategoricalCrossentrop
         20000.0
     """
 
-    @functools.wraps(keras.losses.CategoricalCrossentropy.__init__)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "categorical_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            from_logits=from_logits,
+            label_smoothing=label_smoothing,
+            axis=axis,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
         check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
         self.fn = _categorical_crossentropy
 
@@ -153,9 +180,23 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         20000.0
     """
 
-    @functools.wraps(keras.losses.SparseCategoricalCrossentropy.__init__)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        axis: int = -1,
+        name: str | None = "sparse_categorical_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            from_logits=from_logits,
+            ignore_class=ignore_class,
+            reduction=reduction,
+            axis=axis,
+            name=name,
+            dtype=dtype,
+        )
         self.fn = _sparse_categorical_crossentropy
 
 

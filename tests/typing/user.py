@@ -47,7 +47,7 @@ def check(model: keras.Model, x: np.ndarray, y: np.ndarray) -> list[str]:
 def rate(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float | None:
     curve = find_learning_rate(model, x, y, batch_size=16, steps=50)
     assert_type(curve, LearningRateCurve)
-    return curve.suggestion
+    return curve.suggest()
 
 
 def several_tasks(inputs: keras.KerasTensor, outputs: dict[str, keras.KerasTensor]) -> list[dict]:
