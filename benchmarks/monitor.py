@@ -22,6 +22,7 @@ import tensorflow as tf
 from keras_bp.callbacks import GradientMonitor, TrainingDashboard
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+import _shared  # noqa: E402
 import quickstart  # noqa: E402
 
 VARIANTS = {"without": None, "norms": {}, "histograms every 100": {"histograms_every": 100}}
@@ -92,7 +93,7 @@ def main():
             for name, own in zip(VARIANTS, times, strict=True):
                 report(f"4x512, batch 128, jit {'on' if jit else 'off'}: {name}", own, times[0])
         if options.fits:
-            data = quickstart.load_data()
+            data = _shared.digits(quickstart.SEED)
             with_each = {
                 "without": lambda: [],
                 "GradientMonitor()": lambda: [GradientMonitor(f"{log_dir}/digits")],

@@ -1,17 +1,16 @@
-"""Program P6 of the chapter: networks drawn with the gradients of a backward pass.
+"""Networks drawn with the gradients of a backward pass.
 
-Run it with `python examples/backprop_visualizer.py`. It draws the chapter's network for the two
+Run it with `python examples/backprop_visualizer.py`. It draws the network that learns the two
 spirals before and after the training, and a deep network of sigmoids, in which the gradient
 vanishes on its way back. The pictures go to tb_logs/backprop_visualizer.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+from _shared import CommandLine
 
 from keras_bp.layers import Dense
 from keras_bp.losses import BinaryCrossentropy
@@ -41,25 +40,14 @@ def sigmoid_network(depth=6):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=100, help="passes over the 400 points")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `backprop_visualizer` goes",
-    )
+    parser = CommandLine(__file__, __doc__, epochs=100, of="passes over the 400 points")
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
-    folder = options.log_dir / "backprop_visualizer"
-    folder.mkdir(parents=True, exist_ok=True)
 
     x, y = (array.T for array in spiral())
 
     def draw(model, name):
-        plot_backprop(model, x, y).savefig(folder / name, dpi=100)
-        print(f"picture of the network: {folder / name}")
+        plot_backprop(model, x, y).savefig(options.folder / name, dpi=100)
+        print(f"picture of the network: {options.folder / name}")
 
     keras.utils.set_random_seed(SEED)
     deep = sigmoid_network()

@@ -1,4 +1,4 @@
-"""Practice C4 of the chapter: GPT-3's recipe, at a size that runs here.
+"""GPT-3's recipe, at a size that runs here.
 
 Run it with `python examples/character_transformer.py`. A small transformer learns to go on with the
 help texts that Python comes with, character by character: AdamW with betas of 0.9 and 0.95, a decay
@@ -7,9 +7,7 @@ tokens, clipping at a global norm of 1, and batches that grow while it trains. I
 and a TensorBoard run, in tb_logs/character_transformer.
 """
 
-import argparse
 import os
-import pathlib
 import re
 import time
 from pydoc_data.topics import topics
@@ -19,8 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from _shared import CommandLine, read_scalars, tidy
 from matplotlib.figure import Figure
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from keras_bp.callbacks import GradientMonitor
 from keras_bp.layers import Dense, Embedding, LayerNormalization
@@ -47,7 +45,7 @@ class Positions(keras.layers.Layer):
     """Adds to each character's vector a trained one of its place."""
 
     def build(self, input_shape):
-        """Make the vectors, one a place."""
+        """Make the vectors, one per place."""
         normal = keras.initializers.RandomNormal(0, 0.02, seed=SEED)
         self.places = self.add_weight(shape=input_shape[1:], initializer=normal, name="places")
 
@@ -105,15 +103,6 @@ def write_on(model, beginning, length):
     return text[len(beginning) :]
 
 
-def read_scalars(log_dir):
-    """Return {tag: values of all update steps} of the run's event file."""
-    events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0}).Reload()
-    return {
-        tag: np.array([event.tensor_proto.float_val[0] for event in events.Tensors(tag)])
-        for tag in events.PluginTagToContent("scalars")
-    }
-
-
 def draw(series, tokens, sizes, path):
     """Write a picture of the recipe and of what came of it, against the tokens seen."""
     figure = Figure(figsize=(11, 6.5), layout="constrained")
@@ -132,29 +121,18 @@ def draw(series, tokens, sizes, path):
     norm.plot(tokens, after, color="black", linewidth=0.7, label="after")
     norm.set(title="Norm of all gradients", yscale="log")
     norm.legend(frameon=False)
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.2)
+    tidy(*axes.flat)
     for ax in axes[1]:
         ax.set(xlabel="tokens (characters) seen", xlim=(0, tokens[-1]))
     figure.savefig(path, dpi=100)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=float, default=8, help="training text's lengths to read")
+    parser = CommandLine(__file__, __doc__, epochs=8.0, of="training text's lengths to read")
     parser.add_argument(
         "--tokens", type=int, help="characters of the training text to use, for all"
     )
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `character_transformer` goes",
-    )
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs:g}")
 
     keras.utils.set_random_seed(SEED)
     characters, text, held_out = load_data()
@@ -184,14 +162,11 @@ def main(arguments=None):
         f"{steps} update steps with batches from {sizes[0]:,} to {sizes[-1]:,} tokens"
     )
 
-    folder = options.log_dir / "character_transformer"
-    for earlier in folder.glob("events.out.tfevents.*"):
-        earlier.unlink()  # TensorBoard would join the old run and the new one into one line
     start = time.perf_counter()
-    model.fit(data, shuffle=False, verbose=0, callbacks=[GradientMonitor(folder)])
+    model.fit(data, shuffle=False, verbose=0, callbacks=[GradientMonitor(options.folder)])
     print(f"{time.perf_counter() - start:.1f} seconds")
-    series = read_scalars(folder)
-    draw(series, tokens, sizes, folder / "recipe.png")
+    series = read_scalars(options.folder)
+    draw(series, tokens, sizes, options.folder / "recipe.png")
     clipped = np.mean(series["gradient_norm/global"] > 1)
     last = series["learning_rate"][-1]
     print(f"clipped: {clipped:.0%} of the updates; learning rate of the last: {last:.1e}")
@@ -202,7 +177,7 @@ def main(arguments=None):
     beginning = held_out[:CONTEXT]
     written = "".join(characters[i] for i in write_on(model, beginning, 300))
     print(f"\n{''.join(characters[i] for i in beginning)}[...]{written}\n")
-    print(f"picture of the recipe: {folder / 'recipe.png'}")
+    print(f"picture of the recipe: {options.folder / 'recipe.png'}")
     print(f"held-out text: {loss / np.log(2):.2f} bits a character")
     print(f"test accuracy: {accuracy:.2%} of {whole} characters, each from up to {CONTEXT} before")
 

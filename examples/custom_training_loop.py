@@ -1,8 +1,8 @@
-"""Program P3 of the chapter: a training loop of one's own, with every step of it in sight.
+"""A custom training loop, with every step of it in sight.
 
 Run it with `python examples/custom_training_loop.py`. A `tf.GradientTape` loop trains a classifier
 of scikit-learn's breast cancer data: He initializers, batch normalization, dropout, an L2 penalty
-on the kernels, a cosine schedule and clipping by the global norm. At the end it tells the mean and
+on the kernels, a cosine schedule and clipping by the global norm. At the end it prints the mean and
 the standard deviation of each variable's gradient.
 """
 
@@ -13,9 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import tensorflow as tf
-from sklearn.datasets import load_breast_cancer
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
+from _shared import patients
 
 from keras_bp.layers import BatchNormalization, Dense, Dropout
 from keras_bp.losses import BinaryCrossentropy
@@ -23,15 +21,6 @@ from keras_bp.losses import BinaryCrossentropy
 BATCH_SIZE = 32
 CLIP_NORM = 1.0
 SEED = 1
-
-
-def load_data():
-    """Return (train inputs, test inputs, train labels, test labels), inputs standardized."""
-    x, y = load_breast_cancer(return_X_y=True)
-    split = train_test_split(x, y[:, None], test_size=0.2, stratify=y, random_state=SEED)
-    x, x_test, y, y_test = (array.astype("float32") for array in split)
-    scaler = StandardScaler().fit(x)
-    return scaler.transform(x), scaler.transform(x_test), y, y_test
 
 
 def build_model(features):
@@ -67,7 +56,7 @@ def main(arguments=None):
         parser.error(f"--epochs must be at least 1. Received: {epochs}")
 
     keras.utils.set_random_seed(SEED)
-    x, x_test, y, y_test = load_data()
+    x, x_test, y, y_test = patients(SEED, "float32")
     # Without the incomplete last batch: its statistics would be those of a few examples.
     batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=SEED)
     batches = batches.batch(BATCH_SIZE, drop_remainder=True)

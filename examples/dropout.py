@@ -1,4 +1,4 @@
-"""Exercise E2 of the chapter: dropout of 0, 0.2, 0.5 and 0.8 in a 4-layer network.
+"""Dropout of 0, 0.2, 0.5 and 0.8 in a 4-layer network.
 
 Run it with `python examples/dropout.py`. Of 500 handwritten digits some have a random label, which
 a network of 150,000 weights can learn by heart, and does. Dropout keeps it from that: what it loses
@@ -6,18 +6,15 @@ on the training images it gains on the test images; too much of it loses on both
 a picture in tb_logs/dropout.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from _shared import CommandLine, digits, tidy
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from keras_bp.layers import Dense, Dropout
 from keras_bp.losses import SparseCategoricalCrossentropy
@@ -31,10 +28,7 @@ RANDOM_LABELS = 0.3  # the share of the training labels that are drawn by lot
 
 def load_data(seed):
     """Return (train images, test images, train labels, test labels, share of right labels)."""
-    x, y = load_digits(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(
-        x / 16, y, train_size=TRAINING_IMAGES, stratify=y, random_state=seed
-    )
+    x, x_test, y, y_test = digits(seed, train_size=TRAINING_IMAGES)
     generator = np.random.default_rng(seed)
     drawn = generator.random(len(y)) < RANDOM_LABELS
     labels = np.where(drawn, generator.integers(0, 10, len(y)), y)
@@ -87,22 +81,14 @@ def draw(runs, right_labels, path):
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for ax in axes:
         ax.set_xlabel("epochs")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.2)
+    tidy(*axes)
     figure.savefig(path, dpi=120)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
+    parser = CommandLine(__file__, __doc__, epochs=60)
     parser.add_argument("--runs", type=int, default=3, help="trainings with each rate to average")
-    parser.add_argument(
-        "--log-dir", type=pathlib.Path, default="tb_logs", help="where the folder `dropout` goes"
-    )
     options = parser.parse_args(arguments)
-    for name in ("epochs", "runs"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1. Received: {getattr(options, name)}")
 
     sets = [load_data(run) for run in range(options.runs)]
     right_labels = np.mean([share for *_, share in sets])
@@ -116,10 +102,8 @@ def main(arguments=None):
         training, test = mean[-1]
         print(f"{rate:<8g}{training:19.2%}{test:15.2%}{mean[:, 1].max():20.2%}", flush=True)
 
-    folder = options.log_dir / "dropout"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(runs, right_labels, folder / "accuracies.png")
-    print(f"\npicture of the accuracies: {folder / 'accuracies.png'}")
+    draw(runs, right_labels, options.folder / "accuracies.png")
+    print(f"\npicture of the accuracies: {options.folder / 'accuracies.png'}")
     print(f"test accuracy: {runs[0.5][:, -1, 1].mean():.2%} with dropout 0.5")
 
 

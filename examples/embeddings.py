@@ -8,7 +8,6 @@ at the same table; LazyAdam too moves these rows only, and ends elsewhere. It le
 the losses in tb_logs/embeddings.
 """
 
-import argparse
 import os
 import pathlib
 import time
@@ -17,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from _shared import CommandLine
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -128,18 +128,12 @@ def draw(histories, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandLine(__file__, __doc__, epochs=3, of="passes over the links")
     parser.add_argument("--dataset", choices=["shop", "wordnet"], default="shop")
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder that holds wordnet.npz")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the links")
     parser.add_argument("--floatx", choices=["float32", "float64"], default="float32")
     parser.add_argument("--links", type=int, help="use so many links, drawn at random")
-    parser.add_argument(
-        "--log-dir", type=pathlib.Path, default="tb_logs", help="where the folder `embeddings` goes"
-    )
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
     if options.dataset == "wordnet" and options.data_dir is None:
         parser.error("--dataset wordnet needs --data-dir, the folder that holds wordnet.npz")
 
@@ -166,9 +160,7 @@ def main(arguments=None):
         if method == "DeferredAdam":
             deferred_accuracy = accuracy
 
-    folder = options.log_dir / "embeddings"
-    folder.mkdir(parents=True, exist_ok=True)
-    picture = folder / f"{options.dataset}.png"
+    picture = options.folder / f"{options.dataset}.png"
     draw(histories, picture)
     print(f"\npicture of losses and times: {picture}")
     print(f"test accuracy: {deferred_accuracy:.2%} of held-out pairs with DeferredAdam")

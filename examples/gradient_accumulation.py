@@ -1,4 +1,4 @@
-"""Exercise E10 of the chapter: large batches out of small ones, by accumulating gradients.
+"""Large batches out of small ones, by accumulating gradients.
 
 Run it with `python examples/gradient_accumulation.py`. First it trains for an epoch on whole
 batches of N * 32, and on N micro-batches of 32 an update, and prints how far apart the weights end.
@@ -6,15 +6,14 @@ Then it trains with effective batches of 32, 128, 512 and 2048 for the same numb
 them from micro-batches of 32. It leaves a picture of the losses in tb_logs/gradient_accumulation.
 """
 
-import argparse
 import os
-import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from _shared import CommandLine, tidy
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from sklearn.datasets import make_classification
@@ -81,23 +80,13 @@ def draw(histories, path):
     ax.set(title="Training loss, the same examples in larger and larger effective batches")
     ax.set(xlabel="epochs", ylim=(0, None))
     ax.legend(title="effective batch", frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.2)
+    tidy(ax)
     figure.savefig(path, dpi=120)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the 4096 examples")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `gradient_accumulation` goes",
-    )
+    parser = CommandLine(__file__, __doc__, epochs=10, of="passes over the 4096 examples")
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
     x, x_test, y, y_test = load_data()
     print("N micro-batches of 32 against one batch of N * 32, after an epoch:")
@@ -122,10 +111,8 @@ def main(arguments=None):
             f"{accuracies[micro_batches]:15.2%}{seconds:9.1f}"
         )
 
-    folder = options.log_dir / "gradient_accumulation"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(histories, folder / "losses.png")
-    print(f"\npicture of the losses: {folder / 'losses.png'}")
+    draw(histories, options.folder / "losses.png")
+    print(f"\npicture of the losses: {options.folder / 'losses.png'}")
     print(
         f"test accuracy: {accuracies[1]:.2%} of {len(x_test)} examples at a batch of {MICRO_BATCH}"
     )

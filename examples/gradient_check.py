@@ -1,4 +1,4 @@
-"""Exercise E3 of the chapter: the gradient check of a 3-layer network, and how wrong ones look.
+"""The gradient check of a 3-layer network, and how wrong ones look.
 
 Run it with `python examples/gradient_check.py`. The derivative of one layer's tanh is written by
 hand, once right and three times wrong. The check's figure tells them apart, and the rows of its
@@ -6,19 +6,15 @@ table show from which layer down the gradient is wrong; the training does not, w
 all four. It leaves a picture in tb_logs/gradient_check.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import tensorflow as tf
+from _shared import CommandLine, patients
 from matplotlib.figure import Figure
-from sklearn.datasets import load_breast_cancer
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 
 from keras_bp import check_gradients
 from keras_bp.layers import Dense
@@ -27,7 +23,7 @@ from keras_bp.optimizers import Adam
 
 SEED = 0
 EXAMPLES = 16  # that the gradients are checked with
-ERRORS = np.geomspace(1e-12, 1.0, 13)  # of a derivative, relative
+ERRORS = np.geomspace(1e-12, 1.0, 7)  # of a derivative, relative
 # The derivative of a = tanh(z), written with a.
 DERIVATIVES = {
     "1 - a²": lambda a: 1 - a**2,
@@ -35,16 +31,6 @@ DERIVATIVES = {
     "1 - a": lambda a: 1 - a,
     "1": lambda a: tf.ones_like(a),
 }
-
-
-def load_data():
-    """Return (train inputs, test inputs, train labels, test labels), inputs standardized."""
-    x, y = load_breast_cancer(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(
-        x, y[:, None], test_size=0.2, stratify=y, random_state=SEED
-    )
-    scaler = StandardScaler().fit(x)
-    return scaler.transform(x), scaler.transform(x_test), y, y_test
 
 
 def build_model(derivative):
@@ -97,19 +83,10 @@ def draw(figures, reports, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=40, help="passes over the training patients")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `gradient_check` goes",
-    )
+    parser = CommandLine(__file__, __doc__, epochs=40, of="passes over the training patients")
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
-    x, x_test, y, y_test = load_data()
+    x, x_test, y, y_test = patients(SEED)
     some_x, some_y = x[:EXAMPLES], y[:EXAMPLES]
     reports, accuracies = {}, {}
     for name, derivative in DERIVATIVES.items():
@@ -131,10 +108,8 @@ def main(arguments=None):
         report = check_gradients(model, some_x, some_y, model.loss, max_entries=10)
         figures.append(report.relative_difference)
 
-    folder = options.log_dir / "gradient_check"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(figures, reports, folder / "figures.png")
-    print(f"\npicture of the figures: {folder / 'figures.png'}")
+    draw(figures, reports, options.folder / "figures.png")
+    print(f"\npicture of the figures: {options.folder / 'figures.png'}")
     print(f"test accuracy: {accuracies['1 - a²']:.2%} of {len(x_test)} patients")
 
 

@@ -1,4 +1,4 @@
-"""Exercise E6 of the chapter: exploding gradients, and the three ways of clipping that mend them.
+"""Exploding gradients, and the three ways of clipping that mend them.
 
 Run it with `python examples/gradient_clipping.py`. A recurrent network reads scikit-learn's digits
 pixel by pixel, 64 steps back to the first one, with recurrent weights a little larger than keeps a
@@ -6,19 +6,16 @@ signal's size. Without clipping it diverges; with `clipvalue`, `clipnorm` or `gl
 same network learns. It leaves a picture of the gradient norms in tb_logs/gradient_clipping.
 """
 
-import argparse
 import math
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import tensorflow as tf
+from _shared import CommandLine, digits, smooth, tidy
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from keras_bp.gradients import global_norm
 from keras_bp.layers import Dense
@@ -35,13 +32,6 @@ CLIPPING = {
     "clipnorm=0.2": dict(clipnorm=0.2),
     "global_clipnorm=0.4": dict(global_clipnorm=0.4),
 }
-
-
-def load_data():
-    """Return (train images, test images, train labels, test labels), images as 64 time steps."""
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype("float32")[:, :, None]
-    return train_test_split(x, y, test_size=0.2, stratify=y, random_state=SEED)
 
 
 def build_model(time_steps):
@@ -79,44 +69,30 @@ def train(x, y, epochs, clipping):
 
 
 def draw(runs, total, path):
-    """Write a picture of the gradient norm and the loss of every step, a line a run."""
+    """Write a picture of the gradient norm and the loss of every step, one line per run."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
-    window = min(20, total)
     for name, (losses, norms) in runs.items():
         diverged = len(losses) < total
         [line] = top.plot(norms, label=name, linewidth=2.5 if diverged else 0.7)
         color = line.get_color()
-        if len(losses) >= window:
-            medians = np.median(np.lib.stride_tricks.sliding_window_view(losses, window), axis=1)
-            bottom.plot(range(window - 1, len(losses)), medians, color=color)
+        bottom.plot(smooth(losses), color=color)
         if diverged:
             for ax in (top, bottom):
                 ax.axvline(len(losses) - 1, color=color, linestyle=":")
     top.set(title="Norm of all gradients before clipping (dotted: diverged)", yscale="log")
-    bottom.set(title=f"Training loss, median of {window} steps", ylim=(0, 3), xlim=(0, total))
+    bottom.set(title="Training loss, median of 20 steps", ylim=(0, 3), xlim=(0, total))
     bottom.set_xlabel("update steps")
     top.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    for ax in (top, bottom):
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.2)
+    tidy(top, bottom)
     figure.savefig(path, dpi=120)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20, help="passes over the training images")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `gradient_clipping` goes",
-    )
-    options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
+    options = CommandLine(__file__, __doc__, epochs=20).parse_args(arguments)
 
-    x, x_test, y, y_test = load_data()
+    x, x_test, y, y_test = digits(SEED)
+    x, x_test = x[:, :, None], x_test[:, :, None]  # 64 time steps
     total = options.epochs * (len(x) // BATCH_SIZE)
     print(f"{total} update steps\n{'':20}{'median norm':>12}{'largest norm':>14}", end="")
     print(f"{'last loss':>11}{'test accuracy':>15}")
@@ -132,10 +108,8 @@ def main(arguments=None):
         accuracies[name] = np.mean(logits.argmax(axis=1) == y_test)
         print(f"{np.median(losses[-20:]):11.3f}{accuracies[name]:15.2%}", flush=True)
 
-    folder = options.log_dir / "gradient_clipping"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(runs, total, folder / "norms.png")
-    print(f"\npicture of the norms: {folder / 'norms.png'}")
+    draw(runs, total, options.folder / "norms.png")
+    print(f"\npicture of the norms: {options.folder / 'norms.png'}")
     print(f"test accuracy: {min(accuracies.values()):.2%} of {len(x_test)} digits in the worst run")
 
 

@@ -1,4 +1,4 @@
-"""Exercise E5 of the chapter: He, Xavier and plain random initialization compared.
+"""He, Xavier and plain random initialization compared.
 
 Run it with `python examples/initialization.py`. Networks of ten hidden layers, with ReLU and with
 tanh, start from the three kinds of first weights and learn scikit-learn's handwritten digits. How
@@ -6,19 +6,15 @@ signals and gradients grow or shrink from layer to layer before the first step s
 learn. It leaves a picture in tb_logs/initialization.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import tensorflow as tf
+from _shared import CommandLine, digits, standardize, tidy
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 
 from keras_bp.layers import Dense
 from keras_bp.losses import SparseCategoricalCrossentropy
@@ -36,14 +32,6 @@ INITIALIZERS = {
     "Xavier: 2 / (n + m)": lambda: keras.initializers.GlorotNormal(),
     "random: 0.01²": lambda: keras.initializers.RandomNormal(stddev=0.01),
 }
-
-
-def load_data():
-    """Return (train images, test images, train labels, test labels), pixels standardized."""
-    x, y = load_digits(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(x, y, test_size=0.2, stratify=y, random_state=SEED)
-    scaler = StandardScaler().fit(x)
-    return scaler.transform(x), scaler.transform(x_test), y, y_test
 
 
 def build_model(activation, initializer):
@@ -73,7 +61,7 @@ def variances(model, x, y):
 
 
 def draw(runs, path):
-    """Write a picture: a row an activation, a line a kind of first weights."""
+    """Write a picture: one row per activation, one line per kind of first weights."""
     figure = Figure(figsize=(12, 6.8), layout="constrained")
     axes = figure.subplots(len(ACTIVATIONS), 3, sharey="col")
     for (activation, name), (forward, backward, losses) in runs.items():
@@ -90,9 +78,7 @@ def draw(runs, path):
         row[2].set(title=f"{label}: training loss", xlabel="epochs")
         for ax in row[:2]:
             ax.set(xlabel="hidden layer", xticks=range(1, HIDDEN + 1))
-        for ax in row:
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.grid(alpha=0.2)
+        tidy(*row)
         row[2].axhline(np.log(10), color="gray", linestyle=":")
         row[2].text(len(losses), np.log(10), "chance, ln 10", ha="right", va="bottom", color="gray")
         row[2].set_ylim(0, 2.6)
@@ -101,19 +87,10 @@ def draw(runs, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the training images")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `initialization` goes",
-    )
-    options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
+    options = CommandLine(__file__, __doc__, epochs=15).parse_args(arguments)
 
-    x, x_test, y, y_test = load_data()
+    x, x_test, y, y_test = digits(SEED)
+    x, x_test = standardize(x.astype("float64"), x_test.astype("float64"))
     print(f"{'':26}{'variance of activations':>24}{'of their gradients':>24}")
     print(f"{'':26}{'layer 1':>12}{'layer ' + str(HIDDEN):>12}", end="")
     print(f"{'layer 1':>12}{'layer ' + str(HIDDEN):>12}{'last loss':>11}{'test accuracy':>15}")
@@ -133,10 +110,8 @@ def main(arguments=None):
             print(f"{activation:6}{name:20}" + "".join(f"{v:12.1e}" for v in figures), end="")
             print(f"{losses[-1]:11.4f}{accuracy:15.2%}", flush=True)
 
-    folder = options.log_dir / "initialization"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(runs, folder / "variances.png")
-    print(f"\npicture of the variances: {folder / 'variances.png'}")
+    draw(runs, options.folder / "variances.png")
+    print(f"\npicture of the variances: {options.folder / 'variances.png'}")
     best = accuracies["relu", "He: 2 / n"]
     print(f"test accuracy: {best:.2%} of {len(x_test)} digits with He and ReLU")
 

@@ -1,4 +1,4 @@
-"""Practice C2 of the chapter: large batches over several replicas, and a recurrent network.
+"""Large batches over several replicas, and a recurrent network.
 
 Run it with `python examples/large_batch.py`. Two replicas, here two halves of the CPU, accumulate
 gradients to an effective batch of 4096 images. First it shows what `synchronized` batch
@@ -8,21 +8,17 @@ one is trained with its gradients clipped, over all replicas, at a global norm o
 It leaves a picture, and a TensorBoard run of each training, in tb_logs/large_batch.
 """
 
-import argparse
 import contextlib
 import functools
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import tensorflow as tf
+from _shared import CommandLine, digits, read_scalars, smooth, tidy
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from keras_bp.callbacks import GradientMonitor
 from keras_bp.layers import BatchNormalization, Dense
@@ -46,9 +42,8 @@ CLIPPING = {"clipped at 1": 1.0, "not clipped": None}
 
 def load_data():
     """Return (train images, test images, train labels, test labels), the train images shifted."""
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype("float32").reshape(-1, 8, 8)
-    x, x_test, y, y_test = train_test_split(x, y, test_size=0.2, stratify=y, random_state=SEED)
+    x, x_test, y, y_test = digits(SEED)
+    x, x_test = x.reshape(-1, 8, 8), x_test.reshape(-1, 8, 8)
     draw = np.random.default_rng(SEED)
     chosen = draw.integers(len(x), size=IMAGES)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
@@ -86,22 +81,6 @@ def train(build, make_optimizer, strategy, x, y, batch_size, epochs, callbacks=(
     return model
 
 
-def watch(log_dir):
-    """Return a monitor that begins a new run."""
-    for earlier in log_dir.glob("events.out.tfevents.*"):
-        earlier.unlink()  # TensorBoard would join the old run and the new one into one line
-    return GradientMonitor(log_dir)
-
-
-def read_scalars(log_dir):
-    """Return {tag: values of all update steps} of the run's event file."""
-    events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0}).Reload()
-    return {
-        tag: np.array([event.tensor_proto.float_val[0] for event in events.Tensors(tag)])
-        for tag in events.PluginTagToContent("scalars")
-    }
-
-
 def compare(strategy, x, y):
     """Print how far from one device two replicas end, with statistics of their own or common."""
 
@@ -126,8 +105,7 @@ def draw(batches, recurrent, path):
     loss.set(title="Training loss, by images in an update", xlabel="epochs", yscale="log")
     loss.margins(y=0.3)  # for the legend
     for name, series in recurrent.items():
-        medians = np.lib.stride_tricks.sliding_window_view(series["loss/batch"], 20)
-        recurrent_loss.plot(np.median(medians, axis=1), label=name)
+        recurrent_loss.plot(smooth(series["loss/batch"]), label=name)
     title = "Recurrent network: training loss, median of 20 updates"
     recurrent_loss.set(title=title, xlabel="updates", ylim=(0, None))
     series = recurrent["clipped at 1"]
@@ -137,33 +115,22 @@ def draw(batches, recurrent, path):
     norm.set(title="Its gradients' norm where it is clipped", xlabel="updates", yscale="log")
     for ax in axes:
         ax.legend(frameon=False)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.2)
+    tidy(*axes)
     figure.savefig(path, dpi=90)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the 12,288 images")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `large_batch` goes",
-    )
+    parser = CommandLine(__file__, __doc__, epochs=15, of="passes over the 12,288 images")
     parser.add_argument(
         "--lamb-only", action="store_true", help="without SGD, and without what is not clipped"
     )
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
     [cpu] = tf.config.list_physical_devices("CPU")
     halves = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, halves)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     x, x_test, y, y_test = load_data()
-    folder = options.log_dir / "large_batch"
 
     print("two replicas against one device, after an epoch of 3 updates:")
     compare(strategy, x, y)
@@ -193,17 +160,18 @@ def main(arguments=None):
     for name, bound in CLIPPING.items():
         if options.lamb_only and bound is None:
             continue
-        log_dir = folder / name.replace(" ", "_")
+        log_dir = options.folder / name.replace(" ", "_")
+        monitor = GradientMonitor(log_dir)
         make = functools.partial(SGD, 0.3, global_clipnorm=bound)
-        model = train(build_recurrent, make, strategy, x, y, 256, options.epochs, [watch(log_dir)])
+        model = train(build_recurrent, make, strategy, x, y, 256, options.epochs, [monitor])
         recurrent[name] = series = read_scalars(log_dir)
         norms = series["gradient_norm/global"]
         share = f"{np.mean(norms > bound):.0%}" if bound else "never"
         _, accuracy = model.evaluate(x_test, y_test, batch_size=360, verbose=0)
         print(f"{name:22}{share:>8}{norms.max():15.1e}{accuracy:15.2%}", flush=True)
 
-    draw(batches, recurrent, folder / "batches.png")
-    print(f"\npicture of losses and norms: {folder / 'batches.png'}")
+    draw(batches, recurrent, options.folder / "batches.png")
+    print(f"\npicture of losses and norms: {options.folder / 'batches.png'}")
     accuracy = batches["Lamb, 4096"][1]
     print(f"test accuracy: {accuracy:.2%} of {len(x_test)} digits with Lamb and batches of 4096")
 

@@ -5,30 +5,20 @@ rates from 1e-7 to 10 and leaves the model as it was; four rules each read a rat
 It leaves a picture of the curve in tb_logs/learning_rate_finder.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+from _shared import CommandLine, digits
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from keras_bp.layers import Dense
-from keras_bp.learning_rate_finder import find_learning_rate
 from keras_bp.losses import SparseCategoricalCrossentropy
+from keras_bp.tuning import find_learning_rate
 
 RULES = ("valley", "slide", "steep", "minimum")
 SEED = 0
-
-
-def load_data():
-    """Return (training images, test images, training labels, test labels), pixels in [0, 1]."""
-    images, labels = load_digits(return_X_y=True)
-    images = images.astype("float32") / 16
-    return train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=SEED)
 
 
 def build_model():
@@ -54,23 +44,14 @@ def draw(curve, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the training images")
+    parser = CommandLine(__file__, __doc__, epochs=15)
     parser.add_argument("--steps", type=int, default=100, help="update steps of the sweep")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `learning_rate_finder` goes",
-    )
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
     if options.steps < 50:
         parser.error(f"--steps must be at least 50. Received: {options.steps}")
 
     keras.utils.set_random_seed(SEED)
-    x, x_test, y, y_test = load_data()
+    x, x_test, y, y_test = digits(SEED)
     model = build_model()
 
     curve = find_learning_rate(model, x, y, steps=options.steps)
@@ -78,16 +59,14 @@ def main(arguments=None):
     for rule in RULES:
         print(f"{rule:8}{curve.suggest(rule):.1e}")
 
-    folder = options.log_dir / "learning_rate_finder"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(curve, folder / "curve.png")
+    draw(curve, options.folder / "curve.png")
 
     model.optimizer.learning_rate = curve.suggest("valley")
     model.fit(x, y, epochs=options.epochs, verbose=2)
     _, accuracy = model.evaluate(x_test, y_test, verbose=0)
     print(f"\nlearning rate: {curve.suggest('valley'):.1e} (valley)")
     print(f"test accuracy: {accuracy:.2%} of {len(x_test)} digits")
-    print(f"picture of the curve: {folder / 'curve.png'}")
+    print(f"picture of the curve: {options.folder / 'curve.png'}")
 
 
 if __name__ == "__main__":

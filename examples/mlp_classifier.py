@@ -1,4 +1,4 @@
-"""Program P5 of the chapter: scikit-learn's MLPClassifier beside the same network here.
+"""Scikit-learn's MLPClassifier beside the same network here.
 
 Run it with `python examples/mlp_classifier.py`. Both learn two interleaved moons with the same
 architecture, initial weights, batches, L2 penalty and rules: SGD with Nesterov momentum, with plain
@@ -6,15 +6,14 @@ momentum, and Adam. So they end at the same network, up to rounding. L-BFGS stan
 comparison. It leaves a picture of the boundaries in tb_logs/mlp_classifier.
 """
 
-import argparse
 import os
-import pathlib
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from _shared import CommandLine
 from matplotlib.figure import Figure
 from sklearn.datasets import make_moons
 from sklearn.exceptions import ConvergenceWarning
@@ -107,17 +106,8 @@ def draw(predictors, x, y, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=60, help="passes over the 600 points")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `mlp_classifier` goes",
-    )
+    parser = CommandLine(__file__, __doc__, epochs=60, of="passes over the 600 points")
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
     x, x_test, y, y_test = load_data()
     print(f"{'':27}{'training loss':>14}{'test loss':>11}{'test accuracy':>15}", end="")
@@ -136,11 +126,9 @@ def main(arguments=None):
             apart = np.abs(predict(x_test) - sides["scikit-learn"](x_test)).max()
             print(f"{apart:37.1e}" if side == "keras_bp" else "")
 
-    folder = options.log_dir / "mlp_classifier"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(predictors, x_test, y_test, folder / "boundaries.png")
+    draw(predictors, x_test, y_test, options.folder / "boundaries.png")
     accuracy = np.mean((predictors["keras_bp", "adam"](x_test) > 0.5) == y_test)
-    print(f"\npicture of the boundaries: {folder / 'boundaries.png'}")
+    print(f"\npicture of the boundaries: {options.folder / 'boundaries.png'}")
     print(f"test accuracy: {accuracy:.2%} of {len(x_test)} points with our Adam")
 
 

@@ -1,20 +1,18 @@
-"""Program P7 of the chapter: a dashboard of optimizers, on several data sets and seeds.
+"""A dashboard of optimizers, on several data sets and seeds.
 
 Run it with `python examples/optimizer_dashboard.py`. Six optimizers train the same networks on
-scikit-learn's two moons and handwritten digits and on the chapter's two spirals, from several
+scikit-learn's two moons and handwritten digits and on two spirals, from several
 seeds. It prints a table and leaves a picture of convergence, accuracy and time in
 tb_logs/optimizer_dashboard.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-from sklearn.datasets import load_digits, make_moons
-from sklearn.model_selection import train_test_split
+from _shared import CommandLine, digits
+from sklearn.datasets import make_moons
 
 from keras_bp.layers import Dense
 from keras_bp.losses import SparseCategoricalCrossentropy
@@ -42,8 +40,7 @@ def load_data(name):
     if name == "spiral":
         (x, y), (x_test, y_test) = spiral(seed=0), spiral(seed=1)  # the same arms, other noise
         return x.T, y[0], x_test.T, y_test[0]
-    x, y = load_digits(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(x / 16, y, test_size=0.2, stratify=y, random_state=0)
+    x, x_test, y, y_test = digits()
     return x, y, x_test, y_test
 
 
@@ -56,8 +53,7 @@ def make_model(x, y):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=30, help="passes over each data set")
+    parser = CommandLine(__file__, __doc__, epochs=30, of="passes over each data set")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     parser.add_argument(
         "--datasets",
@@ -65,16 +61,7 @@ def main(arguments=None):
         choices=["two moons", "spiral", "digits"],
         default=["two moons", "spiral", "digits"],
     )
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `optimizer_dashboard` goes",
-    )
     options = parser.parse_args(arguments)
-    for name in ("epochs", "seeds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1. Received: {getattr(options, name)}")
 
     comparison = compare_optimizers(
         make_model,
@@ -87,8 +74,7 @@ def main(arguments=None):
     )
     print(comparison)
 
-    picture = options.log_dir / "optimizer_dashboard" / "dashboard.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture = options.folder / "dashboard.png"
     comparison.plot().savefig(picture, dpi=100)
     print(f"\npicture of the comparison: {picture}")
     dataset = options.datasets[-1]

@@ -1,4 +1,4 @@
-"""Practice C1 of the chapter: from Adam to SGD with momentum, on a plateau, at a rate just found.
+"""From Adam to SGD with momentum, on a plateau, at a rate just found.
 
 Run it with `python examples/optimizer_switch.py`. Adam trains a network on scikit-learn's digits at
 a rate that makes it quick at first and restless later. Where the training loss comes to a plateau,
@@ -6,18 +6,15 @@ a range test finds a rate for SGD with momentum, which takes over with a warm-up
 and Adam at a tenth of its rate, stand beside. It leaves a picture in tb_logs/optimizer_switch.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from _shared import CommandLine, digits, tidy
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from keras_bp import find_learning_rate
 from keras_bp.callbacks import OptimizerSwitch
@@ -28,12 +25,6 @@ from keras_bp.optimizers import Adam
 RATE = 0.02
 # An epoch is better if its loss is lower by this: 0.01 of some 0.1 to 0.3.
 MIN_DELTA = 0.01
-
-
-def load_data(seed):
-    """Return (train images, test images, train labels, test labels), pixels in [0, 1]."""
-    x, y = load_digits(return_X_y=True)
-    return train_test_split(x / 16, y, test_size=0.5, stratify=y, random_state=seed)
 
 
 def build_model():
@@ -70,8 +61,7 @@ def draw(histories, switch, curve, path):
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.2)
+    tidy(training, test)
     training.legend(frameon=False)
     if curve is not None:
         for ax in (training, test):
@@ -84,25 +74,15 @@ def draw(histories, switch, curve, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=50, help="passes over the training images")
+    parser = CommandLine(__file__, __doc__, epochs=50)
     parser.add_argument("--patience", type=int, default=5, help="epochs that make a plateau")
     parser.add_argument("--runs", type=int, default=3, help="trainings of each kind to average")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `optimizer_switch` goes",
-    )
     options = parser.parse_args(arguments)
-    for name in ("epochs", "patience", "runs"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1. Received: {getattr(options, name)}")
 
     plateau = dict(monitor="loss", patience=options.patience, min_delta=MIN_DELTA)
     runs, switches, curves = [], [], []
     for run in range(options.runs):
-        data = x, _, y, _ = load_data(run)
+        data = x, _, y, _ = digits(run, train_size=0.5)
         curves.append(None)
 
         def find_rate(model, x=x, y=y):
@@ -127,10 +107,8 @@ def main(arguments=None):
         )
         print(f"{name:32}{loss:13.4f}{test_loss:11.4f}{accuracy:15.2%}")
 
-    folder = options.log_dir / "optimizer_switch"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(runs[0], switches[0], curves[0], folder / "losses.png")
-    print(f"\npicture of the losses: {folder / 'losses.png'}")
+    draw(runs[0], switches[0], curves[0], options.folder / "losses.png")
+    print(f"\npicture of the losses: {options.folder / 'losses.png'}")
     print(f"test accuracy: {accuracy:.2%} with {name}")
 
 

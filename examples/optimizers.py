@@ -1,22 +1,19 @@
-"""Programs P4, E1 and E11 of the chapter: optimizers side by side, through `model.fit`.
+"""Optimizers side by side, through `model.fit`.
 
 Run it with `python examples/optimizers.py`. Six optimizers train the same network from the same
-weights on the same batches: one on the chapter's two spirals, one on scikit-learn's handwritten
+weights on the same batches: one on two spirals, one on scikit-learn's handwritten
 digits. It leaves a picture of the learning curves in tb_logs/optimizers.
 """
 
-import argparse
 import os
-import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+from _shared import CommandLine, digits, tidy
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from keras_bp.layers import Dense
 from keras_bp.losses import SparseCategoricalCrossentropy
@@ -43,8 +40,7 @@ def load_data(name):
     if name == "spiral":
         (x, y), (x_test, y_test) = spiral(seed=0), spiral(seed=1)  # the same arms, other noise
         return x.T, x_test.T, y.T, y_test.T
-    x, y = load_digits(return_X_y=True)
-    return train_test_split(x / 16, y, test_size=0.2, stratify=y, random_state=SEED)
+    return digits(SEED)
 
 
 def build_model(inputs, classes):
@@ -70,7 +66,7 @@ def train(data, optimizer, epochs):
 
 
 def draw(histories, path):
-    """Write a picture of loss and accuracy: a row a data set, a line an optimizer."""
+    """Write a picture of loss and accuracy: one row per data set, one line per optimizer."""
     figure = Figure(figsize=(11, 3.8 * len(histories)), layout="constrained")
     axes = figure.subplots(len(histories), 2, squeeze=False)
     for (dataset, runs), (loss, accuracy) in zip(histories.items(), axes, strict=True):
@@ -85,21 +81,14 @@ def draw(histories, path):
         accuracy.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         for ax in (loss, accuracy):
             ax.set_xlabel("epochs")
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.grid(alpha=0.2)
+        tidy(loss, accuracy)
     figure.savefig(path, dpi=120)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandLine(__file__, __doc__, epochs=None, of="for a default of each data set")
     parser.add_argument("--dataset", choices=["spiral", "digits", "both"], default="both")
-    parser.add_argument("--epochs", type=int, help="epochs, for a default of each data set")
-    parser.add_argument(
-        "--log-dir", type=pathlib.Path, default="tb_logs", help="where the folder `optimizers` goes"
-    )
     options = parser.parse_args(arguments)
-    if options.epochs is not None and options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
     histories = {}
     for dataset in EPOCHS if options.dataset == "both" else [options.dataset]:
@@ -115,10 +104,8 @@ def main(arguments=None):
             print(f"{name:10}{loss:14.4f}{accuracy:15.2%}{seconds:9.1f}", flush=True)
         print()
 
-    folder = options.log_dir / "optimizers"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(histories, folder / "curves.png")
-    print(f"picture of the curves: {folder / 'curves.png'}")
+    draw(histories, options.folder / "curves.png")
+    print(f"picture of the curves: {options.folder / 'curves.png'}")
     print(f"test accuracy: {accuracies['Adam']:.2%} with Adam on {dataset}")
 
 

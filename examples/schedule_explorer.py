@@ -1,20 +1,17 @@
-"""Program P8 of the chapter: every schedule over 200 epochs, and its effect on training.
+"""Every schedule over 200 epochs, and its effect on training.
 
-Run it with `python examples/schedule_explorer.py`. A small network learns the chapter's two
+Run it with `python examples/schedule_explorer.py`. A small network learns two
 spirals once with each schedule of the package, and another one scikit-learn's handwritten digits
 at a constant rate and in one cycle. It leaves a picture of the rates and the losses in
 tb_logs/schedule_explorer.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from _shared import CommandLine, digits
 
 from keras_bp.layers import Dense
 from keras_bp.losses import SparseCategoricalCrossentropy
@@ -28,10 +25,7 @@ PEAK = 0.1
 
 def train_on_digits(learning_rate):
     """Return the test accuracy that a learning rate, a number or a schedule, leads to."""
-    images, labels = load_digits(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(
-        images / 16, labels, test_size=0.2, stratify=labels, random_state=0
-    )
+    x, x_test, y, y_test = digits()
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((64,)), Dense(64, activation="relu"), Dense(10)])
     loss = SparseCategoricalCrossentropy(from_logits=True)
@@ -41,25 +35,15 @@ def train_on_digits(learning_rate):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=200, help="passes over the spirals")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `schedule_explorer` goes",
-    )
+    parser = CommandLine(__file__, __doc__, epochs=200, of="passes over the spirals")
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
     losses = train_with_schedules(epochs=options.epochs)
     print(f"loss of the last of {options.epochs} epochs on the spirals, the best first")
     for name in sorted(losses, key=lambda name: losses[name][-1]):
         print(f"{name:16} {losses[name][-1]:.4f}")
 
-    picture = options.log_dir / "schedule_explorer" / "schedules.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture = options.folder / "schedules.png"
     figure = plot_schedules(epochs=options.epochs, losses=losses)
     figure.savefig(picture, dpi=100)
     print(f"\npicture of the schedules: {picture}")

@@ -1,4 +1,4 @@
-"""Practice C3 of the chapter: large images are segmented by a small U-Net that learns from patches.
+"""Large images are segmented by a small U-Net that learns from patches.
 
 Run it with `python examples/segmentation.py`. The images are made up: discs and thin rings in noise
 on an uneven ground. A U-Net with skip connections, and the same network without them, learn patches
@@ -7,9 +7,7 @@ dynamically. Then the whole test images are predicted tile by tile. It leaves a 
 TensorBoard run of each training, in tb_logs/segmentation.
 """
 
-import argparse
 import os
-import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -17,9 +15,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from _shared import CommandLine, read_scalars, smooth, tidy
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from keras_bp.callbacks import GradientMonitor
 from keras_bp.layers import BatchNormalization
@@ -109,19 +107,12 @@ def train(skips, images, masks, steps, log_dir):
     batches = tf.data.Dataset.from_generator(
         lambda: cut(images, masks, steps), output_signature=signature
     ).apply(tf.data.experimental.assert_cardinality(steps))
-    for earlier in log_dir.glob("events.out.tfevents.*"):
-        earlier.unlink()  # TensorBoard would join the old run and the new one into one line
     scales = []
     scale = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: scales.append(float(optimizer.dynamic_scale))
     )
     model.fit(batches, shuffle=False, verbose=0, callbacks=[scale, GradientMonitor(log_dir)])
-    events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0}).Reload()
-    series = {
-        tag: [event.tensor_proto.float_val[0] for event in events.Tensors(tag)]
-        for tag in events.PluginTagToContent("scalars")
-    }
-    return model, scales, series
+    return model, scales, read_scalars(log_dir)
 
 
 def predict(model, image, margin):
@@ -138,7 +129,7 @@ def predict(model, image, margin):
 
 
 def overlaps(predicted, masks):
-    """Return the intersection over the union, a figure a class."""
+    """Return the intersection over the union of each class."""
     pairs = [(predicted == i, masks == i) for i in range(len(CLASSES))]
     return np.array([(a & b).sum() / (a | b).sum() for a, b in pairs])
 
@@ -158,9 +149,7 @@ def draw(image, mask, runs, path):
     loss, scale, norm = bottom.subplots(1, 3)
     for name, run in runs.items():
         series = run["series"]
-        losses = series["loss/batch"]
-        medians = np.lib.stride_tricks.sliding_window_view(losses, min(10, len(losses)))
-        loss.plot(np.median(medians, axis=1), label=name)
+        loss.plot(smooth(series["loss/batch"], window=10), label=name)
         scale.step(range(1, len(run["scales"]) + 1), run["scales"], where="post", alpha=0.8)
         layers = [f"down_{i}" for i in (1, 2)] + ["bottom_1", "bottom_2", "up_2", "up_1", "logits"]
         norms = [np.median(series[f"gradient_norm/{layer}"]) for layer in layers]
@@ -171,25 +160,14 @@ def draw(image, mask, runs, path):
     scale.set_yscale("log", base=2)
     norm.set(title="Gradient norm of each layer, median", yscale="log")
     norm.tick_params(axis="x", rotation=45)
-    for ax in (loss, scale, norm):
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.2)
+    tidy(loss, scale, norm)
     figure.savefig(path, dpi=100)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10, help="patches to cover the images")
+    parser = CommandLine(__file__, __doc__, epochs=10, of="patches to cover the images")
     parser.add_argument("--size", type=int, default=512, help="of the square images, n x 64 pixels")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `segmentation` goes",
-    )
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
     if options.size < 256 or options.size % PATCH:
         parser.error(f"--size must be 256 or a larger multiple of 64. Received: {options.size}")
 
@@ -202,10 +180,10 @@ def main(arguments=None):
     print(f"{options.size} x {options.size} pixels, {ground:.2%} of them ground; {steps} steps")
     print(f"{'':15}{'skipped steps':>13}{'seconds':>9}{'pixels right':>14}", end="")
     print("".join(f"{f'IoU {name}':>12}" for name in CLASSES) + f"{'without margin':>16}")
-    folder, runs = options.log_dir / "segmentation", {}
+    runs = {}
     for name, skips in (("U-Net", True), ("without skips", False)):
         start = time.perf_counter()
-        log_dir = folder / name.lower().replace(" ", "_")
+        log_dir = options.folder / name.lower().replace(" ", "_")
         model, scales, series = train(skips, images, masks, steps, log_dir)
         seconds = time.perf_counter() - start
         predicted, seams = (
@@ -219,8 +197,8 @@ def main(arguments=None):
         print("".join(f"{iou:12.3f}" for iou in overlaps(predicted, test_masks)), end="")
         print(f"{at_seams:16.2%}", flush=True)
 
-    draw(test_images[0], test_masks[0], runs, folder / "segments.png")
-    print(f"\npicture of images and trainings: {folder / 'segments.png'}")
+    draw(test_images[0], test_masks[0], runs, options.folder / "segments.png")
+    print(f"\npicture of images and trainings: {options.folder / 'segments.png'}")
     print(f"test accuracy: {runs['U-Net']['accuracy']:.2%} of the pixels with skip connections")
 
 

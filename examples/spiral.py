@@ -1,4 +1,4 @@
-"""Program P1 of the chapter: the NumPy network learns which of two spiral arms a point lies on.
+"""The NumPy network learns which of two spiral arms a point lies on.
 
 Run it with `python examples/spiral.py`. It uses nothing but NumPy and `keras_bp.reference`:
 [2, 16, 8, 1] units, Adam at 0.001 on a cosine schedule, mini-batches of 64, 2000 epochs.

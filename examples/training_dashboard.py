@@ -1,4 +1,4 @@
-"""Exercise E12 of the chapter: a live picture of losses, gradients, learning rate and weights.
+"""A live picture of losses, gradients, learning rate and weights.
 
 Run it with `python examples/training_dashboard.py`, and look at the picture while it learns: a
 viewer that reloads tb_logs/training_dashboard/dashboard.png sees a new one every few seconds. With
@@ -6,16 +6,13 @@ viewer that reloads tb_logs/training_dashboard/dashboard.png sees a new one ever
 digits, the network is a small convolutional one, the learning rate warms up and falls.
 """
 
-import argparse
 import math
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from _shared import CommandLine, digits
 
 from keras_bp.callbacks import TrainingDashboard
 from keras_bp.layers import BatchNormalization, Dense, Dropout
@@ -27,19 +24,13 @@ BATCH_SIZE = 32
 SEED = 0
 
 
-def load_data():
-    """Return (training images, test images, training labels, test labels), pixels in [0, 1]."""
-    images, labels = load_digits(return_X_y=True)
-    images = images.reshape(-1, 8, 8, 1).astype("float32") / 16
-    return train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=SEED)
-
-
 def build_model(steps):
     """Return a compiled model whose learning rate ends at 0 after `steps` update steps."""
     convolution = dict(kernel_size=3, padding="same", activation="relu")
     model = keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            keras.Input((64,)),
+            keras.layers.Reshape((8, 8, 1)),
             keras.layers.Conv2D(16, name="conv_1", **convolution),
             BatchNormalization(momentum=0.9, name="norm_1"),
             keras.layers.Conv2D(32, name="conv_2", **convolution),
@@ -59,25 +50,16 @@ def build_model(steps):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
+    parser = CommandLine(__file__, __doc__, epochs=30)
     parser.add_argument("--gif", action="store_true", help="write an animation, too")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `training_dashboard` goes",
-    )
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
     keras.utils.set_random_seed(SEED)
-    x, x_test, y, y_test = load_data()
+    x, x_test, y, y_test = digits(SEED)
     model = build_model(steps=options.epochs * math.ceil(len(x) / BATCH_SIZE))
 
-    folder = options.log_dir / "training_dashboard"
-    pictures = [folder / "dashboard.png"] + [folder / "dashboard.gif"] * options.gif
+    pictures = [options.folder / "dashboard.png"]
+    pictures += [options.folder / "dashboard.gif"] * options.gif
     training = model.fit(
         x,
         y,

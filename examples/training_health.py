@@ -1,4 +1,4 @@
-"""Practice C7 of the chapter: vanishing and exploding gradients, named while a network trains.
+"""Vanishing and exploding gradients, named while a network trains.
 
 Run it with `python examples/training_health.py`. Two networks that do not learn scikit-learn's
 digits, 20 layers of sigmoid units and a recurrent network that reads the pixels one by one, are
@@ -7,18 +7,14 @@ taken: ReLU with He initialization, and clipping. It leaves a picture, and a Ten
 training, in tb_logs/training_health.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from _shared import CommandLine, digits, read_scalars, smooth, tidy
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from keras_bp.callbacks import GradientMonitor, TrainingHealth
 from keras_bp.layers import Dense
@@ -29,13 +25,6 @@ BATCH_SIZE = 64
 DEPTH = 20
 GAIN = 1.15  # of the recurrent weights: in 64 time steps a signal may grow 1.15^64 = 7700 times
 SEED = 2
-
-
-def load_data():
-    """Return (training images, test images, training labels, test labels), pixels in [0, 1]."""
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype("float32")
-    return train_test_split(x, y, test_size=0.2, stratify=y, random_state=SEED)
 
 
 def build_deep(activation, initializer):
@@ -76,17 +65,11 @@ def train(name, data, epochs, log_dir):
     model, optimizer = RUNS[name]()
     loss = SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
-    for earlier in log_dir.glob("events.out.tfevents.*"):
-        earlier.unlink()  # TensorBoard would join the old run and the new one into one line
     health = TrainingHealth(action=lambda finding: print(f"    {finding}", flush=True))
     callbacks = [health, GradientMonitor(log_dir), keras.callbacks.TerminateOnNaN()]
     model.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, callbacks=callbacks)
     print(f"    {health.report.splitlines()[0]}")
-    events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0}).Reload()
-    series = {
-        tag: [event.tensor_proto.float_val[0] for event in events.Tensors(tag)]
-        for tag in events.PluginTagToContent("scalars")
-    }
+    series = read_scalars(log_dir)
     norms = {tag.partition("/")[2]: v for tag, v in series.items() if tag.startswith("gradient")}
     accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
     return norms, series["loss/batch"], health.findings, accuracy
@@ -96,7 +79,7 @@ def draw_losses(ax, name, run, total, color):
     """Draw the running median of the loss, and a cross where it ends before its time."""
     _, losses, _, accuracy = run
     losses = [loss for loss in losses if np.isfinite(loss)]
-    medians = [np.median(losses[max(0, end - 20) : end]) for end in range(1, len(losses) + 1)]
+    medians = smooth(losses)
     label = f"{name}: {accuracy:.0%} of the test digits"
     if len(losses) < total:
         ax.plot(len(losses), medians[-1], "X", color=color, markersize=9)
@@ -113,7 +96,7 @@ def draw_finding(ax, finding, x, y, offset):
 
 
 def draw(runs, total, path):
-    """Write a picture: gradient norms and losses, a row a kind of network."""
+    """Write a picture: gradient norms and losses, one row per kind of network."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2, width_ratios=(1.2, 1))
     colors = dict(zip(RUNS, (SICK, WELL) * 2, strict=True))
@@ -138,35 +121,22 @@ def draw(runs, total, path):
     axes[0, 0].set(title=title, xlabel="layer", yscale="log", xticks=layers)
     title = "64 time steps: gradient norm of the recurrent layer, before clipping"
     axes[1, 0].set(title=title, xlabel="update steps", yscale="log", xlim=(0, total))
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.2)
+    tidy(*axes.flat)
     figure.savefig(path, dpi=100)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20, help="passes over the training images")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `training_health` goes",
-    )
-    options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
+    options = CommandLine(__file__, __doc__, epochs=20).parse_args(arguments)
 
-    data = load_data()
-    folder = options.log_dir / "training_health"
+    data = digits(SEED)
     runs = {}
     for name in RUNS:
         print(f"{name}:", flush=True)
-        run = folder / name.replace(",", "").replace(" ", "_").lower()
+        run = options.folder / name.replace(",", "").replace(" ", "_").lower()
         runs[name] = train(name, data, options.epochs, run)
         print(f"    test digits: {runs[name][-1]:.2%}")
     total = options.epochs * -(-len(data[0]) // BATCH_SIZE)
-    picture = folder / "gradients.png"
+    picture = options.folder / "gradients.png"
     draw(runs, total, picture)
     print(f"\npicture of norms and losses: {picture}")
     worst = min(runs[name][-1] for name in MENDED)

@@ -1,4 +1,4 @@
-"""Exercise E4 of the chapter: a loop of one's own whose learning rate warms up, then falls.
+"""A custom loop whose learning rate warms up, then falls.
 
 Run it with `python examples/warmup_cosine.py`, for scikit-learn's handwritten digits, or with
 `python examples/warmup_cosine.py --dataset mnist --epochs 10`, which reads DIR/mnist.npz where
@@ -6,7 +6,6 @@ Run it with `python examples/warmup_cosine.py`, for scikit-learn's handwritten d
 rate and the loss in tb_logs/warmup_cosine.
 """
 
-import argparse
 import os
 import pathlib
 import time
@@ -16,9 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from _shared import CommandLine, digits, tidy
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from keras_bp.layers import BatchNormalization, Dense, Dropout
 from keras_bp.losses import SparseCategoricalCrossentropy
@@ -33,9 +31,7 @@ SEED = 0
 def load_data(dataset, data_dir):
     """Return (train images, test images, train labels, test labels), pixels in [0, 1], flat."""
     if dataset == "digits":
-        x, y = load_digits(return_X_y=True)
-        x = x.astype("float32") / 16
-        return train_test_split(x, y, test_size=0.2, stratify=y, random_state=SEED)
+        return digits(SEED)
     if data_dir is None:
         (x, y), (x_test, y_test) = keras.datasets.mnist.load_data()
     else:
@@ -67,26 +63,15 @@ def draw(rates, losses, steps_per_epoch, warmup, path):
     bottom.plot(ends, means, color="tab:blue", marker="o", markersize=3)
     bottom.set(title="Training loss: every step (faint) and every epoch", yscale="log")
     bottom.set(xlabel="update steps", xlim=(0, len(losses)))
-    for ax in (top, bottom):
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.2)
+    tidy(top, bottom)
     figure.savefig(path, dpi=120)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandLine(__file__, __doc__, epochs=25)
     parser.add_argument("--dataset", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder that holds mnist.npz")
-    parser.add_argument("--epochs", type=int, default=25, help="passes over the training images")
-    parser.add_argument(
-        "--log-dir",
-        type=pathlib.Path,
-        default="tb_logs",
-        help="where the folder `warmup_cosine` goes",
-    )
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
     keras.utils.set_random_seed(SEED)
     x, x_test, y, y_test = load_data(options.dataset, options.data_dir)
@@ -125,9 +110,7 @@ def main(arguments=None):
             )
     print(f"{time.perf_counter() - start:.1f} seconds")
 
-    folder = options.log_dir / "warmup_cosine"
-    folder.mkdir(parents=True, exist_ok=True)
-    picture = folder / f"{options.dataset}.png"
+    picture = options.folder / f"{options.dataset}.png"
     draw(rates, np.array(losses), len(batches), warmup, picture)
     accuracy = np.mean(model.predict(x_test, 1000, verbose=0).argmax(axis=1) == y_test)
     print(f"\npicture of learning rate and loss: {picture}")

@@ -29,11 +29,12 @@ from keras_bp import (
     optimizers,
     reference,
     schedules,
+    tuning,
     visualization,
     workers,
 )
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
-from keras_bp.learning_rate_finder import LearningRateCurve, find_learning_rate
+from keras_bp.tuning import LearningRateCurve, find_learning_rate
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ __all__ = [
     "optimizers",
     "reference",
     "schedules",
+    "tuning",
     "visualization",
     "workers",
 ]

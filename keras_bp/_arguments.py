@@ -9,6 +9,7 @@ form that is worked with, and raises a TypeError or ValueError in one voice:
 import math
 import numbers
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -47,11 +48,15 @@ def check_number(
     # NumPy's bool is no subclass of Python's, and no Real either.
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{expected} Received: {name}={value!r}")
-    above = value > low if low_open else value >= low
-    below = value < high if high_open else value <= high
-    if not (math.isfinite(value) and above and below):
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond float64
+        number = math.inf
+    above = number > low if low_open else number >= low
+    below = number < high if high_open else number <= high
+    if not (math.isfinite(number) and above and below):
         raise ValueError(f"{expected} Received: {name}={value!r}")
-    return float(value)
+    return number
 
 
 def check_integer(name: str, value: Any, low: int, below: int | None = None) -> int:
@@ -74,9 +79,20 @@ def check_integer(name: str, value: Any, low: int, below: int | None = None) -> 
     expected = f"`{name}` must be an integer of {low} or more{bound}."
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{expected} Received: {name}={value!r}")
-    if value < low or (below is not None and value >= below):
+    number = int(value)
+    if number < low or (below is not None and number >= below):
         raise ValueError(f"{expected} Received: {name}={value!r}")
-    return int(value)
+    return number
+
+
+def check_positive_integer(name: str, value: Any) -> int:
+    """Return `value` once it is known to be an int of 1 or more.
+
+    Anything else is a ValueError, as in Keras's layers.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return value
 
 
 def check_path(name: str, value: Any) -> str | os.PathLike:
@@ -117,22 +133,42 @@ def check_floating(name: str, value: Any, dtype: tf.DType | None = None) -> tf.T
     return value
 
 
-def check_axis(name: str, axis: Any, rank: int, of: str = "x") -> int:
-    """Return an axis counted from the front, once it is known to be one of `rank` axes.
+def as_floating(inputs: Any, dtype: str) -> tf.Tensor:
+    """Return a layer's inputs as a floating-point tensor; integers and booleans become `dtype`.
+
+    Keras casts floating-point inputs before `call`, but not integers.
+    """
+    inputs = tf.convert_to_tensor(inputs)
+    return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
+
+
+def check_axis(
+    name: str, axis: Any, shape: Sequence[int | None], of: str = "x", *, known: bool = False
+) -> int:
+    """Return an axis counted from the front, once it is known to be one of a shape's.
 
     Args:
         name: string. The argument's name, for the message.
         axis: what the caller passed, an integer in [-rank, rank).
-        rank: int. The rank of the tensor that it is an axis of.
-        of: string. That tensor's name, for the message.
+        shape: sequence of ints or None, the shape that it is an axis of.
+        of: string. The name of what has that shape, for the message.
+        known: bool. Whether the axis must have a known length. Defaults to `False`.
 
     Raises:
         TypeError: if `axis` is not an integer.
-        ValueError: if there is no such axis.
+        ValueError: if there is no such axis, or its length must be known and is not.
     """
+    rank = len(shape)
     expected = f"`{name}` must be an integer in [-{rank}, {rank}), the rank of `{of}`."
+    received = f"Received: {name}={axis!r} for `{of}` of shape {tuple(shape)}"
     if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
-        raise TypeError(f"{expected} Received: {name}={axis!r}")
-    if not -rank <= axis < rank:
-        raise ValueError(f"{expected} Received: {name}={axis!r}")
-    return int(axis) % rank
+        raise TypeError(f"{expected} {received}")
+    index = int(axis)
+    if not -rank <= index < rank:
+        raise ValueError(f"{expected} {received}")
+    if known and shape[index] is None:
+        raise ValueError(
+            f"`{name}` must be an axis of known length, as there is one weight per index. "
+            f"{received}"
+        )
+    return index % rank

@@ -9,7 +9,7 @@ names are listed too.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -26,6 +26,7 @@ __all__ = [
     "PRIVATE_NAMES",
     "Tracker",
     "accumulator_of",
+    "clear_losses",
     "clip_by_optimizer",
     "compiled_by_xla",
     "copy_annotations",
@@ -36,6 +37,7 @@ __all__ = [
     "graph_input_names",
     "graph_nodes",
     "in_compiled_losses",
+    "in_composites",
     "initial_epoch",
     "is_persistent",
     "leaf_optimizers",
@@ -44,9 +46,12 @@ __all__ = [
     "remember_random_state",
     "serializable",
     "set_compiled_optimizer",
+    "set_float_dtype",
     "set_initial_epoch",
     "set_logits",
     "set_mask",
+    "set_value",
+    "symbolic_inputs",
     "updates",
 ]
 
@@ -58,10 +63,13 @@ PRIVATE_NAMES = {
     "Layer._losses": "gradient_check empties it: graph tensors would outlive the check",
     "Layer._loss_ids": "gradient_check empties it together with `_losses`",
     "Layer._dtype_policy": "gradient_check makes a layer compute in float64 by it",
-    "Layer._inputs": "gradient_check finds a functional model's symbolic inputs by it",
+    "InputLayer._dtype": "gradient_check lets a model take float64 inputs by it",
+    "Functional._inputs": "gradient_check finds a functional model's symbolic inputs by it",
+    "KerasTensor._dtype": "gradient_check lets a model take float64 inputs by it",
     "Variable._value": "gradient_check lends a variable a float64 value by it",
     "Variable._dtype": "gradient_check tells the variable's dtype of that value by it",
     "Loss._dtype": "gradient_check makes a loss compute in float64 by it",
+    "Loss._dtype_policy": "gradient_check makes a loss compute in float64 by it",
     "Dense._kernel": "FeedbackDense creates its kernel as Keras's Dense does; files depend on it",
     "Embedding._embeddings": "our embeddings look rows up in the table that Keras created",
     "Sequential._functional": "plot_backprop reads the graph of a Sequential model from it",
@@ -101,7 +109,8 @@ PRIVATE_NAMES = {
     "Optimizer._trainable_variables_indices": "tells which optimizer of a composite updates a "
     "variable",
     "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
-    "MultiOptimizer._optimizer_map": "find_learning_rate looks for a composite's optimizers by it",
+    "MultiOptimizer._optimizer_map": "a lent learning rate reaches by it the optimizers that a "
+    "composite creates late",
     # Tapes
     "GradientTape._persistent": "a combiner refuses a tape that is good for one gradient only; "
     "without it TensorFlow's own error comes, which does not name the argument",
@@ -115,6 +124,7 @@ PRIVATE_NAMES = {
     "arguments OptimizerSwitch has",
     "tensorflow.python.eager.context": "the operations' seeds and the cache of kernels; a trial "
     "would change the random numbers that follow",
+    "Context._rng": "the state of the operations' seeds; likewise",
     "tensorflow.python.ops.stateful_random_ops": "TensorFlow's global generator; likewise",
     "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA; "
     "without it a slower form would be taken there",
@@ -157,10 +167,39 @@ def graph_input_names(graph: Any) -> list[str]:
     return [tensor._keras_history.operation.name for tensor in graph.inputs]
 
 
+def symbolic_inputs(model: Any) -> Sequence[Any]:
+    """List a functional model's symbolic inputs; none of anything else."""
+    return getattr(model, "_inputs", ())
+
+
+# What follows writes past Keras's `__setattr__`, which would track the values or refuse them.
+
+
+def set_float_dtype(owner: Any, dtype: str) -> None:
+    """Give a layer, a loss or a symbolic tensor another dtype, where its own is floating."""
+    attributes, is_float = vars(owner), keras.backend.is_float_dtype
+    # Losses, input layers and symbolic tensors keep one outside of a policy.
+    if "_dtype" in attributes and is_float(attributes["_dtype"]):
+        attributes["_dtype"] = dtype
+    # A loss has no `compute_dtype`.
+    if "_dtype_policy" in attributes and is_float(getattr(owner, "compute_dtype", dtype)):
+        attributes["_dtype_policy"] = keras.DTypePolicy(dtype)
+
+
+def clear_losses(layer: keras.Layer) -> None:
+    """Give a layer empty lists for the losses that its calls add."""
+    vars(layer).update(_losses=[], _loss_ids=set())
+
+
+def set_value(variable: keras.Variable, value: tf.Variable, dtype: str) -> None:
+    """Let a Keras variable hold another `tf.Variable`, of this dtype."""
+    vars(variable).update(_value=value, _dtype=dtype)
+
+
 # Tensors: what Keras's layers and losses leave on a tensor for whoever reads it next
 
 
-def set_logits(tensor: Any, logits: Any, activation: str) -> None:
+def set_logits(tensor: Any, logits: Any, activation: str | None) -> None:
     """Leave on an activation's output its input, and the activation's name.
 
     Keras leaves the input alone, so that its losses take a softmax's logits for a sigmoid's.
@@ -251,6 +290,34 @@ def leaf_optimizers(optimizer: keras.optimizers.Optimizer) -> list[keras.optimiz
     return [optimizer]
 
 
+@contextlib.contextmanager
+def in_composites(optimizer: keras.optimizers.Optimizer, found: Callable) -> Iterator[None]:
+    """Call `found` with each optimizer that a composite's function returns as a step is traced.
+
+    Such a function may create an optimizer only then; `found` runs outside of the traced graph.
+    """
+    inner = optimizer
+    while hasattr(inner, "inner_optimizer"):
+        inner = inner.inner_optimizer
+    if not hasattr(inner, "_optimizer_map"):
+        yield
+        return
+    of_variable = inner._optimizer_map
+
+    def watched(variable: Any) -> Any:
+        with tf.init_scope():
+            chosen = of_variable(variable)
+            found(chosen)
+        return chosen
+
+    # The instance's dictionary is written to directly: Keras's __setattr__ would track it.
+    vars(inner)["_optimizer_map"] = watched
+    try:
+        yield
+    finally:
+        vars(inner)["_optimizer_map"] = of_variable
+
+
 def updates(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
     """Tell whether an optimizer, built, updates a variable; Keras has no public way to ask."""
     return optimizer._var_key(variable) in optimizer._trainable_variables_indices
@@ -307,7 +374,7 @@ def remember_random_state(snapshot: Any) -> Callable[[], None]:
     """
     # There is one once a seed was set; without, operations are seeded by chance.
     tensorflow = getattr(context.context(), "_rng", None)
-    operation_seeds = tensorflow.getstate() if tensorflow else None
+    operation_seeds = None if tensorflow is None else tensorflow.getstate()
     seeds = global_state.get_global_attribute("global_seed_generator")
     # Counters of automatic names: a layer that `build` creates is dense_3 the second time too.
     names = global_state.get_global_attribute("object_name_uids")
@@ -315,7 +382,7 @@ def remember_random_state(snapshot: Any) -> Callable[[], None]:
     snapshot.remember([seeds, names, generator])
 
     def restore() -> None:
-        if operation_seeds is not None and tensorflow.getstate() != operation_seeds:
+        if tensorflow is not None and tensorflow.getstate() != operation_seeds:
             tensorflow.setstate(operation_seeds)
             # An operation that drew one of these seeds lives on in a cache, further along in its
             # stream; an operation that draws the seed again must start at the beginning.

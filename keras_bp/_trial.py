@@ -84,15 +84,22 @@ class Snapshot:
 
     def restore(self):
         """Put everything back."""
-        for attributes, earlier in self._attributes:
-            # The dictionary is written to directly: Keras's __setattr__ would track and refuse.
-            for name in attributes.keys() - earlier.keys():
-                del attributes[name]
-            attributes.update(earlier)
+        restore_attributes(self._attributes)
         for item, contents in self._containers:
             _refill(item, contents)
         for variable, value in self._values:
             variable.assign(value)
+
+
+def restore_attributes(saved):
+    """Put attributes back, and delete new ones, given pairs of an object's `vars` and a copy of it.
+
+    The dictionary is written to directly: Keras's `__setattr__` would track, and refuse.
+    """
+    for attributes, earlier in saved:
+        for name in attributes.keys() - earlier.keys():
+            del attributes[name]
+        attributes.update(earlier)
 
 
 def _refill(container, contents):
@@ -137,6 +144,36 @@ def replaced_attributes(holder, **attributes):
     try:
         yield
     finally:
-        for name in attributes:
-            del own[name]
         own.update(before)
+        for name in attributes.keys() - before.keys():
+            del own[name]
+
+
+@contextlib.contextmanager
+def lent_learning_rate(optimizer, rate, remember=lambda leaf: None):
+    """Let an optimizer read its learning rate from a variable inside the `with` block.
+
+    So does every optimizer inside a wrapper or a composite, also one that a composite's function
+    creates only as a step is traced. A schedule or a callable is set aside and comes back.
+
+    Args:
+        optimizer: a `keras.optimizers.Optimizer`.
+        rate: a `keras.Variable`, created in the optimizer's distribution strategy.
+        remember: function that is called with each leaf optimizer before it is changed.
+
+    Yields:
+        The list of the leaf optimizers, to which those that are found later are appended.
+    """
+    with contextlib.ExitStack() as stack:
+        leaves = []
+
+        def lend(found):
+            for leaf in _keras.leaf_optimizers(found):
+                if all(leaf is not other for other in leaves):
+                    remember(leaf)
+                    stack.enter_context(replaced_attributes(leaf, _learning_rate=rate))
+                    leaves.append(leaf)
+
+        lend(optimizer)
+        stack.enter_context(_keras.in_composites(optimizer, lend))
+        yield leaves

@@ -94,7 +94,8 @@ def all_finite(gradients: Sequence[Gradient]) -> tf.Tensor:
     False
     """
     present = [values_of(gradient) for gradient in gradients if gradient is not None]
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in present] or [True])
+    # Stacked here: TensorFlow's reductions convert a list twice.
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(v)) for v in present] or [True]))
 
 
 def deduplicate(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
@@ -279,7 +280,7 @@ def clip(
     return [map_values(lambda g: g * _share(norm, global_clipnorm, g.dtype), g) for g in gradients]
 
 
-def _share(norm: tf.Tensor, bound: float, dtype: tf.DType) -> tf.Tensor:
+def _share(norm: tf.Tensor, bound: Any, dtype: tf.DType) -> tf.Tensor:
     """Return what a gradient of this norm is multiplied by, NaN where the norm is not finite."""
     bound = tf.constant(bound, norm.dtype)
     return tf.cast(bound / tf.maximum(norm, bound) + (norm - norm), dtype)

@@ -17,13 +17,11 @@ FOUNDATION = {
     "_trial",
     "_types",
     "_deferred_rows",
-    "_exact_gradients",
 }
 FLOORS = [
     {"ops", "gradients", "reference"} | FOUNDATION,
     {"layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},
-    {"deferred", "feedback", "learning_rate_finder", "multitask", "recording", "tuning"}
-    | {"visualization"},
+    {"deferred", "feedback", "multitask", "recording", "tuning"} | {"visualization"},
     # A callback may watch a `fit` of any model, those of the rooms below included.
     {"callbacks"},
 ]

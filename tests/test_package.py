@@ -113,7 +113,7 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     contents = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in contents} == {"keras_bp"}
     sources = {str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py")}
-    sources |= {"keras_bp/py.typed", "keras_bp/schedules/discovery/coefficients.npz"}
+    sources |= {"keras_bp/py.typed", "keras_bp/tuning/discovery/coefficients.npz"}
     assert sources <= set(contents)
 
     site = tmp_path / "site"

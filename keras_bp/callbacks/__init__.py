@@ -1,13 +1,13 @@
 """Callbacks for `model.fit`: they show what the gradients do, and keep a training going."""
 
 from keras_bp.callbacks import health_rules
+from keras_bp.callbacks.dashboard.training_dashboard import TrainingDashboard
 from keras_bp.callbacks.discovered_schedule import DiscoveredSchedule
 from keras_bp.callbacks.gradient_conflict import GradientConflict
 from keras_bp.callbacks.gradient_monitor import GradientMonitor
+from keras_bp.callbacks.health.training_health import TrainingHealth
 from keras_bp.callbacks.optimizer_switch import OptimizerSwitch
 from keras_bp.callbacks.resumable_training import ResumableTraining
-from keras_bp.callbacks.training_dashboard import TrainingDashboard
-from keras_bp.callbacks.training_health import TrainingHealth
 
 __all__ = [
     "DiscoveredSchedule",

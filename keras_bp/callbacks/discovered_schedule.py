@@ -1,16 +1,21 @@
 """A learning-rate schedule that a training finds for itself, in its first few steps."""
 
+import contextlib
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
-from keras_bp.callbacks._optimizer_rules import rules_of
-from keras_bp.callbacks._probe_recorder import ProbeRecorder
-from keras_bp.callbacks._recording_train_function import RecordingTrainFunction
-from keras_bp.schedules import Sequential, discovery
+from keras_bp._keras import leaf_optimizers
+from keras_bp._trial import lent_learning_rate
+from keras_bp.gradients import sum_over_replicas, unscale
+from keras_bp.recording import Recorder, RecordingTrainFunction
+from keras_bp.schedules import Sequential
+from keras_bp.tuning import discovery
 
 _LEAST_PROBE = 12
 
@@ -20,7 +25,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     The first steps, some 5 % of all, are a probe: one at the rate 0, four at a tiny one, then a
     sweep of rising rates, to the rate at which the loss diverges at most. From them follow numbers
-    without units (see `keras_bp.schedules.discovery.features`), and from these a small model, which
+    without units (see `keras_bp.tuning.discovery.features`), and from these a small model, which
     has learnt from some 400 cheap tasks, predicts peak rate, warm-up share and decay. Then
 
     1. weights and optimizer are put back to what they were after the first call of the train
@@ -77,10 +82,10 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     Attributes:
         schedule: the schedule of the steps after the probe, counted from 0; `None` before.
-        discovery: the `keras_bp.schedules.discovery.Discovery` with peak, warm-up share, decay,
+        discovery: the `keras_bp.tuning.discovery.Discovery` with peak, warm-up share, decay,
             expected regret and features; `None` before.
         fallback_reason: string, why the fallback was taken; `None` where it was not.
-        probe: the `keras_bp.schedules.discovery.Probe`, with rates and what was seen.
+        probe: the `keras_bp.tuning.discovery.Probe`, with rates and what was seen.
         steps_probed: integer, the steps that the probe took.
 
     Raises:
@@ -103,7 +108,14 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         decay and warm-up chosen from a run: Defazio et al., 2023, "When, why and how much?".
     """
 
-    def __init__(self, total_steps=None, probe_steps=None, *, fallback=None, verbose=1):
+    def __init__(
+        self,
+        total_steps: int | None = None,
+        probe_steps: int | None = None,
+        *,
+        fallback: float | Callable[[keras.Model], float] | None = None,
+        verbose: int = 1,
+    ) -> None:
         super().__init__()
         if total_steps is not None:
             total_steps = check_integer("total_steps", total_steps, 1)
@@ -115,25 +127,30 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self.probe_steps = probe_steps
         self.fallback = fallback
         self.verbose = check_integer("verbose", verbose, 0)
-        self.schedule = self.discovery = self.probe = None
+        self.schedule: Any = None
+        self.discovery: Any = None
+        self.probe: Any = None
         self.steps_probed = 0
-        self._optimizer = self._recorder = self._start = None
+        self._optimizer: Any = None
+        self._start: Any = None
+        self._recorder: Any = None
+        self._total: Any = None
 
     @property
-    def fallback_reason(self):
+    def fallback_reason(self) -> str | None:
         """Why the safe schedule was taken; None where it was not."""
         return None if self.discovery is None else self.discovery.fallback_reason
 
     # Keras's hooks.
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         """Keras's hook: take over the model that `fit` is about to train."""
         # A fit that an exception ended never called on_train_end.
         self._recorder = None
         RecordingTrainFunction.remove_from(model)
         super().set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: check what can be checked."""
         optimizer = self.model.optimizer
         if not isinstance(optimizer, keras.optimizers.Optimizer):
@@ -143,7 +160,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
             )
         if self._optimizer is optimizer:
             return
-        cycles = [rule.gradient_accumulation_steps or 1 for rule in rules_of(optimizer)]
+        cycles = [leaf.gradient_accumulation_steps or 1 for leaf in leaf_optimizers(optimizer)]
         if max(cycles, default=1) > 1:
             raise ValueError(
                 "DiscoveredSchedule needs an optimizer that updates the weights in every step. "
@@ -152,7 +169,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self.schedule = self.discovery = self.probe = self._start = self._total = None
         self.steps_probed = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: count the steps, now that the number of the first epoch is known."""
         if self._optimizer is self.model.optimizer or self._total is not None:
             return
@@ -169,7 +186,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
                 f"Received: probe_steps={self.probe_steps}"
             )
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: plan the coming steps of the probe."""
         if self._optimizer is self.model.optimizer:
             return
@@ -181,7 +198,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self._recorder.plan(rates)
         self._function.arm()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: look at the steps just made, and set the schedule if they were the last."""
         if self._recorder is None:
             return
@@ -200,7 +217,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         if self.probe.done or self.steps_probed >= self._planned:
             self._decide()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Keras's hook: decide now, if the probe was to go on."""
         if self._recorder is not None:
             self._decide()
@@ -220,7 +237,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
             reason = f"{self._total} steps are too few for a probe of {self._planned}"
             self._settle(discovery.Discovery.safe(None, reason))
             return False
-        self._recorder = ProbeRecorder(self.model)
+        self._recorder = _ProbeRecorder(self.model)
         self.probe = discovery.Probe(self._planned)
         self._listen()
         return True
@@ -230,18 +247,19 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self._function.add(self._recorder, guest=True)
 
     def _variables(self):
-        holders = [self.model.optimizer, *rules_of(self.model.optimizer)]
+        holders = [self.model.optimizer, *leaf_optimizers(self.model.optimizer)]
         variables = self.model.weights + [v for holder in holders for v in holder.variables]
         return {id(variable): variable for variable in variables}.values()
 
     def _decide(self):
         """End the probe, put weights and optimizer back, and set the schedule."""
         RecordingTrainFunction.remove_from(self.model)
-        unseen, self._recorder = self._recorder.unseen, None
+        recorder, self._recorder = self._recorder, None
         for variable, value in self._start or ():
             variable.assign(value)
         self._start = None
-        if unseen is not None:
+        if not (recorder.sees_update and recorder.sees_loss):
+            unseen = "scale_loss" if recorder.sees_update else "apply"
             found = discovery.Discovery.safe(None, f"the train step calls no `{unseen}`")
         else:
             found = discovery.discover(self.probe, self._total)
@@ -260,10 +278,10 @@ class DiscoveredSchedule(keras.callbacks.Callback):
             )
         self.discovery = found
         self.schedule = found.schedule(max(self._total - self.steps_probed, 1))
-        start = max(int(rule.iterations.numpy()) for rule in rules_of(optimizer))
+        start = max(int(leaf.iterations.numpy()) for leaf in leaf_optimizers(optimizer))
         schedule = Sequential([0.0, self.schedule], [start]) if start else self.schedule
-        for rule in rules_of(optimizer):
-            rule.learning_rate = schedule
+        for leaf in leaf_optimizers(optimizer):
+            leaf.learning_rate = schedule
         self._optimizer = optimizer
         # The train function was traced with the old rate.
         model.make_train_function(force=True)
@@ -278,8 +296,109 @@ class DiscoveredSchedule(keras.callbacks.Callback):
             return self.fallback
         if suggested is not None:
             return suggested
-        rule = rules_of(self.model.optimizer)[0]
-        return float(tf.convert_to_tensor(rule.learning_rate))
+        first = leaf_optimizers(self.model.optimizer)[0]
+        return float(tf.convert_to_tensor(first.learning_rate))
+
+
+class _ProbeRecorder(Recorder):
+    """Sets the rate of each step of one call of the train function, and records what it does.
+
+    The step number k of a call, from 0, is made at
+    `rates[k]`, and row k holds what `keras_bp.tuning.discovery.SEEN` lists, in float64. The
+    gradient and the update of the step before are kept, two copies of the trainable weights. The
+    optimizer reads its rate from a variable of the recorder while the call runs, and only then.
+
+    Args:
+        model: a compiled `keras.Model`.
+
+    Attributes:
+        parameters: the number of trainable weights, None before the first step.
+        planned: the rates of the last call's steps.
+    """
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.parameters = None
+        with model.distribute_strategy.scope():
+            self._rate = keras.Variable(
+                0.0,
+                dtype="float32",
+                trainable=False,
+                aggregation="only_first_replica",
+                name="probed_learning_rate",
+            )
+        self._places = model.steps_per_execution
+        self._rates = self._variable(np.zeros(self._places))
+        self._kept = None
+
+    def plan(self, rates):
+        """Set the rates of the steps of the next call."""
+        self.planned = rates
+        self._rates.assign(rates)
+        if self._kept is not None:
+            self._made.assign(0)
+
+    def rows(self):
+        """Return what was seen of the steps of the last call, (steps, numbers)."""
+        if self._kept is None:  # a train step that calls no `apply`
+            return np.zeros((0, 7))
+        return self._read(self._rows)[: int(self._read(self._made))]
+
+    @contextlib.contextmanager
+    def watching(self):
+        """Let the optimizer read the probe's rate inside the `with` block."""
+        # Not within the step, where replicas cannot create variables, if it can be helped.
+        if self._kept is None and self._model.built:
+            self._create(self._model.trainable_variables)
+        with lent_learning_rate(self._model.optimizer, self._rate):
+            yield
+
+    @contextlib.contextmanager
+    def see_update(self, gradients, variables):
+        """Record the step whose gradients are applied inside the `with` block."""
+        loss, factor = self._take_loss()
+        pairs = [
+            (unscale(gradient, factor), variable)
+            for gradient, variable in zip(gradients, variables, strict=True)
+            # The "gradient" of the other kind (a float8 scale) is its next value.
+            if gradient is not None and not getattr(variable, "overwrite_with_gradient", False)
+        ]
+        variables = [variable for _, variable in pairs]
+        gradients = sum_over_replicas([gradient for gradient, _ in pairs])
+        gradients = [tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients]
+        if self._kept is None:
+            self._create(variables)
+        before, moved = zip(*(self._kept[id(variable)] for variable in variables), strict=True)
+        weights = [_value(variable) for variable in variables]
+        row = [
+            loss,
+            _product(gradients, gradients),
+            _product(gradients, before),
+            _product(gradients, moved),
+            _product(weights, weights),
+        ]
+        self._rate.assign(tf.cast(self._rates[self._made], self._rate.dtype))
+        yield
+        update = [_value(v) - w for v, w in zip(variables, weights, strict=True)]
+        row += [_product(update, update), _product(gradients, update)]
+        # A loss scale that is too large makes gradients infinite, and skips the step.
+        is_finite = tf.math.is_finite(row[1])
+        for kept, values in ((before, gradients), (moved, update)):
+            for variable, value in zip(kept, values, strict=True):
+                variable.assign(tf.where(is_finite, value, variable))
+        place = [[self._made + 0]]
+        self._rows.assign(tf.tensor_scatter_nd_update(self._rows, place, [tf.stack(row)]))
+        self._made.assign_add(1)
+
+    def _create(self, variables):
+        self.parameters = int(sum(np.prod(variable.shape) for variable in variables))
+        zeros = [np.zeros(variable.shape, "float32") for variable in variables]
+        self._kept = {
+            id(variable): (self._variable(zero), self._variable(zero))
+            for variable, zero in zip(variables, zeros, strict=True)
+        }
+        self._rows = self._variable(np.zeros((self._places, 7)))
+        self._made = self._variable(0)
 
 
 def _checked(value):
@@ -290,3 +409,13 @@ def _checked(value):
             "`fallback` must be a number above 0 or a function of the model that returns one. "
             f"Received: fallback={value!r}"
         ) from error
+
+
+def _value(variable):
+    return tf.cast(keras.ops.convert_to_tensor(variable), tf.float32)
+
+
+def _product(a, b):
+    """Return the scalar product of two lists of tensors, in float64."""
+    parts = [tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)]
+    return tf.add_n([tf.cast(part, tf.float64) for part in parts])

@@ -1,22 +1,24 @@
 """Which layers several tasks pull in opposite directions, in TensorBoard and as numbers."""
 
+import contextlib
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
-from keras_bp._arguments import check_integer
-from keras_bp.callbacks._conflict_image import conflict_image
-from keras_bp.callbacks._conflict_recorder import ConflictRecorder
-from keras_bp.callbacks._conflict_tally import ConflictTally, similarities
-from keras_bp.callbacks._event_file import EventFile
-from keras_bp.callbacks._layer_selection import LayerSelection
-from keras_bp.callbacks._log_dir import check_log_dir
-from keras_bp.callbacks._recording_callback import RecordingCallback
+from keras_bp._arguments import check_integer, check_path
+from keras_bp._paths import variable_paths
+from keras_bp._types import Path
+from keras_bp.callbacks._charts import conflict_image
 from keras_bp.multitask import MultiTaskModel
+from keras_bp.recording import EventFile, LayerSelection, RecordingCallback, StepRecorder
+
+_ALL = "global"
 
 
 class GradientConflict(RecordingCallback):
-    """Writes how the tasks' gradients lie to one another in each layer, step by step.
+    """Writes how the tasks' gradients compare in each layer (cosine, size), at every update step.
 
     It watches a plain `fit` of a `keras_bp.multitask.MultiTaskModel`. For the gradients g_s and g_t
     of two tasks, over the trainable variables of a layer that two or more tasks share,
@@ -51,7 +53,7 @@ class GradientConflict(RecordingCallback):
 
     Paths of layers, update steps and how they are counted are those of `GradientMonitor`. With
     `gradient_accumulation_steps` a point stands for the gradients of all micro-batches of an
-    update, laid end to end; what an earlier `fit` left over is not in it. A task that is left out
+    update, concatenated; what an earlier `fit` left over is not in it. A task that is left out
     of one micro-batch counts as left out of the update.
 
     Args:
@@ -95,8 +97,13 @@ class GradientConflict(RecordingCallback):
         for the share of conflicting steps in each layer.
     """
 
-    def __init__(self, log_dir="tb_logs", every=1, layers=None):
-        check_log_dir(log_dir)
+    def __init__(
+        self,
+        log_dir: Path = "tb_logs",
+        every: int = 1,
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        check_path("log_dir", log_dir)
         check_integer("every", every, 1)
         super().__init__()
         self.log_dir = log_dir
@@ -105,9 +112,9 @@ class GradientConflict(RecordingCallback):
         self._selection = LayerSelection(layers)
         self._file = None
         self._names = None
-        self._training, self._epoch = ConflictTally(), ConflictTally()
+        self._training, self._epoch = _Tally(), _Tally()
 
-    def table(self):
+    def table(self) -> list[dict]:
         """Return what was measured since the first `fit`, for each layer and pair of tasks.
 
         Returns:
@@ -140,26 +147,26 @@ class GradientConflict(RecordingCallback):
 
     # Keras's hooks, and those of RecordingCallback.
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: write what the epoch's steps were like."""
         super().on_epoch_end(epoch, logs)
         if np.any(self._epoch.steps):
             self._write_epoch()
-        self._epoch = ConflictTally()
+        self._epoch = _Tally()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Keras's hook: leave model, combiner and optimizer as they were."""
         if self._recording and self._recorder.sees_update and self._recorder.shared is None:
             warnings.warn(
                 f"GradientConflict saw no tasks: the train step of model {self.model.name!r} does "
-                "not call `combine_tasks` of `model.combiner`",
+                "not call `model.listeners`",
                 RuntimeWarning,
                 stacklevel=2,
             )
         super().on_train_end(logs)
 
     def _new_recorder(self):
-        return ConflictRecorder(self.model, self.layers)
+        return _ConflictRecorder(self.model, self.layers)
 
     def _begin(self):
         if not isinstance(self.model, MultiTaskModel):
@@ -170,7 +177,7 @@ class GradientConflict(RecordingCallback):
             )
         self._selection.check(self.model)
         self._open()
-        self._epoch = ConflictTally()
+        self._epoch = _Tally()
 
     def _end(self):
         if self._file is not None:
@@ -187,7 +194,7 @@ class GradientConflict(RecordingCallback):
             return
         self._open()  # a fit inside this one has closed it
         self._name(gramians.shape[-1])
-        measured = similarities(gramians, self._recorder.pairs)
+        measured = _similarities(gramians, self._recorder.pairs)
         self._training.add(*measured)
         self._epoch.add(*measured)
         steps = range(self._last_step - len(gramians) + 1, self._last_step + 1)
@@ -196,7 +203,7 @@ class GradientConflict(RecordingCallback):
                 self._write_step(cosines[self._sharing], magnitudes[self._sharing], step)
 
     def _name(self, tasks):
-        """Find the names of layers and pairs; what other ones have left is forgotten."""
+        """Find the names of layers and pairs; reset the tallies if they changed."""
         s, t = np.triu_indices(tasks, 1)
         names = _unique(self.model.output_names)
         pairs = [(names[a], names[b]) for a, b in zip(s, t, strict=True)]
@@ -205,7 +212,7 @@ class GradientConflict(RecordingCallback):
         if self._names == now:
             return
         self._names, self._sharing = now, sharing
-        self._training, self._epoch = ConflictTally(), ConflictTally()
+        self._training, self._epoch = _Tally(), _Tally()
         self._labels = _unique([f"{a}-{b}" for a, b in pairs])
         places = [f"{now[0][layer]}/{self._labels[pair]}" for layer, pair in np.argwhere(sharing)]
         kinds = "gradient_cosine", "gradient_magnitude_similarity"
@@ -232,8 +239,201 @@ class GradientConflict(RecordingCallback):
 
 
 def _unique(names):
-    """Return the names, those numbered that are there twice, as of a layer with two outputs."""
+    """Return the names, with a number where one occurs twice, as of a layer with two outputs."""
     return [
         name if names.count(name) == 1 else f"{name}_{names[:place].count(name)}"
         for place, name in enumerate(names)
     ]
+
+
+class _ConflictRecorder(StepRecorder):
+    """Also records the Gram matrix of each shared layer's task gradients.
+
+    One of the model's `listeners` while a step is traced. For each update step the layers' Gram
+    matrices
+
+        M_st = sum over the layer's shared variables of g_s . g_t
+
+    fill a place of a ring, as the rows of a `StepRecorder` do; NaN where one of the two tasks was
+    left out of the step. Under accumulation they are summed over the update's micro-batches: the
+    products of the concatenated gradients.
+
+    Args:
+        model: a compiled `MultiTaskModel`.
+        layers: list of the paths of the layers to record, as for `LayerSelection`, or None for
+            all. All of them count for "global".
+
+    Attributes:
+        shared: list of the paths of the layers that tasks share, in the model's order, and at its
+            end "global", for all together; None until a step was traced.
+        pairs: bool array (len(shared), tasks, tasks), which tasks share the layer.
+
+    Raises:
+        ValueError: in the first step, if tasks share no layer, or none of those selected.
+    """
+
+    def __init__(self, model, layers):
+        super().__init__(model)
+        self._layers = layers
+        self.shared = self.pairs = None
+        self._gramians = self._sums = None
+
+    @contextlib.contextmanager
+    def watching(self):
+        """Return the context in which the step is to be traced."""
+        self._model.listeners.append(self._hear)
+        try:
+            with super().watching():
+                yield
+        finally:
+            self._model.listeners.remove(self._hear)
+
+    def _hear(self, variables, task_gradients, combined):
+        given = np.array([[g is not None for g in task] for task in task_gradients])
+        self._replica.combined = combined, given
+
+    @contextlib.contextmanager
+    def see_update(self, gradients, variables):
+        """Record the step whose gradients are applied inside the `with` block."""
+        seen = vars(self._replica).pop("combined", None)
+        factor = self._factor()  # read before the base takes it
+        with super().see_update(gradients, variables):
+            if seen is not None:
+                # Micro-batches may carry different loss scales.
+                row = self._row(variables, *seen) / factor**2
+                before = self._totals[1], self._totals[2]
+            yield
+        if seen is not None:
+            self._record(row, *before)
+
+    def restart(self):
+        """Resume after unrecorded steps."""
+        super().restart()
+        if self._sums is not None:
+            self._sums.assign(tf.zeros_like(self._sums))
+
+    def gramians(self, count):
+        """Return the Gramians of the last `count` updates that `new_updates` has returned.
+
+        Returns:
+            A float64 array of shape (count, len(shared), tasks, tasks), or None where the train
+            step combined nothing.
+        """
+        if self.shared is None:
+            return None
+        numbers = np.arange(self._rows_read - count + 1, self._rows_read + 1)
+        return self._read(self._gramians)[numbers % self.places][:, self._columns]
+
+    def _create_rows(self):
+        # For every layer: which of them are shared is known only as the step is traced, where a
+        # replica can create no variable.
+        super()._create_rows()
+        paths, selection = variable_paths(self._model), LayerSelection(self._layers)
+        layers = dict.fromkeys(paths[id(variable)][0] for variable in self.variables)
+        self._recorded = [layer for layer in layers if layer in selection]
+        tasks = len(self._model.outputs)
+        shape = len(self._recorded) + 1, tasks, tasks
+        self._gramians = self._zeros(self.places + 1, *shape)
+        self._sums = self._zeros(*shape) if self._cycle > 1 else None
+
+    def _row(self, variables, combined, given):
+        """Return the Gramians of the layers and of all, of shape (layers + 1, tasks, tasks)."""
+        paths = variable_paths(self._model)
+        of_layers, pairs = {}, {}
+        for variable, gramian, owners in zip(variables, combined.gramians, given.T, strict=True):
+            if gramian is not None:
+                layer = paths[id(variable)][0]
+                of_layers.setdefault(layer, []).append(gramian)
+                pairs[layer] = pairs.get(layer, False) | np.outer(owners, owners)
+        if self.shared is None:
+            self._choose(pairs)
+        missing = tf.fill(combined.gramian.shape, tf.constant(np.nan, tf.float64))
+        row = [tf.add_n(of_layers.get(layer, [missing])) for layer in self._recorded]
+        present = combined.present[:, None] & combined.present[None, :]
+        return tf.where(present, tf.stack([*row, combined.gramian]), np.nan)
+
+    def _choose(self, pairs):
+        """Find the recorded layers that tasks share."""
+        if not pairs:
+            raise ValueError(
+                "GradientConflict needs a model in which two or more tasks share trainable "
+                f"weights. Received: model {self._model.name!r}, in which none do"
+            )
+        chosen = [layer for layer in self._recorded if layer in pairs]
+        if not chosen:
+            raise ValueError(
+                f"`layers` must name layers that two or more tasks share: {list(pairs)}. "
+                f"Received: layers={self._layers!r}"
+            )
+        self.shared = [*chosen, _ALL]
+        self._columns = [*map(self._recorded.index, chosen), -1]
+        everywhere = np.any(list(pairs.values()), axis=0)
+        self.pairs = np.array([*(pairs[layer] for layer in chosen), everywhere])
+
+    def _record(self, row, losses_before, updates_before):
+        losses, updates = self._totals[1], self._totals[2]
+        updated = updates > updates_before
+        if self._sums is not None:
+            row += self._sums
+            # A micro-batch that loss scaling skipped has no part in the update.
+            taken = tf.where(losses > losses_before, row, self._sums)
+            self._sums.assign(tf.where(updated, tf.zeros_like(row), taken))
+        place = tf.where(updated, tf.cast(updates, tf.int64) % self.places, self.places)
+        self._gramians.assign(tf.tensor_scatter_nd_update(self._gramians, [[place]], [row]))
+
+
+class _Tally:
+    """Sums of what was measured over some steps.
+
+    Attributes:
+        steps: int array (layers, pairs), the number of steps in which there was a cosine.
+    """
+
+    def __init__(self):
+        self.steps = self._sums = self._layers = 0
+
+    def add(self, cosines, magnitudes):
+        """Add cosines and magnitude similarities, arrays of shape (steps, layers, pairs)."""
+        known, conflicts = np.isfinite(cosines), cosines < 0
+        self.steps = self.steps + known.sum(axis=0)
+        self._sums = self._sums + np.array(
+            [np.nansum(cosines, axis=0), np.nansum(magnitudes, axis=0), conflicts.sum(axis=0)]
+        )
+        either = [conflicts.any(axis=2).sum(axis=0), known.any(axis=2).sum(axis=0)]
+        self._layers = self._layers + np.array(either)
+
+    def means(self):
+        """Return mean cosine, mean magnitude similarity and share of conflicting steps.
+
+        Three arrays (layers, pairs), NaN where there was no step.
+        """
+        with np.errstate(invalid="ignore"):
+            return self._sums / self.steps
+
+    def conflicting_steps(self):
+        """Return for each layer the share of steps in which any two tasks conflict."""
+        with np.errstate(invalid="ignore"):
+            return self._layers[0] / self._layers[1]
+
+
+def _similarities(gramians, pairs):
+    """Return the cosines and the magnitude similarities of each pair of tasks.
+
+        cosine = g_s . g_t / (|g_s| |g_t|),    similarity = 2 |g_s| |g_t| / (|g_s|^2 + |g_t|^2)
+
+    Args:
+        gramians: array of shape (steps, layers, tasks, tasks).
+        pairs: bool array of shape (layers, tasks, tasks), which tasks share the layer.
+
+    Returns:
+        Two arrays of shape (steps, layers, tasks (tasks - 1) / 2), the pairs in the order (0, 1),
+        (0, 2), ...; NaN where the two share nothing, or one has no finite gradient other than 0.
+    """
+    s, t = np.triu_indices(gramians.shape[-1], 1)
+    squares = np.diagonal(gramians, axis1=-2, axis2=-1)
+    a, b = squares[..., s], squares[..., t]
+    known = pairs[..., s, t] & (a > 0) & (b > 0) & np.isfinite(a) & np.isfinite(b)
+    a, b = np.where(known, a, np.nan), np.where(known, b, np.nan)
+    norms = np.sqrt(a) * np.sqrt(b)
+    # Two sums may round to a cosine beyond 1.
+    return np.clip(gramians[..., s, t] / norms, -1.0, 1.0), 2.0 * norms / (a + b)

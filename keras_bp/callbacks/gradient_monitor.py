@@ -1,23 +1,39 @@
 """What the gradients of every update step do, in TensorBoard."""
 
+import collections
+import contextlib
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._arguments import check_integer
-from keras_bp._paths import layer_paths
-from keras_bp.callbacks._alignment_recorder import AlignmentRecorder, recorder_for
-from keras_bp.callbacks._event_file import EventFile
-from keras_bp.callbacks._gradient_flow_image import GradientFlowImage
-from keras_bp.callbacks._hand_records import write_by_hand
-from keras_bp.callbacks._layer_measures import layer_measures, measured_kinds
-from keras_bp.callbacks._layer_selection import LayerSelection
-from keras_bp.callbacks._layout import layout
-from keras_bp.callbacks._log_dir import check_log_dir
-from keras_bp.callbacks._model_histograms import write_sampled, write_weights
-from keras_bp.callbacks._recording_callback import RecordingCallback
-from keras_bp.callbacks._update_scalars import UpdateScalars
+from keras_bp._arguments import check_integer, check_path
+from keras_bp._keras import flat_layers
+from keras_bp._paths import layer_paths, variable_paths
+from keras_bp._trial import replaced_attributes
+from keras_bp._types import Path
+from keras_bp.callbacks._charts import GradientFlowImage, layout
+from keras_bp.feedback import Alignment, alignment_sums, exact_gradients
+from keras_bp.gradients import sum_over_replicas
+from keras_bp.layers import DirectFeedback, FeedbackConv2D, FeedbackDense
+from keras_bp.recording import (
+    STATISTICS,
+    EventFile,
+    LayerSelection,
+    RecordingCallback,
+    StepRecorder,
+    can_die,
+    can_saturate,
+    clips,
+    count_values,
+    own_product,
+    record_custom_loop,
+    rows,
+)
+
+_WINDOW = 100
 
 
 class GradientMonitor(RecordingCallback):
@@ -81,7 +97,7 @@ class GradientMonitor(RecordingCallback):
     first. Variables that the model holds outside any layer are of the layer `(model)`. Names that
     Keras makes up count on in a process (dense, dense_1): name the layers of runs to be compared.
 
-    In a loop of one's own, `record` writes the norms by hand.
+    In a custom loop, call `record`, which writes the norms.
 
     Args:
         log_dir: string or `os.PathLike`, the directory of the event file, which lies directly in
@@ -120,14 +136,14 @@ class GradientMonitor(RecordingCallback):
 
     def __init__(
         self,
-        log_dir="tb_logs",
-        every=1,
-        histograms_every=None,
-        activations=False,
-        layers=None,
-        updates_every=50,
-    ):
-        check_log_dir(log_dir)
+        log_dir: Path = "tb_logs",
+        every: int = 1,
+        histograms_every: int | None = None,
+        activations: bool = False,
+        layers: Sequence[str] | None = None,
+        updates_every: int = 50,
+    ) -> None:
+        check_path("log_dir", log_dir)
         check_integer("every", every, 1)
         check_integer("updates_every", updates_every, 1)
         if histograms_every is not None:
@@ -140,13 +156,21 @@ class GradientMonitor(RecordingCallback):
         self.layers = layers
         self._selection = LayerSelection(layers)
         self.updates_every = updates_every
-        self._file = None
+        self._file: Any = None
+        self._meter: Any = None
         self._has_layout = False
         self._chosen = None
         self._flow = GradientFlowImage()
 
-    def record(self, gradients, variables, *, loss=None, step=None):
-        """Write the norms of one step of a loop of one's own, inside a `tf.function` or outside.
+    def record(
+        self,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        *,
+        loss: Any = None,
+        step: Any = None,
+    ) -> None:
+        """Write the norms of one step of a custom loop, inside a `tf.function` or outside.
 
         It writes `gradient_norm/<layer path>`, `gradient_norm/global`, `weight_norm/<layer path>`
         and `loss/batch`; `close` ends the file. Paths are the model's after `set_model`, and else
@@ -167,15 +191,15 @@ class GradientMonitor(RecordingCallback):
         context = tf.distribute.get_replica_context()
         if context is not None and tf.get_static_value(context.replica_id_in_sync_group) == 0:
             self._open()  # here, where an error can be understood
-        self._by_hand, self._meter = True, None  # a loop that calls the hooks too
-        layers = self._selection
-        write_by_hand(self._write_by_hand, self.model, layers, gradients, variables, loss, step)
+        self._custom_loop, self._meter = True, None  # which may call the hooks too
+        write, layers = self._write_custom_loop, self._selection
+        record_custom_loop(write, self.model, layers, gradients, variables, loss, step)
 
-    def close(self):
+    def close(self) -> None:
         """Write what is left and close the event file, as `fit` does unless it is interrupted."""
         self._stop()
 
-    def _write_by_hand(self, tags, values, step):
+    def _write_custom_loop(self, tags, values, step):
         self._open()
         self._write_layout(tags)
         self._last_step = self._last_step + 1 if step is None else step
@@ -192,7 +216,10 @@ class GradientMonitor(RecordingCallback):
         self._has_layout = True
 
     def _new_recorder(self):
-        return recorder_for(self.model, self._outputs)
+        feedback = FeedbackDense, FeedbackConv2D, DirectFeedback
+        every = flat_layers(self.model, include_self=True)
+        aligned = any(isinstance(layer, feedback) for layer in every)
+        return (_AlignmentRecorder if aligned else StepRecorder)(self.model, self._outputs)
 
     def _begin(self):
         if self.model.built:
@@ -203,22 +230,21 @@ class GradientMonitor(RecordingCallback):
         self._updates_due, self._histograms_at = 1, 0
         self._histograms_due = self.histograms_every or math.inf
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: record the coming steps, and measure what is due."""
         self._open()  # a fit inside this one has closed it
         self._start_if_needed()
         self._counting = self._is_due(self._histograms_due)
-        if not self._by_hand and self._is_due(self._updates_due) and self.model.built:
+        if not self._custom_loop and self._is_due(self._updates_due) and self.model.built:
             if self._meter is None:
                 self._meter = self._new_meter()
             if not self._meter.running:
                 self._meter.start()
         measuring = self._meter is not None and self._meter.running
-        aligning = measuring and isinstance(self._recorder, AlignmentRecorder)
-        self._sampling = self._counting or aligning
+        self._sampling = self._counting or measuring and bool(self._recorder.sampled_kinds)
         super().on_train_batch_begin(batch, logs)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: write what was due, and the other steps if enough wait."""
         measuring = self._meter is not None and self._meter.running
         if not (measuring or self._counting):
@@ -229,14 +255,12 @@ class GradientMonitor(RecordingCallback):
         if steps and measuring:  # with none, the update is still to come
             self._write_update(steps)
             self._updates_due = (step // self.updates_every + 1) * self.updates_every
-        if steps and self._counting:
-            write_sampled(
-                self._file, self.model, self._recorder, self._selection, self._chosen_outputs, step
-            )
+        if steps and self._counting and self.histograms_every:
+            self._write_sampled()
             self._write_weights()
             self._histograms_due = (step // self.histograms_every + 1) * self.histograms_every
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: write the epoch's metrics, the weights and the picture."""
         self._open()
         super().on_epoch_end(epoch, logs)
@@ -284,17 +308,157 @@ class GradientMonitor(RecordingCallback):
         paths = layer_paths(self.model)
         outputs = enumerate(paths[layer] for layer in self._recorder.layers)
         self._chosen_outputs = {i: path for i, path in outputs if path in self._selection}
-        self._scalars = UpdateScalars(self._recorder, self._chosen, self._chosen_outputs)
-        measured = (f"{kind}/" for kind in measured_kinds(self._recorder))
+        self._scalars = _UpdateScalars(self._recorder, self._chosen, self._chosen_outputs)
+        measured = (f"{kind}/" for kind in self._measured_kinds())
         self._write_layout([*self._scalars.tags, *measured, "epoch/"])
 
+    def _measured_kinds(self):
+        """Return the kinds of tags of what is measured of each layer now and then."""
+        return ("update_ratio", "weight_norm", *self._recorder.sampled_kinds)
+
     def _write_update(self, steps):
-        """Write the ratio and the norms of what the meter has measured over some steps."""
-        norms = (self._norms(squares[None])[0] for squares in self._meter.stop())
-        of_variables, chosen = self._layer_of_variable, self._chosen
-        measures = layer_measures(norms, of_variables, self._recorder, steps, chosen)
-        self._file.write_scalars(*measures, self._last_step)
+        """Write what was measured of the last call, which made so many steps."""
+        update, before, after = (self._norms(squares[None])[0] for squares in self._meter.stop())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = [update / before / steps, after]
+        values += self._recorder.sampled_measures(self._layer_of_variable, len(self._layers))
+        kinds = self._measured_kinds()[: len(values)]
+        tags = tuple(f"{kind}/{path}" for kind in kinds for path in self._chosen.values())
+        values = [of_layers[layer] for of_layers in values for layer in self._chosen]
+        self._file.write_scalars(tags, values, self._last_step)
 
     def _write_weights(self):
+        """Write a histogram of each weight of the chosen layers."""
         self._histograms_at = self._last_step
-        write_weights(self._file, self.model, self._selection, self._last_step)
+        self._write_histograms("weights", self.model.weights, map(_counted, self.model.weights))
+
+    def _write_sampled(self):
+        """Write the histograms that the recorder has counted."""
+        gradients, outputs = self._recorder.histograms()
+        self._write_histograms("gradients", self._recorder.variables, gradients)
+        for i, path in self._chosen_outputs.items():
+            self._file.write_histogram(f"activations/{path}", rows(outputs[i]), self._last_step)
+
+    def _write_histograms(self, kind, variables, counted):
+        paths = variable_paths(self.model)
+        for variable, of_variable in zip(variables, counted, strict=True):
+            layer, path = paths[id(variable)]
+            if layer in self._selection:
+                self._file.write_histogram(f"{kind}/{path}", rows(of_variable), self._last_step)
+
+
+class _UpdateScalars:
+    """Turns recorded updates into rows of values.
+
+    Args:
+        recorder: a `StepRecorder` that has recorded a step.
+        layers: dictionary, number of a layer in the norms -> its path.
+        outputs: dictionary, number of a layer in the recorder's outputs -> its path.
+
+    Attributes:
+        tags: tuple of the tags, in the order of the values.
+        recorder: the recorder.
+    """
+
+    def __init__(self, recorder, layers, outputs):
+        self.recorder = recorder
+        self._columns = [*layers, -1]
+        self._clips = any(map(clips, recorder.optimizers))
+        self._clipped = collections.deque(maxlen=_WINDOW)
+        self._sees_loss = recorder.sees_loss
+        self._places = []
+        rates = len(recorder.optimizers)
+        tags = [f"gradient_norm/{path}" for path in [*layers.values(), "global"]]
+        tags += ["learning_rate"] if rates == 1 else [f"learning_rate/{i}" for i in range(rates)]
+        tags += ["gradient_norm_applied/global", "clip_rate"] * self._clips
+        for statistic, shows in (("dead", can_die), ("saturated", can_saturate)):
+            for i, path in outputs.items():
+                if shows(recorder.layers[i]):
+                    tags.append(f"{statistic}_units/{path}")
+                    self._places.append((i, STATISTICS.index(statistic)))
+        # A loss that the train step does not show has no tag.
+        self.tags = (*tags, *["loss/batch"] * self._sees_loss)
+
+    def rows(self, updates, norms):
+        """Yield the values of each update, from `Updates` and the layers' norms."""
+        applied = np.sqrt(updates.applied)
+        for row, norm in enumerate(norms):
+            # Less by more than the rounding of two sums.
+            self._clipped.append(applied[row] < norm[-1] * (1 - 1e-5))
+            values = [*norm[self._columns], *updates.rates[row]]
+            values += [applied[row], np.mean(self._clipped)] * self._clips
+            values += [updates.outputs[row][place] for place in self._places]
+            yield values + [updates.losses[row]] * self._sees_loss
+
+
+class _AlignmentRecorder(StepRecorder):
+    """In sampled steps, also compares gradients with the true ones: angle and equal signs.
+
+    A second tape around the train step sees the same forward pass as the step's, and gives
+    the true gradient of the loss that the step shows to `optimizer.scale_loss`. So nothing is
+    computed twice but the backward pass, and batch statistics and random states move once.
+
+    Under accumulation it is the last micro-batch that is measured.
+    """
+
+    sampled_kinds = ("alignment_angle", "sign_concordance")
+
+    def __init__(self, model, outputs):
+        super().__init__(model, outputs)
+        self._measured = False
+
+    def _create_rows(self):
+        super()._create_rows()
+        self._sums = self._zeros(len(self.variables), 5)
+
+    @contextlib.contextmanager
+    def watching(self):
+        """Return the context in which the step is to be traced."""
+        train_step = self._model.train_step
+
+        def taped_train_step(*args, **kwargs):
+            with tf.GradientTape() as self._replica.tape:
+                return train_step(*args, **kwargs)
+
+        taped = {"train_step": taped_train_step} if self.sampling else {}
+        with replaced_attributes(self._model, **taped), super().watching():
+            yield
+
+    def see_loss(self, loss, scale_loss):
+        """Take the loss that the step is about to scale, and the factor of the scaling."""
+        super().see_loss(loss, scale_loss)
+        self._replica.scaled = loss, tf.cast(self._replica.factor, loss.dtype)
+
+    @contextlib.contextmanager
+    def see_update(self, gradients, variables):
+        """Record the step whose gradients are applied inside the `with` block."""
+        with super().see_update(gradients, variables):
+            seen = vars(self._replica)
+            tape, scaled = seen.pop("tape", None), seen.pop("scaled", None)
+            if self.sampling and tape is not None and scaled is not None:
+                self._measure(gradients, variables, tape, *scaled)
+            yield
+
+    def _measure(self, gradients, variables, tape, loss, factor):
+        with exact_gradients():
+            # Scaled like the step's, so that half precision loses as little of it.
+            true = tape.gradient(loss, list(variables), output_gradients=factor)
+        both = [
+            dict(zip(map(id, variables), of_one, strict=True))
+            for of_one in ([own_product(gradient) for gradient in gradients], true)
+        ]
+        both = [[of_one.get(id(v)) for v in self.variables] for of_one in both]
+        self._sums.assign(alignment_sums(*map(sum_over_replicas, both)))
+        self._measured = True
+
+    def sampled_measures(self, layer_of_variable, layers):
+        """Return the angle and the share of equal signs of each layer."""
+        if not self._measured:  # the train step shows no loss
+            return []
+        sums = self._read(self._sums)
+        pairs = [Alignment.of_sums(sums[layer_of_variable == layer]) for layer in range(layers)]
+        return list(map(np.asarray, zip(*pairs, strict=True)))
+
+
+def _counted(weight):
+    return count_values(tf.convert_to_tensor(weight.value))

@@ -1,77 +1,79 @@
-"""From one optimizer to another, once, when the training has come to a plateau."""
+"""Switch to another optimizer, once, when training has reached a plateau."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras.optimizers import LossScaleOptimizer
 from keras.optimizers.schedules import LearningRateSchedule
-from keras.src.callbacks.monitor_callback import MonitorCallback
 
 from keras_bp._arguments import check_integer, check_number
+from keras_bp._keras import MonitorCallback, set_compiled_optimizer
 from keras_bp.optimizers import SGD
 from keras_bp.schedules import Warmup
 
-# The new optimizer's name begins with it, and is saved with it: what else would tell a `fit` of a
-# loaded model that the switch has been made?
+# The new optimizer's name begins with it. The name is saved, and tells a `fit` of a loaded model
+# that the switch has been made.
 _MARK = "switched_to_"
 
 
 class OptimizerSwitch(MonitorCallback):
     """Changes the optimizer of a `fit` once, when the loss no longer improves.
 
-    Adam makes quick progress at first; where it comes to a plateau, gradient descent with momentum
-    often gets further, and to weights that generalize better. This callback watches a quantity as
-    `keras.callbacks.ReduceLROnPlateau` does. When it has not improved for `patience` epochs, the
-    next epoch begins with a new optimizer, at a rate that rises linearly from 0 to its full height.
-    If training ends with that epoch (the last one, `EarlyStopping`), no switch is made.
+    Adam makes quick progress at first; after it reaches a plateau, gradient descent with momentum
+    often gets further, and finds weights that generalize better. This callback watches a quantity
+    as `keras.callbacks.ReduceLROnPlateau` does. When it has not improved for `patience` epochs, the
+    next epoch begins with a new optimizer, whose rate rises linearly from 0 to its full height. If
+    training ends with that epoch (the last one, `EarlyStopping`), no switch is made.
 
     At the switch,
 
     1. the old optimizer finishes as it does at the end of `fit`: averages of the weights take
-       their place, left-over micro-steps of accumulated gradients are applied;
+       their place, and accumulated gradients that are left are applied;
     2. where `learning_rate` is a function, it is called;
     3. the new optimizer is created in the scope of the model's distribution strategy, built, and
-       put in the old one's place, also in what `model.save` writes; a `LossScaleOptimizer` is put
-       around it if one was around the old one, with the loss scale that has been reached.
+       put in the old one's place, also in what `model.save` writes; if the old one was wrapped in a
+       `LossScaleOptimizer`, so is the new one, with the current loss scale.
 
     From then on the training is, bit for bit, that of a model compiled with the new optimizer.
-    Weights, loss, metrics, callbacks and epochs go on. Of the old optimizer's settings nothing
-    goes over: clipping, decay and accumulation are for `optimizer` to give.
+    Weights, loss, metrics, callbacks and epochs go on. No setting of
+    the old optimizer is kept: `optimizer` sets clipping, decay and accumulation.
 
-    The switch is made once in the life of a compiled model. The new optimizer's name begins with
+    A compiled model is switched once. The new optimizer's name begins with
     `switched_to_`, and where training begins with an optimizer of such a name this callback does
     nothing: in a second `fit`, and in one of a model loaded from a `.keras` file that was saved
     after the switch, whose optimizer goes on with its momentum and its place in the warm-up. The
-    file must be of the whole model: what puts variables back into a model that is compiled anew
-    (`load_weights`, `BackupAndRestore`, `ResumableTraining`) finds the old optimizer there. Where
-    the switch is not made yet, each `fit` begins to watch anew.
+    file must hold the whole model: whatever restores variables into a model that is compiled anew
+    (`load_weights`, `BackupAndRestore`, `ResumableTraining`) finds the old optimizer there. Before
+    the switch, each `fit` begins to watch anew.
 
     Args:
         learning_rate: number above 0, a schedule of rates, or a function of the model that returns
             one of these, such as a range test. The function is called with the new optimizer in
-            place, at a rate of 0, so that the test tries the rule that will be used:
+            place, at a rate of 0, so that the test runs with that optimizer:
             `lambda model: find_learning_rate(model, x, y).suggest()`.
-        optimizer: function that takes a learning rate and returns a new optimizer; a class that
-            can be called with the rate alone is one. It is called for the test too. Defaults to
+        optimizer: function that takes a learning rate and returns a new optimizer; such as a
+            class that can be called with the rate alone. It is called for the test too. Defaults to
             `None`: `keras_bp.optimizers.SGD(learning_rate, momentum=0.9)`.
         warmup_steps: integer of 0 or more, the update steps in which the rate rises, see
             `keras_bp.schedules.Warmup`. Defaults to 100.
         monitor: string, the quantity to watch, a key of the epochs' logs. Defaults to `"loss"`.
         patience: integer of 1 or more, the epochs without improvement before the switch. Defaults
             to 10.
-        min_delta: number of 0 or more, what a quantity must change by to count as improved.
+        min_delta: number of 0 or more, the change that counts as an improvement.
             Defaults to 1e-4.
         mode: `"min"` if the quantity is to fall, `"max"` if it is to rise, `"auto"` to infer this
             from its name, for the loss and Keras's metrics. Defaults to `"auto"`.
-        verbose: 1 to print a line at the switch, 0 for none. Defaults to 0.
+        verbose: integer, 1 to print a line at the switch, 0 for none. Defaults to 0.
 
     Attributes:
         switched_at_epoch: integer, the first epoch of the new optimizer, counted from 0 as Keras
             does; `None` as long as this callback has made no switch in the model.
 
     Raises:
-        TypeError: if an argument is of another kind; at the switch, if a function returns
-            something else than a rate or an optimizer.
+        TypeError: if an argument is of another kind; at the switch, if a function does not
+            return a rate or an optimizer.
         ValueError: if an argument is out of its range; by `fit`, if the model has no optimizer, or
             if it cannot be inferred whether the quantity is to fall or to rise.
 
@@ -95,16 +97,16 @@ class OptimizerSwitch(MonitorCallback):
 
     def __init__(
         self,
-        learning_rate,
-        optimizer=None,
+        learning_rate: float | LearningRateSchedule | Callable[[keras.Model], Any],
+        optimizer: Callable[..., keras.optimizers.Optimizer] | None = None,
         *,
-        warmup_steps=100,
-        monitor="loss",
-        patience=10,
-        min_delta=1e-4,
-        mode="auto",
-        verbose=0,
-    ):
+        warmup_steps: int = 100,
+        monitor: str = "loss",
+        patience: int = 10,
+        min_delta: float = 1e-4,
+        mode: str = "auto",
+        verbose: int = 0,
+    ) -> None:
         if isinstance(learning_rate, LearningRateSchedule) or not callable(learning_rate):
             learning_rate = _checked_rate(learning_rate)
         if optimizer is not None and not callable(optimizer):
@@ -125,8 +127,8 @@ class OptimizerSwitch(MonitorCallback):
         self.verbose = check_integer("verbose", verbose, 0)
         self.switched_at_epoch = None
 
-    def on_train_begin(self, logs=None):
-        """Keras's hook: begin to watch, if the switch is not made yet."""
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Keras's hook: begin to watch, unless the switch has been made."""
         if not isinstance(self.model.optimizer, keras.optimizers.Optimizer):
             raise ValueError(
                 "OptimizerSwitch needs a model that is compiled with an optimizer. "
@@ -137,14 +139,14 @@ class OptimizerSwitch(MonitorCallback):
         if not self._is_switched():
             self.switched_at_epoch = None
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Keras's hook: switch, if the epochs before were a plateau."""
-        # Not where the plateau is seen, at the end of an epoch: that epoch may be the last, and
-        # its callbacks may save, restore or stop what the old optimizer has made.
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Keras's hook: switch, if the last epochs were a plateau."""
+        # Not at the end of the epoch, where the plateau is seen: that epoch may be the last, and
+        # other callbacks may then save or restore the old optimizer's weights, or stop training.
         if self.wait >= self.patience and not self._is_switched():
             self._switch(epoch)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: see whether the quantity has improved."""
         if self._is_switched():
             return
@@ -171,7 +173,7 @@ class OptimizerSwitch(MonitorCallback):
         old.finalize_variable_values(self.model.trainable_variables)
         rate = self._find_rate()
         new = self._create(Warmup(rate, self.warmup_steps) if self.warmup_steps else rate)
-        self._put_in(new)
+        set_compiled_optimizer(self.model, new)
         self.switched_at_epoch = epoch
         if self.verbose:
             print(
@@ -182,19 +184,19 @@ class OptimizerSwitch(MonitorCallback):
             )
 
     def _find_rate(self):
-        """Return the rate that was given, or that the function finds with the new rule."""
+        """Return the given rate, or the one that the function finds with the new optimizer."""
         if isinstance(self.learning_rate, LearningRateSchedule) or not callable(self.learning_rate):
             return self.learning_rate
         old = self.model.optimizer
-        self._put_in(self._create(0.0))
+        set_compiled_optimizer(self.model, self._create(0.0))
         try:
             return _checked_rate(self.learning_rate(self.model))
         finally:
-            # An exception ends `fit`; the model can then be trained on with the old optimizer.
-            self._put_in(old)
+            # An exception ends `fit`; the model then still has the old optimizer.
+            set_compiled_optimizer(self.model, old)
 
     def _create(self, learning_rate):
-        """Return a new optimizer, built, in the wrapping of the old one and with the mark."""
+        """Return a new optimizer, built, wrapped as the old one and with the mark in its name."""
         old = self.model.optimizer
         with self.model.distribute_strategy.scope():
             new = self.optimizer(learning_rate)
@@ -209,18 +211,9 @@ class OptimizerSwitch(MonitorCallback):
             new.name = _MARK + new.name
             new.build(self.model.trainable_variables)
             if is_scaled:
-                # What the gradients of this model need, whatever the rule.
+                # The scale depends on the model's gradients, not on the optimizer.
                 new.dynamic_scale.assign(old.dynamic_scale.numpy())
         return new
-
-    def _put_in(self, optimizer):
-        """Let the model train with another optimizer, and save it."""
-        # Not by `compile`, which would make the metrics anew, forget that training is to stop, and
-        # may be overridden.
-        self.model.optimizer = optimizer
-        self.model._compile_config.config["optimizer"] = optimizer
-        # The train function was traced with the old optimizer.
-        self.model.make_train_function(force=True)
 
 
 def _sgd_with_momentum(learning_rate):

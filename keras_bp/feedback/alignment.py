@@ -1,16 +1,21 @@
 """How far the gradients that a model is trained with lie from those of its loss."""
 
 import math
-import typing
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._exact_gradients import exact_gradients
+from keras_bp._paths import variable_paths
+from keras_bp._trial import unchanged
+from keras_bp._types import Array
+from keras_bp.feedback.ops import exact_gradients
 
 
-class Alignment(typing.NamedTuple):
-    """How a gradient lies to the true one, both over all trainable variables of a layer.
+class Alignment(NamedTuple):
+    """How a gradient compares to the true one, both over all trainable variables of a layer.
 
     Example:
         >>> keras_bp.feedback.Alignment(angle=45.0, sign_concordance=0.75).angle
@@ -23,7 +28,7 @@ class Alignment(typing.NamedTuple):
     """The share of entries with the same sign, of those that are not 0 in both; NaN for none."""
 
     @classmethod
-    def of_sums(cls, sums):
+    def of_sums(cls, sums: Array) -> "Alignment":
         """Return the alignment of the variables whose rows from `alignment_sums` are given.
 
         Args:
@@ -37,11 +42,11 @@ class Alignment(typing.NamedTuple):
         return cls(angle, float(agreeing / counted) if counted else math.nan)
 
 
-def alignment_sums(gradients, true_gradients):
-    """Return what alignments are made of, for each gradient of a list and its true counterpart.
+def alignment_sums(gradients: Sequence[Any], true_gradients: Sequence[Any]) -> tf.Tensor:
+    """Return the sums that alignments are made of, for each gradient and its true counterpart.
 
-    Inside a `tf.function`, compiled by XLA too, where no angle of several variables together can
-    be had yet. `Alignment.of_sums` makes one of the rows of a layer.
+    It works inside a `tf.function`, also one compiled by XLA. `Alignment.of_sums` turns the rows of
+    a layer's variables into its `Alignment`.
 
     Args:
         gradients: list of tensors, `tf.IndexedSlices` or None, which counts as zeros.
@@ -74,13 +79,14 @@ def alignment_sums(gradients, true_gradients):
     return tf.stack(rows)
 
 
-def alignment(model, x, y, sample_weight=None):
-    """Return how each layer's gradient on a batch lies to the true one.
+def alignment(
+    model: keras.Model, x: Array, y: Array, sample_weight: Array | None = None
+) -> dict[str, Alignment]:
+    """Return how each layer's gradient on a batch compares to the true one.
 
     One forward pass in training mode, and two backward passes: the one that the model is trained
-    with, and one inside `exact_gradients()`. Where the loss is not backpropagated exactly by
-    something other than this package's feedback layers, that counts for both. Weights, batch
-    statistics, random states and metrics are left as they were.
+    with, and one inside `exact_gradients()`, which makes this package's feedback layers exact and
+    no other surrogate. The model and all random states are left as they were.
 
     Args:
         model: A built and compiled `keras.Model`.
@@ -90,7 +96,7 @@ def alignment(model, x, y, sample_weight=None):
 
     Returns:
         A dictionary, path -> `Alignment`, of every layer with trainable variables. Paths are those
-        of `GradientMonitor`, `hidden` or `block/conv` for the layer conv in a model block.
+        of `GradientMonitor`: `hidden`, or `block/conv` for the layer conv in a model block.
 
     Raises:
         ValueError: If the model is not built, is compiled without a loss, or has no trainable
@@ -117,32 +123,16 @@ def alignment(model, x, y, sample_weight=None):
         )
     variables = list(model.trainable_variables)
     x, y = (tf.nest.map_structure(tf.convert_to_tensor, data) for data in (x, y))
-    state = [*model.non_trainable_variables, *model.metrics_variables]
-    before = [tf.identity(tf.convert_to_tensor(variable.value)) for variable in state]
-    try:
-        with tf.GradientTape(persistent=True) as tape:
-            outputs = model(x, training=True)
-            loss = model.compute_loss(x, y, outputs, sample_weight, training=True)
-    finally:
-        for variable, value in zip(state, before, strict=True):
-            variable.assign(value)
+    with unchanged(model), tf.GradientTape(persistent=True) as tape:
+        outputs = model(x, training=True)
+        loss = model.compute_loss(x, y, outputs, sample_weight, training=True)
     gradients = tape.gradient(loss, variables)
     with exact_gradients():
         true_gradients = tape.gradient(loss, variables)
     sums = alignment_sums(gradients, true_gradients).numpy()
-    paths, rows = _layer_paths(model), {}
+    paths = variable_paths(model)
+    rows: dict[str, list] = {}
     for variable, row in zip(variables, sums, strict=True):
-        rows.setdefault(paths.get(id(variable), "(model)"), []).append(row)
+        layer_path, _ = paths[id(variable)]
+        rows.setdefault(layer_path, []).append(row)
     return {path: Alignment.of_sums(own) for path, own in rows.items()}
-
-
-def _layer_paths(model, prefix=""):
-    """Map the id of each variable to the path of the innermost layer that holds it."""
-    paths = {}
-    # Keras has no public name for the layers that a layer which is no model holds.
-    for layer in model._flatten_layers(include_self=False, recursive=False):
-        path = prefix + layer.name
-        own = {id(variable): path for variable in layer.variables}
-        # A shared layer is named where it comes first.
-        paths = own | _layer_paths(layer, f"{path}/") | paths
-    return paths

@@ -1,26 +1,31 @@
 """The check of gradients against central differences."""
 
+import inspect
+import numbers
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp.gradient_check.arguments import (
-    as_losses,
-    as_tensors,
-    require_numbers,
-    require_one_batch,
-)
-from keras_bp.gradient_check.evaluator import Evaluator
+from keras_bp import _keras
+from keras_bp._arguments import check_integer, check_number
 from keras_bp.gradient_check.float64 import float64_scope
-from keras_bp.gradient_check.kinks import compare
-from keras_bp.gradient_check.objective import Objective
-from keras_bp.gradient_check.report import make_report, make_row
-from keras_bp.gradient_check.target import Target
+from keras_bp.gradient_check.numeric import Evaluator, Point
+from keras_bp.gradient_check.report import GradientCheckReport, make_report, make_row
 
 
 def check_gradients(
-    target, inputs, targets=None, loss=None, *, epsilon=1e-5, max_entries=None, seed=0
-):
+    target: keras.Layer | Callable[..., Any],
+    inputs: Any,
+    targets: Any = None,
+    loss: Any = None,
+    *,
+    epsilon: float = 1e-5,
+    max_entries: int | None = None,
+    seed: int = 0,
+) -> GradientCheckReport:
     r"""Compare the gradients that autodiff computes with central differences, in float64.
 
     For every entry $\theta_i$ of every trainable variable and of every floating input, the slope
@@ -36,18 +41,18 @@ def check_gradients(
     losses left out. A layer is called with `training=True`; batch normalization uses the batch's
     statistics, and dropout the same mask in every evaluation. Float32 and mixed precision models
     compute in float64 while the check runs. Weights, dtype policies, moving statistics, seeds,
-    metrics and optimizer are afterwards what they were, also if the check is interrupted; only an
-    unbuilt model is a built one then.
+    metrics and optimizer are left unchanged, even if the check is interrupted. Only a model that
+    was not built is built afterwards.
 
-    An entry whose step crosses a kink (of a ReLU, of a maximum) has no meaningful difference
-    quotient. Such entries are found by comparing one-sided slopes, counted, and left out.
+    Where the step of an entry crosses a kink (of a ReLU, of a maximum), the difference quotient
+    means nothing. Such entries are found by comparing one-sided slopes, counted, and left out.
 
     Args:
         target: A `keras.Model`, a `keras.Layer`, or a function of tensors. Of a function only the
             arguments are checked, not the variables that it closes over.
         inputs: An array or tensor, or a list, tuple or dict of them. Several are spread over the
-            arguments where `target` requires more than one, else passed as one structure. Those
-            that are not floating point are passed on and not differentiated.
+            arguments where `target` requires more than one, else passed as one structure. Inputs
+            of another dtype than floating point are passed on and not differentiated.
         targets: What the loss compares the outputs with, in the outputs' structure. Defaults to
             `None`; required with `loss`.
         loss: A `keras.Loss`, its name, or a function of (targets, outputs), used for every output;
@@ -65,8 +70,8 @@ def check_gradients(
     Raises:
         TypeError: If an argument has a wrong type.
         ValueError: If inputs, targets, weights or loss are not finite, their numbers of examples
-            differ, an output is not float64 in spite of float64 inputs, there is nothing to
-            differentiate, `target` gives another result each time, or a number is out of its
+            differ, an output is not float64 although the inputs are, there is nothing to
+            differentiate, `target` gives a different result each time, or a number is out of
             range.
 
     Example:
@@ -81,22 +86,25 @@ def check_gradients(
         Central differences and their choice of step: Nocedal and Wright, Numerical Optimization
         (2006), section 8.1.
     """
-    require_numbers(epsilon, max_entries, seed)
-    target = Target(target)
-    inputs = as_tensors("inputs", inputs)
-    loss = as_losses(loss, targets)
-    targets = None if targets is None else as_tensors("targets", targets)
+    epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
+    if max_entries is not None:
+        max_entries = check_integer("max_entries", max_entries, 1)
+    seed = check_integer("seed", seed, 0)
+    target = _Target(target)
+    inputs = _as_tensors("inputs", inputs)
+    loss = _as_losses(loss, targets)
+    targets = None if targets is None else _as_tensors("targets", targets)
     if isinstance(target.layer, keras.Model):
-        require_one_batch(inputs)
+        _check_one_batch(inputs)
     target.build(inputs)
-    target.require_finite_weights()
+    target.check_finite_weights()
 
     weights = [w for w in (target.layer.weights if target.layer else ()) if _is_floating(w)]
     trainable = {id(w) for w in (target.layer.trainable_weights if target.layer else ())}
     roots = [target.layer, *keras.tree.flatten(loss)]
     roots = [root for root in roots if isinstance(root, (keras.Layer, keras.Loss))]
     with float64_scope(roots) as stand_ins:
-        objective = Objective(target, inputs, targets, loss, seed)
+        objective = _Objective(target, inputs, targets, loss, seed)
         names = target.input_names(inputs)
         named = list(zip(names, objective.leaves, strict=True))
         moved = [(name, leaf) for name, leaf in named if isinstance(leaf, tf.Variable)]
@@ -104,8 +112,8 @@ def check_gradients(
         slots = [(w.path, stand_ins[id(w)]) for w in weights if id(w) in trainable] + moved
         if not slots:
             raise ValueError(
-                "inputs must be floating point where target has no trainable weights, else there "
-                f"is nothing to check. Received: {fixed} of integers, booleans or strings"
+                "`inputs` must be floating point where `target` has no trainable weights, else "
+                f"there is nothing to check. Received: {fixed} of integers, booleans or strings"
             )
         evaluator = Evaluator(
             objective,
@@ -115,7 +123,7 @@ def check_gradients(
         # Noise beyond some ten thousand roundings of the outputs is not float64's own (there is a
         # cast inside, say) and must not excuse anything.
         scale = abs(evaluator.value()) + objective.magnitude
-        here = _Point(evaluator, min(evaluator.noise(), 1e-12 * scale), scale, float(epsilon))
+        here = Point(evaluator, min(evaluator.noise(), 1e-12 * scale), scale, epsilon)
         beside = None
         rows, comparisons = [], []
         for k, (path, slot) in enumerate(slots):
@@ -131,58 +139,11 @@ def check_gradients(
         return make_report(
             rows,
             comparisons,
-            epsilon=float(epsilon),
+            epsilon=epsilon,
             not_trainable=tuple(w.path for w in weights if id(w) not in trainable),
             not_differentiable=tuple(fixed),
             rounded_at=evaluator.rounded_at,
         )
-
-
-class _Point:
-    """A place in the space of all slots, at which entries are compared."""
-
-    def __init__(self, evaluator, noise, scale, epsilon):
-        self._evaluator, self._noise = evaluator, noise
-        self._scale, self._epsilon = scale, epsilon
-        self._value = evaluator.value()
-        again, self._gradients = evaluator.gradients()
-        if abs(again - self._value) > 1e-9 * scale:
-            raise ValueError(
-                "target must give the same result each time it starts from the same state: its "
-                "random numbers must come from a keras.random.SeedGenerator that a layer holds, "
-                f"or from a fixed seed. Received: {self._value!r}, then {again!r}"
-            )
-
-    def compare(self, k, indices):
-        """Compare the slopes of slot `k` at these flat positions."""
-        return compare(
-            lambda entries, offsets: self._evaluator.along(k, indices[entries], offsets),
-            self._evaluator.start_of(k).ravel()[indices],
-            self._gradients[k].ravel()[indices],
-            self._value,
-            self._noise,
-            self._epsilon,
-        )
-
-    def move(self, seed):
-        """Return a point a hundred steps away, where the kinks at this one are out of reach.
-
-        On a kink the gradient is a convention: where several units have theirs at once, what
-        autodiff returns need not even lie between the one-sided slopes. Beside it the same code is
-        right or wrong.
-        """
-        evaluator = self._evaluator.beside(100.0 * self._epsilon, seed)
-        return _Point(evaluator, self._noise, self._scale, self._epsilon)
-
-    def require_room(self, path, k, indices):
-        """Raise a ValueError if the step is lost when it is added to the largest entry."""
-        largest = np.abs(self._evaluator.start_of(k).ravel()[indices]).max(initial=0.0)
-        if abs((largest + self._epsilon) - largest - self._epsilon) > 0.1 * self._epsilon:
-            raise ValueError(
-                f"epsilon must be at least {10.0 * np.spacing(largest):.0e} for '{path}', whose "
-                f"entries reach {largest:.3g}; better scale them down. Received: "
-                f"epsilon={self._epsilon}"
-            )
 
 
 def _is_floating(weight):
@@ -194,3 +155,290 @@ def _draw(size, count, seed):
     if count is None or count >= size:
         return np.arange(size)
     return np.sort(np.random.default_rng(seed).choice(size, count, replace=False))
+
+
+class _Target:
+    """A Keras model, a layer or a function of tensors, callable on a structure of inputs.
+
+    Several inputs are spread over the arguments where the target requires more than one
+    (`call(query, value)`, `f(x, w)`, `f(*tensors)`), a dictionary by name; else they are passed as
+    they come, as one argument. A layer is called with `training=True`, a function where it has
+    that argument.
+
+    Args:
+        target: A `keras.Layer` (a model is one) or another callable.
+
+    Attributes:
+        wrapped: `target` itself.
+        layer: `target` where it is a layer, else `None`.
+
+    Raises:
+        TypeError: If `target` is neither, or a class instead of an instance.
+    """
+
+    def __init__(self, target):
+        if isinstance(target, type) or not callable(target):
+            raise TypeError(
+                "`target` must be a keras.Model, a keras.Layer (an instance, not the class) or a "
+                f"function of tensors. Received: target={target!r} of type {type(target).__name__}"
+            )
+        self.wrapped = target
+        self.layer = target if isinstance(target, keras.Layer) else None
+        parameters = _parameters(target if self.layer is None else target.call)
+        has_training = self.layer is not None or any(p.name == "training" for p in parameters)
+        self._names = [
+            p.name
+            for p in parameters
+            if p.kind in _POSITIONAL and p.default is p.empty and p.name != "training"
+        ]
+        self._is_spread = len(self._names) > 1 or any(
+            p.kind is p.VAR_POSITIONAL for p in parameters
+        )
+        self._options = {"training": True} if has_training else {}
+
+    def __call__(self, inputs):
+        """Apply the target to a structure of tensors, in training mode."""
+        if self._is_spread and isinstance(inputs, dict):
+            return self.wrapped(**inputs, **self._options)
+        if self._is_spread and isinstance(inputs, (list, tuple)):
+            return self.wrapped(*inputs, **self._options)
+        return self.wrapped(inputs, **self._options)
+
+    def input_names(self, inputs):
+        """Name the leaves of `inputs`: by key, argument or `Input`, else `inputs[0]` and so on."""
+        paths = [path for path, _ in keras.tree.flatten_with_path(inputs)]
+        given = [symbol.name for symbol in _keras.symbolic_inputs(self.wrapped)]
+        named = not any(name.startswith("keras_tensor") for name in given)
+        if len(given) == len(paths) and named and not isinstance(inputs, dict):
+            return given
+        names = []
+        for path in paths:
+            name = "inputs"
+            if path and isinstance(path[0], str):
+                name, *path = path
+            elif path and self._is_spread and path[0] < len(self._names):
+                name, path = self._names[path[0]], path[1:]
+            names.append(name + "".join(f"[{key}]" for key in path))
+        return names
+
+    def build(self, inputs):
+        """Create the weights of an unbuilt layer, from the inputs' shapes.
+
+        In the stateless scope the call leaves no trace: batch statistics and seeds stay as they
+        were. A layer that cannot be built there (a stateful recurrent one) is simply called.
+        """
+        if self.layer is None or all(
+            layer.built for layer in _keras.flat_layers(self.layer, include_self=True)
+        ):
+            return
+        try:
+            with keras.StatelessScope():
+                self(inputs)
+        except Exception:
+            self(inputs)
+
+    def check_finite_weights(self):
+        """Raise a ValueError that names the first weight with a NaN or an infinity."""
+        for weight in self.layer.weights if self.layer else ():
+            value = tf.convert_to_tensor(weight.value)
+            if value.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(value)):
+                raise ValueError(
+                    "`target` must have finite weights. Received: NaN or infinity in weight "
+                    f"'{weight.path}'"
+                )
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _parameters(function):
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:  # some callables written in C tell no signature
+        return []
+
+
+class _Objective:
+    r"""J, the one number that the outputs are turned into, as a function without arguments.
+
+    With a loss, $J = \sum_k \ell_k(t_k, y_k) + \sum_r r$: each output's loss, averaged where it
+    comes as one value an example, plus the layer's own `losses` (regularizers, `add_loss`), which
+    is what `fit` differentiates. Without one, $J = \sum_k \langle w_k, y_k \rangle$ with fixed
+    random weights of magnitude 1 to 2: no output's error is hidden by a small weight, and no two
+    cancel by symmetry. Outputs that are not floating point do not count in that sum.
+
+    Args:
+        target: A `_Target`.
+        inputs: A structure of tensors, floating ones in float64.
+        targets: A structure of tensors like the outputs, or `None`.
+        loss: A callable for all outputs, or a structure of callables like the outputs, or `None`.
+        seed: An integer; fixes the random weights.
+
+    Attributes:
+        leaves: The inputs in order: a float64 `tf.Variable` for each floating one, which an
+            evaluation may move, and a tensor for each other.
+        magnitude: The largest absolute value among the outputs of the last eager evaluation.
+    """
+
+    def __init__(self, target, inputs, targets, loss, seed):
+        self._target = target
+        self._structure = inputs
+        self._targets = targets
+        self._loss = loss
+        self._seed = seed
+        self._weights = {}
+        self.leaves = [
+            tf.Variable(leaf) if leaf.dtype.is_floating else leaf
+            for leaf in keras.tree.flatten(inputs)
+        ]
+        self.magnitude = 0.0
+
+    def __call__(self):
+        """Evaluate J at the present value of every variable; a float64 scalar tensor."""
+        tensors = [tf.convert_to_tensor(leaf) for leaf in self.leaves]
+        outputs = self._target(keras.tree.pack_sequence_as(self._structure, tensors))
+        outputs = keras.tree.map_structure(tf.convert_to_tensor, outputs)
+        flat = keras.tree.flatten(outputs)
+        _check_float64(flat)
+        if tf.executing_eagerly():
+            floating = [y.numpy() for y in flat if y.dtype.is_floating]
+            self.magnitude = max(np.abs(y).max(initial=0.0) for y in floating)
+        if self._loss is None:
+            terms = [self._weighted_sum(k, y) for k, y in enumerate(flat) if y.dtype.is_floating]
+        else:
+            terms = self._loss_terms(outputs)
+        return tf.add_n(terms)
+
+    def _weighted_sum(self, k, y):
+        if k not in self._weights:
+            random = np.random.default_rng([self._seed, k])
+            sign = random.choice([-1.0, 1.0], size=y.shape)
+            self._weights[k] = tf.constant(sign * random.uniform(1.0, 2.0, size=y.shape))
+        return tf.reduce_sum(self._weights[k] * y)
+
+    def _loss_terms(self, outputs):
+        losses = self._loss
+        if callable(losses):
+            losses = keras.tree.map_structure(lambda _: self._loss, outputs)
+        losses = _like_outputs("loss", losses, outputs)
+        targets = _like_outputs("targets", self._targets, outputs)
+        terms = []
+        for loss, t, y in zip(losses, targets, keras.tree.flatten(outputs), strict=True):
+            if t.shape.rank and y.shape.rank and not t.shape[:1].is_compatible_with(y.shape[:1]):
+                raise ValueError(
+                    "`targets` must have as many examples as the outputs of `target`. Received: "
+                    f"targets of shape {tuple(t.shape)} for an output of shape {tuple(y.shape)}"
+                )
+            terms.append(tf.reduce_mean(loss(t, y)))
+        if self._target.layer is not None:
+            terms += [tf.reduce_sum(term) for term in self._target.layer.losses]
+        for term in terms:
+            if term.dtype != tf.float64:
+                raise ValueError(
+                    "`loss` must compute in float64 when its arguments are float64: without a cast "
+                    f"to a fixed dtype. Received: a loss of dtype {term.dtype.name}"
+                )
+        return terms
+
+
+def _like_outputs(name, given, outputs):
+    """List the leaves of `given` in the order of the outputs, or raise a ValueError."""
+    keys, expected = (set(s) if isinstance(s, dict) else None for s in (given, outputs))
+    count = len(keras.tree.flatten(outputs))
+    flat = keras.tree.flatten(given)
+    if keys != expected or len(flat) != count:
+        raise ValueError(
+            f"`{name}` must have the structure of the {count} outputs of `target`"
+            + (f", a dict of {sorted(expected)}" if expected else "")
+            + f". Received: {len(flat)} entries in a {type(given).__name__}"
+            + (f" of {sorted(keys)}" if keys else "")
+        )
+    return flat
+
+
+def _check_float64(outputs):
+    if not any(y.dtype.is_floating for y in outputs):
+        raise ValueError(
+            "`target` must have an output of floating point. Received: outputs of dtype "
+            f"{[y.dtype.name for y in outputs]}"
+        )
+    for k, y in enumerate(outputs):
+        if y.dtype.is_complex or (y.dtype.is_floating and y.dtype != tf.float64):
+            raise ValueError(
+                "`target` must compute in float64 when its inputs are float64: without a cast to a "
+                "fixed dtype, and a layer must be passed as `target` itself, not called inside a "
+                f"function. Received: output {k} of dtype {y.dtype.name}"
+            )
+
+
+def _as_tensors(name, data):
+    """Turn arrays in a structure into tensors: floating ones into finite float64, others as is.
+
+    Raises:
+        TypeError: If a leaf is not an array or a tensor.
+        ValueError: If a leaf is empty, or holds NaN or infinity.
+    """
+    return keras.tree.map_structure(lambda leaf: _as_tensor(name, leaf, data), data)
+
+
+def _as_tensor(name, leaf, data):
+    is_number = isinstance(leaf, numbers.Number) and leaf is data
+    if not (is_number or tf.is_tensor(leaf) or hasattr(leaf, "__array__")):
+        raise TypeError(
+            f"`{name}` must be an array or a tensor, or a list, tuple or dict of them. Received: "
+            f"an element {leaf!r} of type {type(leaf).__name__}"
+        )
+    if isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor)):
+        raise TypeError(f"`{name}` must be dense. Received: a {type(leaf).__name__}")
+    tensor = tf.convert_to_tensor(leaf)
+    if tensor.dtype.is_complex:
+        raise TypeError(f"`{name}` must be real. Received: an array of dtype {tensor.dtype.name}")
+    if not tensor.dtype.is_floating:
+        return tensor
+    tensor = tf.cast(tensor, tf.float64)
+    if not tf.reduce_all(tf.math.is_finite(tensor)):
+        raise ValueError(
+            f"`{name}` must be finite. Received: NaN or infinity in an array of shape "
+            f"{tuple(tensor.shape)}"
+        )
+    return tensor
+
+
+def _check_one_batch(inputs):
+    """Raise a ValueError unless all inputs of a model have the same number of examples."""
+    shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(inputs) if leaf.shape.rank]
+    if len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"`inputs` must all have the same number of examples. Received: shapes {shapes}"
+        )
+
+
+def _as_losses(loss, targets):
+    """Turn a loss, or a structure of losses, into callables; `None` stays.
+
+    Raises:
+        TypeError: If one is not a string or a callable.
+        ValueError: If a string names no loss, or one of `loss` and `targets` is missing.
+    """
+    if (loss is None) != (targets is None):
+        given, missing = ("targets", "loss") if loss is None else ("loss", "targets")
+        raise ValueError(
+            f"`loss` and `targets` must be given together. Received: {given} without {missing}"
+        )
+    return None if loss is None else keras.tree.map_structure(_as_loss, loss)
+
+
+def _as_loss(loss):
+    if isinstance(loss, str):
+        try:
+            return keras.losses.get(loss)
+        except ValueError as error:
+            raise ValueError(
+                f"`loss` must name a loss of keras.losses. Received: loss={loss!r}"
+            ) from error
+    if isinstance(loss, type) or not callable(loss):
+        raise TypeError(
+            "`loss` must be a keras.Loss (an instance, not the class), a name or a function of "
+            f"(targets, outputs). Received: loss={loss!r} of type {type(loss).__name__}"
+        )
+    return loss

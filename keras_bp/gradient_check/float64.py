@@ -5,6 +5,9 @@ import contextlib
 import keras
 import tensorflow as tf
 
+from keras_bp import _keras
+from keras_bp._trial import restore_attributes
+
 
 @contextlib.contextmanager
 def float64_scope(roots):
@@ -17,6 +20,9 @@ def float64_scope(roots):
     and tensors that a layer keeps as attributes are cast. The variables' own storage is never
     written to: it is set aside, and comes back with its bits, its state and its identity, so a
     train function that was traced before goes on using it.
+
+    `_trial.unchanged` cannot stand in for this: it copies values and assigns them back, where here
+    the storage itself is exchanged and its values are never touched.
 
     Args:
         roots: A list of `keras.Layer` and `keras.Loss` objects. What they hold is reached from
@@ -33,14 +39,14 @@ def float64_scope(roots):
     for layer in layers:
         if layer.quantization_mode is not None:
             raise ValueError(
-                "target must not be quantized, since it is checked in float64. Received: layer "
+                "`target` must not be quantized, since it is checked in float64. Received: layer "
                 f"'{layer.name}' with quantization_mode={layer.quantization_mode!r}"
             )
     metrics = {id(v): v for layer in layers for v in layer.metrics_variables}
     # Beside its weights and seeds a layer may hold variables that it does not track, as a stateful
     # recurrent layer does with its states.
     weights = {id(v): v for layer in layers for v in [*layer.variables, *_held(layer)[1]]}
-    symbols = [symbol for layer in layers for symbol in vars(layer).get("_inputs", ())]
+    symbols = [symbol for layer in layers for symbol in _keras.symbolic_inputs(layer)]
 
     changed = [*owners, *(weights | metrics).values(), *symbols]
     before = [(vars(owner), dict(vars(owner))) for owner in changed]
@@ -51,8 +57,7 @@ def float64_scope(roots):
         for owner in owners:
             stand_ins.update(_compute_in_float64(owner))
         for symbol in symbols:
-            if keras.backend.is_float_dtype(symbol.dtype):
-                vars(symbol)["_dtype"] = "float64"
+            _keras.set_float_dtype(symbol, "float64")
         # A metric casts what it is given to its own dtype, so it keeps that.
         stand_ins.update({key: _stand_in(v, v.dtype) for key, v in metrics.items()})
         for key, variable in weights.items():
@@ -61,12 +66,9 @@ def float64_scope(roots):
         yield stand_ins
     finally:
         keras.config.set_floatx(floatx)
-        # The whole dictionaries go back: a call also leaves graph tensors in `_losses` and
+        # All attributes go back: a call also leaves graph tensors among a layer's losses and
         # wherever a layer's author stores one.
-        for live, saved in before:
-            live.update(saved)
-            for name in live.keys() - saved.keys():
-                del live[name]
+        restore_attributes(before)
 
 
 def _reachable(roots):
@@ -113,13 +115,9 @@ def _compute_in_float64(owner):
     """
     attributes = vars(owner)
     stand_ins = {}
-    if "_dtype" in attributes and keras.backend.is_float_dtype(attributes["_dtype"]):
-        attributes["_dtype"] = "float64"  # losses and input layers keep it beside the policy
-    if isinstance(owner, keras.Loss) or keras.backend.is_float_dtype(owner.compute_dtype):
-        attributes["_dtype_policy"] = keras.DTypePolicy("float64")
+    _keras.set_float_dtype(owner, "float64")
     if isinstance(owner, keras.Layer):
-        attributes["_losses"] = []
-        attributes["_loss_ids"] = set()
+        _keras.clear_losses(owner)
     for name, value in list(attributes.items()):
         if isinstance(value, tf.Variable):
             dtype = tf.float64 if value.dtype.is_floating else value.dtype
@@ -134,7 +132,6 @@ def _compute_in_float64(owner):
 def _stand_in(variable, dtype):
     """Give a Keras variable a new `tf.Variable` of this dtype to hold, and return that."""
     value = tf.cast(tf.convert_to_tensor(variable.value), dtype)
-    attributes = vars(variable)
-    attributes["_value"] = tf.Variable(value, trainable=variable.trainable)
-    attributes["_dtype"] = dtype
-    return attributes["_value"]
+    stand_in = tf.Variable(value, trainable=variable.trainable)
+    _keras.set_value(variable, stand_in, dtype)
+    return stand_in

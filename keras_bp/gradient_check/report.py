@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_bp.gradient_check.kinks import SIGMAS
+from keras_bp.gradient_check.numeric import SIGMAS
 
 CORRECT_BELOW = 1e-7
 SUSPICIOUS_BELOW = 1e-5
@@ -30,12 +30,12 @@ class GradientCheckRow:
     """
 
     path: str
-    shape: tuple
+    shape: tuple[int, ...]
     entries: int
     kinks: int
     relative_difference: float
     verdict: str
-    worst_index: tuple | None
+    worst_index: tuple[int, ...] | None
     analytic: float
     numeric: float
 
@@ -65,19 +65,19 @@ class GradientCheckReport:
 
     relative_difference: float
     verdict: str
-    rows: tuple
+    rows: tuple[GradientCheckRow, ...]
     epsilon: float
-    not_trainable: tuple = ()
-    not_differentiable: tuple = ()
-    rounded_at: tuple = ()
+    not_trainable: tuple[str, ...] = ()
+    not_differentiable: tuple[str, ...] = ()
+    rounded_at: tuple[str, ...] = ()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"<GradientCheckReport {self.verdict}, relative_difference="
             f"{self.relative_difference:.2e}, {len(self.rows)} rows>"
         )
 
-    def __str__(self):
+    def __str__(self) -> str:
         table = [("", "shape", "checked", "kinks", "difference", "worst", "analytic", "numeric")]
         for row in self.rows:
             table.append(
@@ -180,7 +180,7 @@ def _worst(analytic, numeric, noise):
 
 
 def _figure(analytic, numeric):
-    """The chapter's relative difference; infinite where a slope is."""
+    """The relative difference; infinite where a slope is."""
     size = np.linalg.norm(analytic) + np.linalg.norm(numeric)
     if size == 0.0:
         return 0.0

@@ -1,16 +1,18 @@
 """Keras layers on the package's ops: drop-in for their namesakes, weights and files included."""
 
-from keras_bp.layers.batch_normalization import BatchNormalization
 from keras_bp.layers.deferred_embedding import DeferredEmbedding
 from keras_bp.layers.dense import Dense
-from keras_bp.layers.detach import Detach
-from keras_bp.layers.direct_feedback import DirectFeedback
 from keras_bp.layers.dropout import Dropout
 from keras_bp.layers.embedding import Embedding
-from keras_bp.layers.feedback_conv2d import FeedbackConv2D
-from keras_bp.layers.feedback_dense import FeedbackDense
-from keras_bp.layers.group_normalization import GroupNormalization
-from keras_bp.layers.layer_normalization import LayerNormalization
+from keras_bp.layers.normalization import (
+    BatchNormalization,
+    GroupNormalization,
+    LayerNormalization,
+)
+
+# isort: split
+# Features that have their own room are found here too.
+from keras_bp.feedback import Detach, DirectFeedback, FeedbackConv2D, FeedbackDense
 
 __all__ = [
     "BatchNormalization",

@@ -1,20 +1,23 @@
 """Dense layer whose backward pass is written out."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._keras import serializable
-from keras_bp.layers._arguments import check_positive_integer, floating_inputs
+from keras_bp._arguments import as_floating, check_positive_integer
+from keras_bp._keras import serializable, set_logits
 
-# Keras's activations that `ops.dense` knows, as (the function that a layer holds, the op's name).
+# Keras's activations that `ops.dense` knows: (the function that a layer holds, the op's name).
 _FUSED = [
     (None, None),
     (keras.activations.linear, None),
     (keras.activations.relu, "relu"),
     (keras.activations.tanh, "tanh"),
 ]
-# Those that a loss wants the logits of: the affine map and the activation stay two ops.
+# A loss wants the logits of these: the affine map and the activation stay two ops.
 _WITH_LOGITS = [
     (keras.activations.sigmoid, ops.sigmoid),
     (keras.activations.softmax, ops.softmax),
@@ -75,24 +78,24 @@ class Dense(keras.layers.Dense):
 
     def __init__(
         self,
-        units,
-        activation=None,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        lora_rank=None,
-        lora_alpha=None,
-        quantization_config=None,
-        **kwargs,
-    ):
-        check_positive_integer(units, "units")
+        units: int,
+        activation: str | Callable | None = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        quantization_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        check_positive_integer("units", units)
         if lora_rank is not None:
-            check_positive_integer(lora_rank, "lora_rank")
+            check_positive_integer("lora_rank", lora_rank)
         super().__init__(
             units,
             activation=activation,
@@ -110,32 +113,32 @@ class Dense(keras.layers.Dense):
             **kwargs,
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         """Apply the layer; `training` changes nothing."""
         if isinstance(inputs, tf.SparseTensor):
             return super().call(inputs, training=training)
-        inputs = floating_inputs(inputs, self.compute_dtype)
+        inputs = as_floating(inputs, self.compute_dtype)
         weights = [self.kernel] if self.bias is None else [self.kernel, self.bias]
         weights = [keras.ops.convert_to_tensor(weight) for weight in weights]
         dtype = keras.backend.result_type(inputs.dtype, *(weight.dtype for weight in weights))
-        inputs, *weights = (tf.cast(tensor, dtype) for tensor in (inputs, *weights))
+        inputs, kernel, *rest = (tf.cast(tensor, dtype) for tensor in (inputs, *weights))
+        bias = rest[0] if rest else None
         for function, name in _FUSED:
             if self.activation is function:
-                return ops.dense(inputs, *weights, activation=name)
-        logits = ops.dense(inputs, *weights)
+                return ops.dense(inputs, kernel, bias, name)
+        logits = ops.dense(inputs, kernel, bias)
         for function, activate in _WITH_LOGITS:
             if self.activation is function:
                 outputs = activate(logits)
-                # Through the first attribute Keras's activations hand their logits to its losses;
-                # the second tells the package's losses whose logits they are.
-                outputs._keras_logits = logits
-                outputs._keras_bp_activation = activate.__name__
+                set_logits(outputs, logits, activate.__name__)
                 return outputs
         return self.activation(logits)
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(
+        self, mode: str | None = None, type_check: bool = True, config: Any = None
+    ) -> None:
         """Quantize the weights in place, as `keras.layers.Dense.quantize` does."""
-        # Keras quantizes no subclass of its Dense, which might compute something else. This one
+        # Keras refuses subclasses of its Dense, as they might compute something else. This one
         # computes the same.
         type_check = type_check and type(self) is not Dense
         super().quantize(mode, type_check=type_check, config=config)

@@ -1,10 +1,13 @@
 """Dropout layer whose backward pass is written out."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_bp import ops
+from keras_bp._arguments import as_floating, check_number
 from keras_bp._keras import serializable
-from keras_bp.layers._arguments import check_number, floating_inputs
 
 
 @serializable
@@ -47,13 +50,19 @@ class Dropout(keras.layers.Dropout):
         overfitting", section 4.
     """
 
-    def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
-        check_number(rate, "rate", maximum=1.0)
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: Sequence[int | None] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_number("rate", rate, 0.0, 1.0)
         super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: bool = False) -> Any:
         """Apply the layer."""
         if not training or self.rate == 0:
             return inputs
-        inputs = floating_inputs(inputs, self.compute_dtype)
+        inputs = as_floating(inputs, self.compute_dtype)
         return ops.dropout(inputs, self.rate, self.seed_generator.next(), self.noise_shape)

@@ -174,8 +174,9 @@ class Combiner(Weighting):
         owners = owners.reshape(-1, len(tasks))
         scale = _scale(columns, owners)
         gramians = [_gramian(*parts, scale) for parts in zip(columns, owners, strict=True)]
+        total = sum((g for g in gramians if g is not None), tf.zeros([len(tasks)] * 2, tf.float64))
         values = None if losses is None else _stacked(given, present)
-        weights, of_variables = self._weights_of_variables(gramians, owners, present, values)
+        weights, of_variables = self._weights_of_variables(total, gramians, owners, present, values)
         gradients = [
             _combined(column, own, weights_here, replicas)
             for column, own, weights_here in zip(columns, owners, of_variables, strict=True)
@@ -184,15 +185,16 @@ class Combiner(Weighting):
         return CombinedGradients(
             gradients,
             present,
-            _total(gramians, len(tasks)) * square,
+            total * square,
             [None if gramian is None else gramian * square for gramian in gramians],
             weights,
         )
 
-    def _weights_of_variables(self, gramians, owners, present, losses):
+    def _weights_of_variables(self, total, gramians, owners, present, losses):
         """Return the weights, and what they are for each variable: here the same for all.
 
         Args:
+            total: float64 tensor of shape (T, T), the Gram matrix over all shared variables.
             gramians: list of each variable's Gram matrix, or None where no two tasks share it.
             owners: bool array of shape (variables, T), which tasks depend on which variable.
             present: boolean tensor of shape (T,).
@@ -200,7 +202,7 @@ class Combiner(Weighting):
         """
         # A task without shared variables is no row of zeros to the rule, it has no part in it.
         sharing = owners[owners.sum(axis=1) > 1].any(axis=0)
-        weights = self.weights(_total(gramians, len(sharing)), present & sharing, losses)
+        weights = self.weights(total, present & sharing, losses)
         return weights, [weights] * len(gramians)
 
 
@@ -308,11 +310,6 @@ def _stacked(losses, present):
     zero = tf.zeros((), tf.float64)
     values = tf.stack([zero if loss is None else tf.cast(loss, tf.float64) for loss in losses])
     return tf.where(present, values, 0.0)
-
-
-def _total(gramians, tasks):
-    zero = tf.zeros([tasks] * 2, tf.float64)
-    return sum((gramian for gramian in gramians if gramian is not None), zero)
 
 
 def _scale(columns, owners):

@@ -371,7 +371,7 @@ class BlockwiseUPGrad(UPGrad):
         multi-objective optimization", equations 3 and 6.
     """
 
-    def _weights_of_variables(self, gramians, owners, present, losses):
+    def _weights_of_variables(self, total, gramians, owners, present, losses):
         weights = [None] * len(gramians)
         shared = [number for number, gramian in enumerate(gramians) if gramian is not None]
         if shared:

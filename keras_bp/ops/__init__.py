@@ -12,22 +12,16 @@ from keras_bp.ops.crossentropy import (
     sparse_categorical_crossentropy,
 )
 from keras_bp.ops.dense import dense
-from keras_bp.ops.direct_feedback import broadcast_error, detach
 from keras_bp.ops.dropout import dropout
-from keras_bp.ops.feedback import feedback_conv2d, feedback_dense
 from keras_bp.ops.group_normalization import group_normalization
 from keras_bp.ops.layer_normalization import layer_normalization
 
 __all__ = [
     "batch_normalization",
     "binary_crossentropy",
-    "broadcast_error",
     "categorical_crossentropy",
     "dense",
-    "detach",
     "dropout",
-    "feedback_conv2d",
-    "feedback_dense",
     "group_normalization",
     "layer_normalization",
     "relu",

@@ -4,13 +4,16 @@ With `a = g(z)` and `da = dL/da`, each derivative needs only `a`: the pre-activa
 kept for the backward pass, which is what lets `dense` save one tensor fewer.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
-from keras_bp.ops._arguments import floating
+from keras_bp._arguments import check_floating
+from keras_bp._types import Array
 
 
 def relu_gradient(a, da):
-    """`dz = da * [a > 0]`: 0 at `z = 0`, as the chapter and Keras have it."""
+    """`dz = da * [a > 0]`: 0 at `z = 0`, as in Keras."""
     return tf.raw_ops.ReluGrad(gradients=da, features=a)
 
 
@@ -30,7 +33,7 @@ def softmax_gradient(a, da):
 
 
 # name: (value of z, gradient of (a, da))
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
     "relu": (tf.nn.relu, relu_gradient),
     "sigmoid": (tf.nn.sigmoid, sigmoid_gradient),
     "tanh": (tf.nn.tanh, tanh_gradient),
@@ -46,10 +49,10 @@ def _activate(name, z):
         a = value(z)
         return a, lambda da: gradient(a, da)
 
-    return activation(floating(z, "z"))
+    return activation(check_floating("z", z))
 
 
-def relu(z):
+def relu(z: Array) -> tf.Tensor:
     """Rectified linear unit, `a = max(z, 0)`.
 
     Backward: `dz = da * [z > 0]`, exact except at the kink `z = 0`, where it is 0.
@@ -70,7 +73,7 @@ def relu(z):
     return _activate("relu", z)
 
 
-def sigmoid(z):
+def sigmoid(z: Array) -> tf.Tensor:
     """Logistic sigmoid, `a = 1 / (1 + exp(-z))`.
 
     Backward (exact): `dz = da * a (1 - a)`.
@@ -91,7 +94,7 @@ def sigmoid(z):
     return _activate("sigmoid", z)
 
 
-def tanh(z):
+def tanh(z: Array) -> tf.Tensor:
     """Hyperbolic tangent.
 
     Forward: `a = tanh(z)`. Backward (exact): `dz = da * (1 - a^2)`.
@@ -112,7 +115,7 @@ def tanh(z):
     return _activate("tanh", z)
 
 
-def softmax(z):
+def softmax(z: Array) -> tf.Tensor:
     """Softmax over the last axis, `a_i = exp(z_i) / sum_j exp(z_j)`.
 
     Backward (exact): `dz_i = a_i (da_i - sum_j da_j a_j)`.
@@ -131,7 +134,7 @@ def softmax(z):
         >>> keras_bp.ops.softmax(tf.constant([1e4, 1e4])).numpy()
         array([0.5, 0.5], dtype=float32)
     """
-    z = floating(z, "z")
+    z = check_floating("z", z)
     if z.shape.rank == 0:
         raise ValueError(f"`z` must have an axis of classes, rank 1 or more. Received: {z}")
     return _activate("softmax", z)

@@ -3,16 +3,18 @@
 The derivation, step by step, stands in docs/batch_normalization.md.
 """
 
-import typing
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_axis, check_floating, check_number
 from keras_bp._keras import compiled_by_xla
-from keras_bp.ops._arguments import channel_axis, floating, nonnegative, per_channel
-from keras_bp.ops._sums import row_sum
+from keras_bp._types import Array
+
+_MOST_PARTS = 64
 
 
-class Normalized(typing.NamedTuple):
+class Normalized(NamedTuple):
     """What `batch_normalization` returns."""
 
     outputs: tf.Tensor
@@ -21,8 +23,14 @@ class Normalized(typing.NamedTuple):
 
 
 def batch_normalization(
-    x, gamma=None, beta=None, axis=-1, epsilon=1e-3, mask=None, synchronized=False
-):
+    x: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    mask: Array | None = None,
+    synchronized: bool = False,
+) -> Normalized:
     """Normalizes every channel to the statistics of the batch, then scales and shifts it.
 
     Forward, with k a channel (an index of `axis`), i a position (an index of all other axes), w_i
@@ -62,7 +70,7 @@ def batch_normalization(
         NaN, as in Keras; with a mask that is false everywhere they are 0.
 
     Raises:
-        TypeError: If `x` is not floating point.
+        TypeError: If `x` is not floating point, or `axis` or `epsilon` no number of its kind.
         ValueError: If `axis` is outside `x`'s rank or of unknown length, `gamma` or `beta` has
             another shape, `mask` does not fit, or `epsilon` is negative.
 
@@ -75,13 +83,13 @@ def batch_normalization(
         Ioffe and Szegedy, 2015, "Batch normalization: accelerating deep network training by
         reducing internal covariate shift", algorithm 1 and section 3.
     """
-    x = floating(x, "x")
+    x = check_floating("x", x)
     axis = channel_axis(x, axis)
     channels = x.shape[axis]
-    nonnegative(epsilon, "epsilon")
+    check_number("epsilon", epsilon, 0.0)
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
-    gamma = per_channel(gamma, "gamma", channels, dtype, tf.ones)
-    beta = per_channel(beta, "beta", channels, dtype, tf.zeros)
+    gamma = per_channel("gamma", gamma, channels, dtype, tf.ones)
+    beta = per_channel("beta", beta, channels, dtype, tf.zeros)
 
     # Every layout becomes (outer, channels, inner), or (rows, channels) where the channels come
     # last: reductions over few axes are faster than over many, most of all under XLA.
@@ -110,7 +118,7 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
         return t if replicas is None else replicas.all_reduce(tf.distribute.ReduceOp.SUM, t)
 
     if matrix:
-        channel_sum = row_sum(tf.shape(x)[0], x.shape[1], x.dtype)
+        channel_sum = _row_sum(tf.shape(x)[0], x.shape[1], x.dtype)
     else:
 
         def channel_sum(t):
@@ -169,3 +177,47 @@ def _boolean(mask, x):
             f"Received: mask of shape {mask.shape}, x of shape {x.shape}"
         )
     return tf.broadcast_to(mask, tf.shape(x)[:-1])[..., tf.newaxis]
+
+
+def channel_axis(x, axis):
+    """Return `axis` counted from the front, once `x` is known to have such channels."""
+    if not x.shape.rank:
+        raise ValueError(f"`x` must have a known rank, 1 or more. Received: shape={x.shape}")
+    return check_axis("axis", axis, x.shape, known=True)
+
+
+def per_channel(name, weight, channels, dtype, default):
+    """Return a weight of shape (channels,) in `dtype`; `None` stands for `default(shape)`."""
+    if weight is None:
+        return default([channels], dtype)
+    weight = tf.convert_to_tensor(weight)
+    if not weight.shape.is_compatible_with([channels]):
+        raise ValueError(
+            f"`{name}` must have shape ({channels},), one entry per channel. "
+            f"Received: shape={weight.shape}"
+        )
+    return tf.cast(weight, dtype)
+
+
+def _row_sum(rows, columns, dtype):
+    """Return a function that sums a matrix over its rows: (rows, columns) -> (columns,).
+
+    On a CPU without XLA products with vectors of ones are faster than `tf.reduce_sum`. There are
+    two, over parts of the rows and over the parts' rows: oneDNN's product adds one row after
+    another, and so rounds thousands of rows worse than `tf.reduce_sum` does. (An odd number of rows
+    is one part: handling a remainder would cost small batches more than it is worth.) XLA fuses a
+    plain sum into its neighbours, and GPUs may round the factors of a product to ten bits.
+    """
+    if compiled_by_xla() or tf.config.get_visible_devices("GPU"):
+        return lambda x: tf.reduce_sum(x, axis=0)
+    # The power of two in the number of rows, so that no row is left over; 1 for no row at all.
+    parts = tf.maximum(tf.minimum(tf.bitwise.bitwise_and(rows, -rows), _MOST_PARTS), 1)
+    rest = rows // parts
+    over_parts, over_rest = tf.ones([1, parts], dtype), tf.ones([1, rest], dtype)
+    folded, unfolded = tf.stack([parts, -1]), tf.stack([rest, columns])
+
+    def sum_rows(x):
+        x = tf.reshape(tf.matmul(over_parts, tf.reshape(x, folded)), unfolded)
+        return tf.reshape(tf.matmul(over_rest, x), [columns])
+
+    return sum_rows

@@ -3,14 +3,15 @@
 import keras
 import tensorflow as tf
 
+from keras_bp._arguments import check_axis, check_floating
 from keras_bp._keras import compiled_by_xla
-from keras_bp.ops._arguments import axis_of, floating
+from keras_bp._types import Array
 
-# Up to here the exact gradient costs less than the question whether the short cut is one.
+# Up to here the exact gradient costs less than finding out whether the short cut applies.
 FEW_CLASSES = 32
 
 
-def binary_crossentropy(target, output, from_logits=False):
+def binary_crossentropy(target: Array, output: Array, from_logits: bool = False) -> tf.Tensor:
     """Cross-entropy of independent Bernoulli variables, element by element.
 
     Of logits z, with the target y and p = 1 / (1 + exp(-z)) (exact, and finite for every finite z):
@@ -52,7 +53,9 @@ def binary_crossentropy(target, output, from_logits=False):
     return (_binary_of_logits if from_logits else _binary_of_probabilities)(target, output)
 
 
-def categorical_crossentropy(target, output, from_logits=False, axis=-1):
+def categorical_crossentropy(
+    target: Array, output: Array, from_logits: bool = False, axis: int = -1
+) -> tf.Tensor:
     """Cross-entropy of a categorical variable, its target a distribution over the classes.
 
     Of logits z, with a = softmax(z), over the classes k (exact, and finite for every finite z):
@@ -60,7 +63,7 @@ def categorical_crossentropy(target, output, from_logits=False, axis=-1):
         loss = sum_k y_k (log(sum_j exp(z_j)) - z_k)
         dz_k = dloss (a_k sum_j y_j - y_k)            dy_k = -dloss log(a_k)
 
-    With targets that sum to 1 this is the chapter's `dZ = A - Y`. Of probabilities p, divided by
+    With targets that sum to 1 this is `dZ = A - Y`. Of probabilities p, divided by
     their sum s, with e = `keras.config.epsilon()` and q_k = p_k / s:
 
         loss = -sum_k y_k log(max(q_k, e))
@@ -78,7 +81,8 @@ def categorical_crossentropy(target, output, from_logits=False, axis=-1):
         Tensor of `output`'s dtype, and of its shape without `axis`.
 
     Raises:
-        TypeError: If `target` or `output` is not floating point, or their dtypes differ.
+        TypeError: If `target` or `output` is not floating point, their dtypes differ, or `axis` is
+            not an integer.
         ValueError: If the shapes of `target` and `output` differ, or `axis` is outside their rank.
 
     Example:
@@ -87,7 +91,12 @@ def categorical_crossentropy(target, output, from_logits=False, axis=-1):
         array([20000.], dtype=float32)
     """
     target, output = _alike(target, output)
-    axis, rank = axis_of(output, axis, "output"), output.shape.rank
+    rank = output.shape.rank
+    if rank == 0:
+        raise ValueError(
+            f"`output` must have an axis of classes, rank 1 or more. Received: output={output}"
+        )
+    axis = check_axis("axis", axis, output.shape, "output")
     if not from_logits:
         return _categorical_of_probabilities(target, output, axis)
     if axis != rank - 1:
@@ -96,7 +105,9 @@ def categorical_crossentropy(target, output, from_logits=False, axis=-1):
     return _by_rows(_categorical_of_logits, target, output)
 
 
-def sparse_categorical_crossentropy(target, output, from_logits=False):
+def sparse_categorical_crossentropy(
+    target: Array, output: Array, from_logits: bool = False
+) -> tf.Tensor:
     """Cross-entropy of a categorical variable, its target the index of the class.
 
     The same as `categorical_crossentropy` of the one-hot target, which is never made. Of logits z,
@@ -129,7 +140,7 @@ def sparse_categorical_crossentropy(target, output, from_logits=False):
         >>> keras_bp.ops.sparse_categorical_crossentropy(target, logits, from_logits=True).numpy()
         array([20000.], dtype=float32)
     """
-    output, target = floating(output, "output"), tf.convert_to_tensor(target)
+    output, target = check_floating("output", output), tf.convert_to_tensor(target)
     if not target.dtype.is_integer:
         raise TypeError(f"`target` must be an integer tensor. Received: dtype={target.dtype.name}")
     if output.shape.rank == 0 or not target.shape.is_compatible_with(output.shape[:-1]):
@@ -143,8 +154,8 @@ def sparse_categorical_crossentropy(target, output, from_logits=False):
 
 
 def _alike(target, output):
-    output = floating(output, "output")
-    target = floating(target, "target", output.dtype)
+    output = check_floating("output", output)
+    target = check_floating("target", target, output.dtype)
     if output.shape.rank is None or target.shape.rank is None:
         raise ValueError(
             "`target` and `output` must have a known rank. "

@@ -2,11 +2,14 @@
 
 import tensorflow as tf
 
-from keras_bp.ops._arguments import floating
+from keras_bp._arguments import check_floating
+from keras_bp._types import Array
 from keras_bp.ops.activations import ACTIVATIONS
 
 
-def dense(x, kernel, bias=None, activation=None):
+def dense(
+    x: Array, kernel: Array, bias: Array | None = None, activation: str | None = None
+) -> tf.Tensor:
     """Affine map and activation, with one backward pass for both.
 
     Forward, with m the examples (all axes but the last), i the inputs and j the units:
@@ -20,9 +23,8 @@ def dense(x, kernel, bias=None, activation=None):
         dbias_j    = sum_m dz_mj
         dx_mi      = sum_j dz_mj kernel_ij
 
-    These are the chapter's equations with `kernel` the transpose of its `W`; its factor 1/m stands
-    in the loss, which averages over the examples. Kept for the backward pass are `x`, `kernel` and
-    `a`, never `z`.
+    A factor 1/m belongs to the loss, which averages over the examples. Kept for the backward pass
+    are `x`, `kernel` and `a`, never `z`.
 
     Args:
         x: Floating-point tensor of shape `(..., inputs)`, rank 2 or more.
@@ -44,12 +46,12 @@ def dense(x, kernel, bias=None, activation=None):
         >>> keras_bp.ops.dense(x, kernel, tf.constant([0.1]), activation="relu").numpy().round(3)
         array([[0.05]], dtype=float32)
     """
-    x = floating(x, "x")
-    kernel = floating(kernel, "kernel", x.dtype)
+    x = check_floating("x", x)
+    kernel = check_floating("kernel", kernel, x.dtype)
     if bias is not None:
-        bias = floating(bias, "bias", x.dtype)
+        bias = check_floating("bias", bias, x.dtype)
     _check(x, kernel, bias, activation)
-    value, gradient = ACTIVATIONS.get(activation, (None, None))
+    value, gradient = ACTIVATIONS.get(activation or "linear", (None, None))
     rank = x.shape.rank
 
     @tf.custom_gradient
@@ -96,11 +98,11 @@ def _check(x, kernel, bias, activation):
         )
     if not x.shape[-1:].is_compatible_with(kernel.shape[:1]):
         raise ValueError(
-            "The last axis of `x` must be as long as the first of `kernel`. "
+            "`x` must have a last axis as long as the first of `kernel`. "
             f"Received: x of shape {x.shape}, kernel of shape {kernel.shape}"
         )
     if bias is not None and not bias.shape.is_compatible_with(kernel.shape[1:]):
         raise ValueError(
-            f"`bias` must have shape {tuple(kernel.shape[1:])}, a number a unit. "
+            f"`bias` must have shape {tuple(kernel.shape[1:])}, one entry per unit. "
             f"Received: shape={bias.shape}"
         )

@@ -1,14 +1,17 @@
 """Inverted dropout."""
 
-import numbers
+from collections.abc import Sequence
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_floating, check_number
 from keras_bp._keras import compiled_by_xla
-from keras_bp.ops._arguments import floating
+from keras_bp._types import Array
 
 
-def dropout(x, rate, seed, noise_shape=None):
+def dropout(
+    x: Array, rate: float, seed: Array, noise_shape: Sequence[int | None] | None = None
+) -> tf.Tensor:
     """Inverted dropout: zeroes a share `rate` of the elements and scales up what is left.
 
     Forward, with D the kept elements, drawn from a uniform u >= rate:
@@ -16,7 +19,7 @@ def dropout(x, rate, seed, noise_shape=None):
         y = x * D / (1 - rate)
 
     so that the expectation of y is x, and inference needs no scaling. Backward (exact, for the
-    mask that was drawn; only D, a boolean an element, is kept):
+    mask that was drawn; only D, one boolean per element, is kept):
 
         dx = dy * D / (1 - rate)
 
@@ -49,11 +52,8 @@ def dropout(x, rate, seed, noise_shape=None):
         Srivastava et al., 2014, "Dropout: a simple way to prevent neural networks from
         overfitting", section 4.
     """
-    x = floating(x, "x")
-    if not isinstance(rate, numbers.Real) or isinstance(rate, bool):
-        raise TypeError(f"`rate` must be a Python number in [0, 1]. Received: rate={rate!r}")
-    if not 0 <= rate <= 1:
-        raise ValueError(f"`rate` must be in [0, 1]. Received: rate={rate}")
+    x = check_floating("x", x)
+    check_number("rate", rate, 0.0, 1.0)
     mask_shape = _mask_shape(x, noise_shape)
     seed = tf.convert_to_tensor(seed)
     if seed.dtype != tf.int32:

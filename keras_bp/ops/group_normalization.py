@@ -2,11 +2,20 @@
 
 import tensorflow as tf
 
-from keras_bp.ops._arguments import channel_axis, floating, nonnegative, per_channel
+from keras_bp._arguments import check_floating, check_number
+from keras_bp._types import Array
+from keras_bp.ops.batch_normalization import channel_axis, per_channel
 from keras_bp.ops.layer_normalization import normalize_over
 
 
-def group_normalization(x, groups, gamma=None, beta=None, axis=-1, epsilon=1e-3):
+def group_normalization(
+    x: Array,
+    groups: int,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+) -> tf.Tensor:
     """Normalizes each group of channels of each example to its own mean and variance.
 
     Forward, with b an example, k a channel, i a position (an index of all other axes), G(k) the
@@ -39,7 +48,7 @@ def group_normalization(x, groups, gamma=None, beta=None, axis=-1, epsilon=1e-3)
         Tensor of `x`'s shape and dtype.
 
     Raises:
-        TypeError: If `x` is not floating point.
+        TypeError: If `x` is not floating point, or `axis` or `epsilon` no number of its kind.
         ValueError: If `axis` is the first, outside `x`'s rank or of unknown length, `groups` does
             not divide the channels, `gamma` or `beta` has another shape, or `epsilon` is negative.
 
@@ -51,7 +60,7 @@ def group_normalization(x, groups, gamma=None, beta=None, axis=-1, epsilon=1e-3)
     References:
         Wu and He, 2018, "Group normalization", equations 1 to 3 and 7.
     """
-    x = floating(x, "x")
+    x = check_floating("x", x)
     axis = channel_axis(x, axis)
     channels = x.shape[axis]
     if axis == 0:
@@ -64,16 +73,16 @@ def group_normalization(x, groups, gamma=None, beta=None, axis=-1, epsilon=1e-3)
             f"`groups` must be a positive integer that divides the {channels} channels. "
             f"Received: groups={groups!r}"
         )
-    nonnegative(epsilon, "epsilon")
+    check_number("epsilon", epsilon, 0.0)
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
-    gamma = per_channel(gamma, "gamma", channels, dtype, tf.ones)
-    beta = per_channel(beta, "beta", channels, dtype, tf.zeros)
+    gamma = per_channel("gamma", gamma, channels, dtype, tf.ones)
+    beta = per_channel("beta", beta, channels, dtype, tf.zeros)
 
     shape, batch, members = tf.shape(x), tf.cast(x, dtype), channels // groups
     if x.shape.rank == 2:
-        # Without positions each group is a layer normalization of its own.
-        batch, *weights = (tf.reshape(t, [-1, groups, members]) for t in (batch, gamma, beta))
-        y = normalize_over([2], batch, *weights, epsilon, examples=[0])
+        # Without positions each group is a layer normalization by itself.
+        batch, gamma, beta = (tf.reshape(t, [-1, groups, members]) for t in (batch, gamma, beta))
+        y = normalize_over([2], batch, gamma, beta, epsilon, examples=[0])
     else:
         # (examples, positions before the channels, channels, positions behind them)
         before, behind = tf.reduce_prod(shape[1:axis]), tf.reduce_prod(shape[axis + 1 :])

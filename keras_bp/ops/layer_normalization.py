@@ -1,11 +1,20 @@
 """Layer normalization with its closed-form backward pass."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
-from keras_bp.ops._arguments import axis_of, floating, nonnegative
+from keras_bp._arguments import check_axis, check_floating, check_number
+from keras_bp._types import Array
 
 
-def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
+def layer_normalization(
+    x: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    axis: int | Sequence[int] = -1,
+    epsilon: float = 1e-3,
+) -> tf.Tensor:
     """Normalizes every example to its own mean and variance over `axis`, then scales and shifts.
 
     Forward, with i an example (an index of the axes not normalized) and k one of the D features
@@ -36,7 +45,7 @@ def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
         Tensor of `x`'s shape and dtype.
 
     Raises:
-        TypeError: If `x` is not floating point.
+        TypeError: If `x` is not floating point, or `axis` or `epsilon` no number of its kind.
         ValueError: If `axis` is empty, repeated or outside `x`'s rank, `gamma` or `beta` does not
             have as many entries as the normalized axes, or `epsilon` is negative.
 
@@ -48,11 +57,14 @@ def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
     References:
         Ba et al., 2016, "Layer normalization", equations 3 and 4.
     """
-    x = floating(x, "x")
-    axes = sorted(axis_of(x, a) for a in (axis if isinstance(axis, (list, tuple)) else [axis]))
+    x = check_floating("x", x)
+    if not x.shape.rank:
+        raise ValueError(f"`x` must have a known rank, 1 or more. Received: shape={x.shape}")
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    axes = sorted(check_axis("axis", a, x.shape) for a in axes)
     if not axes or len(set(axes)) < len(axes):
         raise ValueError(f"`axis` must name at least one axis, each once. Received: axis={axis!r}")
-    nonnegative(epsilon, "epsilon")
+    check_number("epsilon", epsilon, 0.0)
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
     shape, rank = tf.shape(x), x.shape.rank
     broadcast = [shape[a] if a in axes else 1 for a in range(rank)]
@@ -62,8 +74,8 @@ def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=1e-3):
         features = x.shape[axes[0] :].num_elements()
         features = tf.reduce_prod(shape[axes[0] :]) if features is None else features
         batch, broadcast, over = tf.reshape(batch, [-1, features]), [1, features], [1]
-    gamma = _per_feature(gamma, "gamma", x.shape, axes, broadcast, dtype)
-    beta = _per_feature(beta, "beta", x.shape, axes, broadcast, dtype)
+    gamma = _per_feature("gamma", gamma, x.shape, axes, broadcast, dtype)
+    beta = _per_feature("beta", beta, x.shape, axes, broadcast, dtype)
     examples = [a for a in range(batch.shape.rank) if a not in over]
     y = normalize_over(over, batch, gamma, beta, epsilon, examples)
     y = tf.cast(tf.reshape(y, shape), x.dtype)
@@ -105,14 +117,14 @@ def normalize_over(axes, x, gamma, beta, epsilon, examples):
     return normalize(x, *(weight for weight in (gamma, beta) if weight is not None))
 
 
-def _per_feature(weight, name, shape, axes, broadcast, dtype):
+def _per_feature(name, weight, shape, axes, broadcast, dtype):
     if weight is None:
         return None
     weight = tf.cast(weight, dtype)
     features = tf.TensorShape([shape[a] for a in axes]).num_elements()
     if features is not None and weight.shape.num_elements() not in (None, features):
         raise ValueError(
-            f"`{name}` must have {features} entries, one a normalized feature. "
+            f"`{name}` must have {features} entries, one per normalized feature. "
             f"Received: shape={weight.shape} for x of shape {shape} and axes {axes}"
         )
     return tf.reshape(weight, broadcast)

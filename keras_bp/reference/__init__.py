@@ -1,4 +1,4 @@
-"""The chapter in plain NumPy, float64: the independent twin that the tests compare with."""
+"""Backpropagation in plain NumPy, float64: the independent twin that the tests compare with."""
 
 from keras_bp.reference.activations import (
     linear,
@@ -12,29 +12,42 @@ from keras_bp.reference.activations import (
     tanh,
     tanh_derivative,
 )
-from keras_bp.reference.adaptive_moments import LAMB, Adam, AdamW
 from keras_bp.reference.batch_normalization import BatchNormalization, BatchNormalizationCache
-from keras_bp.reference.cross_entropy import binary_cross_entropy, categorical_cross_entropy
-from keras_bp.reference.datasets import spiral
-from keras_bp.reference.gpt3 import gpt3_batch_size, gpt3_learning_rate
 from keras_bp.reference.gradient_check import (
     gradient_check,
     numerical_gradients,
     relative_difference,
 )
-from keras_bp.reference.initialization import initialize
-from keras_bp.reference.network import Cache, Gradients, Network
-from keras_bp.reference.optimizers import NAG, SGD, Momentum, Optimizer, RMSprop
+from keras_bp.reference.network import (
+    Cache,
+    Gradients,
+    Network,
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    initialize,
+)
+from keras_bp.reference.optimizers import (
+    LAMB,
+    NAG,
+    SGD,
+    Adam,
+    AdamW,
+    Momentum,
+    Optimizer,
+    RMSprop,
+)
 from keras_bp.reference.schedules import (
     cosine,
     cosine_restarts,
     cyclical,
     exponential_decay,
+    gpt3_batch_size,
+    gpt3_learning_rate,
     step_decay,
     warmup,
     warmup_cosine,
 )
-from keras_bp.reference.training import mini_batches, train
+from keras_bp.reference.training import mini_batches, spiral, train
 
 __all__ = [
     "NAG",

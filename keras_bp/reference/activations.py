@@ -6,8 +6,10 @@ a float64 array of the same shape.
 
 import numpy as np
 
+from keras_bp._types import Array
 
-def linear(Z):
+
+def linear(Z: Array) -> np.ndarray:
     """Identity: g(z) = z.
 
     Example:
@@ -18,7 +20,7 @@ def linear(Z):
     return np.array(Z, dtype=np.float64)
 
 
-def linear_derivative(Z):
+def linear_derivative(Z: Array) -> np.ndarray:
     """Derivative of the identity: g'(z) = 1.
 
     Example:
@@ -29,7 +31,7 @@ def linear_derivative(Z):
     return np.ones_like(Z, dtype=np.float64)
 
 
-def relu(Z):
+def relu(Z: Array) -> np.ndarray:
     """Rectified linear unit: g(z) = max(z, 0).
 
     Example:
@@ -40,7 +42,7 @@ def relu(Z):
     return np.maximum(np.asarray(Z, dtype=np.float64), 0.0)
 
 
-def relu_derivative(Z):
+def relu_derivative(Z: Array) -> np.ndarray:
     """Derivative of ReLU: g'(z) = 1 where z > 0, else 0; at the kink z = 0 it is set to 0.
 
     Example:
@@ -51,7 +53,7 @@ def relu_derivative(Z):
     return (np.asarray(Z) > 0.0).astype(np.float64)
 
 
-def sigmoid(Z):
+def sigmoid(Z: Array) -> np.ndarray:
     """Logistic function: g(z) = 1 / (1 + exp(-z)).
 
     Only exp(-|z|) is taken, which cannot overflow; a very negative z keeps its small value
@@ -67,7 +69,7 @@ def sigmoid(Z):
     return np.where(Z >= 0.0, 1.0, small) / (1.0 + small)
 
 
-def sigmoid_derivative(Z):
+def sigmoid_derivative(Z: Array) -> np.ndarray:
     """Derivative of the sigmoid: g'(z) = s (1 - s), at most 0.25, at z = 0.
 
     It is computed as exp(-|z|) / (1 + exp(-|z|))^2, the same number without the cancellation
@@ -82,7 +84,7 @@ def sigmoid_derivative(Z):
     return small / (1.0 + small) ** 2
 
 
-def tanh(Z):
+def tanh(Z: Array) -> np.ndarray:
     """Hyperbolic tangent: g(z) = tanh z.
 
     Example:
@@ -93,7 +95,7 @@ def tanh(Z):
     return np.tanh(np.asarray(Z, dtype=np.float64))
 
 
-def tanh_derivative(Z):
+def tanh_derivative(Z: Array) -> np.ndarray:
     """Derivative of tanh: g'(z) = 1 - tanh^2 z.
 
     It is computed through tanh z = 2 sigmoid(2z) - 1, so that no digits cancel where tanh
@@ -107,7 +109,7 @@ def tanh_derivative(Z):
     return 4.0 * sigmoid_derivative(2.0 * np.asarray(Z, dtype=np.float64))
 
 
-def softmax(Z):
+def softmax(Z: Array) -> np.ndarray:
     """Softmax over the rows of each column: a_i = exp(z_i) / sum_j exp(z_j).
 
     Args:
@@ -126,7 +128,7 @@ def softmax(Z):
     return exponentials / exponentials.sum(axis=0, keepdims=True)
 
 
-def softmax_backward(dA, Z):
+def softmax_backward(dA: Array, Z: Array) -> np.ndarray:
     """Gradient through softmax, whose outputs each depend on every input of their column.
 
     dz_i = a_i (da_i - sum_j da_j a_j)

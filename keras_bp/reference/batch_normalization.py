@@ -1,14 +1,15 @@
-"""Program P2 of the chapter: batch normalization, forward and backward."""
+"""Batch normalization, forward and backward."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_bp.reference._checks import check_integer, check_matrix, check_number
+from keras_bp._arguments import check_integer, check_number
+from keras_bp._types import Array
+from keras_bp.reference._checks import check_matrix
 
 
-@dataclass
-class BatchNormalizationCache:
+class BatchNormalizationCache(NamedTuple):
     """What the training-time forward pass leaves for the backward pass.
 
     Attributes:
@@ -73,7 +74,7 @@ class BatchNormalization:
         reducing internal covariate shift", algorithm 1 and section 3.
     """
 
-    def __init__(self, units, momentum=0.9, epsilon=1e-5):
+    def __init__(self, units: int, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
         self.units = check_integer("units", units, 1)
         self.momentum = check_number("momentum", momentum, 0.0, 1.0, high_open=True)
         self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
@@ -82,7 +83,7 @@ class BatchNormalization:
         self.running_mean = np.zeros((self.units, 1))
         self.running_variance = np.ones((self.units, 1))
 
-    def forward(self, Z):
+    def forward(self, Z: Array) -> tuple[np.ndarray, BatchNormalizationCache]:
         """Normalize with the batch's statistics, and move the running ones towards them.
 
         Args:
@@ -105,7 +106,9 @@ class BatchNormalization:
         self.running_variance = kept * self.running_variance + new * variance
         return self.gamma * z_hat + self.beta, BatchNormalizationCache(mean, variance, z_hat)
 
-    def backward(self, dY, cache):
+    def backward(
+        self, dY: Array, cache: BatchNormalizationCache
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the gradients with respect to the input, gamma and beta.
 
         Args:
@@ -128,7 +131,7 @@ class BatchNormalization:
         dZ = scale * (dY - dbeta / m - cache.z_hat * dgamma / m)
         return dZ, dgamma, dbeta
 
-    def infer(self, Z):
+    def infer(self, Z: Array) -> np.ndarray:
         """Normalize with the running statistics, each example by itself.
 
         Args:

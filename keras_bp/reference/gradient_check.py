@@ -1,14 +1,20 @@
-"""The chapter's gradient check: central differences against the written-out backward pass."""
+"""Gradient check: central differences against the written-out backward pass."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_bp.reference._checks import check_number
+from keras_bp._arguments import check_number
+from keras_bp._types import Array
+from keras_bp.reference.network import Network
 
 
-def numerical_gradients(function, parameters, epsilon=1e-5):
+def numerical_gradients(
+    function: Callable[[], float], parameters: Sequence[Array], epsilon: float = 1e-5
+) -> list[np.ndarray]:
     """Return central differences of a function with respect to every entry of some arrays.
 
-    g_i = (J(theta_i + e) - J(theta_i - e)) / 2e, which costs two evaluations an entry. Each
+    g_i = (J(theta_i + e) - J(theta_i - e)) / 2e, which costs two evaluations per entry. Each
     entry is changed in place and then set back to the very number it was.
 
     Args:
@@ -53,8 +59,8 @@ def numerical_gradients(function, parameters, epsilon=1e-5):
     return gradients
 
 
-def relative_difference(analytic, numerical):
-    """Return the chapter's figure ||ga - gn|| / (||ga|| + ||gn||), over all arrays together.
+def relative_difference(analytic: Sequence[Array], numerical: Sequence[Array]) -> float:
+    """Return the figure ||ga - gn|| / (||ga|| + ||gn||), over all arrays together.
 
     Under 1e-7 the gradient is correct, under 1e-5 it is suspicious, else there is a bug. Two
     gradients of zero differ by 0.
@@ -86,7 +92,7 @@ def relative_difference(analytic, numerical):
     return float(np.linalg.norm(ga - gn) / scale) if scale != 0.0 else 0.0
 
 
-def gradient_check(network, X, Y, epsilon=1e-5):
+def gradient_check(network: Network, X: Array, Y: Array, epsilon: float = 1e-5) -> float:
     """Compare a network's backward pass with central differences over all of its parameters.
 
     Dropout's masks are drawn once and used in every evaluation, so that the cost stays one

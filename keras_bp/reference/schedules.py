@@ -1,17 +1,18 @@
-"""The chapter's learning-rate schedules.
+"""Learning-rate schedules.
 
 Each function here takes a schedule's settings and returns the schedule: a function of the step
 t = 0, 1, 2, ... (the number of updates made before this one) that returns a float. A step may be
 any finite number >= 0; a step or a setting that is not within its bounds raises a TypeError or a
-ValueError.
+ValueError. GPT-3's rate and batch size are functions of the tokens seen so far instead.
 """
 
 import math
+from collections.abc import Callable
 
-from keras_bp.reference._checks import check_number
+from keras_bp._arguments import check_number
 
 
-def step_decay(initial, factor, period):
+def step_decay(initial: float, factor: float, period: float) -> Callable[[float], float]:
     """Multiply the rate by `factor` after every `period` steps: a0 f^floor(t/k).
 
     Args:
@@ -31,7 +32,7 @@ def step_decay(initial, factor, period):
     return lambda step: initial * factor ** math.floor(check_number("step", step, 0.0) / period)
 
 
-def exponential_decay(initial, decay):
+def exponential_decay(initial: float, decay: float) -> Callable[[float], float]:
     """Let the rate fall by the same share in every step: a0 exp(-k t).
 
     Args:
@@ -49,7 +50,7 @@ def exponential_decay(initial, decay):
     return lambda step: initial * math.exp(-decay * check_number("step", step, 0.0))
 
 
-def cosine(initial, total_steps, floor=0.0):
+def cosine(initial: float, total_steps: float, floor: float = 0.0) -> Callable[[float], float]:
     """Follow half a cosine: floor + (a0 - floor)/2 (1 + cos(pi t/T)); `floor` from T on.
 
     Args:
@@ -69,7 +70,7 @@ def cosine(initial, total_steps, floor=0.0):
     return lambda step: _half_cosine(check_number("step", step, 0.0) / total_steps, initial, floor)
 
 
-def warmup(schedule, steps):
+def warmup(schedule: float | Callable[[float], float], steps: float) -> Callable[[float], float]:
     """Begin any schedule with a linear rise: its first rate times t/w for t < w, then it.
 
     The schedule starts at its own step 0 when the rise ends, so that the rate has no jump.
@@ -98,7 +99,9 @@ def warmup(schedule, steps):
     return warmed
 
 
-def warmup_cosine(peak, warmup_steps, total_steps, floor=0.0):
+def warmup_cosine(
+    peak: float, warmup_steps: float, total_steps: float, floor: float = 0.0
+) -> Callable[[float], float]:
     """Rise to `peak` over w steps, then fall along half a cosine to `floor` at step T.
 
     Args:
@@ -118,7 +121,9 @@ def warmup_cosine(peak, warmup_steps, total_steps, floor=0.0):
     return warmup(cosine(peak, total_steps - warmup_steps, floor), warmup_steps)
 
 
-def cosine_restarts(initial, first_period, period_factor=1.0, floor=0.0):
+def cosine_restarts(
+    initial: float, first_period: float, period_factor: float = 1.0, floor: float = 0.0
+) -> Callable[[float], float]:
     """Fall along half a cosine again and again (SGDR), each period a factor longer.
 
     floor + (a0 - floor)/2 (1 + cos(pi T_cur/T_i)), where T_cur counts the steps since the last
@@ -158,7 +163,7 @@ def cosine_restarts(initial, first_period, period_factor=1.0, floor=0.0):
     return restarted
 
 
-def cyclical(low, high, half_cycle):
+def cyclical(low: float, high: float, half_cycle: float) -> Callable[[float], float]:
     """Go up and down in straight lines between two rates (Smith's triangular policy).
 
     cycle = floor(1 + t/2s);  x = |t/s - 2 cycle + 1|;  low + (high - low) max(0, 1 - x)
@@ -188,6 +193,65 @@ def cyclical(low, high, half_cycle):
         return low + (high - low) * max(0.0, 1.0 - x)
 
     return triangular
+
+
+def gpt3_learning_rate(
+    peak: float, warmup_tokens: float = 375e6, decay_tokens: float = 260e9, floor_share: float = 0.1
+) -> Callable[[float], float]:
+    """GPT-3's rate as a function of the tokens seen: linear rise, then a cosine to 10 %.
+
+    The cosine ends when `decay_tokens` have been seen in all, the rise included; the rest of
+    the training, up to 300 billion tokens there, goes on at the floor.
+
+    Args:
+        peak: float >= 0, the highest rate (6e-5 for the model of 175 billion parameters).
+        warmup_tokens: float in [0, decay_tokens). Defaults to 375 million.
+        decay_tokens: float > 0. Defaults to 260 billion.
+        floor_share: float in [0, 1], the last rate's share of the peak. Defaults to 0.1.
+
+    Example:
+        >>> from keras_bp.reference import gpt3_learning_rate
+        >>> rate = gpt3_learning_rate(6e-5)
+        >>> [f"{rate(tokens):.1e}" for tokens in (0, 375e6, 260e9, 300e9)]
+        ['0.0e+00', '6.0e-05', '6.0e-06', '6.0e-06']
+
+    References:
+        Brown et al., 2020, "Language models are few-shot learners", appendix B.
+    """
+    peak = check_number("peak", peak, 0.0)
+    floor_share = check_number("floor_share", floor_share, 0.0, 1.0)
+    return warmup_cosine(peak, warmup_tokens, decay_tokens, floor_share * peak)
+
+
+def gpt3_batch_size(
+    ramp_tokens: float = 12e9, first: float = 32_000, last: float = 3_200_000
+) -> Callable[[float], int]:
+    """GPT-3's batch size, in tokens, as a function of the tokens seen: a linear growth.
+
+    Args:
+        ramp_tokens: float > 0, when the growth ends: 4 to 12 billion, by the model's size.
+            Defaults to 12 billion.
+        first: float >= 1, the first batch's tokens. Defaults to 32,000.
+        last: float >= first, the tokens of a batch after the growth. Defaults to 3.2 million.
+
+    Example:
+        >>> from keras_bp.reference import gpt3_batch_size
+        >>> batch_size = gpt3_batch_size()
+        >>> [batch_size(tokens) for tokens in (0, 6e9, 12e9, 300e9)]
+        [32000, 1616000, 3200000, 3200000]
+
+    References:
+        Brown et al., 2020, "Language models are few-shot learners", appendix B.
+    """
+    ramp_tokens = check_number("ramp_tokens", ramp_tokens, 0.0, low_open=True)
+    first = check_number("first", first, 1.0)
+    last = check_number("last", last, first)
+
+    def batch_size(tokens):
+        share = min(check_number("tokens", tokens, 0.0) / ramp_tokens, 1.0)
+        return round(first + (last - first) * share)
+
+    return batch_size
 
 
 def _half_cosine(share, top, floor):

@@ -1,11 +1,58 @@
-"""Mini-batch training of the reference network."""
+"""Mini-batch training of the network, and two spirals to train it on."""
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from keras_bp.reference._checks import check_integer, check_labels, check_matrix
+from keras_bp._arguments import check_integer, check_number
+from keras_bp._types import Array
+from keras_bp.reference._checks import check_labels, check_matrix
+from keras_bp.reference.network import Network
+from keras_bp.reference.optimizers import Optimizer
 
 
-def mini_batches(m, batch_size, generator):
+def spiral(
+    points_per_arm: int = 200, turns: float = 1.5, noise: float = 0.02, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw two spiral arms, one per class; no straight line separates them.
+
+    A point at the share s in [0.1, 1) of arm k = 0, 1 lies at the radius s and the angle
+    2 pi turns s + pi k, moved by normal noise in both coordinates.
+
+    Args:
+        points_per_arm: int >= 1. Defaults to 200.
+        turns: float > 0, how often an arm winds round the centre. Defaults to 1.5.
+        noise: float >= 0, the noise's standard deviation; the arms' outer ends have the
+            radius 1. Defaults to 0.02.
+        seed: int >= 0. Defaults to 0.
+
+    Returns:
+        X: float64 array of shape (2, 2 * points_per_arm), the coordinates.
+        Y: float64 array of shape (1, 2 * points_per_arm), the arm, 0 or 1.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> from keras_bp.reference import spiral
+        >>> X, Y = spiral()
+        >>> X.shape, Y.shape, float(Y.mean())
+        ((2, 400), (1, 400), 0.5)
+    """
+    points_per_arm = check_integer("points_per_arm", points_per_arm, 1)
+    turns = check_number("turns", turns, 0.0, low_open=True)
+    noise = check_number("noise", noise, 0.0)
+    generator = np.random.default_rng(check_integer("seed", seed, 0))
+    radius = np.tile(np.linspace(0.1, 1.0, points_per_arm), 2)
+    arm = np.repeat([0.0, 1.0], points_per_arm)
+    angle = 2.0 * np.pi * turns * radius + np.pi * arm
+    X = radius * np.stack([np.cos(angle), np.sin(angle)])
+    X += noise * generator.standard_normal(X.shape)
+    return X, arm[np.newaxis, :]
+
+
+def mini_batches(m: int, batch_size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield the shuffled indices of m examples in batches; the last one may be smaller.
 
     Args:
@@ -26,7 +73,17 @@ def mini_batches(m, batch_size, generator):
         yield order[start : start + batch_size]
 
 
-def train(network, X, Y, optimizer, *, epochs, batch_size=64, seed=0, on_epoch_end=None):
+def train(
+    network: Network,
+    X: Array,
+    Y: Array,
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    on_epoch_end: Callable[[int, float], object] | None = None,
+) -> list[float]:
     """Train a network on mini-batches, shuffled anew in every epoch.
 
     Args:

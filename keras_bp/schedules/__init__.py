@@ -8,17 +8,10 @@ Steps are what `optimizer.iterations` counts: updates, or the micro-steps where 
 accumulates gradients over several of them.
 """
 
-from keras_bp.schedules.cosine_annealing import CosineAnnealing
-from keras_bp.schedules.cosine_restarts import CosineRestarts
-from keras_bp.schedules.cyclical import Cyclical
-from keras_bp.schedules.exponential_decay import ExponentialDecay
+from keras_bp.schedules.compose import Sequential, Warmup, WarmupCosine
+from keras_bp.schedules.cycles import CosineRestarts, Cyclical, OneCycle
+from keras_bp.schedules.decays import CosineAnnealing, ExponentialDecay, LinearDecay, StepDecay
 from keras_bp.schedules.gpt3 import GPT3
-from keras_bp.schedules.linear_decay import LinearDecay
-from keras_bp.schedules.one_cycle import OneCycle
-from keras_bp.schedules.sequential import Sequential
-from keras_bp.schedules.step_decay import StepDecay
-from keras_bp.schedules.warmup import Warmup
-from keras_bp.schedules.warmup_cosine import WarmupCosine
 
 __all__ = [
     "CosineAnnealing",

@@ -6,9 +6,8 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import serializable
-from keras_bp.schedules._arguments import check_rate
-from keras_bp.schedules._base import Schedule, between, half_cosine
-from keras_bp.schedules._steps import Steps
+from keras_bp._types import Array
+from keras_bp.schedules.schedule import Schedule, Steps, between, half_cosine
 
 
 @serializable
@@ -25,7 +24,7 @@ class GPT3(Schedule):
         rate(k)   = peak n_k / warmup                                      for n_k < warmup
         rate(k)   = m + (peak - m)/2 (1 + cos(pi min((n_k - warmup) / (decay - warmup), 1)))
 
-    with m = final_share peak. After the ramp, n grows by `last` in each step. The recipe's other
+    with m the last rate. After the ramp, n grows by `last` in each step. The recipe's other
     parts: Adam(beta_1=0.9, beta_2=0.95, epsilon=1e-8), the gradients' global norm clipped to 1,
     and a weight decay of 0.1.
 
@@ -36,7 +35,8 @@ class GPT3(Schedule):
             Defaults to 375 million.
         decay_tokens: Positive number: when the cosine ends, counted from the start of training.
             Defaults to 260 billion; GPT-3 is then trained on 40 billion more at the last rate.
-        final_share: Number in [0, 1], the last rate over the peak. Defaults to 0.1.
+        minimum_learning_rate: Number in [0, peak_learning_rate], m, the last rate. Defaults to
+            `None`, a tenth of the peak.
         ramp_tokens: Positive number: when the batches are at their full size, 4 to 12 billion by
             the model's size. Defaults to 12 billion.
         first_batch_tokens: Integer of 1 or more, the first batch's tokens. Defaults to 32,000.
@@ -63,29 +63,34 @@ class GPT3(Schedule):
 
     def __init__(
         self,
-        peak_learning_rate=6e-5,
-        warmup_tokens=375e6,
-        decay_tokens=260e9,
-        final_share=0.1,
-        ramp_tokens=12e9,
-        first_batch_tokens=32_000,
-        last_batch_tokens=3_200_000,
-    ):
+        peak_learning_rate: float = 6e-5,
+        warmup_tokens: float = 375e6,
+        decay_tokens: float = 260e9,
+        minimum_learning_rate: float | None = None,
+        ramp_tokens: float = 12e9,
+        first_batch_tokens: int = 32_000,
+        last_batch_tokens: int = 3_200_000,
+    ) -> None:
+        peak = check_number("peak_learning_rate", peak_learning_rate, 0.0)
+        if minimum_learning_rate is None:
+            minimum_learning_rate = 0.1 * peak
         decay = check_number("decay_tokens", decay_tokens, 0.0, low_open=True)
         first = check_integer("first_batch_tokens", first_batch_tokens, 1)
         super().__init__(
-            peak_learning_rate=check_rate("peak_learning_rate", peak_learning_rate),
+            peak_learning_rate=peak,
             warmup_tokens=check_number(
                 "warmup_tokens", warmup_tokens, 0.0, decay, low_open=True, high_open=True
             ),
             decay_tokens=decay,
-            final_share=check_number("final_share", final_share, 0.0, 1.0),
+            minimum_learning_rate=check_number(
+                "minimum_learning_rate", minimum_learning_rate, 0.0, peak
+            ),
             ramp_tokens=check_number("ramp_tokens", ramp_tokens, 0.0, low_open=True),
             first_batch_tokens=first,
             last_batch_tokens=check_integer("last_batch_tokens", last_batch_tokens, low=first),
         )
 
-    def tokens(self, step):
+    def tokens(self, step: Array) -> tf.Tensor:
         """Return how many tokens were seen before update `step`.
 
         Args:
@@ -96,7 +101,7 @@ class GPT3(Schedule):
         """
         return _whole(self._tokens(Steps.of(step)))
 
-    def batch_size(self, step):
+    def batch_size(self, step: Array) -> tf.Tensor:
         """Return how many tokens the batch of update `step` has.
 
         Args:
@@ -128,7 +133,7 @@ class GPT3(Schedule):
         tokens = self._tokens(steps)
         rising = between(0.0, peak, tf.minimum(tokens / warmup, 1.0))
         left = (self.decay_tokens - tokens) / (self.decay_tokens - warmup)
-        falling = half_cosine(self.final_share * peak, peak, tf.clip_by_value(left, 0.0, 1.0))
+        falling = half_cosine(self.minimum_learning_rate, peak, tf.clip_by_value(left, 0.0, 1.0))
         return tf.where(tokens < warmup, rising, falling)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_bp.visualization._magnitudes import Magnitudes
+from keras_bp.visualization._figure import Magnitudes
 
 # Of a column with more neurons than both together, so many are drawn at either end.
 _AT_THE_TOP, _AT_THE_END = 6, 6

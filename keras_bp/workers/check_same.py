@@ -1,21 +1,22 @@
 """What must be the same on all workers."""
 
 import json
+from typing import Any
 
 import tensorflow as tf
 
 
-def check_same(strategy, **facts):
+def check_same(strategy: tf.distribute.Strategy, **facts: Any) -> None:
     """Check that all workers of a strategy have the same facts.
 
-    With other code, options, or shapes of variables on one of them, workers would wait for one
-    another in different operations, end with an error about something else, or train on without
-    one: call this on all of them before the model is made in the strategy's scope.
+    If code, options or shapes of variables differ, workers wait for one another in different
+    operations, fail with an unrelated error, or train on without one. Call this on all workers
+    before the model is made in the strategy's scope.
 
     Args:
         strategy: the `tf.distribute.Strategy`.
         **facts: what to compare, under names for the error: strings, numbers, lists and
-            dictionaries, or what `str` tells apart.
+            dictionaries, or objects that `str` tells apart.
 
     Raises:
         ValueError: on all workers alike, if they differ.

@@ -1,15 +1,21 @@
 """A MultiWorkerMirroredStrategy that does not wait forever."""
 
+import json
+import os
 import socket
 import time
 
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
-from keras_bp.workers._cluster import read_cluster
+
+_EXPECTED = (
+    "The environment variable TF_CONFIG must be JSON such as "
+    '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
 
 
-def multi_worker_strategy(seconds=300.0):
+def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMirroredStrategy:
     """Wait until all workers are up, and return their `tf.distribute.MultiWorkerMirroredStrategy`.
 
     TensorFlow's own constructor waits up to an hour for a worker that does not come up, and says
@@ -39,7 +45,7 @@ def multi_worker_strategy(seconds=300.0):
     ```
     """
     check_number("seconds", seconds, 0.0, low_open=True)
-    workers, index = read_cluster()
+    workers, index = _read_cluster()
     _wait_for_all(workers, index, seconds)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     if strategy.num_replicas_in_sync != len(workers):
@@ -51,13 +57,54 @@ def multi_worker_strategy(seconds=300.0):
     return strategy
 
 
+def _read_cluster():
+    """Return the addresses of all workers, as (host, port), and the index of this one.
+
+    Raises:
+        ValueError: if TF_CONFIG is not set, or not of that form.
+    """
+    text = os.environ.get("TF_CONFIG")
+    try:
+        config = json.loads(text or "")
+    except ValueError as error:
+        raise _wrong(f"TF_CONFIG={text!r}, which is not JSON ({error})") from error
+    cluster = config.get("cluster") if isinstance(config, dict) else None
+    task = config.get("task") if isinstance(config, dict) else None
+    if not isinstance(cluster, dict) or not isinstance(task, dict):
+        raise _wrong(f"TF_CONFIG={text!r}, without a `cluster` and a `task`")
+    # Worker 0 is the chief: tasks of other types have no place in this loop.
+    if list(cluster) != ["worker"] or task.get("type") != "worker":
+        raise _wrong(f"cluster={cluster!r}, task={task!r}; all must be of type 'worker'")
+    names = cluster["worker"]
+    if not isinstance(names, list) or not names:
+        raise _wrong(f"cluster={cluster!r}, without a list of addresses")
+    workers = [_address(name) for name in names]
+    if len(set(workers)) < len(workers):
+        raise _wrong(f"cluster={cluster!r}, which names an address twice")
+    index = task.get("index")
+    if type(index) is not int or not 0 <= index < len(workers):
+        raise _wrong(f"index={index!r}; it must lie in 0 to {len(workers) - 1}")
+    return workers, index
+
+
+def _address(name):
+    host, _, port = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise _wrong(f"the address {name!r}, which is not 'host:port'")
+    return host, int(port)
+
+
+def _wrong(received):
+    return ValueError(f"{_EXPECTED}. Received: {received}")
+
+
 def _wait_for_all(workers, index, seconds):
     """Return once each of the other addresses has accepted a connection."""
     deadline = time.monotonic() + seconds
     waiting = {number: address for number, address in enumerate(workers) if number != index}
     try:
-        # On all interfaces, as TensorFlow's server that takes this place: the name by which the
-        # others know this machine may not be its own.
+        # On all interfaces, as TensorFlow's server will: the name by which the others know this
+        # machine may not be its own.
         own = socket.create_server(("", workers[index][1]), backlog=len(workers))
     except OSError as error:
         raise ValueError(
@@ -74,8 +121,8 @@ def _wait_for_all(workers, index, seconds):
                         f"seconds={seconds}; worker {index} waited for "
                         + ", ".join(f"worker {n} ({_text(a)})" for n, a in waiting.items())
                     )
-                # Where a worker has seen all others, TensorFlow's server listens in its place; in
-                # the moment between the two nobody does, and it is tried again.
+                # Once a worker has seen all others, TensorFlow's server listens in its place. In
+                # between, the connection fails and is tried again.
                 try:
                     socket.create_connection(address, timeout=min(left, 5.0)).close()
                     del waiting[number]

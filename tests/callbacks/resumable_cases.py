@@ -50,6 +50,12 @@ def cut_and_resumed(make, data, directory, cuts, *callbacks, **options):
     return model, history
 
 
+def forget(directory, epoch):
+    """Leave a directory as a process does that is killed in this epoch."""
+    for file in directory.glob(f"epoch-{epoch}.*"):
+        file.unlink()
+
+
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.01),
     "lamb": lambda: keras_bp.optimizers.Lamb(keras_bp.schedules.CosineAnnealing(0.01, 20)),

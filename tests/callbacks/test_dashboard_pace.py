@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_bp.callbacks import TrainingDashboard, _drawing_pace
-from keras_bp.callbacks._dashboard_screens import PngFile
-from keras_bp.callbacks._drawing_pace import DrawingPace
-from keras_bp.callbacks._thinned_series import ThinnedSeries
+from keras_bp.callbacks import TrainingDashboard
+from keras_bp.callbacks.dashboard import _screens
+from keras_bp.callbacks.dashboard._panels import ThinnedSeries
+from keras_bp.callbacks.dashboard._screens import DrawingPace, PngFile
 
 
 class Clock:
@@ -26,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(_drawing_pace, "time", clock)
+    monkeypatch.setattr(_screens, "time", clock)
     return clock
 
 

@@ -10,15 +10,16 @@ from switch_cases import numpy_2, state
 
 import keras_bp
 from keras_bp.callbacks import DiscoveredSchedule, GradientMonitor
-from keras_bp.optimizers import SGD, Adam, AdamW
-from keras_bp.schedules import LinearDecay, Sequential, discovery
-from keras_bp.schedules.discovery import networks, simulation, tasks
+from keras_bp.optimizers import SGD, Adam
+from keras_bp.schedules import LinearDecay, Sequential
+from keras_bp.tuning import discovery
+from tools.discovery import networks, simulation, tasks
 
 L = keras.layers
 OPTIMIZERS = {
     "keras_adam": lambda rate: keras.optimizers.Adam(rate),
     "keras_sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
-    "adam": lambda rate: Adam(rate),
+    "adam": lambda rate: Adam(LinearDecay(rate, 10) if rate == 0.123 else rate),
     "sgd": lambda rate: SGD(rate),
 }
 
@@ -34,9 +35,9 @@ OPTIMIZERS = {
     ],
     ids=str,
 )
-def test_the_rest_is_a_training_by_the_schedule(name, options):
+def test_the_rest_is_a_training_by_the_schedule(name, options, capsys):
     """From the first weights, and moments of one step at the rate 0, by `callback.schedule`."""
-    model, callback = build(OPTIMIZERS[name](0.123), **options), DiscoveredSchedule(verbose=0)
+    model, callback = build(OPTIMIZERS[name](0.123), **options), DiscoveredSchedule()
     first = model.evaluate(*data(), batch_size=40, verbose=0)
     fit(model, callback)
     assert callback.fallback_reason is None
@@ -50,6 +51,18 @@ def test_the_rest_is_a_training_by_the_schedule(name, options):
     for mine, its in zip(state(model), state(twin), strict=True):
         np.testing.assert_array_equal(mine, its)
     assert int(model.optimizer.iterations) == 1 + rest
+
+    # A rate or a schedule is replaced; the line and the attributes say by what.
+    again = type(model.optimizer).from_config(model.optimizer.get_config())
+    rates = [again._learning_rate(step).numpy() for step in (1, 60)]
+    assert rates == [callback.schedule(step).numpy() for step in (0, 59)]
+    found = callback.discovery
+    assert capsys.readouterr().out == (
+        f"DiscoveredSchedule, after {callback.steps_probed} steps of probe: found: peak rate "
+        f"{found.peak_learning_rate:.3g}, warm-up {found.warmup_share:.0%}, {found.decay}\n"
+    )
+    assert set(found.features) == set(discovery.NAMES)
+    assert 0.0 <= found.expected_regret < 1.0
 
 
 def test_what_is_seen_is_what_the_simulation_sees():
@@ -216,22 +229,6 @@ def test_every_optimizer(name):
         assert model.evaluate(x, y, verbose=0) < 0.5 * callback.probe.rows[0][0]
     last = callback.schedule(200 - callback.steps_probed).numpy()
     assert float(optimizer.learning_rate) == pytest.approx(last, abs=1e-7)
-
-
-def test_what_is_said_and_set(capsys):
-    """A schedule is replaced; the line and the attributes say by what."""
-    model, callback = build(AdamW(LinearDecay(0.1, 10))), DiscoveredSchedule()
-    fit(model, callback)
-    again = AdamW.from_config(model.optimizer.get_config())
-    rates = [again._learning_rate(step).numpy() for step in (1, 60)]
-    assert rates == [callback.schedule(step).numpy() for step in (0, 59)]
-    found = callback.discovery
-    assert capsys.readouterr().out == (
-        f"DiscoveredSchedule, after {callback.steps_probed} steps of probe: found: peak rate "
-        f"{found.peak_learning_rate:.3g}, warm-up {found.warmup_share:.0%}, {found.decay}\n"
-    )
-    assert set(found.features) == set(discovery.NAMES)
-    assert 0.0 <= found.expected_regret < 1.0
 
 
 def test_example_of_the_docstring():

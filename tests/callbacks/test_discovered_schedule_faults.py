@@ -9,7 +9,8 @@ from discovered_cases import STEPS, build, data, fit
 import keras_bp
 from keras_bp.callbacks import DiscoveredSchedule, GradientMonitor
 from keras_bp.optimizers import Adam
-from keras_bp.schedules import CosineAnnealing, Warmup, discovery
+from keras_bp.schedules import CosineAnnealing, Warmup
+from keras_bp.tuning import discovery
 
 SAFE = "DiscoveredSchedule takes its safe schedule, a warm-up and a cosine from "
 
@@ -33,7 +34,7 @@ def test_too_few_steps():
     assert callback.fallback_reason is None
 
 
-def test_the_range_test_of_ones_own():
+def test_a_range_test_as_fallback():
     seen = []
 
     def rate(model):
@@ -146,12 +147,11 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("watched", [False, True])
-def test_an_exception_in_the_probe(watched, tmp_path):
+def test_an_exception_in_the_probe(tmp_path):
     """The optimizer has its own rate again, trains at it, and the next fit probes anew."""
     model, callback = build(keras.optimizers.SGD(0.0123)), DiscoveredSchedule(verbose=0)
     # It keeps the traced functions for a next fit.
-    monitors = [GradientMonitor(tmp_path)] if watched else []
+    monitors = [GradientMonitor(tmp_path)]
     with pytest.raises(KeyboardInterrupt):
         fit(model, callback, *monitors, Stop())
     assert callback.probe.rates[-1] > 0.0 and callback.schedule is None

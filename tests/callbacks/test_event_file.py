@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from tensorboard.plugins.histogram.summary import histogram_pb
 
-from keras_bp.callbacks._event_file import EventFile
-from keras_bp.callbacks._histogram import count_buckets, count_values, rows
+from keras_bp.recording import EventFile
+from keras_bp.recording.histograms import count_buckets, count_values, rows
 
 
 def test_scalars_read_back(tmp_path, read_events):

@@ -1,4 +1,4 @@
-"""GradientConflict: every number equals that of tapes of one's own, or a closed form."""
+"""GradientConflict: every number equals that of independent tapes, or a closed form."""
 
 import keras
 import numpy as np
@@ -158,7 +158,6 @@ def planted(**options):
 @pytest.mark.parametrize(
     "options",
     [
-        {"run_eagerly": True},
         {"jit_compile": True},
         {"jit_compile": False, "steps_per_execution": 2},
     ],
@@ -244,7 +243,7 @@ def test_sparse_gradients_of_a_shared_table(tmp_path, read_events):
         assert_series(events[f"{COSINE}/table/{a}-{b}"], values)
 
 
-def test_accumulated_gradients_are_laid_end_to_end(data, tmp_path, read_events):
+def test_accumulated_gradients_are_concatenated(data, tmp_path, read_events):
     """5 micro-batches by 2: the one that is left over is not in the next fit's first update."""
     x, y = data[0], targets(data[0])
     y["b"][12] = 9.0  # b is left out of the third micro-batch, and so of the second update

@@ -1,4 +1,4 @@
-"""GradientMonitor.record: the norms of a loop of one's own."""
+"""GradientMonitor.record: the norms of a custom loop."""
 
 import keras
 import numpy as np

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from resumable_cases import OPTIMIZERS, Cut, cut_and_resumed, fit, make_model, state
+from resumable_cases import OPTIMIZERS, Cut, cut_and_resumed, fit, forget, make_model, state
 
 import keras_bp
 from keras_bp.callbacks import GradientMonitor, ResumableTraining
@@ -17,7 +17,8 @@ L = keras.layers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# Several of the optimizers have Adam inside of them.
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adam"])
 @pytest.mark.parametrize(
     "options",
     [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.long), {"run_eagerly": True}],
@@ -32,7 +33,9 @@ def test_resumed_is_uninterrupted(name, options, data, tmp_path):
 
     whole = make()
     history = fit(whole, data)
-    model, resumed = cut_and_resumed(make, data, tmp_path, [(0, 2), (2, 1), (3, 4)])
+    every_place = name == "accumulation" and not options
+    cuts = [(0, 2), (2, 1), (3, 4)] if every_place else [(2, 1)]
+    model, resumed = cut_and_resumed(make, data, tmp_path, cuts)
     np.testing.assert_equal(state(model), state(whole))
     assert resumed.history == history.history and resumed.epoch == [0, 1, 2, 3]
 
@@ -71,24 +74,22 @@ def test_what_other_callbacks_have_counted(data, tmp_path):
 def test_data_by_the_epoch(seed, data, tmp_path):
     orders = []
 
-    def run(directory, *cut):
-        model, resumable = make_model(), ResumableTraining(directory)
+    def run():
+        model, resumable = make_model(), ResumableTraining(tmp_path)
         keras.utils.set_random_seed(seed)
         pairs = tf.data.Dataset.from_tensor_slices(data)
         batches = resumable.by_epoch(lambda epoch: pairs.shuffle(23, seed=epoch).batch(5))
         assert int(batches.cardinality()) == 5
-        callbacks = [resumable, *cut]
-        model.fit(batches, epochs=3, verbose=0, shuffle=False, callbacks=callbacks)
+        model.fit(batches, epochs=3, verbose=0, shuffle=False, callbacks=[resumable])
         resumable._epoch.assign(1)
         orders.append([np.concatenate([b[0] for b in batches.as_numpy_iterator()])])
         resumable._epoch.assign(2)
         orders[-1].append(np.concatenate([b[0] for b in batches.as_numpy_iterator()]))
         return model
 
-    whole = run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", Cut(1, 2))
-    np.testing.assert_equal(state(run(tmp_path / "cut")), state(whole))
+    whole = run()
+    forget(tmp_path, 3)
+    np.testing.assert_equal(state(run()), state(whole))
     assert not np.array_equal(*orders[0])
 
 
@@ -99,8 +100,10 @@ def test_replicas(data, tmp_path, replicas):
 
     data = [array[:20] for array in data]
     whole = make()
-    fit(whole, data, batch_size=10)
-    model, _ = cut_and_resumed(make, data, tmp_path, [(2, 0)], batch_size=10)
+    fit(whole, data, ResumableTraining(tmp_path), epochs=3, batch_size=10)
+    forget(tmp_path, 3)
+    model = make()
+    fit(model, data, ResumableTraining(tmp_path), epochs=3, batch_size=10)
     np.testing.assert_equal(state(model), state(whole))
 
 
@@ -114,9 +117,10 @@ def test_global_random_states(data, tmp_path):
             self.drawn.append([float(number) for number in drawn])
 
     whole, resumed = Drawing(), Drawing()
-    fit(make_model(), data, ResumableTraining(tmp_path / "whole"), whole)
-    cut_and_resumed(make_model, data, tmp_path / "cut", [(2, 1)], resumed)
-    assert resumed.drawn == whole.drawn[2:]
+    fit(make_model(), data, ResumableTraining(tmp_path), whole)
+    forget(tmp_path, 4)
+    fit(make_model(), data, ResumableTraining(tmp_path), resumed)
+    assert resumed.drawn == whole.drawn[3:]
 
 
 def test_what_other_callbacks_count(data, tmp_path):

@@ -40,7 +40,7 @@ def test_a_corrupt_checkpoint_is_passed_over(name, data, tmp_path):
     older, newest = checkpoints(tmp_path)
     newest.write_bytes(newest.read_bytes()[:1000])
     model = make_model(OPTIMIZERS[name]())
-    with pytest.warns(RuntimeWarning, match=r"epoch-3 cannot be read, and one from before"):
+    with pytest.warns(RuntimeWarning, match=r"epoch-3 cannot be read, and an earlier one"):
         fit(model, data, ResumableTraining(tmp_path))
     np.testing.assert_equal(state(model), state(whole))
 
@@ -53,7 +53,7 @@ def test_no_checkpoint_can_be_read(data, tmp_path):
     before = state(model)
     with (
         pytest.warns(RuntimeWarning, match="cannot be read"),
-        pytest.raises(ValueError, match=r"`directory` holds checkpoints, but none .*Received"),
+        pytest.raises(ValueError, match=r"`backup_dir` must hold .*Received.*none can be read"),
     ):
         fit(model, data, ResumableTraining(tmp_path))
     np.testing.assert_equal(state(model)[: len(before)], before)
@@ -64,7 +64,7 @@ def test_no_checkpoint_can_be_read(data, tmp_path):
 )
 def test_a_checkpoint_of_another_model(make, data, tmp_path):
     fit(make_model(), data, ResumableTraining(tmp_path), epochs=1)
-    with pytest.raises(ValueError, match=r"`directory` .*same model.*Received: .* number \d+ is"):
+    with pytest.raises(ValueError, match=r"`backup_dir` .*same model.*Received: .* number \d+ is"):
         fit(make(), data, ResumableTraining(tmp_path))
 
 
@@ -79,16 +79,16 @@ def test_a_checkpoint_of_another_optimizer_inside_of_one(wrap, data, tmp_path):
 
 
 def test_bad_input(data, tmp_path):
-    with pytest.raises(TypeError, match=r"`directory` must be a path. Received: None"):
+    with pytest.raises(TypeError, match=r"`backup_dir` must be a path.*Received: backup_dir=None"):
         ResumableTraining(None)
-    with pytest.raises(ValueError, match=r"`directory` must name .*Received: ''"):
+    with pytest.raises(ValueError, match=r"`backup_dir` must be a path.*Received: backup_dir=''"):
         ResumableTraining("")
-    with pytest.raises(TypeError, match=r"`callbacks` must be a list .*Received: 3"):
+    with pytest.raises(TypeError, match=r"`callbacks` must be a list .*Received: callbacks=3"):
         ResumableTraining("c", callbacks=3)
     with pytest.raises(TypeError, match=r"`function` must return .*Received: 3"):
         ResumableTraining("c").by_epoch(lambda epoch: 3)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"`directory` must name .*Received: directory="):
+    with pytest.raises(ValueError, match=r"`backup_dir` must name .*Received: backup_dir="):
         fit(make_model(), data, ResumableTraining(tmp_path / "file" / "below"))
     unbuilt = keras.Sequential([L.Dense(1)])
     unbuilt.compile("sgd", "mse")

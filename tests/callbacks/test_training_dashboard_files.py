@@ -13,8 +13,9 @@ from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from keras_bp.callbacks import TrainingDashboard, _dashboard_screens
-from keras_bp.callbacks._drawing_pace import DrawingPace
+from keras_bp.callbacks import TrainingDashboard
+from keras_bp.callbacks.dashboard import _screens
+from keras_bp.callbacks.dashboard._screens import DrawingPace
 
 L = keras.layers
 
@@ -29,7 +30,7 @@ def small_model(**options):
     keras.utils.set_random_seed(0)
     layers = [keras.Input((4,)), L.Dense(3, "tanh", name="d1"), L.Dense(1, name="d2")]
     model = keras.Sequential(layers)
-    model.compile("sgd", "mse", **{"jit_compile": False, **options})
+    model.compile("sgd", "mse", **(options or {"run_eagerly": True}))
     return model
 
 
@@ -82,9 +83,9 @@ def test_a_gif_holds_the_course_up_to_the_last_picture(data, tmp_path, always_du
 
 
 def test_a_gif_is_bounded_and_evenly_spread(monkeypatch, tmp_path):
-    monkeypatch.setattr(_dashboard_screens, "_FRAMES", 8)
+    monkeypatch.setattr(_screens, "_FRAMES", 8)
     figure = matplotlib.figure.Figure(figsize=(1, 1), dpi=20)
-    screen = _dashboard_screens.GifFile(tmp_path / "d.gif", figure)
+    screen = _screens.GifFile(tmp_path / "d.gif", figure)
     for number in range(100):
         figure.set_facecolor((number / 100, 0, 0))
         screen.show()
@@ -203,7 +204,7 @@ def test_path_that_cannot_be_written(name, data, tmp_path):
     (tmp_path / "directory.png").mkdir()
     model = small_model()
     before = model.get_weights()
-    with pytest.raises(ValueError, match=rf"`path` must name a file.*Received: path=.*{name}"):
+    with pytest.raises(ValueError, match=rf"`filepath` must name .*Received: filepath=.*{name}"):
         fit(model, data, TrainingDashboard(pathlib.Path(tmp_path / name)))
     np.testing.assert_equal(model.get_weights(), before)
     fit(model, data)
@@ -211,13 +212,13 @@ def test_path_that_cannot_be_written(name, data, tmp_path):
 
 @pytest.mark.parametrize("path", [3, b"d.png", ["d.png"]])
 def test_path_of_another_type(path):
-    with pytest.raises(TypeError, match=r"`path` must be a string.*Received: path="):
+    with pytest.raises(TypeError, match=r"`filepath` must be a string.*Received: filepath="):
         TrainingDashboard(path)
 
 
 @pytest.mark.parametrize("path", ["", "d", "d.jpg", ".png", "png"])
 def test_path_with_another_end(path):
-    with pytest.raises(ValueError, match=rf"`path` must .* \.png or \.gif.*path='{path}'"):
+    with pytest.raises(ValueError, match=rf"`filepath` must .* \.png or \.gif.*filepath='{path}'"):
         TrainingDashboard(path)
 
 

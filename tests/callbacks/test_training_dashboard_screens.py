@@ -13,7 +13,7 @@ from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from keras_bp.callbacks import TrainingDashboard
-from keras_bp.callbacks._drawing_pace import DrawingPace
+from keras_bp.callbacks.dashboard._screens import DrawingPace
 
 L = keras.layers
 
@@ -31,7 +31,7 @@ def small_model(**options):
     keras.utils.set_random_seed(0)
     layers = [keras.Input((4,)), L.Dense(3, "tanh", name="d1"), L.Dense(1, name="d2")]
     model = keras.Sequential(layers)
-    model.compile("sgd", "mse", **{"jit_compile": False, **options})
+    model.compile("sgd", "mse", **(options or {"run_eagerly": True}))
     return model
 
 
@@ -101,7 +101,7 @@ def test_without_a_notebook_and_a_window_a_path_is_asked_for(terminal, data, mon
         Shell({"TerminalIPythonApp": {}}).put_in(monkeypatch)
     model = small_model()
     before = model.get_weights()
-    message = r"(?i)`path` must name a \.png or .*Received: path=None .*'agg' opens no window"
+    message = r"(?i)`filepath` must name a \.png or .*filepath=None .*'agg' opens no window"
     with pytest.raises(ValueError, match=message):
         fit(model, data, TrainingDashboard())
     np.testing.assert_equal(model.get_weights(), before)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from keras_bp.callbacks import health_rules
-from keras_bp.callbacks._forward_order import Link
-from keras_bp.callbacks._health_watch import HealthWatch
-from keras_bp.callbacks._training_course import TrainingCourse
+from keras_bp.callbacks.health._forward_order import Link
+from keras_bp.callbacks.health._rule import Epochs, Rule, Symptom, Update
+from keras_bp.callbacks.health._watch import HealthWatch, TrainingCourse
 from keras_bp.callbacks.health_rules import (
     DeadUnits,
     Exploding,
@@ -22,7 +22,6 @@ from keras_bp.callbacks.health_rules import (
     UpdateRatio,
     Vanishing,
 )
-from keras_bp.callbacks.health_rules._rule import Epochs, Rule, Symptom, Update
 
 RULES = [getattr(health_rules, name) for name in health_rules.__all__ if name != "Finding"]
 nan, inf = np.nan, np.inf

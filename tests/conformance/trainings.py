@@ -103,7 +103,10 @@ FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
 
 
 def public_classes(module=keras_bp, prefix=""):
-    """Return all classes that `__all__` names, here and in the modules that it names."""
+    """Return all classes that `__all__` names, here and in the modules that it names.
+
+    A class that is found under two names counts once, under the later one: `layers.Detach`.
+    """
     found = {}
     for name in module.__all__:
         item = getattr(module, name)
@@ -111,7 +114,8 @@ def public_classes(module=keras_bp, prefix=""):
             found |= public_classes(item, f"{prefix}{name}.")
         elif inspect.isclass(item):
             found[prefix + name] = item
-    return found
+    names = {item: name for name, item in found.items()}
+    return {name: item for item, name in names.items()}
 
 
 def data(training):

@@ -87,7 +87,7 @@ def test_sums():
 
 @every_model
 def test_the_function_leaves_no_trace(kind):
-    model = compiled(kind)
+    model = compiled(kind, run_eagerly=True)
     model.fit(X, Y, **FIT)
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     before = [variable.numpy() for variable in variables]
@@ -106,6 +106,35 @@ def test_paths_and_weights_of_examples():
     assert list(alignment(model, X, y)) == ["a", "block/b", "c"]
     some = alignment(model, X, y, sample_weight=np.float32(np.arange(48) < 16))
     np.testing.assert_allclose(some["a"].angle, alignment(model, X[:16], y[:16])["a"].angle, 1e-4)
+
+
+class Twins(keras.layers.Layer):
+    """Two layers of one name inside a layer."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.parts = [layers.FeedbackDense(4, "tanh", name="same") for _ in range(2)]
+
+    def build(self, shape):
+        for part in self.parts:
+            part.build(shape)
+
+    def call(self, x):
+        return self.parts[0](x) + self.parts[1](x)
+
+
+def test_paths_are_those_of_the_monitor_where_names_meet_and_layers_are_shared():
+    x, shared = keras.Input((4,)), layers.FeedbackDense(4, "tanh", name="shared")
+    first = keras.Model(x, shared(x), name="first")
+    second = keras.Model(x, layers.FeedbackDense(4, name="global")(shared(x)), name="second")
+    hidden = Twins(name="twins")(second(first(x)))
+    model = keras.Model(x, layers.FeedbackDense(1, name="global")(hidden))
+    model.compile("sgd", "mse")
+    found = alignment(model, X[:, :4], np.float32(Y)[:, None])
+    # The two layers of one name are told apart, and no layer takes the name of the global norm.
+    expected = ["first/shared", "second/global", "twins/same", "twins/same_1", "global_1"]
+    assert list(found) == expected
+    assert found["twins/same"] != found["twins/same_1"]
 
 
 def test_what_the_function_refuses():

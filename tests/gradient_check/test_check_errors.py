@@ -21,48 +21,48 @@ def _spoiled(value):
 @pytest.mark.parametrize(
     "error, message, arguments",
     [
-        (TypeError, "target must be", dict(target=3)),
-        (TypeError, "target must be", dict(target=keras.layers.Dense)),
-        (ValueError, "inputs must be finite", dict(inputs=_spoiled(np.nan))),
-        (ValueError, "inputs must be finite", dict(inputs=_spoiled(np.inf))),
-        (TypeError, "inputs must be an array", dict(inputs=[[1.0, 2.0, 3.0]])),
-        (TypeError, "inputs must be an array", dict(inputs=None)),
-        (TypeError, "inputs must be an array", dict(inputs="text")),
-        (TypeError, "inputs must be dense", dict(inputs=tf.sparse.eye(3))),
-        (TypeError, "inputs must be dense", dict(inputs=tf.ragged.constant([[1.0], []]))),
-        (TypeError, "inputs must be real", dict(inputs=X * 1j)),
-        (ValueError, "targets must be finite", dict(targets=Y * np.nan, loss="mse")),
-        (ValueError, "targets must have as many examples", dict(targets=Y[:3], loss="mse")),
-        (ValueError, "targets must have the structure", dict(targets=[Y, Y], loss="mse")),
-        (ValueError, "targets must have the structure", dict(targets={"a": Y}, loss="mse")),
-        (ValueError, "loss must have the structure", dict(targets=Y, loss=["mse", "mse"])),
-        (ValueError, "loss and targets must be given together", dict(targets=Y)),
-        (ValueError, "loss and targets must be given together", dict(loss="mse")),
-        (ValueError, "loss must name a loss", dict(targets=Y, loss="no_such_loss")),
-        (TypeError, "loss must be a keras.Loss", dict(targets=Y, loss=3)),
-        (TypeError, "loss must be a keras.Loss", dict(targets=Y, loss=keras.losses.LogCosh)),
+        (TypeError, "`target` must be", dict(target=3)),
+        (TypeError, "`target` must be", dict(target=keras.layers.Dense)),
+        (ValueError, "`inputs` must be finite", dict(inputs=_spoiled(np.nan))),
+        (ValueError, "`inputs` must be finite", dict(inputs=_spoiled(np.inf))),
+        (TypeError, "`inputs` must be an array", dict(inputs=[[1.0, 2.0, 3.0]])),
+        (TypeError, "`inputs` must be an array", dict(inputs=None)),
+        (TypeError, "`inputs` must be an array", dict(inputs="text")),
+        (TypeError, "`inputs` must be dense", dict(inputs=tf.sparse.eye(3))),
+        (TypeError, "`inputs` must be dense", dict(inputs=tf.ragged.constant([[1.0], []]))),
+        (TypeError, "`inputs` must be real", dict(inputs=X * 1j)),
+        (ValueError, "`targets` must be finite", dict(targets=Y * np.nan, loss="mse")),
+        (ValueError, "`targets` must have as many examples", dict(targets=Y[:3], loss="mse")),
+        (ValueError, "`targets` must have the structure", dict(targets=[Y, Y], loss="mse")),
+        (ValueError, "`targets` must have the structure", dict(targets={"a": Y}, loss="mse")),
+        (ValueError, "`loss` must have the structure", dict(targets=Y, loss=["mse", "mse"])),
+        (ValueError, "`loss` and `targets` must be given together", dict(targets=Y)),
+        (ValueError, "`loss` and `targets` must be given together", dict(loss="mse")),
+        (ValueError, "`loss` must name a loss", dict(targets=Y, loss="no_such_loss")),
+        (TypeError, "`loss` must be a keras.Loss", dict(targets=Y, loss=3)),
+        (TypeError, "`loss` must be a keras.Loss", dict(targets=Y, loss=keras.losses.LogCosh)),
         (
             ValueError,
-            "loss must be finite",
+            "`loss` must be finite",
             dict(targets=Y, loss=lambda t, y: tf.reduce_sum(tf.math.log(-y * y))),
         ),
         (
             ValueError,
-            "loss must compute in float64",
+            "`loss` must compute in float64",
             dict(targets=Y, loss=lambda t, y: tf.cast(y, tf.float32)),
         ),
-        (ValueError, "epsilon must be positive", dict(epsilon=0.0)),
-        (ValueError, "epsilon must be positive", dict(epsilon=-1e-5)),
-        (ValueError, "epsilon must be positive", dict(epsilon=np.nan)),
-        (ValueError, "epsilon must be positive", dict(epsilon=np.inf)),
-        (TypeError, "epsilon must be a float", dict(epsilon="small")),
-        (TypeError, "epsilon must be a float", dict(epsilon=True)),
-        (ValueError, "max_entries must be at least 1", dict(max_entries=0)),
-        (TypeError, "max_entries must be an integer", dict(max_entries=2.0)),
-        (TypeError, "max_entries must be an integer", dict(max_entries=True)),
-        (ValueError, "seed must be at least 0", dict(seed=-1)),
-        (TypeError, "seed must be an integer", dict(seed=None)),
-        (ValueError, "epsilon must be at least", dict(inputs=1e12 * X)),
+        (ValueError, "`epsilon` must be a finite number", dict(epsilon=0.0)),
+        (ValueError, "`epsilon` must be a finite number", dict(epsilon=-1e-5)),
+        (ValueError, "`epsilon` must be a finite number", dict(epsilon=np.nan)),
+        (ValueError, "`epsilon` must be a finite number", dict(epsilon=np.inf)),
+        (TypeError, "`epsilon` must be a finite number", dict(epsilon="small")),
+        (TypeError, "`epsilon` must be a finite number", dict(epsilon=True)),
+        (ValueError, "`max_entries` must be an integer of 1 or more", dict(max_entries=0)),
+        (TypeError, "`max_entries` must be an integer", dict(max_entries=2.0)),
+        (TypeError, "`max_entries` must be an integer", dict(max_entries=True)),
+        (ValueError, "`seed` must be an integer of 0 or more", dict(seed=-1)),
+        (TypeError, "`seed` must be an integer", dict(seed=None)),
+        (ValueError, "`epsilon` must be at least", dict(inputs=1e12 * X)),
     ],
 )
 def test_a_bad_argument(error, message, arguments):
@@ -85,7 +85,7 @@ def test_the_smallest_valid_numbers_pass():
 def test_inputs_of_different_length():
     a, b = keras.Input((3,)), keras.Input((3,))
     model = keras.Model([a, b], keras.layers.Add()([a, b]))
-    with pytest.raises(ValueError, match="inputs must all have the same number of examples"):
+    with pytest.raises(ValueError, match="`inputs` must all have the same number of examples"):
         check_gradients(model, [X, X[:2]])
 
 
@@ -93,30 +93,30 @@ def test_inputs_of_different_length():
 def test_a_weight_that_is_not_finite(value):
     model = _model()
     model.layers[0].bias.assign([0.0, value])
-    with pytest.raises(ValueError, match="weights must be finite.*bias"):
+    with pytest.raises(ValueError, match="`target` must have finite weights.*bias"):
         check_gradients(model, X)
 
 
 def test_nothing_to_check():
-    with pytest.raises(ValueError, match="inputs must be floating point.*Received"):
+    with pytest.raises(ValueError, match="`inputs` must be floating point.*Received"):
         check_gradients(lambda x: tf.cast(x, tf.float64), np.arange(3))
 
 
 def test_outputs_of_integers():
-    with pytest.raises(ValueError, match="target must have an output of floating point.*int64"):
+    with pytest.raises(ValueError, match="`target` must have an output of floating point.*int64"):
         check_gradients(lambda x: tf.argmax(x, axis=-1), X)
 
 
 def test_a_layer_called_inside_a_function_stays_in_float32():
     model = _model()
-    with pytest.raises(ValueError, match="target must compute in float64.*output 0.*float32"):
+    with pytest.raises(ValueError, match="`target` must compute in float64.*output 0.*float32"):
         check_gradients(lambda x: model(x), X)
 
 
 def test_a_float32_constant_is_explained():
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         check_gradients(lambda x: tf.add(x, tf.constant(1.0, tf.float32)), X)
-    assert "runs target in float64" in caught.value.__notes__[-1]
+    assert "runs `target` in float64" in caught.value.__notes__[-1]
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_a_float32_constant_is_explained():
 )
 def test_random_numbers_without_a_state(random):
     """TensorFlow's differ in every evaluation, NumPy's in every trace."""
-    with pytest.raises(ValueError, match="target must give the same result each time"):
+    with pytest.raises(ValueError, match="`target` must give the same result each time"):
         check_gradients(lambda x: x * random(x), X)
 
 
 def test_a_quantized_layer():
     model = keras.Sequential([keras.layers.Dense(2, dtype="int8_from_float32")])
-    with pytest.raises(ValueError, match="target must not be quantized.*int8"):
+    with pytest.raises(ValueError, match="`target` must not be quantized.*int8"):
         check_gradients(model, X)
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bp.gradient_check import check_gradients
-from keras_bp.gradient_check.kinks import compare
+from keras_bp.gradient_check.numeric import compare
 
 EPSILON = 1e-5
 

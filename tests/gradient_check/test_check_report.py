@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bp.gradient_check import GradientCheckReport, GradientCheckRow, check_gradients
-from keras_bp.gradient_check.evaluator import Evaluator
+from keras_bp.gradient_check.numeric import Evaluator
 
 
 @pytest.fixture

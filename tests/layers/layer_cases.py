@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras_bp import layers
 
 # The layers of floating-point inputs that are drop-ins; those that take ids have a file of their
-# own, test_layers_embedding.py, as have those of feedback alignment, test_layers_feedback.py.
+# own, test_layers_embedding.py; those of feedback alignment are tested in tests/feedback.
 NAMES = [
     name
     for name in layers.__all__

@@ -82,14 +82,19 @@ def test_every_layer_is_in_every_table():
     assert set(REQUIRED) == set(ALL_ARGUMENTS) == {name for name, _, _ in OPTIONS} == set(NAMES)
 
 
+def _arguments(function):
+    """List names, kinds and defaults; Keras annotates nothing."""
+    parameters = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_class_and_signatures(name):
     theirs, ours = getattr(keras.layers, name), getattr(layers, name)
     assert issubclass(ours, theirs)
-    assert inspect.signature(ours) == inspect.signature(theirs)
+    assert _arguments(ours) == _arguments(theirs)
     for method in ("call", "build", "compute_output_shape"):
-        of_ours, of_theirs = getattr(ours, method), getattr(theirs, method)
-        assert inspect.signature(of_ours) == inspect.signature(of_theirs), method
+        assert _arguments(getattr(ours, method)) == _arguments(getattr(theirs, method)), method
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,5 @@
 """Training with our layers and losses is training with Keras's: the same losses and weights."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
@@ -16,24 +14,13 @@ ONE_HOT = np.eye(3, dtype="float32")[LABELS]
 THEIRS, OURS = (keras.layers, keras.losses), (layers, losses)
 
 
-def multilayer(module, **batch_normalization):
+def multilayer(module):
     return [
         keras.layers.Flatten(),
         module.Dense(12, "relu"),
-        module.BatchNormalization(momentum=0.9, **batch_normalization),
+        module.BatchNormalization(momentum=0.9),
         module.Dropout(0.3, seed=1),
         module.Dense(8, "tanh"),
-        module.Dense(3, "softmax"),
-    ]
-
-
-def convolutional(module):
-    return [
-        keras.layers.Conv2D(4, 3, use_bias=False),
-        module.BatchNormalization(momentum=0.7, epsilon=1e-5),
-        keras.layers.ReLU(),
-        module.BatchNormalization(axis=1, scale=False),
-        keras.layers.GlobalAveragePooling2D(),
         module.Dense(3, "softmax"),
     ]
 
@@ -41,6 +28,7 @@ def convolutional(module):
 def normalized(module):
     return [
         keras.layers.Conv2D(4, 3, use_bias=False),
+        module.BatchNormalization(axis=1, momentum=0.7, epsilon=1e-5, scale=False),
         module.GroupNormalization(groups=2),
         keras.layers.ReLU(),
         module.LayerNormalization(axis=[1, 2]),
@@ -54,20 +42,15 @@ def normalized(module):
 # The network's layers, its loss, the labels for it.
 NETWORKS = {
     "multilayer": (multilayer, lambda m: m.SparseCategoricalCrossentropy(), LABELS),
-    "convolutional": (
-        convolutional,
-        lambda m: m.CategoricalCrossentropy(label_smoothing=0.1),
-        ONE_HOT,
-    ),
     "normalized": (normalized, lambda m: m.BinaryCrossentropy(), ONE_HOT),
 }
 
 
-def train(modules, name, mode, epochs=10, **options):
+def train(modules, name, mode, epochs=10):
     """Train with fit, 5 steps an epoch; return the losses and the model."""
     make, loss, y = NETWORKS[name]
     keras.utils.set_random_seed(4)
-    model = keras.Sequential([keras.Input(X.shape[1:]), *make(modules[0], **options)])
+    model = keras.Sequential([keras.Input(X.shape[1:]), *make(modules[0])])
     model.compile(
         keras.optimizers.SGD(0.02, momentum=0.9),
         loss(modules[1]),
@@ -76,11 +59,6 @@ def train(modules, name, mode, epochs=10, **options):
     )
     fit = {"batch_size": 16, "shuffle": False, "verbose": 0}
     return model.fit(X, y, epochs=epochs, **fit).history["loss"], model
-
-
-@functools.cache
-def keras_training(name, mode):
-    return train(THEIRS, name, mode)
 
 
 def assert_same_training(theirs, ours):
@@ -93,35 +71,23 @@ def assert_same_training(theirs, ours):
         np.testing.assert_allclose(mine, other, atol=1e-5, rtol=1e-5, err_msg=mine.path)
 
 
-@pytest.mark.parametrize(
-    "name, mode",
-    [*[(name, "graph") for name in NETWORKS], ("multilayer", "jit"), ("normalized", "jit")],
-)
+@pytest.mark.parametrize("name, mode", [("multilayer", "jit"), ("normalized", "graph")])
 def test_fifty_steps(name, mode):
-    # Keras's graph stands for its compiled mode too, which saves time, but for dropout: XLA draws
-    # another mask.
-    keras_mode = mode if name == "multilayer" else "graph"
-    assert_same_training(keras_training(name, keras_mode), train(OURS, name, mode))
+    assert_same_training(train(THEIRS, name, mode), train(OURS, name, mode))
 
 
-def test_ten_steps_run_eagerly():
-    losses_, _ = train(OURS, "normalized", "eager", epochs=2)
-    expected, _ = keras_training("normalized", "graph")
-    np.testing.assert_allclose(losses_, expected[:2], atol=1e-5, rtol=0)
-
-
-def test_fifty_steps_of_a_tape_loop():
-    """The chapter's custom loop: a tape, the added losses of the layers, a step."""
+def test_twenty_steps_of_a_tape_loop():
+    """A custom loop: a tape, the added losses of the layers, a step."""
     results = []
     for modules in (THEIRS, OURS):
         keras.utils.set_random_seed(4)
         parts = multilayer(modules[0])
         model = keras.Sequential([keras.Input(X.shape[1:]), *parts])
         model.layers[1].kernel_regularizer = keras.regularizers.L2(0.01)
-        loss = modules[1].CategoricalCrossentropy()
+        loss = modules[1].CategoricalCrossentropy(label_smoothing=0.1)
         optimizer = keras.optimizers.SGD(0.02, momentum=0.9)
         history = []
-        for step in range(50):
+        for step in range(20):
             rows = slice(16 * (step % 5), 16 * (step % 5) + 16)
             with tf.GradientTape() as tape:
                 cost = loss(ONE_HOT[rows], model(X[rows], training=True)) + sum(model.losses)
@@ -132,29 +98,15 @@ def test_fifty_steps_of_a_tape_loop():
     assert_same_training(*results)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"trainable": False},
-        {"renorm": True, "renorm_clipping": {"rmax": 3.0, "dmax": 5.0}, "renorm_momentum": 0.9},
-        {"center": False, "scale": False, "synchronized": True},
-    ],
-    ids=str,
-)
-def test_batch_normalization_with_options(options):
-    theirs, ours = (train(m, "multilayer", "graph", epochs=4, **options) for m in (THEIRS, OURS))
-    assert_same_training(theirs, ours)
-    if not options.get("trainable", True):
-        np.testing.assert_array_equal(ours[1].layers[2].moving_mean, np.zeros(12))
-
-
 def test_freezing_after_training():
     """A frozen layer normalizes with its moving statistics and leaves them as they are."""
-    _, model = train(OURS, "multilayer", "graph", epochs=1)
+    _, model = train(OURS, "multilayer", "eager", epochs=1)
     frozen = model.layers[2]
     frozen.trainable = False
     before = [w.numpy() for w in frozen.weights]
-    model.compile(keras.optimizers.SGD(0.02), losses.SparseCategoricalCrossentropy())
+    model.compile(
+        keras.optimizers.SGD(0.02), losses.SparseCategoricalCrossentropy(), run_eagerly=True
+    )
     model.fit(X, LABELS, verbose=0)
     for weight, value in zip(frozen.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
@@ -197,10 +149,7 @@ def test_subclassed_model_with_several_outputs_steps_and_metrics():
         weights = {"one": np.linspace(0.5, 1.5, 80), "many": np.ones(80)}
         fit = {"batch_size": 16, "epochs": 2, "shuffle": False, "verbose": 0}
         flat = X.reshape(80, -1)
-        history = model.fit(
-            flat, y, sample_weight=weights, validation_data=(flat, y), **fit
-        ).history
-        histories.append(history)
+        histories.append(model.fit(flat, y, sample_weight=weights, **fit).history)
     assert list(histories[1]) == list(histories[0])
     for name, expected in histories[0].items():
         np.testing.assert_allclose(histories[1][name], expected, atol=1e-5, err_msg=name)

@@ -59,23 +59,6 @@ def test_jacobian():
     compare(use)
 
 
-# The other normalizations are below.
-FORWARD = [case for case in CASES if case[2] != X.shape or not case[0].endswith("Normalization")]
-
-
-@pytest.mark.parametrize("name, options, shape", FORWARD, ids=str)
-def test_forward_mode(name, options, shape):
-    x = tf.constant(np.random.default_rng(6).normal(size=shape))
-
-    def use(layer):
-        with tf.autodiff.ForwardAccumulator(x, tf.cos(x)) as accumulator:
-            outputs = layer(x, **calls(name)[0])
-        return [accumulator.jvp(outputs).numpy()]
-
-    theirs, ours = built_pair(name, shape, dtype="float64", **options)
-    assert_alike(use(theirs), use(ours), 1e-9)
-
-
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("Normalization")])
 def test_forward_mode_where_the_variance_is_zero(name):
     """The derivative of a root at 0 is infinite, that of the variance is not."""

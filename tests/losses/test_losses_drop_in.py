@@ -88,7 +88,7 @@ def test_class_signature_and_configuration(name):
 
 
 @pytest.mark.parametrize("from_logits", [False, True])
-@pytest.mark.parametrize("shape", [(3,), (5, 3), (4, 2, 3), (2, 3, 2, 3)])
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 3, 2, 3)])
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes(name, shape, from_logits):
     labels, predictions = data(name, shape, from_logits)
@@ -106,8 +106,14 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+# Reductions are Keras's own code: each once with weights, the weights with one reduction.
+@pytest.mark.parametrize(
+    "reduction, weights",
+    [
+        *((reduction, "a step") for reduction in REDUCTIONS),
+        *(("sum_over_batch_size", weights) for weights in WEIGHTS if weights != "a step"),
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_reductions_and_sample_weights(name, reduction, weights):
     shape = (4, 2, 3) if weights != "an example" and weights != "all zero" else (4, 3)
@@ -160,7 +166,7 @@ def test_axes_from_numpy():
         assert_like_keras(name, labels, predictions, axis=np.int64(1))
 
 
-@pytest.mark.parametrize("ignore_class", [-1, 0, 2, 255])
+@pytest.mark.parametrize("ignore_class", [-1, 2])
 @pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("shape", [(6, 3), (3, 2, 3)])
 def test_ignored_class(shape, from_logits, ignore_class):
@@ -192,8 +198,13 @@ def test_ignored_predictions_may_be_anything():
     np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
 
 
-@pytest.mark.parametrize("policy", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+# Each dtype beside float32 on either side, with itself, and the two half precisions.
+DTYPES = ["float16", "bfloat16", "float64"]
+PAIRS = [pair for dtype in DTYPES for pair in ((dtype, "float32"), ("float32", dtype))]
+PAIRS += [(dtype, dtype) for dtype in DTYPES] + [("bfloat16", "float16"), ("float32", "float32")]
+
+
+@pytest.mark.parametrize("dtype, policy", PAIRS)
 @pytest.mark.parametrize("name", NAMES)
 def test_dtypes(name, dtype, policy):
     """The loss is computed in its own dtype, whatever the predictions'."""

@@ -78,24 +78,6 @@ def numerical_gradients(function, arguments, epsilon=1e-5):
     return unpack((up - down) / (2 * epsilon))
 
 
-def slopes(function, arguments, gradients, count=4, epsilon=1e-5):
-    """The objective's slopes along random directions: (by the gradients, by differences).
-
-    Every entry of every argument moves in each direction, so a wrong one shows in all of them.
-    """
-    generator = np.random.default_rng(3)
-    analytic, numeric = [], []
-    for _ in range(count):
-        direction = [generator.normal(size=np.shape(a)) for a in arguments]
-        up, down = (
-            objective(function(*(a + s * d for a, d in zip(arguments, direction, strict=True))))
-            for s in (epsilon, -epsilon)
-        )
-        analytic.append(sum(np.vdot(g, d) for g, d in zip(gradients, direction, strict=True)))
-        numeric.append((up - down) / (2 * epsilon))
-    return analytic, numeric
-
-
 def relative_difference(analytic, numeric):
     """The chapter's figure, `||ga - gn|| / (||ga|| + ||gn||)`, over all arguments together."""
     analytic, numeric = (np.concatenate([np.ravel(g) for g in gs]) for gs in (analytic, numeric))

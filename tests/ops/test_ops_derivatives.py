@@ -7,9 +7,6 @@ from ops_cases import BRANCHES, CASES, truth
 
 from keras_bp import ops
 
-# Their gradient is not the value's: they have a file of their own, test_ops_feedback.py.
-SURROGATES = {"broadcast_error", "detach", "feedback_conv2d", "feedback_dense"}
-
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_branch = pytest.mark.parametrize("case", BRANCHES, ids=lambda case: case.name)
 
@@ -29,7 +26,7 @@ def compare(actual, case):
 def test_the_cases_are_told_apart_and_call_every_op():
     assert len({case.name for case in CASES}) == len(CASES)
     for cases in (CASES, BRANCHES):
-        assert {case.name.split()[0] for case in cases} == set(ops.__all__) - SURROGATES
+        assert {case.name.split()[0] for case in cases} == set(ops.__all__)
 
 
 @every_case
@@ -45,7 +42,13 @@ def test_in_a_graph_with_unknown_dimensions(case):
     compare(differentiate(*calculus.tensors(case.arguments)), case)
 
 
-@every_branch
+# These take another way under XLA; of the others one case is compiled.
+ASK_FOR_XLA = ("batch_normalization", "binary", "categorical", "dropout")
+FIRST = {case.name.split()[0]: case for case in reversed(BRANCHES)}.values()
+COMPILED = [case for case in BRANCHES if case.name.startswith(ASK_FOR_XLA) or case in FIRST]
+
+
+@pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.name)
 def test_compiled_by_xla(case):
     differentiate = tf.function(
         calculus.second_derivatives(case.op), jit_compile=True, autograph=False
@@ -79,14 +82,6 @@ def test_central_differences_entry_by_entry(case):
     assert calculus.relative_difference(analytic, numeric) < DIFFERENCES
 
 
-@every_case
-def test_central_differences_along_random_directions(case):
-    arguments = calculus.tensors(case.arguments)
-    _, gradients = calculus.first_derivatives(case.op)(*arguments)
-    analytic, numeric = calculus.slopes(case.op, arguments, gradients)
-    assert calculus.relative_difference(analytic, numeric) < DIFFERENCES
-
-
 @pytest.mark.parametrize("case", BRANCHES[::6], ids=lambda case: case.name)
 @pytest.mark.parametrize("off", [1e-3, -1e-3])
 def test_a_gradient_that_is_a_thousandth_off_is_found(case, off):
@@ -105,7 +100,5 @@ def test_a_gradient_that_is_a_thousandth_off_is_found(case, off):
     _, analytic = calculus.first_derivatives(spoilt)(*arguments)
     numeric = calculus.numerical_gradients(case.op, case.arguments)
     assert calculus.relative_difference(analytic, numeric) > DIFFERENCES
-    along = calculus.slopes(case.op, arguments, analytic)
-    assert calculus.relative_difference(*along) > DIFFERENCES
     with pytest.raises(AssertionError):
         calculus.assert_near(analytic, truth(case.name)[1], 1e-6)

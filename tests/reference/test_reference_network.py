@@ -54,7 +54,7 @@ def test_gradient_check_of_a_three_layer_relu_network():
 
 def test_gradient_check_at_a_kink_is_large():
     # What the docstring warns of: an input of exactly 0 has slope 0 to one side and 1 to the
-    # other, of which the difference takes the mean and the chapter's derivative takes 0.
+    # other, of which the difference takes the mean and the written-out derivative takes 0.
     network = Network([2, 3, 1])
     assert reference.gradient_check(network, [[0.0], [0.0]], [[1.0]]) > 1e-5
 
@@ -233,14 +233,24 @@ def test_predict_and_accuracy_with_softmax():
     [
         ([[3]], {}, ValueError, r"at least two sizes.*Received: layer_sizes=\[3\]"),
         ([5], {}, ValueError, "Received: layer_sizes=5"),
-        ([[3, 0, 1]], {}, ValueError, r"`layer_sizes\[1\]` must be an integer of at least 1"),
-        ([[3, 2.0, 1]], {}, TypeError, r"layer_sizes\[1\]=2.0 \(float\)"),
+        ([[3, 0, 1]], {}, ValueError, r"`layer_sizes\[1\]` must be an integer of 1 or more"),
+        ([[3, 2.0, 1]], {}, TypeError, r"layer_sizes\[1\]=2.0"),
         ([[3, True]], {}, TypeError, r"layer_sizes\[1\]=True"),
         ([[3, 2, 1], ["relu"]], {}, ValueError, r"list of 2 names.*Received: .*\['relu'\]"),
         ([[3, 2, 1], "relu"], {}, ValueError, "list of 2 names"),
         ([[3, 2, 1], ["gelu", "sigmoid"]], {}, ValueError, r"activations\[0\].*hidden.*'gelu'"),
-        ([[3, 2, 1], ["softmax", "sigmoid"]], {}, ValueError, "hidden.*Received: 'softmax'"),
-        ([[3, 2, 1], ["relu", "tanh"]], {}, ValueError, "the output.*Received: 'tanh'"),
+        (
+            [[3, 2, 1], ["softmax", "sigmoid"]],
+            {},
+            ValueError,
+            r"hidden.*Received: activations\[0\]='softmax'",
+        ),
+        (
+            [[3, 2, 1], ["relu", "tanh"]],
+            {},
+            ValueError,
+            r"the output.*Received: activations\[1\]='tanh'",
+        ),
         ([[3, 2, 1], ["relu", ["sigmoid"]]], {}, ValueError, "the output"),
         ([[3, 2, 1], ["relu", "softmax"]], {}, ValueError, "two output units.*Received"),
         ([[3, 1]], {"l2": -0.1}, ValueError, r"`l2`.*\[0, inf\).*Received: l2=-0.1"),
@@ -248,9 +258,9 @@ def test_predict_and_accuracy_with_softmax():
         ([[3, 1]], {"keep_prob": 0.0}, ValueError, r"\(0, 1\].*Received: keep_prob=0.0"),
         ([[3, 1]], {"keep_prob": 1.01}, ValueError, "Received: keep_prob=1.01"),
         ([[3, 1]], {"keep_prob": float("nan")}, ValueError, "Received: keep_prob=nan"),
-        ([[3, 1]], {"keep_prob": "half"}, TypeError, r"keep_prob='half' \(str\)"),
+        ([[3, 1]], {"keep_prob": "half"}, TypeError, r"keep_prob='half'"),
         ([[3, 1]], {"initialization": "lecun"}, ValueError, "'he'.*Received: .*'lecun'"),
-        ([[3, 1]], {"seed": -1}, ValueError, "`seed`.*at least 0"),
+        ([[3, 1]], {"seed": -1}, ValueError, "`seed`.*0 or more"),
         ([[3, 1]], {"seed": None}, TypeError, "`seed`"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Schedules: the chapter's formula at each boundary, one step to either side, and past the end."""
+"""Schedules: the formula at each boundary, one step to either side, and past the end."""
 
 import keras
 import numpy as np

@@ -160,7 +160,7 @@ def test_a_straight_line_does_not_part_the_spiral():
 @pytest.mark.parametrize(
     "keywords, error, message",
     [
-        ({"points_per_arm": 0}, ValueError, "`points_per_arm`.*at least 1"),
+        ({"points_per_arm": 0}, ValueError, "`points_per_arm`.*1 or more"),
         ({"points_per_arm": 2.5}, TypeError, "Received: points_per_arm=2.5"),
         ({"turns": 0}, ValueError, r"`turns`.*\(0, inf\)"),
         ({"noise": -0.1}, ValueError, "Received: noise=-0.1"),
@@ -175,7 +175,7 @@ def test_wrong_spirals(keywords, error, message):
 @pytest.mark.parametrize(
     "changes, error, message",
     [
-        ({"epochs": 0}, ValueError, "`epochs`.*at least 1.*Received: epochs=0"),
+        ({"epochs": 0}, ValueError, "`epochs`.*1 or more.*Received: epochs=0"),
         ({"epochs": 1.0}, TypeError, "Received: epochs=1.0"),
         ({"batch_size": 0}, ValueError, "Received: batch_size=0"),
         ({"seed": -1}, ValueError, "`seed`"),

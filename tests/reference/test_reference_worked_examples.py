@@ -1,4 +1,4 @@
-"""The numbers of the chapter's worked examples and exercises come out of the reference.
+"""The numbers of the worked examples and exercises come out of the reference.
 
 RTOL is a few float64 roundings: the file's numbers were computed in float64 too, only the
 order of the operations may differ.

@@ -7,18 +7,18 @@ import keras_bp.schedules as schedules
 CASES = {
     "StepDecay": dict(initial_learning_rate=0.8, decay_steps=10, factor=0.5),
     "ExponentialDecay": dict(initial_learning_rate=0.8, decay_steps=10, decay_rate=0.6),
-    "CosineAnnealing": dict(initial_learning_rate=0.8, total_steps=100, minimum=0.2),
+    "CosineAnnealing": dict(initial_learning_rate=0.8, total_steps=100, minimum_learning_rate=0.2),
     "CosineRestarts": dict(
         initial_learning_rate=0.8,
         first_period_steps=10,
         period_factor=2.0,
         peak_factor=0.9,
-        minimum=0.2,
+        minimum_learning_rate=0.2,
     ),
-    "LinearDecay": dict(initial_learning_rate=0.8, total_steps=100, minimum=0.2),
+    "LinearDecay": dict(initial_learning_rate=0.8, total_steps=100, minimum_learning_rate=0.2),
     "Cyclical": dict(
         minimum_learning_rate=0.1,
-        maximum_learning_rate=0.9,
+        peak_learning_rate=0.9,
         half_cycle_steps=10,
         mode="exp_range",
         gamma=0.99,
@@ -39,16 +39,18 @@ CASES = {
         schedules=[
             0.3,
             schedules.Warmup(keras.optimizers.schedules.ExponentialDecay(0.8, 10, 0.5), 4),
-            schedules.LinearDecay(0.5, total_steps=20, minimum=0.1),
+            schedules.LinearDecay(0.5, total_steps=20, minimum_learning_rate=0.1),
         ],
         boundaries=[10, 40],
     ),
-    "WarmupCosine": dict(peak_learning_rate=0.8, total_steps=110, warmup_steps=10, minimum=0.2),
+    "WarmupCosine": dict(
+        peak_learning_rate=0.8, total_steps=110, warmup_steps=10, minimum_learning_rate=0.2
+    ),
     "GPT3": dict(
         peak_learning_rate=0.8,
         warmup_tokens=50.0,
         decay_tokens=2000.0,
-        final_share=0.1,
+        minimum_learning_rate=0.08,
         ramp_tokens=500.0,
         first_batch_tokens=4,
         last_batch_tokens=40,

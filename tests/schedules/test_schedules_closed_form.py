@@ -60,9 +60,9 @@ def test_linear_decay(minimum):
 
 @pytest.mark.parametrize("factor, starts", [(1, [0, 10, 20, 30]), (2, [0, 10, 30, 70])])
 def test_cosine_restarts(factor, starts):
-    schedule = schedules.CosineRestarts(0.8, 10, factor, minimum=0.2)
+    schedule = schedules.CosineRestarts(0.8, 10, factor, minimum_learning_rate=0.2)
     check(schedule, reference.cosine_restarts(0.8, 10, factor, 0.2), near(*starts, 5, 20, 50))
-    lower = schedules.CosineRestarts(0.8, 10, factor, peak_factor=0.5, minimum=0.2)
+    lower = schedules.CosineRestarts(0.8, 10, factor, peak_factor=0.5, minimum_learning_rate=0.2)
 
     def formula(t):
         i = max(i for i, start in enumerate(starts) if start <= t)
@@ -125,7 +125,7 @@ def test_warmup():
 
 @pytest.mark.parametrize("warmup", [1, 10, 109])
 def test_warmup_cosine(warmup):
-    schedule = schedules.WarmupCosine(0.8, 110, warmup, minimum=0.2)
+    schedule = schedules.WarmupCosine(0.8, 110, warmup, minimum_learning_rate=0.2)
     twin = reference.warmup_cosine(0.8, warmup, 110, 0.2)
     check(schedule, twin, near(0, warmup, 60, 110, 5000))
     parts = schedules.Warmup(schedules.CosineAnnealing(0.8, 110 - warmup, 0.2), warmup)

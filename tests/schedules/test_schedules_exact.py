@@ -38,7 +38,7 @@ def starts_of_periods(first, factor):
 @pytest.mark.parametrize("factor", [1.1, 1.5, 2, 3, 10])
 def test_every_restart_comes_at_its_step(first, factor, jit):
     starts = starts_of_periods(first, factor)
-    schedule = schedules.CosineRestarts(0.8, first, factor, minimum=0.1)
+    schedule = schedules.CosineRestarts(0.8, first, factor, minimum_learning_rate=0.1)
     steps, expected = [], []
     for i, (step, _, _) in enumerate(starts):
         for t in near(step):

@@ -93,7 +93,8 @@ def fitted(schedule, jit):
     return model, x, start
 
 
-@pytest.mark.parametrize("name", schedules.__all__)
+# Numbers alone (as all the others), a schedule within, a list of them, an optional number.
+@pytest.mark.parametrize("name", ["CosineAnnealing", "Warmup", "Sequential", "GPT3"])
 def test_fit_and_file(name, tmp_path):
     schedule = make(name)
     model, x, (kernel, bias) = fitted(schedule, jit=False)
@@ -118,9 +119,8 @@ def test_fit_and_file(name, tmp_path):
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
 
 
-@pytest.mark.parametrize("name", ["CosineRestarts", "Sequential", "GPT3"])
-def test_fit_with_jit_is_the_same(name):
-    plain, compiled = (fitted(make(name), jit)[0].get_weights() for jit in (False, True))
+def test_fit_with_jit_is_the_same():
+    plain, compiled = (fitted(make("Sequential"), jit)[0].get_weights() for jit in (False, True))
     np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-5, atol=1e-6)
 
 

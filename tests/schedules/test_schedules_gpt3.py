@@ -72,11 +72,22 @@ def test_gpt3s_own_numbers():
     assert float(schedule(end - 1000)) > 6.0001e-6
 
 
+def test_the_last_rate_is_a_tenth_of_the_peak_by_default():
+    assert schedules.GPT3(3e-4).minimum_learning_rate == 0.1 * 3e-4
+    assert float(schedules.GPT3(3e-4, minimum_learning_rate=0.0)(10**6)) == 0.0
+
+
 def test_batches_of_one_size_are_counted_in_steps():
     schedule = schedules.GPT3(
-        0.8, 40, 440, final_share=0.25, ramp_tokens=1, first_batch_tokens=4, last_batch_tokens=4
+        0.8,
+        40,
+        440,
+        minimum_learning_rate=0.2,
+        ramp_tokens=1,
+        first_batch_tokens=4,
+        last_batch_tokens=4,
     )
-    twin = schedules.WarmupCosine(0.8, 110, 10, minimum=0.2)
+    twin = schedules.WarmupCosine(0.8, 110, 10, minimum_learning_rate=0.2)
     assert_allclose(schedule(range(200)), twin(range(200)), rtol=1e-6)
     assert (schedule.batch_size(range(50)).numpy() == 4).all()
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_bp.visualization._batches import shuffled_batches
+from keras_bp.visualization.optimizers import shuffled_batches
 
 X = np.arange(10.0)[:, np.newaxis]
 

@@ -1,0 +1,1 @@
+"""`TrainingDashboard`: its panels, and where they are shown."""

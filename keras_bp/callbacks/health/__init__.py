@@ -1,0 +1,1 @@
+"""`TrainingHealth`: its rules, and what they look at."""

@@ -1,0 +1,140 @@
+"""What a rule of `TrainingHealth` is, what it looks at and what it says."""
+
+import dataclasses
+import typing
+
+import numpy as np
+
+from keras_bp._arguments import check_integer, check_number
+from keras_bp._types import Array
+from keras_bp.callbacks.health._forward_order import ForwardOrder
+
+
+class Update(typing.NamedTuple):
+    """An update step as the rules see it: numbers, and arrays with one entry per layer."""
+
+    step: int
+    """Its number, 1 for the optimizer's first."""
+    loss: float
+    """The batch's own loss, NaN where the train step does not show it."""
+    sees_loss: bool
+    """Whether the train step shows the loss."""
+    learned: bool
+    """Whether the loss is clearly below what it was at the start, or is not shown."""
+    replaced: bool
+    """Whether an earlier update of a layer was larger than its weights."""
+    first_norm: float
+    """Median norm of all gradients over the first updates."""
+    clipped: float
+    """The share of the norm of all gradients that clipping leaves, 1 for all of it."""
+    order: ForwardOrder
+    """The layers that the arrays' entries belong to."""
+
+    norms: np.ndarray
+    """Norm of the gradient of each of `order.layers`, before clipping."""
+    means: np.ndarray
+    """Root mean square of its entries, NaN for embeddings."""
+    moves: Array
+    """Norm of the update of each of `order.layers`; None where it was not measured."""
+    ratios: Array
+    """Norm of the update over norm of the weights, NaN for weights of norm 0; or None."""
+    weights: Array
+    """Root mean square of the weights before the update; or None."""
+
+    statistics: dict[str, np.ndarray]
+    """Maps the name of a statistic of the outputs to its value for each of `order.outputs`."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and the gradients are finite."""
+        return bool(
+            np.isfinite(self.norms).all() and (not self.sees_loss or np.isfinite(self.loss))
+        )
+
+
+class Epochs(typing.NamedTuple):
+    """The epochs so far as the rules see them."""
+
+    start: float
+    """The first batches' mean loss, or the first epoch's where the train step does not show it."""
+    losses: list[float]
+    """Training loss of each epoch."""
+    validated: list[tuple[float, float]]
+    """Pairs of training and validation loss, for the epochs that have both."""
+
+
+class Symptom(typing.NamedTuple):
+    """What a rule sees in one update or after an epoch; see `Finding`."""
+
+    layer: str | None
+    value: float
+    threshold: float
+    description: str
+    advice: str | None = None
+    """Replaces the rule's advice."""
+    at_once: bool = False
+    """Whether it is a finding at once, however many updates the rule asks for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A fault of a training: what it is, where, and what to try.
+
+    `str(finding)` is a sentence or two that says all of it.
+
+    Attributes:
+        rule: string, the name of the rule, such as `"vanishing"`.
+        layer: string, the path of the layer, as in `GradientMonitor`; `None` where the fault is
+            the whole model's.
+        step: integer, the number of the update step in which the fault was found.
+        value: float, what was measured.
+        threshold: float, the rule's threshold that the value has passed.
+        description: string, what was measured, in words.
+        advice: string, what to try.
+    """
+
+    rule: str
+    layer: str | None
+    step: int
+    value: float
+    threshold: float
+    description: str
+    advice: str
+
+    def __str__(self) -> str:
+        place = "the model" if self.layer is None else f"layer `{self.layer}`"
+        title = self.rule.replace("_", " ").capitalize()
+        return f"{title} in {place} at step {self.step}: {self.description}. {self.advice}"
+
+
+class Rule:
+    """Base of the rules: a frozen dataclass of thresholds, which it checks.
+
+    A rule keeps no record of a training. It overrides `in_update`, and has a field `updates`, the
+    number of consecutive updates in which a layer must show a symptom; or it overrides `in_epochs`.
+    """
+
+    name: typing.ClassVar[str]
+    advice: typing.ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.type is int:
+                check_integer(field.name, value, 1)
+            else:
+                high = field.metadata.get("high", np.inf)
+                check_number(field.name, value, 0.0, high, low_open=True)
+
+    def in_update(self, update: Update) -> list[Symptom] | None:
+        """Return the symptoms in an `Update`, a list, or None where they cannot be known."""
+        return None
+
+    def in_epochs(self, epochs: Epochs) -> list[Symptom]:
+        """Return the symptoms after an epoch, a list, from `Epochs`."""
+        return []
+
+
+def share(default: float) -> float:
+    """Return a field of a rule that lies in (0, 1]."""
+    return dataclasses.field(default=default, metadata={"high": 1.0})

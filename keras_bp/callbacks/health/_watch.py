@@ -1,0 +1,170 @@
+"""From what rules see in single updates to findings."""
+
+import collections
+
+import numpy as np
+
+from keras_bp.callbacks.health._rule import Epochs, Finding, Rule
+from keras_bp.callbacks.health.gradients import Exploding, NotFinite, Vanishing
+from keras_bp.callbacks.health.losses import LossNotFalling, Overfitting
+from keras_bp.callbacks.health.outputs import DeadUnits, PoorInitialization, Saturation
+from keras_bp.callbacks.health.updates import UnchangedWeights, UpdateRatio
+
+_CLASSES = (
+    NotFinite,
+    Exploding,
+    Vanishing,
+    DeadUnits,
+    Saturation,
+    UpdateRatio,
+    UnchangedWeights,
+    PoorInitialization,
+    LossNotFalling,
+    Overfitting,
+)
+_RULES = {rule.name: rule for rule in _CLASSES}
+
+_LOSSES, _START, _FEW, _NORMS = 20, 10, 5, 10
+
+
+def checked_rules(rules):
+    """Return a list of rules from a list of rules and names, or all for None."""
+    expected = f"`rules` must be a list of rules or of their names, {', '.join(_RULES)}, or None."
+    if rules is None:
+        return [rule() for rule in _RULES.values()]
+    if not isinstance(rules, list | tuple):
+        raise TypeError(f"{expected} Received: rules={rules!r}")
+    checked = []
+    for rule in rules:
+        if isinstance(rule, str) and rule not in _RULES:
+            raise ValueError(f"{expected} Received: {rule!r}")
+        rule = _RULES[rule]() if isinstance(rule, str) else rule
+        if not isinstance(rule, Rule):
+            raise TypeError(f"{expected} Received: {rule!r}")
+        checked.append(rule)
+    if len({rule.name for rule in checked}) < max(1, len(checked)):
+        raise ValueError(f"{expected} It must hold each rule once. Received: rules={rules!r}")
+    return checked
+
+
+class HealthWatch:
+    """Asks rules about each update and epoch, and counts how long a symptom lasts.
+
+    Args:
+        rules: list of rules.
+
+    Attributes:
+        findings: list of `Finding`, one for each rule and layer at most, in order.
+        course: the `TrainingCourse`.
+    """
+
+    def __init__(self, rules):
+        self.findings = []
+        self.course = TrainingCourse()
+        self._rules = rules
+        self._lasting = {rule.name: {} for rule in rules}
+
+    def see_update(self, update):
+        """Return the new findings after an `Update`, a list."""
+        self.course.add(update)
+        # What follows the first NaN or infinity tells nothing more.
+        if any(finding.rule == "not_finite" for finding in self.findings):
+            return []
+        new = []
+        for rule in self._rules:
+            # No other rule can judge NaN.
+            if not update.finite and rule.name != "not_finite":
+                continue
+            symptoms = rule.in_update(update)
+            if symptoms is None:
+                continue
+            before = self._lasting[rule.name]
+            lasting = {symptom.layer: before.get(symptom.layer, 0) + 1 for symptom in symptoms}
+            self._lasting[rule.name] = lasting
+            for symptom in symptoms:
+                if symptom.at_once or lasting[symptom.layer] >= rule.updates:
+                    new += self._find(rule, symptom, update.step)
+        return new
+
+    def see_epoch(self, logs, step):
+        """Return the new findings after an epoch, a list."""
+        course = self.course
+        course.add_epoch(logs)
+        # NaN where the train step does not show the loss.
+        start = course.losses[0] if np.isnan(course.start) else course.start
+        epochs = Epochs(start, course.losses, course.validated)
+        seen = [(rule, symptom) for rule in self._rules for symptom in rule.in_epochs(epochs)]
+        return [finding for pair in seen for finding in self._find(*pair, step)]
+
+    def _find(self, rule, symptom, step):
+        """Return the finding in a list, or nothing if there is one like it already."""
+        if any((f.rule, f.layer) == (rule.name, symptom.layer) for f in self.findings):
+            return []
+        advice = symptom.advice or rule.advice
+        value, threshold = float(symptom.value), float(symptom.threshold)
+        about = symptom.layer, step, value, threshold, symptom.description, advice
+        self.findings.append(Finding(rule.name, *about))
+        return self.findings[-1:]
+
+
+class TrainingCourse:
+    """How loss and gradients were at the start of a training, and how the loss is now.
+
+    Attributes:
+        updates: the number of updates seen.
+        start: the mean loss of the first ten batches, or of those there were; NaN where there was
+            none or the train step does not show it.
+        replaced: whether an update of a layer was larger than its weights.
+        masked: set, the layers whose outputs held NaN or infinity in a healthy update.
+        losses: list of the epochs' training losses.
+        validated: list of pairs of training and validation loss, for the epochs that have both.
+    """
+
+    def __init__(self):
+        self.updates = 0
+        self.start = np.nan
+        self.replaced = False
+        self.masked = set()
+        self.losses, self.validated = [], []
+        self._first_losses, self._last_losses = [], collections.deque(maxlen=_LOSSES)
+        self._finite_losses = 0
+        self._first_norms = []
+
+    def add(self, update):
+        """Add an `Update`, before the rules see it."""
+        self.updates += 1
+        norm = np.sqrt(np.sum(np.square(update.norms)))
+        if np.isfinite(norm) and len(self._first_norms) < _NORMS:
+            self._first_norms.append(norm)
+        if update.ratios is not None:
+            self.replaced |= bool((update.ratios > 1).any())
+        if not np.isfinite(update.loss):
+            return
+        if np.isfinite(norm):
+            not_finite = np.flatnonzero(update.statistics["not_finite"] > 0)
+            self.masked.update(update.order.outputs[i] for i in not_finite)
+        self._finite_losses += 1
+        self._last_losses.append(update.loss)
+        if len(self._first_losses) < _LOSSES:
+            self._first_losses.append(update.loss)
+            self.start = np.mean(self._first_losses[:_START])
+
+    def add_epoch(self, logs):
+        """Add an epoch's logs."""
+        self.losses.append(logs["loss"])
+        if "val_loss" in logs:
+            self.validated.append((logs["loss"], logs["val_loss"]))
+
+    def first_norm(self):
+        """Return the median norm of all gradients over the first updates, infinite before them."""
+        return float(np.median(self._first_norms)) if self._first_norms else np.inf
+
+    def learned(self):
+        """Tell whether the loss has fallen: by 1 %, and by 3 times its standard error."""
+        size = min(_LOSSES, self._finite_losses // 2)
+        if size < _FEW:
+            return False
+        first, last = self._first_losses[:size], list(self._last_losses)[-size:]
+        error = np.sqrt((np.var(first) + np.var(last)) / size)
+        fall = np.mean(first) - np.mean(last)
+        return bool(fall > max(0.01 * abs(np.mean(first)), 3 * error))

@@ -1,0 +1,261 @@
+"""Find what goes wrong in a training while it runs."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from keras_bp._arguments import check_path
+from keras_bp._types import Path
+from keras_bp.callbacks.health._forward_order import ForwardOrder
+from keras_bp.callbacks.health._rule import Finding, Rule, Update
+from keras_bp.callbacks.health._watch import HealthWatch, checked_rules
+from keras_bp.recording import STATISTICS, EventFile, RecordingCallback
+
+_MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20
+
+
+class TrainingHealth(RecordingCallback):
+    """Watches a plain `model.fit` and says what goes wrong, where, and what to try.
+
+    It sees every update step's gradients, updates, outputs and loss as `GradientMonitor` does, and
+    the weights are the same, bit for bit, with and without it. It applies ten rules:
+
+    - `"not_finite"`: NaN or infinity, and the layer in which it began, forward or backward;
+    - `"exploding"`: a layer's gradient is 70 times the last layer's, or 100 times what it was;
+    - `"vanishing"`: the first layer's gradient is below 1e-4 and a 1000th of the last one's, or
+      a layer's mean |g| is below 1e-7, in 10 updates;
+    - `"dead_units"`: over half of a layer's ReLU units are 0 for the whole batch, in 50 updates;
+    - `"saturation"`: over half of a hidden layer's sigmoid or tanh outputs are at a bound, in 10
+      updates;
+    - `"update_ratio"`: an update is 10 times the weights, or, in 10 updates, 1e-8 of them;
+    - `"unchanged_weights"`: a layer's weights have not moved, in 3 updates;
+    - `"poor_initialization"`: in one of the first 10 steps a layer changes the variance of its
+      input 10 times, or all its units are the same;
+    - `"loss_not_falling"`: by less than 0.1 % in 10 epochs, though little was learned;
+    - `"overfitting"`: the validation loss rises, 10 % above the training loss, in 5 epochs.
+
+    Updates and epochs are consecutive. Where no number of updates is given, one is enough: the
+    first may end the training, or be the only one to show the fault. The rules' classes are in
+    `keras_bp.callbacks.health_rules` (`"dead_units"` is `DeadUnits`): their arguments are the
+    thresholds, and their docstrings say which healthy trainings look similar and are not reported.
+    A rule makes at most one finding per layer. A fault may have several findings, since dead units
+    for instance stop the gradients of the layers before them. The first is nearest to the cause.
+
+    `fit` prints the report as it ends, unless it was called with `verbose=0`. A second `fit` of
+    the same model adds to the findings of the first; with another model, or a new optimizer, the
+    callback starts over.
+
+    Args:
+        rules: list of rules, by name as above, or as objects with other thresholds:
+            `["not_finite", health_rules.Exploding(ratio=1000)]`. Defaults to `None`: all.
+        action: what to do with a new `Finding`: `"warn"` gives a Python warning, `"stop"` stops
+            training as `EarlyStopping` does, and a function is called with it.
+            Defaults to `"warn"`.
+        log_dir: string or `os.PathLike`, the directory of a TensorBoard event file to which each
+            finding and the report are written, for the page Text; it is made if it does not exist.
+            Defaults to `None`: no file.
+
+    Attributes:
+        findings: list of `keras_bp.callbacks.health_rules.Finding`, in order.
+        report: string, all findings in words.
+
+    Raises:
+        TypeError: if an argument has another type.
+        ValueError: if the name of a rule is unknown, a rule is given twice or `rules` is empty, if
+            `action` is another string; and by `fit`, before the first update, if no event file
+            can be created in `log_dir`, if the model has no optimizer, if it is built and has no
+            trainable weights, or if the optimizers inside a composite accumulate the gradients of
+            different numbers of steps.
+
+    Paths of layers, update steps, what counts as one, and where the callback works are
+    `GradientMonitor`'s. Updates and weights are measured in the first 10 updates of a `fit` and in
+    every tenth after, for which a copy of the weights is made; with `steps_per_execution` the
+    update is that of a whole call, over its steps. Steps that loss scaling skips are no updates
+    and no faults, unless there have been none but such for 20 steps as an epoch ends.
+
+    Example:
+        >>> layers = [keras.layers.Dense(16, "sigmoid", name=f"d{i}") for i in range(20)]
+        >>> model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> health = keras_bp.callbacks.TrainingHealth(["vanishing"], action="stop")
+        >>> x = np.random.default_rng(0).normal(size=(256, 4))
+        >>> _ = model.fit(x, x[:, :1], batch_size=8, verbose=0, callbacks=[health])
+        >>> [(finding.rule, finding.layer, finding.step) for finding in health.findings]
+        [('vanishing', 'd0', 10)]
+
+    References:
+        Rauschmayr et al., 2021, "Amazon SageMaker Debugger: a system for real-time insights into
+        machine learning model training"; Zhang et al., 2021, "AUTOTRAINER: an automatic DNN
+        training problem detection and repair system", for thresholds.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[str | Rule] | None = None,
+        action: str | Callable[[Finding], object] = "warn",
+        log_dir: Path | None = None,
+    ) -> None:
+        if action not in ("warn", "stop") and not callable(action):
+            kind = ValueError if isinstance(action, str) else TypeError
+            raise kind(
+                "`action` must be 'warn', 'stop' or a function of the finding. "
+                f"Received: action={action!r}"
+            )
+        if log_dir is not None:
+            check_path("log_dir", log_dir)
+        super().__init__(outputs="every", seconds=0.0)
+        self.rules = checked_rules(rules)
+        self.action = action
+        self.log_dir = log_dir
+        self._file = None
+        self._watched = None, None
+        self._watch = HealthWatch(self.rules)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found, a list of `Finding`."""
+        return list(self._watch.findings)
+
+    @property
+    def report(self) -> str:
+        """What was found, in words."""
+        findings, updates = self._watch.findings, self._watch.course.updates
+        number = {0: "nothing found", 1: "1 finding"}.get(
+            len(findings), f"{len(findings)} findings"
+        )
+        lines = [f"TrainingHealth: {number} in {updates} update steps"]
+        return "\n".join([*lines, *(f"- {finding}" for finding in findings)])
+
+    # Keras's hooks, and those of RecordingCallback.
+
+    def _begin(self):
+        model, optimizer = self._watched
+        if self.model is not model:
+            self._last_step = 0
+        if self.model is not model or self.model.optimizer is not optimizer:
+            self._watch = HealthWatch(self.rules)
+        self._watched = self.model, self.model.optimizer
+        if self.log_dir is not None and self._file is None:
+            self._file = EventFile(self.log_dir)
+        self._order = self._meter = None
+        self._measured = self._measure_due = 0
+        self._skipped = 0
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Keras's hook: record the coming steps, and measure the update if it is due."""
+        super().on_train_batch_begin(batch, logs)
+        if self._last_step + self.model.steps_per_execution >= self._measure_due:
+            if self._meter is None and self.model.built:
+                self._meter = self._new_meter()
+            if self._meter is not None and not self._meter.running:
+                self._meter.start()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Keras's hook: judge the updates."""
+        before = self._last_step
+        super().on_train_batch_end(batch, logs)
+        self._skipped += self.model.steps_per_execution
+        if self._last_step > before:
+            self._skipped = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Keras's hook: judge the epoch."""
+        super().on_epoch_end(epoch, logs)
+        if self._skipped >= _MOST_SKIPPED:
+            self._judge_skipped((logs or {}).get("loss", math.nan))
+        if logs and "loss" in logs:
+            self._act(self._watch.see_epoch(logs, self._last_step))
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Keras's hook: report."""
+        super().on_train_end(logs)
+        if (self.params or {}).get("verbose"):
+            print(self.report)
+
+    def _end(self):
+        if self._file is not None:
+            self._file.write_text("training_health/report", self.report, self._last_step)
+            self._file.close()
+        self._file = None
+
+    def _take(self, updates):
+        measured = None
+        # The weights of a layer that its first batch builds could not be measured before.
+        if self._meter is not None and not self._meter.measures(self._recorder.variables):
+            self._meter = None
+        if self._meter is not None and self._meter.running:
+            moves, before, _ = self._meter.stop()
+            measured = self._norms(np.array([moves, before]))[:, :-1]
+            measured[0] /= len(updates.losses)
+            self._measured += 1
+            every = 1 if self._measured < _MEASURED_FIRST else _MEASURED_EVERY
+            self._measure_due = self._last_step + every
+        self._judge(updates, measured)
+
+    def _judge(self, updates, measured=None):
+        """Show the rules each of the updates, and act on their findings."""
+        if self._order is None or self._order[0] is not self._recorder:
+            about = self.model, self._recorder, self._layers, self._layer_of_variable
+            self._order = self._recorder, ForwardOrder(*about)
+        first = self._last_step - len(updates.losses) + 1
+        for row in range(len(updates.losses)):
+            update = self._update(first + row, updates, row, measured)
+            self._act(self._watch.see_update(update))
+
+    def _update(self, step, updates, row, measured):
+        """Return one of the updates as the rules see it."""
+        order, course, sees_loss = self._order[1], self._watch.course, self._recorder.sees_loss
+        *norms, total = self._norms(updates.squares[row : row + 1])[0]
+        norms = np.array(norms)[order.order]
+        statistics = dict(zip(STATISTICS, updates.outputs[row, order.output_order].T, strict=True))
+        masked = [output in course.masked for output in order.outputs]
+        statistics["not_finite"] = np.where(masked, 0.0, statistics["not_finite"])
+        moves = ratios = weights = None
+        if measured is not None:
+            moves, before = measured[:, order.order]
+            with np.errstate(all="ignore"):
+                ratios = np.where(before > 0, moves / before, np.nan)
+            weights = before / np.sqrt(order.sizes)
+        applied = np.sqrt(updates.applied[row])
+        return Update(
+            step=step,
+            loss=updates.losses[row],
+            sees_loss=sees_loss,
+            learned=course.learned() or not sees_loss,
+            replaced=course.replaced,
+            first_norm=course.first_norm(),
+            clipped=min(1.0, applied / total) if 0 < total < math.inf else 1.0,
+            order=order,
+            norms=norms,
+            means=np.where(order.tables, np.nan, norms / np.sqrt(order.sizes)),
+            moves=moves,
+            ratios=ratios,
+            weights=weights,
+            statistics=statistics,
+        )
+
+    def _judge_skipped(self, loss):
+        """Judge the last step, if loss scaling has skipped it and all before."""
+        if self._layers is None:
+            self._name_layers()
+        skipped = self._recorder.last_without_update()
+        if not np.isfinite(skipped.squares).all():
+            self._last_step += 1
+            self._judge(skipped._replace(losses=np.array([loss])))
+            self._last_step -= 1
+
+    def _act(self, findings):
+        for finding in findings:
+            if self._file is not None:
+                layer = "model" if finding.layer is None else finding.layer
+                tag = f"training_health/{finding.rule}/{layer}"
+                self._file.write_text(tag, str(finding), finding.step)
+                self._file.flush()
+            if self.action == "warn":
+                warnings.warn(str(finding), stacklevel=2)
+            elif self.action == "stop":
+                self.model.stop_training = True
+            else:
+                self.action(finding)

@@ -1,0 +1,318 @@
+"""Cross-entropy losses, from the logits where there are any, with the gradient `dZ = A - Y`.
+
+Over the replicas of a `tf.distribute` strategy `fit` takes the mean of the replicas' means, as
+Keras does. Where their shares of a batch differ, as in an epoch's last batch, that is not the
+mean over the batch: drop the remainder, or take `reduction="sum"`, which sums over the global
+batch. A custom loop divides such a sum by the global batch's size.
+"""
+
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_bp import ops
+from keras_bp._arguments import check_axis, check_number
+from keras_bp._keras import copy_annotations, logits_of, serializable, set_mask
+
+__all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
+
+
+class _Crossentropy(keras.losses.Loss):
+    """What the three losses share: predictions reach the loss's dtype with their logits."""
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if not isinstance(y_pred, keras.KerasTensor):
+            y_true = tf.convert_to_tensor(y_true)
+            y_pred = _in_dtype(tf.convert_to_tensor(y_pred), self.dtype)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+
+@serializable
+class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
+    """Cross-entropy of labels in {0, 1}, with the closed-form gradient `dz = p - y`.
+
+    Drop-in for `keras.losses.BinaryCrossentropy`. With y the label, z the logit, p = sigmoid(z):
+
+        loss = -y log(p) - (1 - y) log(1 - p), averaged over `axis`,    dz = p - y
+
+    computed from the logits (`keras_bp.ops.binary_crossentropy`), so that it is exact and finite
+    for every finite logit: also where the model ends in a sigmoid, as long as nothing stands
+    between that and the loss. Other probabilities are taken as they are: a certain and right
+    prediction costs exactly 0, a certain and wrong one -log(epsilon), and its gradient does not
+    vanish, as it does in Keras.
+
+    Args:
+        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities.
+        label_smoothing: Number in [0, 1], the share by which labels move towards 1/2.
+        axis: Integer, the axis averaged over. Defaults to -1.
+        reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
+            `"mean_with_sample_weight"`, `"none"` or `None`.
+        name: Name of the loss.
+        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: Labels, of the predictions' shape.
+        y_pred: Predictions, of shape `(batch, ..., labels)`.
+        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+
+    Raises:
+        TypeError: If `label_smoothing` is not a number.
+        ValueError: If `label_smoothing` is outside [0, 1], or the shapes differ.
+
+    Example:
+        >>> loss = keras_bp.losses.BinaryCrossentropy(from_logits=True)
+        >>> float(loss(np.array([[1.0], [0.0]]), np.array([[-1e4], [-1e4]])))
+        5000.0
+    """
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "binary_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            from_logits=from_logits,
+            label_smoothing=label_smoothing,
+            axis=axis,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
+        check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
+        self.fn = _binary_crossentropy
+
+
+@serializable
+class CategoricalCrossentropy(_Crossentropy, keras.losses.CategoricalCrossentropy):
+    """Cross-entropy of one-hot labels, with the closed-form gradient `dz = a - y`.
+
+    Drop-in for `keras.losses.CategoricalCrossentropy`. With y the label, z the logits, a =
+    softmax(z), over the classes k:
+
+        loss = -sum_k y_k log(a_k),    dz_k = a_k sum_j y_j - y_k
+
+    computed from the logits (`keras_bp.ops.categorical_crossentropy`), so that it is exact and
+    finite for all finite logits: also where the model ends in a softmax, as long as nothing stands
+    between that and the loss. Labels need not sum to 1: the gradient is exact for them too, where
+    Keras's is `a - y` all the same.
+
+    Args:
+        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
+            are divided by their sum.
+        label_smoothing: Number in [0, 1], the share of a label that is spread over all classes.
+        axis: Integer, the axis of the classes. Defaults to -1.
+        reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
+            `"mean_with_sample_weight"`, `"none"` or `None`.
+        name: Name of the loss.
+        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: Labels, of the predictions' shape.
+        y_pred: Predictions, the classes on `axis`.
+        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+
+    Raises:
+        TypeError: If `label_smoothing` is not a number.
+        ValueError: If `label_smoothing` is outside [0, 1], or the shapes differ.
+
+    Example:
+        >>> loss = keras_bp.losses.CategoricalCrossentropy(from_logits=True)
+        >>> float(loss(np.array([[0.0, 1.0]]), np.array([[1e4, -1e4]])))
+        20000.0
+    """
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "categorical_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            from_logits=from_logits,
+            label_smoothing=label_smoothing,
+            axis=axis,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
+        check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
+        self.fn = _categorical_crossentropy
+
+
+@serializable
+class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategoricalCrossentropy):
+    """Cross-entropy of integer labels, with the closed-form gradient `dz = a - y`.
+
+    Drop-in for `keras.losses.SparseCategoricalCrossentropy`: `CategoricalCrossentropy` of the
+    one-hot label, which is never made (`keras_bp.ops.sparse_categorical_crossentropy`).
+
+    Args:
+        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
+            are divided by their sum.
+        ignore_class: Integer label whose examples are left out, or `None`.
+        reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
+            `"mean_with_sample_weight"`, `"none"` or `None`.
+        axis: The axis of the classes: the last one.
+        name: Name of the loss.
+        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: Integer labels in [0, classes), of the predictions' shape without the last axis, or
+            with a last axis of length 1.
+        y_pred: Predictions of shape `(batch, ..., classes)`.
+        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+
+    Raises:
+        ValueError: If the shapes do not fit, or `axis` is not the last one.
+
+    Example:
+        >>> loss = keras_bp.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> float(loss(np.array([1]), np.array([[1e4, -1e4]])))
+        20000.0
+    """
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        axis: int = -1,
+        name: str | None = "sparse_categorical_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            from_logits=from_logits,
+            ignore_class=ignore_class,
+            reduction=reduction,
+            axis=axis,
+            name=name,
+            dtype=dtype,
+        )
+        self.fn = _sparse_categorical_crossentropy
+
+
+def _binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
+    if isinstance(y_pred, keras.KerasTensor):
+        return keras.losses.binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis)
+    _check(y_true, y_pred, axis)
+    y_pred, from_logits = _logits(y_pred, from_logits, "sigmoid")
+    y_true = tf.cast(y_true, y_pred.dtype)
+    if label_smoothing:
+        y_true = y_true * (1 - label_smoothing) + label_smoothing / 2
+    return tf.reduce_mean(ops.binary_crossentropy(y_true, y_pred, from_logits), axis)
+
+
+def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
+    if isinstance(y_pred, keras.KerasTensor):
+        return keras.losses.categorical_crossentropy(
+            y_true, y_pred, from_logits, label_smoothing, axis
+        )
+    _check(y_true, y_pred, axis)
+    if y_pred.shape[axis] == 1:
+        warnings.warn(
+            "The categorical cross-entropy of a single class is always 0; for a single unit take "
+            f"the binary one. Received: y_pred of shape {y_pred.shape}",
+            SyntaxWarning,
+            stacklevel=2,
+        )
+    y_pred, from_logits = _logits(y_pred, from_logits, "softmax")
+    y_true = tf.cast(y_true, y_pred.dtype)
+    if label_smoothing:
+        classes = tf.cast(tf.shape(y_true)[axis], y_true.dtype)
+        y_true = y_true * (1 - label_smoothing) + label_smoothing / classes
+    return ops.categorical_crossentropy(y_true, y_pred, from_logits, axis)
+
+
+def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, axis):
+    if isinstance(y_pred, keras.KerasTensor):
+        return keras.losses.sparse_categorical_crossentropy(
+            y_true, y_pred, from_logits, ignore_class, axis
+        )
+    rank = y_pred.shape.rank
+    if axis not in (-1, (rank or 0) - 1):
+        raise ValueError(
+            "`axis` must be the last axis of `y_pred`. "
+            f"Received: axis={axis} for y_pred of shape {y_pred.shape}"
+        )
+    if y_true.shape.rank == rank and y_true.shape[-1] == 1:
+        y_true = tf.squeeze(y_true, -1)
+    if not rank or not y_true.shape.is_compatible_with(y_pred.shape[:-1]):
+        raise ValueError(
+            "`y_true` must have `y_pred`'s shape without the last axis, the classes. "
+            f"Received: y_true of shape {y_true.shape}, y_pred of shape {y_pred.shape}"
+        )
+    y_pred, from_logits = _logits(y_pred, from_logits, "softmax")
+    y_true = tf.cast(y_true, tf.int64)
+    if ignore_class is None:
+        return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits)
+    counted = y_true != int(ignore_class)
+    loss = ops.sparse_categorical_crossentropy(
+        tf.where(counted, y_true, 0), tf.where(counted[..., tf.newaxis], y_pred, 0), from_logits
+    )
+    loss = tf.where(counted, loss, 0)
+    # Keras leaves masked entries out of the mean.
+    set_mask(loss, counted)
+    return loss
+
+
+def _in_dtype(y_pred, dtype):
+    """Cast predictions, together with their logits and with their mask."""
+    if y_pred.dtype == dtype:
+        return y_pred
+
+    @tf.custom_gradient
+    def cast(y_pred):
+        def backward(upstream):
+            # The gradient at a certain and wrong probability, 1e7, overflows float16.
+            bound = tf.cast(y_pred.dtype.max, upstream.dtype)
+            upstream = tf.clip_by_value(upstream, -bound, bound)
+            return tf.cast(upstream, y_pred.dtype)
+
+        return tf.cast(y_pred, dtype), backward
+
+    narrower = y_pred.dtype.is_floating and y_pred.dtype.max < tf.as_dtype(dtype).max
+    result = cast(y_pred) if narrower else tf.cast(y_pred, dtype)
+    return copy_annotations(y_pred, result, lambda logits: tf.cast(logits, dtype))
+
+
+def _check(y_true, y_pred, axis):
+    rank = y_pred.shape.rank
+    if rank is None or not y_true.shape.is_compatible_with(y_pred.shape):
+        raise ValueError(
+            "`y_true` and `y_pred` must have the same shape. "
+            f"Received: y_true of shape {y_true.shape}, y_pred of shape {y_pred.shape}"
+        )
+    check_axis("axis", axis, y_pred.shape, "y_pred")
+
+
+def _logits(y_pred, from_logits, activation):
+    """Return the logits behind `y_pred` and True, or `y_pred` as it came where there are none.
+
+    Keras's activations, and this package's layers, leave the logits on their output; in a graph
+    those of a plain `tf.nn.softmax` or `tf.nn.sigmoid` are the input of its operation.
+    """
+    logits, behind = logits_of(y_pred)
+    if behind not in (None, activation):
+        # Softmax logits are not sigmoid logits.
+        return y_pred, from_logits
+    operation = None if tf.executing_eagerly() else getattr(y_pred, "op", None)
+    if logits is None and operation is not None and operation.type.lower() == activation:
+        logits = operation.inputs[0]
+    if logits is None:
+        return y_pred, from_logits
+    if from_logits:
+        warnings.warn(
+            f"`from_logits=True`, but the predictions are the output of a {activation}; the loss "
+            "is computed from that activation's input.",
+            stacklevel=2,
+        )
+    return logits, True

@@ -1,0 +1,253 @@
+"""What callbacks that watch the update steps of a `fit` share."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_bp._paths import layer_paths, variable_paths
+from keras_bp.recording.recorder import StepRecorder
+from keras_bp.recording.train_function import RecordingTrainFunction
+
+
+class RecordingCallback(keras.callbacks.Callback):
+    """Sees every update step of a plain `fit`; a subclass says what it does with them.
+
+    Keras hands a callback no gradients. While the train function runs, this callback listens to
+    the optimizer's `scale_loss` and `apply`, through which every optimizer of Keras receives the
+    loss and the gradients; no `train_step` is overridden and no model subclassed. What is recorded
+    is kept on the device and read from time to time.
+
+    A subclass overrides `_begin`, `_take` and `_end`, and `_new_recorder` where it records more.
+    Once updates were taken it may use
+
+        self._last_step     the number of the last update step taken, 1 for the optimizer's first
+        self._recorder      the `StepRecorder`
+        self._layers        the paths of the layers that hold trainable variables, in order
+        self._norms(squares)
+
+    Args:
+        outputs: whether the layers' outputs are recorded, or `"every"`, see `StepRecorder`.
+        seconds: how long the updates of several calls may wait to be taken; 0 for none.
+    """
+
+    def __init__(self, outputs: bool | str = False, seconds: float = 1.0) -> None:
+        super().__init__()
+        self._outputs = outputs
+        self._seconds = seconds
+        self._function: Any = None
+        self._recorder: Any = None
+        self._last_step = 0
+        self._recording = self._sampling = self._custom_loop = False
+
+    # What a subclass overrides.
+
+    def _new_recorder(self):
+        """Return the `StepRecorder` of a train function that is about to be traced."""
+        return StepRecorder(self.model, self._outputs)
+
+    def _begin(self):
+        """Prepare for the first step, and raise if something is wrong."""
+
+    def _take(self, updates):
+        """Use the `Updates` made up to `self._last_step`."""
+        raise NotImplementedError(f"{type(self).__name__} must override `_take`.")
+
+    def _end(self):
+        """Close files and the like, also after an exception."""
+
+    # Keras's hooks.
+
+    def set_model(self, model: keras.Model) -> None:
+        """Keras's hook: take over the model that `fit` is about to train."""
+        # A fit that an exception ended never called on_train_end.
+        self._stop()
+        RecordingTrainFunction.remove_from(model)
+        super().set_model(model)
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Keras's hook: begin."""
+        name = type(self).__name__
+        if getattr(self.model, "optimizer", None) is None:
+            raise ValueError(
+                f"{name} needs a model that is compiled with an optimizer. "
+                f"Received: model {self.model.name!r} with optimizer None"
+            )
+        if self.model.built and not self.model.trainable_variables:
+            raise ValueError(
+                f"{name} needs a model with trainable weights. "
+                f"Received: model {self.model.name!r}, which has none"
+            )
+        self._begin()
+        self._recording = False
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Keras's hook: record the coming steps."""
+        self._start_if_needed()
+        self._function.arm(self._sampling)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Keras's hook: take the updates, if enough wait."""
+        self._calls += 1
+        full = (self._calls + 1) * self.model.steps_per_execution > self._recorder.places
+        if full or time.monotonic() - self._taken_at >= self._seconds:
+            self._take_updates()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Keras's hook: take the updates."""
+        self._take_updates()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Keras's hook: leave model and optimizer as they were."""
+        if self._recording and not (self._recorder.sees_update or self._custom_loop):
+            warnings.warn(
+                f"{type(self).__name__} saw no update: the train step of model "
+                f"{self.model.name!r} does not call `apply` of `model.optimizer`",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._stop()
+
+    def _new_meter(self):
+        """Return an `UpdateMeter` of the variables that the step updates, as far as is known."""
+        # As they were traced: a layer may have been frozen since.
+        return UpdateMeter(self._recorder.variables or self.model.trainable_variables)
+
+    def _start_if_needed(self):
+        """Record from the next step on, with what an earlier `fit` has traced if it fits."""
+        # Not at on_train_begin, where another callback may yet restore the optimizer's state; and
+        # again where one has made the train function anew, perhaps with another optimizer.
+        if self._recording and self._function.in_place():
+            return
+        if self._recording:
+            self._take_updates()
+        if self._function is not None and self._function.put_back(self.model):
+            self._recorder.restart()
+        else:
+            self._recorder = self._new_recorder()
+            self._function = RecordingTrainFunction.of(self.model)
+            self._function.add(self._recorder)
+            self._layers = None
+        self._last_step = max(self._last_step, self._recorder.updates_before)
+        self._calls, self._taken_at, self._recording = 0, time.monotonic(), True
+
+    def _stop(self):
+        """Take what is left and let go of the model."""
+        if self._function is not None and self._function.in_place():
+            self._take_updates()
+            RecordingTrainFunction.remove_from(self.model)
+        self._recording = False
+        self._end()
+
+    def _take_updates(self):
+        """Hand the updates made since the last time to `_take`."""
+        updates = self._recorder.new_updates()
+        self._calls, self._taken_at = 0, time.monotonic()
+        if updates is None:
+            return 0
+        if self._layers is None:
+            self._name_layers()
+        self._last_step += len(updates.losses)
+        self._take(updates)
+        return len(updates.losses)
+
+    def _name_layers(self):
+        """Find the layers, and for each variable the number of its layer among them."""
+        paths = variable_paths(self.model)
+        layers = [paths[id(variable)][0] for variable in self._recorder.variables]
+        self._layers = list(dict.fromkeys(layers))
+        self._layer_of_variable = np.array([self._layers.index(layer) for layer in layers])
+
+    def _norms(self, squares):
+        """Return the norm of each layer and of all: (n, variables) -> (n, layers + 1)."""
+        layers = np.zeros((len(squares), len(self._layers)))
+        np.add.at(layers, (slice(None), self._layer_of_variable), squares)
+        return np.sqrt(np.column_stack([layers, squares.sum(axis=1)]))
+
+
+class UpdateMeter:
+    """Measures the norms of an update and of the weights, outside the step.
+
+    Inside it, each step would hold and read a second copy of all weights. Outside, the values
+    before are kept by reference, and only a step that is measured pays for a copy.
+
+    Args:
+        variables: list of Keras variables.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable]) -> None:
+        self._variables = variables
+        self._before: Any = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the values before are held."""
+        return self._before is not None
+
+    def measures(self, variables: Sequence[keras.Variable]) -> bool:
+        """Tell whether these are its variables, in their order."""
+        return list(map(id, self._variables)) == list(map(id, variables))
+
+    def start(self) -> None:
+        """Hold the values as they are."""
+        self._before = [tf.convert_to_tensor(v.value) for v in self._variables]
+
+    def stop(self) -> np.ndarray:
+        """Return squared norms, (3, variables): of the update, of the weights before and after."""
+        after = [_wide(tf.convert_to_tensor(v.value)) for v in self._variables]
+        before, self._before = map(_wide, self._before), None
+        # Eagerly: tracing this once costs as much as some forty measurements.
+        squares = [
+            tf.nn.l2_loss(tensor)
+            for b, a in zip(before, after, strict=True)
+            for tensor in (a - b, b, a)
+        ]
+        halves = tf.stack([tf.cast(square, tf.float64) for square in squares]).numpy()
+        return 2.0 * halves.reshape(-1, 3).T
+
+
+def _wide(tensor):
+    return tf.cast(tensor, tf.float64 if tensor.dtype == tf.float64 else tf.float32)
+
+
+class LayerSelection:
+    """The layers that a user chose, by path; a path stands for the layers inside it too.
+
+    Args:
+        paths: list of strings, or None for all layers.
+    """
+
+    def __init__(self, paths: Sequence[str] | None) -> None:
+        if paths is not None:
+            known = isinstance(paths, list | tuple) and all(isinstance(p, str) for p in paths)
+            if not known:
+                raise TypeError(
+                    f"`layers` must be a list of strings or None. Received: layers={paths!r}"
+                )
+            if not paths:
+                raise ValueError(
+                    f"`layers` must name a layer, or be None. Received: layers={paths!r}"
+                )
+        self._paths = None if paths is None else tuple(paths)
+
+    def __contains__(self, path: str) -> bool:
+        return self._paths is None or any(_within(path, chosen) for chosen in self._paths)
+
+    def check(self, model: keras.Model) -> None:
+        """Raise unless every path names layers of a built model."""
+        paths = {layer for layer, _ in variable_paths(model).values()}
+        paths |= set(layer_paths(model).values())
+        for chosen in self._paths or ():
+            if not any(_within(path, chosen) for path in paths):
+                raise ValueError(
+                    f"`layers` must name layers of the model, by path: {sorted(paths)}. "
+                    f"Received: layers={chosen!r}"
+                )
+
+
+def _within(path, chosen):
+    return path == chosen or path.startswith(f"{chosen}/")

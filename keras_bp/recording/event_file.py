@@ -1,0 +1,126 @@
+"""Writing to a TensorBoard event file without ever stopping the training that it describes."""
+
+import itertools
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.image import metadata as image_metadata
+from tensorboard.plugins.scalar.summary import scalar_pb
+from tensorboard.plugins.text.summary import text_pb
+
+from keras_bp._types import Path
+
+_NUMBERS = itertools.count()
+
+
+class EventFile:
+    """An event file in `log_dir`; after a failed write it warns once and writes no more.
+
+    The records are made here and written by `tf.io.TFRecordWriter`: through
+    `tf.summary.experimental.write_raw_pb` each takes some 300 times as long.
+
+    Args:
+        log_dir: string or `os.PathLike`, the directory; it is made if it does not exist.
+
+    Raises:
+        ValueError: if the file cannot be created there.
+    """
+
+    def __init__(self, log_dir: Path) -> None:
+        self._log_dir = os.fspath(log_dir)
+        self._templates: dict[tuple[str, ...], Event] = {}
+        # TensorBoard reads a directory's files in the order of their names.
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
+        name += f".{os.getpid()}.{next(_NUMBERS):06d}.v2"
+        try:
+            tf.io.gfile.makedirs(self._log_dir)
+            self._writer = tf.io.TFRecordWriter(os.path.join(self._log_dir, name))
+            first = Event(wall_time=time.time(), file_version="brain.Event:2")
+            self._writer.write(first.SerializeToString())
+            self._writer.flush()
+        except (tf.errors.OpError, OSError) as error:
+            raise ValueError(
+                "`log_dir` must name a directory in which a TensorBoard event file can be created. "
+                f"Received: log_dir={log_dir!r} ({_message(error)})"
+            ) from error
+
+    def write_scalars(self, tags: tuple[str, ...], values: Iterable[float], step: int) -> None:
+        """Write one value for each tag, all in one record of the file."""
+        event = self._templates.get(tags)
+        if event is None:
+            event = self._templates[tags] = Event()
+            for tag in tags:
+                event.summary.MergeFrom(scalar_pb(tag, 0.0))
+        for entry, value in zip(event.summary.value, values, strict=True):
+            entry.tensor.float_val[0] = value
+        self._write(event, step)
+
+    def write_histogram(self, tag: str, buckets: np.ndarray, step: int) -> None:
+        """Write a histogram: an array of rows (left edge, right edge, count)."""
+        metadata = histogram_metadata.create_summary_metadata(display_name=None, description=None)
+        self._write_tensor(tag, tf.make_tensor_proto(buckets, tf.float64), metadata, step)
+
+    def write_image(self, tag: str, image: np.ndarray, description: str, step: int) -> None:
+        """Write an image: uint8 array of shape (height, width, 3); the description in Markdown."""
+        metadata = image_metadata.create_summary_metadata(display_name="", description=description)
+        height, width = image.shape[:2]
+        content = [str(width).encode(), str(height).encode(), tf.io.encode_png(image).numpy()]
+        self._write_tensor(tag, tf.make_tensor_proto(content, tf.string), metadata, step)
+
+    def write_text(self, tag: str, text: str, step: int) -> None:
+        """Write a text, in Markdown."""
+        event = Event()
+        event.summary.MergeFrom(text_pb(tag, text))
+        self._write(event, step)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write a `Summary` of step 0, a plugin's configuration."""
+        event = Event()
+        event.summary.MergeFromString(summary.SerializeToString())
+        self._write(event, 0)
+
+    def flush(self) -> None:
+        """Hand over to the file system what has been written so far."""
+        self._attempt(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._attempt(lambda writer: writer.close())
+        self._writer = None
+
+    def _write_tensor(self, tag, tensor, metadata, step):
+        value = Summary.Value(tag=tag)
+        value.tensor.MergeFromString(tensor.SerializeToString())
+        value.metadata.MergeFrom(metadata)
+        self._write(Event(summary=Summary(value=[value])), step)
+
+    def _write(self, event, step):
+        event.step, event.wall_time = step, time.time()
+        self._attempt(lambda writer: writer.write(event.SerializeToString()))
+
+    def _attempt(self, action: Callable) -> None:
+        if self._writer is None:
+            return
+        try:
+            action(self._writer)
+        except (tf.errors.OpError, OSError) as error:
+            self._writer = None
+            warnings.warn(
+                f"Writing the TensorBoard event file in {self._log_dir!r} failed, and nothing "
+                f"more is written there; the training goes on. The error: {_message(error)}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+def _message(error):
+    """Return what a TensorFlow or system error says, without the name of the kernel."""
+    return getattr(error, "message", None) or str(error)

@@ -1,0 +1,395 @@
+"""Recorders: what is taken of each step inside the traced train function, kept on the device."""
+
+import contextlib
+import functools
+import threading
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_bp import _keras
+from keras_bp.gradients import clip, squared_norm, sum_over_replicas, unscale
+from keras_bp.optimizers import Optimizer
+from keras_bp.recording.histograms import BUCKETS, EMPTY, count_buckets
+from keras_bp.recording.outputs import STATISTICS, LayerOutputs, histograms, statistics
+
+_PLACES = 32
+_BOUNDS = ("clipvalue", "clipnorm", "global_clipnorm")
+
+
+class Recorder:
+    """The base of all recorders: what a `RecordingTrainFunction` calls while a step is traced.
+
+    A subclass overrides `see_update`, and `watching` where more is to be replaced or created.
+
+    Args:
+        model: a compiled `keras.Model`.
+
+    Attributes:
+        sampling: whether the step that is being traced also takes what is costly, set by the
+            `RecordingTrainFunction`.
+        sees_loss: whether the train step handed its loss to `optimizer.scale_loss`.
+        sees_update: whether it handed gradients to `optimizer.apply`.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self.sampling = self.sees_loss = self.sees_update = False
+        # The replicas of a MirroredStrategy are traced in a thread each.
+        self._replica = threading.local()
+
+    def watching(self) -> contextlib.AbstractContextManager:
+        """Return the context in which the step is to be traced."""
+        return contextlib.nullcontext()
+
+    def see_loss(self, loss: Any, scale_loss: Callable[[Any], Any]) -> None:
+        """Take the loss that the step is about to scale, and the factor of the scaling."""
+        self._replica.loss = loss
+        # Asking the optimizer for 1 scaled is right for every kind of loss scaling.
+        self._replica.factor = tf.cast(scale_loss(tf.ones((), tf.float32)), tf.float64)
+
+    def see_update(
+        self, gradients: list, variables: list
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which the optimizer applies the step's gradients."""
+        raise NotImplementedError(f"{type(self).__name__} must override `see_update`.")
+
+    def restart(self) -> None:
+        """Resume after unrecorded steps."""
+
+    def _factor(self):
+        """Return the factor that the step's gradients carry, 1 where it scales no loss."""
+        seen = vars(self._replica)
+        return seen["factor"] if "factor" in seen else tf.ones((), tf.float64)
+
+    def _take_loss(self):
+        """Return the loss of the batch on all replicas, and the factor of its gradients."""
+        factor, seen = self._factor(), vars(self._replica)
+        self.sees_update, self.sees_loss = True, "loss" in seen
+        loss = tf.cast(seen.pop("loss", np.nan), tf.float64)
+        seen.pop("factor", None)
+        return sum_over_replicas([loss])[0], factor
+
+    def _variable(self, value):
+        """Create a variable of which each replica writes its own copy, all with the same values."""
+        with tf.init_scope(), self._model.distribute_strategy.scope():
+            return tf.Variable(
+                value,
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+
+    def _zeros(self, *shape):
+        with tf.init_scope():
+            return self._variable(tf.zeros(shape, tf.float64))
+
+    def _read(self, variable):
+        strategy = self._model.distribute_strategy
+        return strategy.experimental_local_results(variable)[0].numpy()
+
+
+class Updates(typing.NamedTuple):
+    """What was recorded of n update steps, oldest first: float64 arrays."""
+
+    losses: np.ndarray
+    """(n,) the batch's own loss, penalties included."""
+    rates: np.ndarray
+    """(n, optimizers) learning rates."""
+    applied: np.ndarray
+    """(n,) squared norm of all gradients after clipping."""
+    squares: np.ndarray
+    """(n, variables) squared norms of the gradients as the optimizer receives them."""
+    outputs: np.ndarray
+    """(n, layers, statistics) of the layers' outputs, see `STATISTICS`."""
+
+
+class StepRecorder(Recorder):
+    """Records update steps inside the traced (and perhaps XLA-compiled) train function.
+
+    No summary can be written and no Python runs inside a compiled step, so each update step fills
+    one row of a variable, which `new_updates` reads later. A row holds
+
+        number, loss, a learning rate for each optimizer, the squared norm after clipping,
+        a squared norm for each variable, the statistics of each layer's outputs
+
+    in float64, so that the numbers, 1 for the recorder's first update step, stay exact. An update
+    step is one in which the optimizer's `iterations` advance: not a micro-step that only
+    accumulates, and not a step that loss scaling skips because a gradient is not finite. Rows go
+    round in a ring of `places`; a step that is no update goes to an extra row.
+
+    Args:
+        model: a compiled `keras.Model`.
+        outputs: whether to record the layers' outputs, or `"every"` for those of layers without
+            weights and activation too.
+
+    Attributes:
+        variables: the trainable variables, in the order of `Updates.squares`,
+        optimizers: the model's optimizer, or those inside a composite, in the order of
+            `Updates.rates`, and
+        layers: the layers, in the order of `Updates.outputs`; all None until they are known.
+        updates_before: the number of update steps that the optimizer made before.
+        outputs: the `LayerOutputs`, or None.
+        places: the number of update steps after which a row is written over.
+        sampled_kinds: what steps that are sampled also measure of each layer, see
+            `sampled_measures`.
+
+    Raises:
+        ValueError: if the optimizers inside a composite accumulate over different numbers of
+            micro-steps; where they are not built yet, in the first step.
+    """
+
+    sampled_kinds: tuple[str, ...] = ()
+
+    def __init__(self, model: keras.Model, outputs: bool | str = False) -> None:
+        super().__init__(model)
+        self._optimizer = model.optimizer
+        self.outputs = LayerOutputs(model, outputs == "every") if outputs else None
+        self.variables: Any = None
+        self.optimizers: Any = None
+        self.layers: Any = None
+        self.updates_before = 0
+        self.places = max(_PLACES, model.steps_per_execution)
+        self._rows: Any = None
+        self._rows_read = 0
+        if model.built and self._optimizer.built:
+            self._find()
+            self.updates_before = int(self._counts()[0])
+
+    def _find(self):
+        """Find variables, optimizers and layers, once all of them exist."""
+        self.optimizers = _keras.leaf_optimizers(self._optimizer)
+        cycles = {o.gradient_accumulation_steps or 1 for o in self.optimizers}
+        if len(cycles) > 1:
+            raise ValueError(
+                "Callbacks that record gradients need optimizers that accumulate over the same "
+                "number of micro-steps, since there is no common update step otherwise. Received: "
+                f"gradient_accumulation_steps={sorted(cycles)} in {self._optimizer.name!r}"
+            )
+        (self._cycle,) = cycles
+        self.variables = list(self._model.trainable_variables)
+        self.layers = [] if self.outputs is None else self.outputs.layers()
+
+    def _create_rows(self):
+        """Create the variables that steps write to."""
+        width = 3 + len(self.optimizers) + len(self.variables) + len(self.layers) * len(STATISTICS)
+        self._rows = self._zeros(self.places + 1, width)
+        # Sum and number of the micro-batches' losses since the last update; number of updates.
+        self._totals = self._zeros(3)
+        self._histograms = self._zeros(len(self.variables) + len(self.layers), 2 + BUCKETS)
+
+    def _build_optimizer(self, variables):
+        """Build the optimizer, under the names that its `apply` would give."""
+        name, optimizer = self._optimizer.name, self._optimizer
+        composite = hasattr(optimizer, "optimizers")
+        scope = keras.name_scope(name, caller=optimizer)
+        with contextlib.nullcontext() if composite else scope:
+            optimizer.build(variables)
+        optimizer.built = True
+
+    def restart(self) -> None:
+        """Resume after unrecorded steps."""
+        if self._rows is not None:
+            self.updates_before = int(self._counts()[0])
+            # Rows, and losses of micro-batches that wait for an update, may be of another fit.
+            self._rows_read = int(self._read(self._totals)[2])
+            self._totals.assign([0.0, 0.0, self._rows_read])
+
+    def watching(self) -> contextlib.AbstractContextManager:
+        """Return the context in which the step is to be traced."""
+        # Not before: across several workers a variable is created by all of them together.
+        if self.variables is not None and self._rows is None:
+            self._create_rows()
+        return contextlib.nullcontext() if self.outputs is None else self.outputs.watched()
+
+    @contextlib.contextmanager
+    def see_update(self, gradients: list, variables: list) -> Iterator[None]:
+        """Record the step whose gradients are applied inside the `with` block."""
+        if self.variables is None:
+            if not self._optimizer.built:
+                self._build_optimizer(list(variables))
+            self._find()
+            self._create_rows()
+        outputs = [] if self.outputs is None else self.outputs.take(self.layers)
+        loss, factor = self._take_loss()
+        own, received = self._gradients(gradients, variables, factor)
+        squares = squared_norms(received)
+        rates = [tf.cast(o.learning_rate, tf.float64) for o in self.optimizers]
+        row = tf.concat([[self._applied(squares, own, received)], squares], axis=0)
+        if outputs:
+            row = tf.concat([row, tf.reshape(statistics(self.layers, outputs), [-1])], axis=0)
+        counts = self._count(received, outputs) if self.sampling else None
+        updates_before, steps_before = self._counts()
+        yield
+        updates, steps = self._counts()
+
+        updated = updates > updates_before
+        # A micro-batch that loss scaling skipped is no part of the mean gradient.
+        taken = updated | (steps != steps_before)
+        loss_sum = self._totals[0] + tf.where(taken, loss, 0.0)
+        losses = self._totals[1] + tf.cast(taken, tf.float64)
+        number = self._totals[2] + tf.cast(updated, tf.float64)
+        zero = tf.zeros((), tf.float64)
+        self._totals.assign(tf.where(updated, [zero, zero, number], [loss_sum, losses, number]))
+
+        # An optimizer that adapts its own rate has it by now.
+        rates = [
+            tf.cast(o.adapted_rate, tf.float64) if hasattr(o, "adapted_rate") else rate
+            for o, rate in zip(self.optimizers, rates, strict=True)
+        ]
+        row = tf.concat([[number, loss_sum / losses], rates, row], axis=0)
+        place = tf.where(updated, tf.cast(number, tf.int64) % self.places, self.places)
+        self._rows.assign(tf.tensor_scatter_nd_update(self._rows, [[place]], [row]))
+        if counts is not None:
+            self._histograms.assign(tf.where(updated, counts, self._histograms))
+
+    def _gradients(self, gradients, variables, factor):
+        """Return this replica's part of the true gradient of each variable, and the whole of it."""
+        gradients = dict(zip(map(id, variables), gradients, strict=True))
+        own = [
+            # The "gradient" of such a variable (a float8 scale) is its next value.
+            None if getattr(v, "overwrite_with_gradient", False) else gradients.get(id(v))
+            for v in self.variables
+        ]
+        own = [unscale(own_product(gradient), factor) for gradient in own]
+        if self._cycle > 1:
+            # Of use in the last micro-step only, but under a tf.cond XLA would compile the
+            # optimizer's own branches otherwise, with another rounding.
+            own = self._mean_gradients(own)
+        return own, sum_over_replicas(own)
+
+    def _applied(self, squares, own, received):
+        """Return the squared norm of all gradients after clipping."""
+        total, unclipped = tf.zeros((), squares.dtype), set(range(len(self.variables)))
+        for optimizer in filter(clips, self.optimizers):
+            its = [i for i, v in enumerate(self.variables) if _keras.updates(optimizer, v)]
+            parts = [[gradients[i] for i in its] for gradients in (received, own)]
+            total += _applied_square(optimizer, *parts)
+            unclipped.difference_update(its)
+        # Added up, not taken off the sum of all: beside the square of 1e8 a clipped 1 is nothing.
+        return total + tf.reduce_sum(tf.gather(squares, tf.constant(sorted(unclipped), tf.int32)))
+
+    def _count(self, received, outputs):
+        """Return a histogram for each gradient and each layer's outputs."""
+        counts = [EMPTY if g is None else count_buckets(tf.convert_to_tensor(g)) for g in received]
+        counts = tf.stack(counts)
+        return tf.concat([counts, histograms(outputs)], axis=0) if outputs else counts
+
+    def _mean_gradients(self, gradients):
+        """Return the means over the micro-batches, as the optimizer is about to take them."""
+        means = []
+        for gradient, variable in zip(gradients, self.variables, strict=True):
+            if gradient is not None:
+                owner = next(o for o in self.optimizers if _keras.updates(o, variable))
+                total = _keras.accumulator_of(owner, variable)
+                own = tf.cast(tf.convert_to_tensor(gradient), total.dtype)
+                gradient = (own + total) / self._cycle
+            means.append(gradient)
+        return means
+
+    def _counts(self):
+        """Return the number of update steps, and one that moves with every (micro-)step taken."""
+        # An optimizer without variables never advances, so the one furthest on counts.
+        updates = (tf.cast(o.iterations, tf.int64) for o in self.optimizers)
+        # Keras's optimizers count all micro-steps, this package's those since the last update.
+        steps = (getattr(o, "_accumulated_steps", _keras.counter_of(o)) for o in self.optimizers)
+        steps = (tf.cast(step, tf.int64) for step in steps)
+        return functools.reduce(tf.maximum, updates), functools.reduce(tf.maximum, steps)
+
+    def new_updates(self) -> Updates | None:
+        """Return what was recorded since the last call, as `Updates`, or None for no update."""
+        if self._rows is None:
+            return None
+        rows = self._read(self._rows)[:-1]
+        rows = rows[rows[:, 0] > self._rows_read]
+        rows = rows[np.argsort(rows[:, 0])]
+        if not len(rows):
+            return None
+        self._rows_read = int(rows[-1, 0])
+        return self._updates(rows)
+
+    def last_without_update(self) -> Updates:
+        """Return what was recorded of the last step that was no update, as `Updates` of one.
+
+        Its loss is NaN where loss scaling has skipped the step.
+        """
+        return self._updates(self._read(self._rows)[-1:])
+
+    def _updates(self, rows):
+        rates, variables = len(self.optimizers), len(self.variables)
+        _, losses, rates, applied, squares, outputs = np.split(
+            rows, np.cumsum([1, 1, rates, 1, variables]), axis=1
+        )
+        outputs = outputs.reshape(len(rows), len(self.layers), len(STATISTICS))
+        return Updates(losses[:, 0], rates, applied[:, 0], squares, outputs)
+
+    def sampled_measures(self, layer_of_variable: np.ndarray, layers: int) -> list[np.ndarray]:
+        """Return what the last sampled step measured, an array (layers,) for each sampled kind.
+
+        It is empty where nothing was measured.
+
+        Args:
+            layer_of_variable: for each of `variables` the number of its layer.
+            layers: the number of layers.
+        """
+        return []
+
+    def histograms(self) -> list[np.ndarray]:
+        """Return the histograms of the last update that was sampled.
+
+        Returns:
+            Two arrays, of shape (variables, 32) and (layers, 32), rows as `count_buckets` gives.
+        """
+        return np.split(self._read(self._histograms), [len(self.variables)])
+
+
+def own_product(tensor: Any) -> Any:
+    """Return a gradient to read without changing how the optimizer's step is rounded.
+
+    TensorFlow's graph optimizer reorders a product of products, a * b * rate, where nobody else
+    reads a * b, and XLA fuses likewise. Another reader would thus change how the optimizer's step
+    is rounded: for Keras's BatchNormalization, whose gamma has such a gradient, under SGD. So a
+    product is computed anew, in float64, which is not merged with the one that the optimizer reads.
+    """
+    if tf.executing_eagerly() or not isinstance(tensor, tf.Tensor) or tensor.op.type != "Mul":
+        return tensor
+    a, b = (tf.cast(own_product(factor), tf.float64) for factor in tensor.op.inputs)
+    return a * b
+
+
+def squared_norms(gradients: list) -> tf.Tensor:
+    """Return the squared norms of a list of gradients in one float64 tensor."""
+    squares = [squared_norm(gradient) for gradient in gradients]
+    if len({square.dtype for square in squares}) > 1:
+        squares = [tf.cast(square, tf.float64) for square in squares]
+    return tf.cast(tf.stack(squares), tf.float64)
+
+
+def clips(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Tell whether an optimizer clips gradients."""
+    return any(getattr(optimizer, bound, None) is not None for bound in _BOUNDS)
+
+
+def _applied_square(optimizer, received, own):
+    """Return the squared norm of all gradients of one optimizer, after its clipping.
+
+    Args:
+        optimizer: an optimizer that clips.
+        received: list of its gradients, complete and unscaled, or None.
+        own: list of this replica's part of them.
+    """
+    if isinstance(optimizer, Optimizer):
+        bounds = {bound: getattr(optimizer, bound) for bound in _BOUNDS}
+        clipped = clip(received, **bounds)
+    else:
+        # Keras's optimizers clip what the replica has, before the sum over the replicas, and a
+        # sparse gradient by the norm of its rows as they come: only their own code tells.
+        clipped = sum_over_replicas(
+            _keras.clip_by_optimizer(optimizer, [g for g in own if g is not None])
+        )
+    squares = [tf.cast(squared_norm(g), tf.float64) for g in clipped]
+    return tf.add_n([tf.zeros((), tf.float64), *squares])

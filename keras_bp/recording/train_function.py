@@ -1,0 +1,123 @@
+"""A model's train function that lets recorders see each step's loss and gradients."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Self
+
+import keras
+
+from keras_bp._trial import replaced_attributes
+from keras_bp.recording.recorder import Recorder
+
+
+class RecordingTrainFunction:
+    """Stands in for `model.train_function` while a recorded `fit` runs.
+
+    `fit` calls `self.train_function` by name for every batch. This object takes its place and
+    holds the model's own function, one traced while the optimizer's `scale_loss` and `apply` and
+    perhaps the layers' `call` also call the recorders, and one in which these count histograms
+    too. Only a call announced by `arm` runs one of the latter, and only while it runs are methods
+    replaced. So `train_on_batch` is never recorded, and a `fit` that an exception ends leaves no
+    trace in optimizer and layers, and in the model no more than this object, which then runs the
+    model's own function.
+
+    Several recorders share the traced functions, so that several callbacks can watch one `fit`.
+
+    Args:
+        model: a compiled `keras.Model`.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        model.make_train_function()
+        self._optimizer = model.optimizer
+        self._model = model
+        self._plain = model.train_function
+        self._recording: dict[bool, Callable] = {}
+        self._recorders: list[Recorder] = []
+        self._guests: list[Recorder] = []
+        self._armed = self._sampling = False
+
+    @classmethod
+    def of(cls, model: keras.Model) -> Self:
+        """Return the one that stands in the model already, or put one there."""
+        if not isinstance(model.train_function, cls):
+            model.train_function = cls(model)
+        return model.train_function
+
+    @classmethod
+    def remove_from(cls, model: keras.Model) -> None:
+        """Give the model its own train function back, if one stands in for it."""
+        if isinstance(model.train_function, cls):
+            model.train_function = model.train_function._plain
+
+    def add(self, recorder: Recorder, guest: bool = False) -> None:
+        """Let one more recorder see the steps to come, a guest only those of this `fit`."""
+        self._recorders.append(recorder)
+        if guest:
+            self._guests.append(recorder)
+        self._recording = {}
+
+    def put_back(self, model: keras.Model) -> bool:
+        """Stand in once more for the same model's same function; tell whether it is the same."""
+        if model.train_function is self._plain and model.optimizer is self._optimizer:
+            model.train_function = self
+            if self._guests:
+                # An exception has ended their `fit`.
+                self._recorders = [r for r in self._recorders if r not in self._guests]
+                self._guests, self._recording = [], {}
+        return model.train_function is self
+
+    def in_place(self) -> bool:
+        """Tell whether the model still calls this function."""
+        return self._model.train_function is self
+
+    def arm(self, sampling: bool = False) -> None:
+        """Record the next call, if `sampling` for one of the recorders with histograms."""
+        self._armed = True
+        self._sampling |= sampling
+
+    def __call__(self, iterator: Any) -> Any:
+        """Run the coming steps, recorded if `arm` has announced it."""
+        if not self._armed:
+            return self._plain(iterator)
+        sampling, self._armed, self._sampling = self._sampling, False, False
+        with contextlib.ExitStack() as stack:
+            for recorder in self._recorders:
+                recorder.sampling = sampling
+                stack.enter_context(recorder.watching())
+            stack.enter_context(self._watched_optimizer())
+            return self._function(sampling)(iterator)
+
+    def _function(self, sampling):
+        """Return the function to trace; what is traced stays in it."""
+        if sampling not in self._recording:
+            self._model.make_train_function(force=True)
+            self._recording[sampling] = self._model.train_function
+            self._model.train_function = self
+        return self._recording[sampling]
+
+    def _watched_optimizer(self):
+        watched = {"scale_loss": self._watched_scale_loss(), "apply": self._watched_apply()}
+        return replaced_attributes(self._optimizer, **watched)
+
+    def _watched_scale_loss(self):
+        scale_loss = self._optimizer.scale_loss
+
+        def watched_scale_loss(loss):
+            for recorder in self._recorders:
+                recorder.see_loss(loss, scale_loss)
+            return scale_loss(loss)
+
+        return watched_scale_loss
+
+    def _watched_apply(self):
+        apply = self._optimizer.apply
+
+        def watched_apply(gradients, trainable_variables=None):
+            variables = trainable_variables or self._model.trainable_variables
+            with contextlib.ExitStack() as stack:
+                for recorder in self._recorders:
+                    stack.enter_context(recorder.see_update(gradients, variables))
+                return apply(gradients, trainable_variables)
+
+        return watched_apply

@@ -1,0 +1,199 @@
+"""What all schedules are made of: the base class, the step without rounding, and the curves.
+
+A schedule that follows other schedules asks them by `rate_of`, and keeps them in a file by
+`serialize`.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_bp._types import Array
+
+# float64 holds it exactly, and twice it still fits in int64.
+_LAST = 2.0**61
+
+
+class Steps:
+    """The number of updates made so far: a whole part in int64 and what exceeds it in float64.
+
+    Boundaries and periods are whole numbers of steps, so every decision (before or after, which
+    period) is taken on the whole part in integer arithmetic. A float division may
+    not decide it: `tf.function` turns a division by a constant into a multiplication by its
+    reciprocal, which puts some multiples of the constant just below a whole number.
+
+    Args:
+        whole: int64 tensor, 0 or more.
+        fraction: float64 tensor in [0, 1), or `None` where the steps came as integers.
+    """
+
+    def __init__(self, whole, fraction=None):
+        self.whole = whole
+        self.fraction = fraction
+
+    @classmethod
+    def of(cls, step):
+        """Read a number, an array, a tensor or a variable; steps below 0 count as 0."""
+        if not (isinstance(step, (tf.Variable, keras.Variable)) or tf.is_tensor(step)):
+            # By way of NumPy, because TensorFlow would make an int32 of a Python int.
+            step = np.asarray(step)
+            if step.dtype.kind not in "iuf":
+                raise TypeError(_expected(step.tolist()))
+        step = tf.convert_to_tensor(step)
+        if step.dtype.is_integer:
+            return cls(tf.maximum(tf.cast(step, tf.int64), 0))
+        if not step.dtype.is_floating:
+            raise TypeError(_expected(step))
+        step = tf.clip_by_value(tf.cast(step, tf.float64), 0.0, _LAST)
+        floor = tf.floor(step)
+        return cls(tf.cast(floor, tf.int64), step - floor)
+
+    @classmethod
+    def zero(cls):
+        """The first step of all, a scalar."""
+        return cls(tf.constant(0, tf.int64))
+
+    def number(self):
+        """The steps in float64."""
+        number = tf.cast(self.whole, tf.float64)
+        return number if self.fraction is None else number + self.fraction
+
+    def before(self, end):
+        """Whether fewer than `end` steps have been made."""
+        return self.whole < end
+
+    def since(self, start):
+        """The steps made since `start`; none before it."""
+        whole = tf.maximum(self.whole - start, 0)
+        if self.fraction is None:
+            return Steps(whole)
+        return Steps(
+            whole, tf.where(self.before(start), tf.zeros_like(self.fraction), self.fraction)
+        )
+
+    def share_made(self, length):
+        """The share of `length` steps that has been made, from 0 up to 1, in float64."""
+        return tf.minimum(self.number() / length, 1.0)
+
+    def share_left(self, length):
+        """The share of `length` steps that is still to come, from 1 down to 0, in float64."""
+        # Subtracted as integers, for the last steps of a long schedule to keep all their digits.
+        left = tf.cast(length - self.whole, tf.float64)
+        if self.fraction is not None:
+            left -= self.fraction
+        return tf.maximum(left, 0.0) / length
+
+    def periods(self, length):
+        """How many periods of `length` steps are over (int64), and the `Steps` into this one."""
+        over = self.whole // length
+        return over, Steps(self.whole - over * length, self.fraction)
+
+
+def _expected(step):
+    return (
+        "`step` must be an integer or a floating-point number, or an array, tensor or variable of "
+        f"them. Received: step={step!r}"
+    )
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that depends on the step, computed in float64.
+
+    A subclass hands its checked arguments, by name and in order, to this constructor and defines
+    `_rate`.
+
+    Args:
+        **arguments: The constructor's arguments; each becomes an attribute and part of the
+            configuration.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self._names = tuple(arguments)
+        for name, value in arguments.items():
+            setattr(self, name, value)
+
+    def __call__(self, step: Array) -> tf.Tensor:
+        """Return the rate at `step`, a scalar or an array, in `keras.config.floatx()`."""
+        return tf.cast(self._rate(Steps.of(step)), keras.config.floatx())
+
+    def _rate(self, steps):
+        """Return the rates for a `Steps` in float64, in its shape."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, for `from_config`."""
+        return {name: getattr(self, name) for name in self._names}
+
+    def __repr__(self) -> str:
+        arguments = (f"{name}={getattr(self, name)!r}" for name in self._names)
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+
+def between(low, high, share):
+    """Go in a straight line from `low` (share 0) to `high` (share 1), exact at both ends."""
+    return low * (1.0 - share) + high * share
+
+
+def half_cosine(low, high, share):
+    """Go along half a cosine from `low` (share 0) to `high` (share 1), flat at both ends.
+
+    The weight (1 - cos(pi share)) / 2 is written as a squared sine: near share 0 the cosine is
+    1 but for its last digits, and the difference would have none of its own.
+    """
+    return between(low, high, tf.sin(0.5 * math.pi * share) ** 2)
+
+
+def rate_of(schedule, steps):
+    """Return a schedule's rates for a `Steps` in float64; a number is a constant rate."""
+    if isinstance(schedule, Schedule):
+        return schedule._rate(steps)
+    if isinstance(schedule, float):
+        return tf.fill(tf.shape(steps.whole), tf.constant(schedule, tf.float64))
+    # Steps that came as integers are handed on as integers, as by an optimizer. Keras's schedules
+    # make floatx of them; a float step is given to them as that.
+    step = steps.whole
+    if steps.fraction is not None:
+        step = tf.cast(steps.number(), keras.config.floatx())
+
+    def rate(step):
+        return tf.cast(schedule(step), tf.float64)
+
+    if step.shape.rank == 0:
+        return rate(step)
+    # Most compute a whole array at once. Keras's CosineDecay with a warm-up does not, nor one that
+    # gives the same rate whatever the step: those are asked for each step by itself. While a graph
+    # is made nothing fails yet (tf.cond looks at its condition as it runs), so there all are.
+    if tf.executing_eagerly():
+        try:
+            rates = rate(step)
+            if rates.shape == step.shape:
+                return rates
+        except Exception:  # of any kind in a user's schedule; asked step by step, it comes again
+            pass
+    rates = tf.map_fn(rate, tf.reshape(step, [-1]), fn_output_signature=tf.float64)
+    return tf.reshape(rates, tf.shape(step))
+
+
+def serialize(schedule):
+    """Return a schedule's serialized form; a number stands for itself."""
+    return keras.saving.serialize_keras_object(schedule)
+
+
+def deserialize(config):
+    """Return the schedule of a configuration."""
+    return keras.saving.deserialize_keras_object(config) if isinstance(config, dict) else config
+
+
+def describe(schedule):
+    """Write a schedule as its constructor call; Keras's own have no such repr."""
+    if isinstance(schedule, (Schedule, float)):
+        return repr(schedule)
+    try:
+        config = schedule.get_config()
+    except NotImplementedError:  # a schedule that was never meant for a file
+        return repr(schedule)
+    arguments = ", ".join(f"{name}={value!r}" for name, value in config.items())
+    return f"{type(schedule).__name__}({arguments})"

@@ -1,0 +1,12 @@
+"""Tuning the learning rate: the range test, and schedules that a training finds for itself.
+
+`find_learning_rate` trains a model for some steps at rising rates and records the loss. `discovery`
+predicts a whole schedule from the first steps of a training; in `fit`,
+`keras_bp.callbacks.DiscoveredSchedule` does that.
+"""
+
+from keras_bp.tuning import discovery
+from keras_bp.tuning.curve import LearningRateCurve
+from keras_bp.tuning.range_test import find_learning_rate
+
+__all__ = ["LearningRateCurve", "discovery", "find_learning_rate"]

@@ -1,0 +1,213 @@
+"""What a learning rate range test recorded, and the rules that read one rate off it."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+_POINTS_LEFT_OUT_AT_THE_END = 5
+
+
+# Both are fastai's numbers; the second is in units of loss per update step.
+_SLIDE_WINDOW = 15
+_SLIDE_THRESHOLD = 0.005
+
+
+def _valley(learning_rates, losses):
+    """Return the rate in the middle of the longest decline.
+
+    The longest run of update steps, not necessarily neighbours, whose losses fall strictly: its
+    end is where it ends, its beginning as many steps earlier as it has members.
+    """
+    lengths = np.ones(len(losses), int)
+    for i in range(1, len(losses)):
+        higher = lengths[:i][losses[:i] > losses[i]]
+        lengths[i] = 1 + higher.max(initial=0)
+    end = int(np.argmax(lengths))
+    length = int(lengths[end])
+    # A third and half a third, each rounded down, as in the published rule.
+    return learning_rates[max(end - length + length // 3 + length // 6, 0)]
+
+
+def _slide(learning_rates, losses):
+    """Return the rate at which the loss begins to bend, seen from the right.
+
+    A window slides from the end of the curve to the left as long as the slopes at its two ends
+    differ; where they agree the curve is straight, and the rise at the end is out of sight.
+    """
+    slopes = np.gradient(losses)
+    differences = np.abs(slopes[_SLIDE_WINDOW:] - slopes[:-_SLIDE_WINDOW])
+    straight = np.flatnonzero(differences <= _SLIDE_THRESHOLD)
+    left = straight[-1] + 1 if len(straight) else 0
+    return learning_rates[min(left, len(differences) - 1)]
+
+
+def _steep(learning_rates, losses):
+    """Return the rate at which the loss falls fastest against the logarithm of the rate."""
+    return learning_rates[np.argmin(np.diff(losses) / np.diff(np.log(learning_rates)))]
+
+
+def _minimum(learning_rates, losses):
+    """Return a tenth of the rate at which the loss is lowest."""
+    return learning_rates[np.argmin(losses)] / 10.0
+
+
+# Each with the least number of points that it needs.
+_RULES = {
+    "valley": (_valley, 5),
+    "slide": (_slide, _SLIDE_WINDOW + 1),
+    "steep": (_steep, 5),
+    "minimum": (_minimum, 5),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LearningRateCurve:
+    """The loss against the learning rate, as `find_learning_rate` returns it.
+
+    Attributes:
+        learning_rates: float64 array, the rate of each update step, rising.
+        losses: float64 array of the same length, the true loss of each update step's batch, before
+            the update. All are finite: a loss that is not ends the sweep and is left out.
+        smoothed_losses: float64 array of the same length, the losses' average with exponentially
+            falling weights.
+        steps: integer, the update steps that were planned.
+        stop_reason: string, why the sweep ended: `"completed"`, `"loss diverged"` (its point is
+            the last of the curve), `"loss not finite"` (its point is left out) or
+            `"data ran out"` (a generator had no more batches).
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_bp.tuning import LearningRateCurve
+        >>> rates = np.geomspace(1e-7, 10.0, 100)
+        >>> losses = 1.0 + np.log10(rates / 1e-2) ** 2
+        >>> curve = LearningRateCurve(rates, losses, losses, 100, "completed")
+        >>> round(curve.suggest("minimum"), 4)
+        0.001
+    """
+
+    learning_rates: np.ndarray
+    losses: np.ndarray
+    smoothed_losses: np.ndarray
+    steps: int
+    stop_reason: str
+
+    def suggest(self, rule: str = "valley") -> float:
+        r"""Read one learning rate off the smoothed curve.
+
+        Every rule leaves out the first tenth of the planned steps, in which the average has few
+        losses to go by, and the last five points, which belong to the divergence (as fastai does).
+
+        - `"valley"`: the middle of the longest decline, the longest series of update steps, not
+          necessarily neighbours, with falling losses. It depends neither on the loss's units nor
+          on how far the loss rises in the end.
+        - `"slide"`: from the right, the rate at which two slopes fifteen update steps apart first
+          agree within 0.005 a step: a little before the loss begins to rise. It is meant for losses
+          of the order of 1.
+        - `"steep"`: where $\Delta \bar L / \Delta \ln \alpha$ is least, the left end of that step.
+        - `"minimum"`: a tenth of the rate at the lowest loss.
+
+        Args:
+            rule: string, one of the four. Defaults to `"valley"`.
+
+        Returns:
+            A float, the learning rate.
+
+        Raises:
+            ValueError: if there is no such rule, if the curve is too short for it, or if the loss
+                falls nowhere.
+        """
+        if rule not in _RULES:
+            raise ValueError(f"`rule` must be one of {list(_RULES)}. Received: rule={rule!r}")
+        function, least = _RULES[rule]
+        first = self.steps // 10
+        kept = slice(first, max(len(self.losses) - _POINTS_LEFT_OUT_AT_THE_END, first))
+        rates, losses = self.learning_rates[kept], self.smoothed_losses[kept]
+        if len(losses) < least:
+            raise ValueError(
+                f"rule {rule!r} needs at least {least} points after the first {first} and before "
+                f"the last {_POINTS_LEFT_OUT_AT_THE_END}: sweep with more steps, or from a smaller "
+                f"min_learning_rate. Received: a curve of {len(self.losses)} points, "
+                f"{self.stop_reason}"
+            )
+        if not (np.diff(losses) < 0.0).any():
+            raise ValueError(
+                f"rule {rule!r} needs a curve that falls somewhere: the model learned at none of "
+                "the rates, so sweep from a smaller min_learning_rate to a larger "
+                f"max_learning_rate. Received: smoothed losses from {losses[0]:.4g} to "
+                f"{losses[-1]:.4g} that nowhere fall"
+            )
+        return float(function(rates, losses))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the losses and their average against the learning rate, suggestions marked.
+
+        Args:
+            ax: a Matplotlib `Axes` to draw into; a new figure's if `None`, the default.
+
+        Returns:
+            The `Axes`.
+
+        Raises:
+            ImportError: if Matplotlib is not installed.
+        """
+        if ax is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as error:
+                raise ImportError(
+                    "LearningRateCurve.plot needs Matplotlib, which is an extra: "
+                    "pip install keras_bp[examples]"
+                ) from error
+            _, ax = pyplot.subplots(layout="constrained")
+        ax.plot(
+            self.learning_rates,
+            self.losses,
+            color="tab:gray",
+            alpha=0.5,
+            linewidth=0.8,
+            label="loss of each batch",
+        )
+        ax.plot(self.learning_rates, self.smoothed_losses, color="black", label="average")
+        markers = dict(zip(_RULES, ("o", "s", "^", "D"), strict=True))
+        colors = dict(zip(_RULES, ("tab:red", "tab:orange", "tab:blue", "tab:green"), strict=True))
+        for rule, rate in self._suggestions().items():
+            height = np.interp(np.log(rate), np.log(self.learning_rates), self.smoothed_losses)
+            ax.plot(
+                rate,
+                height,
+                color=colors[rule],
+                marker=markers[rule],
+                markersize=8,
+                markeredgecolor="white",
+                linestyle="none",
+                zorder=3,
+                label=f"{rule}: {rate:.1e}",
+            )
+        # What diverges would press all that matters to a flat line.
+        low, start = min(self.losses), max(self.smoothed_losses[: self.steps // 10 + 1])
+        margin = 0.1 * (start - low) or 0.1 * abs(start) or 0.1
+        ax.set_ylim(low - margin, start + 4.0 * margin)
+        ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.2)
+        ax.legend(frameon=False, loc="lower left")
+        return ax
+
+    def __repr__(self) -> str:
+        facts = [f"{len(self.losses)} of {self.steps} steps", self.stop_reason]
+        if len(self.losses):
+            span = f"{self.learning_rates[0]:.1e} to {self.learning_rates[-1]:.1e}"
+            facts.insert(1, f"learning rate {span}")
+        facts += [f"{rule} {rate:.1e}" for rule, rate in self._suggestions().items()]
+        return f"<LearningRateCurve {', '.join(facts)}>"
+
+    def _suggestions(self):
+        """Return what each rule that has an answer suggests."""
+        rates = {}
+        for rule in _RULES:
+            try:
+                rates[rule] = self.suggest(rule)
+            except ValueError:
+                continue
+        return rates

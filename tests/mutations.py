@@ -1,0 +1,190 @@
+"""Faults planted one at a time, each of which the suite must notice.
+
+    python tests/mutations.py              all of them
+    python tests/mutations.py adam clip    those whose name holds one of the words
+
+Each mutation replaces a piece of code that stands once in the package, runs the folders of tests
+that should notice, until the first failure, and puts the file back. Exit status 1 if one lives.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+MUTATIONS = {
+    # ops
+    "batch_norm_mean_term": (
+        "* spread(unit * mean_dy_x_hat) + spread(mean_dy)",
+        "* spread(unit * mean_dy_x_hat)",
+        "ops",
+    ),
+    "batch_norm_gamma": (
+        "dgamma = channel_sum(dy * form) * unit",
+        "dgamma = channel_sum(dy * form) * unit * 1.001",
+        "ops",
+    ),
+    "layer_norm_variance_term": (
+        "(g - feature_mean(g) - x_hat * feature_mean(g * x_hat))",
+        "(g - feature_mean(g))",
+        "ops",
+    ),
+    "dropout_scale": (
+        "scale = tf.constant(1 / (1 - rate) if",
+        "scale = tf.constant(1 / (1 - rate / 2) if",
+        "ops",
+    ),
+    "dropout_infinity": (
+        "return tf.where(kept, t * scale, zero)",
+        "return t * scale * tf.cast(kept, t.dtype)",
+        "ops",
+    ),
+    "crossentropy_logits_sum": (
+        "return (a_minus_y + y) * total - y",
+        "return a_minus_y",
+        "ops losses",
+    ),
+    "binary_logits_stable": (
+        "return tf.maximum(z, 0) - z * y + tf.math.log1p(tf.exp(-tf.abs(z))), backward",
+        "return tf.maximum(z, 0) - z * y + tf.math.log1p(tf.exp(-tf.abs(z)) * 1.01), backward",
+        "ops losses",
+    ),
+    # gradients and optimizers
+    "norm_of_repeated_rows": (
+        "gradient = deduplicate(gradient).values\n",
+        "gradient = gradient.values\n",
+        "gradients optimizers",
+    ),
+    "clip_not_finite": (
+        "bound / tf.maximum(norm, bound) + (norm - norm)",
+        "bound / tf.maximum(norm, bound)",
+        "gradients",
+    ),
+    "adam_bias_correction": (
+        "size = learning_rate * root / (1 - beta_1**step)",
+        "size = learning_rate / (1 - beta_1**step)",
+        "optimizers",
+    ),
+    "adam_epsilon_hat": (
+        "epsilon if self.epsilon_hat else epsilon * root",
+        "epsilon",
+        "optimizers",
+    ),
+    "lamb_ratio_of_zero": (
+        "usable = (weight_norm > 0) & (norm > 0)",
+        "usable = norm > 0",
+        "optimizers",
+    ),
+    "rmsprop_centered": (
+        "root = tf.maximum(square - tf.square(mean), 0)",
+        "root = square - tf.square(mean)",
+        "optimizers",
+    ),
+    "accumulation_mean": (
+        "steps = tf.cast(steps, total.dtype)\n",
+        "steps = tf.cast(steps + 1, total.dtype)\n",
+        "optimizers",
+    ),
+    "averages_counted": (
+        "local(self._iterations).assign_add(1)",
+        "local(self._iterations).assign_add(2)",
+        "optimizers",
+    ),
+    "master_weights": (
+        "target.assign(tf.where(same, target, tf.cast(own, target.dtype)))",
+        "target.assign(tf.cast(own, target.dtype))",
+        "optimizers",
+    ),
+    "deferred_epsilon": (
+        "nodes[:, None] + epsilon)",
+        "nodes[:, None])",
+        "optimizers deferred layers",
+    ),
+    # recording
+    "monitor_accumulated_mean": (
+        "gradient = (own + total) / self._cycle",
+        "gradient = own + total",
+        "callbacks recording",
+    ),
+    "monitor_ring_order": (
+        "rows = rows[np.argsort(rows[:, 0])]",
+        "rows = rows[np.argsort(-rows[:, 0])]",
+        "callbacks recording",
+    ),
+    "monitor_skipped_steps": (
+        "rows = rows[rows[:, 0] > self._rows_read]",
+        "rows = rows[rows[:, 0] >= self._rows_read]",
+        "callbacks recording",
+    ),
+    "monitor_product_read_twice": ("return a * b\n", "return tensor\n", "callbacks recording"),
+    # schedules
+    "cyclical_half": (
+        "share = tf.minimum(step, 2.0 * half - step) / half",
+        "share = tf.minimum(step, 2.0 * half - step) / (half + 1)",
+        "schedules",
+    ),
+    "warmup_end": (
+        "rising = between(self.initial_learning_rate, first, share)",
+        "rising = between(0.0, first, share)",
+        "schedules",
+    ),
+    "steps_boundary": ("return self.whole < end", "return self.whole <= end", "schedules"),
+}
+
+
+def _file_of(old):
+    """Find the one file of the package that holds a piece of code once."""
+    found = [p for p in (ROOT / "keras_bp").rglob("*.py") if old in p.read_text()]
+    if len(found) != 1 or found[0].read_text().count(old) != 1:
+        raise LookupError(f"{old!r} does not stand once in the package: {[str(p) for p in found]}")
+    return found[0]
+
+
+def _is_killed(old, new, folders):
+    """Tell which test notices a mutation, or None."""
+    path = _file_of(old)
+    source = path.read_text()
+    paths = [f"tests/{name}" for name in folders.split() if (ROOT / "tests" / name).exists()]
+    path.write_text(source.replace(old, new))
+    try:
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                "-n",
+                "0",
+                "-p",
+                "no:cacheprovider",
+                *paths,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        path.write_text(source)
+    failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].split(" - ")[0] if run.returncode == 1 and failed else None
+
+
+def main(words):
+    """Try the mutations; return 1 if one of them lives."""
+    alive = 0
+    for name, mutation in MUTATIONS.items():
+        if words and not any(word in name for word in words):
+            continue
+        start = time.monotonic()
+        killer = _is_killed(*mutation)
+        alive += killer is None
+        print(f"{name}: {killer or 'ALIVE'} ({time.monotonic() - start:.0f} s)", flush=True)
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
