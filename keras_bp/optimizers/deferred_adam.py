@@ -8,7 +8,7 @@ from keras_bp._deferred_rows import missed_steps
 from keras_bp._keras import serializable
 from keras_bp.optimizers._decay_exclusion import path_of
 from keras_bp.optimizers._missed_quadrature import missed_quadrature
-from keras_bp.optimizers._replicas import local
+from keras_bp.optimizers._variables import local
 from keras_bp.optimizers.adam import Adam, as_held
 
 _BLOCK = 4096
