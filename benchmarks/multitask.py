@@ -62,7 +62,8 @@ def training_step(name, combiner, jit_compile):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    rules = [n for n in multitask.__all__ if n not in ("Combiner", "MultiTaskModel")]
+    bases = "Combiner", "LossWeighting", "MultiTaskModel"
+    rules = [n for n in multitask.__all__ if n not in bases]
     parser.add_argument("--combiners", nargs="+", choices=rules, default=rules)
     parser.add_argument("--only", default="", help="measure only models that contain this")
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds a model")

@@ -30,7 +30,8 @@ from keras_bp.losses import SparseCategoricalCrossentropy
 from keras_bp.optimizers import Adam
 from keras_bp.visualization import plot_gradient_conflict
 
-COMBINERS = [name for name in multitask.__all__ if name not in ("Combiner", "MultiTaskModel")]
+BASES = "Combiner", "LossWeighting", "MultiTaskModel"
+COMBINERS = [name for name in multitask.__all__ if name not in BASES]
 # The corner of the right image, the canvas's and the image's height and width: as Sener and Koltun
 # (2018) put MNIST's digits on 36 x 36 pixels, and scale them down to 28 x 28.
 LAYOUTS = {8: (3, 11, 11), 28: (6, 36, 28)}

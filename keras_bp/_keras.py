@@ -39,6 +39,7 @@ __all__ = [
     "in_compiled_losses",
     "in_composites",
     "initial_epoch",
+    "is_persistent",
     "leaf_optimizers",
     "logits_of",
     "mask_of",
@@ -110,6 +111,9 @@ PRIVATE_NAMES = {
     "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
     "MultiOptimizer._optimizer_map": "a lent learning rate reaches by it the optimizers that a "
     "composite creates late",
+    # Tapes
+    "GradientTape._persistent": "a combiner refuses a tape that is good for one gradient only; "
+    "without it TensorFlow's own error comes, which does not name the argument",
     # Modules
     "keras.src.backend.common.global_state": "holds the global seed and the counters of names; a "
     "trial would leave other names and seeds behind",
@@ -332,6 +336,14 @@ def counter_of(optimizer: keras.optimizers.Optimizer) -> Any:
 def clip_by_optimizer(optimizer: keras.optimizers.Optimizer, gradients: list) -> list:
     """Return gradients as one of Keras's optimizers clips them."""
     return optimizer._clip_gradients(gradients)
+
+
+# Tapes
+
+
+def is_persistent(tape: tf.GradientTape) -> bool:
+    """Tell whether several gradients can be taken from a tape."""
+    return tape._persistent
 
 
 # The process

@@ -1,13 +1,32 @@
-"""The base of every combiner: from the tasks' gradients to one, by weights from their Gramian."""
+"""From the tasks' gradients to one: which are shared, which are left out, the weighted sum."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 import tensorflow as tf
 
-from keras_bp.multitask._columns import weighted_sum
-from keras_bp.multitask._losses import tape_gradients
-from keras_bp.multitask._task_gradients import combine_tasks
+from keras_bp._arguments import check_floating
+from keras_bp._keras import is_persistent
+from keras_bp._types import Array
+from keras_bp.gradients import all_finite, map_values, sum_over_replicas, values_of
+from keras_bp.multitask.weighting import Weighting
+
+Gradient = Any
+"""A tensor, a `tf.IndexedSlices`, or None."""
 
 
-class Combiner:
+class CombinedGradients(NamedTuple):
+    """What `Combiner.combine_tasks` returns."""
+
+    gradients: list[Gradient]
+    present: tf.Tensor
+    gramian: tf.Tensor
+    gramians: list[tf.Tensor | None]
+    weights: tf.Tensor | list[tf.Tensor | None]
+
+
+class Combiner(Weighting):
     """Combines the gradients of T tasks on shared weights into one.
 
     With J the T x P Jacobian, whose rows are the tasks' gradients,
@@ -19,15 +38,12 @@ class Combiner:
     is in float64, at least (1, 1) and of known shape, `present` a boolean tensor of shape (T,); a
     task that is not present has a row and a column of zeros, and its weight is not used.
 
-    A rule that looks at the tasks' losses sets `needs_losses` and overrides
-    `_weights(gramian, present, losses)`; its variables, if it has some, are made by `build(tasks)`
-    and held in the list `variables`. One that weighs each variable's gradients by themselves, from
-    their Gramians alone, sets `blockwise` and overrides `_block_weights(gramians, present)`, of
-    shapes (K, T, T) and (K, T) for K shared variables.
+    A rule that looks at the tasks' losses, or learns variables, derives from `LossWeighting`. One
+    that weighs each variable's gradients separately is `BlockwiseUPGrad`.
 
     Tasks whose gradients are not finite are left out of the step, as if they were not there.
     Gradients in float16 or bfloat16 are combined in float32, and d is of their dtype. Everything
-    runs inside `tf.function`, compiled by XLA too; without it, in a loop of one's own:
+    runs inside `tf.function`, compiled by XLA too; without it, in a custom loop:
 
         with tf.GradientTape(persistent=True) as tape:
             losses = ...
@@ -60,26 +76,16 @@ class Combiner:
         rules as functions of the Gramian.
     """
 
-    def __init__(self, **arguments):
-        self._config = arguments
-
-    needs_losses = False
-    blockwise = False
-    variables = ()
-
-    def __call__(self, jacobian, losses=None):
+    def __call__(self, jacobian: Array, losses: Array | None = None) -> tf.Tensor:
         """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P)."""
         return self.combine(jacobian, losses)
 
-    def build(self, tasks):
-        """Make the rule's own variables, if it has some, for a number of tasks."""
-
-    def combine(self, jacobian, losses=None):
+    def combine(self, jacobian: Array, losses: Array | None = None) -> tf.Tensor:
         """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P).
 
         `losses`, the tasks' losses of shape (T,), are for the rules that need them.
         """
-        jacobian = _floating("jacobian", jacobian)
+        jacobian = check_floating("jacobian", jacobian)
         if jacobian.shape.rank != 2 or not jacobian.shape[0]:
             raise ValueError(
                 "`jacobian` must have the shape (T, P), with a row for each of one or more tasks. "
@@ -91,61 +97,14 @@ class Combiner:
         largest = tf.reduce_max(tf.abs(wide))
         wide /= tf.where(largest > 0.0, largest, 1.0)
         gramian = tf.matmul(wide, wide, transpose_b=True)
-        return weighted_sum(self.weights(gramian, present, losses), rows)
+        return _weighted_sum(self.weights(gramian, present, losses), rows)
 
-    def weights(self, gramian, present=None, losses=None):
-        """Return the weights of the tasks, in float64; those that are learnt take a step.
-
-        Args:
-            gramian: Floating-point tensor M = J J^T of shape (T, T), positive semi-definite and
-                finite.
-            present: Boolean tensor of shape (T,), False for tasks that are left out, or `None`
-                for all to take part.
-            losses: Floating-point tensor of shape (T,), for the rules that need the losses.
-
-        Returns:
-            A tensor of shape (T,) with a weight of 0 for each task that is left out.
-        """
-        gramian = tf.cast(_floating("gramian", gramian), tf.float64)
-        shape = gramian.shape
-        if shape.rank != 2 or not shape.is_fully_defined() or shape[0] != shape[1] or not shape[0]:
-            raise ValueError(
-                "`gramian` must have the shape (T, T), with T the known number of tasks. "
-                f"Received: gramian of shape {shape}"
-            )
-        present = tf.ones(shape[:1], tf.bool) if present is None else tf.convert_to_tensor(present)
-        if present.dtype != tf.bool or present.shape != shape[:1]:
-            raise ValueError(
-                f"`present` must be a boolean tensor of shape {shape[:1]}, with an entry for each "
-                f"task. Received: present of shape {present.shape} and dtype {present.dtype.name}"
-            )
-        gramian = _of_size_one(tf.where(present[:, None] & present[None, :], gramian, 0.0))
-        if not self.needs_losses:
-            return tf.where(present, self._weights(gramian, present), 0.0)
-        losses = self._checked_losses(losses, shape[0])
-        present &= tf.math.is_finite(losses)
-        losses = tf.where(present, losses, 0.0)
-        return tf.where(present, self._weights(gramian, present, losses), 0.0)
-
-    def block_weights(self, gramians, present):
-        """Return the weights of the tasks in each of K variables, for a rule that is `blockwise`.
-
-        Args:
-            gramians: float64 tensor of shape (K, T, T).
-            present: Boolean tensor of shape (K, T).
-
-        Returns:
-            A float64 tensor of shape (K, T).
-        """
-        both = present[:, :, None] & present[:, None, :]
-        gramians = _of_size_one(tf.where(both, gramians, 0.0))
-        return tf.where(present, self._block_weights(gramians, present), 0.0)
-
-    def _weights(self, gramian, present):
-        """Return the weights of shape (T,); see the class."""
-        raise NotImplementedError
-
-    def gradients(self, tape, losses, variables):
+    def gradients(
+        self,
+        tape: tf.GradientTape,
+        losses: Sequence[tf.Tensor | None] | dict[str, tf.Tensor | None],
+        variables: Sequence[Any],
+    ) -> list[Gradient]:
         """Return the gradients of a step, one for each variable.
 
         A variable that two or more tasks depend on is shared, and gets the combined gradient; one
@@ -175,9 +134,13 @@ class Combiner:
             TypeError: If `losses` or `variables` is no list, or an item no tensor.
             ValueError: If the tape is not persistent, a loss is not scalar, or none is given.
         """
-        return self.combine_tasks(*tape_gradients(tape, losses, variables)).gradients
+        return self.combine_tasks(*_tape_gradients(tape, losses, variables)).gradients
 
-    def combine_tasks(self, task_gradients, losses=None):
+    def combine_tasks(
+        self,
+        task_gradients: Sequence[Sequence[Gradient]],
+        losses: Sequence[tf.Tensor | None] | None = None,
+    ) -> "CombinedGradients":
         """Combine gradients that are at hand: what `gradients` does once it has the tasks' own.
 
         Args:
@@ -189,50 +152,273 @@ class Combiner:
             A `CombinedGradients` with the attributes `gradients`; `present`, which of the tasks
             took part, a boolean tensor of shape (T,); `gramian` (T, T) and `weights` (T,), in
             float64, over the shared variables, 0 for tasks without part in them; and `gramians`,
-            for each variable its part of the Gramian, or None where it is not shared. A rule that
-            is `blockwise` has for `weights` a list like that.
+            for each variable its part of the Gramian, or None where it is not shared.
+            `BlockwiseUPGrad` has for `weights` a list like that.
         """
-        return combine_tasks(self, task_gradients, losses)
-
-    def _checked_losses(self, losses, count):
-        if losses is None:
-            raise ValueError(
-                f"`losses` must be given to {type(self).__name__}, whose weights depend on them. "
-                "Received: losses=None"
-            )
-        losses = tf.cast(_floating("losses", losses), tf.float64)
-        if losses.shape != (count,):
-            raise ValueError(
-                f"`losses` must have the shape ({count},), with a loss for each task. "
-                f"Received: losses of shape {losses.shape}"
-            )
-        return losses
-
-    def get_config(self):
-        """Return the constructor's arguments, for `from_config`."""
-        return dict(self._config)
-
-    @classmethod
-    def from_config(cls, config):
-        """Make a combiner from what `get_config` returned."""
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self._config.items())
-        return f"{type(self).__name__}({arguments})"
-
-
-def _of_size_one(gramian):
-    """Return Gramians whose largest entry is 1: rules do not depend on it, tolerances do."""
-    largest = tf.reduce_max(tf.linalg.diag_part(gramian), axis=-1)[..., None, None]
-    return gramian / tf.where(largest > 0.0, largest, 1.0)
-
-
-def _floating(name, value):
-    tensor = tf.convert_to_tensor(value)
-    if not tensor.dtype.is_floating:
-        raise TypeError(
-            f"`{name}` must be a floating-point tensor. Received: {name} of dtype "
-            f"{tensor.dtype.name}"
+        tasks = _checked(task_gradients, losses)
+        given = [None] * len(tasks) if losses is None else list(losses)
+        missing = [losses is not None and loss is None for loss in given]
+        tasks, given, replicas = _over_replicas(tasks, given)
+        present = tf.stack(
+            [
+                tf.constant(False) if none else all_finite([*task, loss])
+                for task, loss, none in zip(tasks, given, missing, strict=True)
+            ]
         )
-    return tensor
+        tasks = [
+            [_zeros_unless(there, gradient) for gradient in task]
+            for task, there in zip(tasks, tf.unstack(present), strict=True)
+        ]
+        columns = [list(column) for column in zip(*tasks, strict=True)]
+        owners = np.array([[g is not None for g in column] for column in columns], bool)
+        owners = owners.reshape(-1, len(tasks))
+        scale = _scale(columns, owners)
+        gramians = [_gramian(*parts, scale) for parts in zip(columns, owners, strict=True)]
+        values = None if losses is None else _stacked(given, present)
+        weights, of_variables = self._weights_of_variables(gramians, owners, present, values)
+        gradients = [
+            _combined(column, own, weights_here, replicas)
+            for column, own, weights_here in zip(columns, owners, of_variables, strict=True)
+        ]
+        square = scale**2
+        return CombinedGradients(
+            gradients,
+            present,
+            _total(gramians, len(tasks)) * square,
+            [None if gramian is None else gramian * square for gramian in gramians],
+            weights,
+        )
+
+    def _weights_of_variables(self, gramians, owners, present, losses):
+        """Return the weights, and what they are for each variable: here the same for all.
+
+        Args:
+            gramians: list of each variable's Gram matrix, or None where no two tasks share it.
+            owners: bool array of shape (variables, T), which tasks depend on which variable.
+            present: boolean tensor of shape (T,).
+            losses: float64 tensor of shape (T,), or None.
+        """
+        # A task without shared variables is no row of zeros to the rule, it has no part in it.
+        sharing = owners[owners.sum(axis=1) > 1].any(axis=0)
+        weights = self.weights(_total(gramians, len(sharing)), present & sharing, losses)
+        return weights, [weights] * len(gramians)
+
+
+def _tape_gradients(tape, losses, variables):
+    """Return the gradients of each loss, one list a task, and the losses as a list.
+
+    A loss that is None has None for every gradient.
+    """
+    losses = _checked_losses(losses)
+    if not isinstance(variables, list | tuple):
+        raise TypeError(
+            "`variables` must be a list or tuple of variables. "
+            f"Received: variables={variables!r} (of type {type(variables).__name__})"
+        )
+    # TensorFlow's own error, at the second gradient, does not say which tape is meant.
+    if len(losses) > 1 and not is_persistent(tape):
+        raise ValueError(
+            "`tape` must be persistent, since each task's gradient is taken from it: "
+            f"tf.GradientTape(persistent=True). Received: a tape that is not, and {len(losses)} "
+            "losses"
+        )
+    variables = list(variables)
+    nothing = [None] * len(variables)
+    return [nothing if x is None else tape.gradient(x, variables) for x in losses], losses
+
+
+def _checked_losses(losses):
+    if isinstance(losses, dict):
+        losses = list(losses.values())
+    if not isinstance(losses, list | tuple):
+        raise TypeError(
+            "`losses` must be a list, tuple or dict with a loss for each task. "
+            f"Received: losses={losses!r} (of type {type(losses).__name__})"
+        )
+    for number, loss in enumerate(losses):
+        if loss is None:
+            continue
+        if not tf.is_tensor(loss):
+            raise TypeError(
+                "`losses` must hold tensors that the tape has recorded, or None. "
+                f"Received: losses[{number}]={loss!r} (of type {type(loss).__name__})"
+            )
+        if loss.shape.rank not in (0, None):
+            raise ValueError(
+                "`losses` must be scalars, as the mean over the batch is. "
+                f"Received: losses[{number}] of shape {loss.shape}"
+            )
+    if all(loss is None for loss in losses):
+        raise ValueError(f"`losses` must hold one loss at least. Received: losses={losses!r}")
+    return list(losses)
+
+
+def _checked(task_gradients, losses):
+    """Return the tasks' gradients as lists of tensors once they are known to fit together."""
+    expected = "`task_gradients` must hold a list of gradients for each task"
+    if not isinstance(task_gradients, list | tuple) or not all(
+        isinstance(task, list | tuple) for task in task_gradients
+    ):
+        raise TypeError(f"{expected}. Received: task_gradients={task_gradients!r}")
+    lengths = [len(task) for task in task_gradients]
+    if len(set(lengths)) != 1:
+        raise ValueError(f"{expected}, all of one length. Received: lists of lengths {lengths}")
+    if losses is not None and len(losses) != len(task_gradients):
+        raise ValueError(
+            f"`losses` must hold a loss for each of the {len(task_gradients)} tasks. "
+            f"Received: {len(losses)} losses"
+        )
+    tasks = [[_tensor(gradient) for gradient in task] for task in task_gradients]
+    for number, column in enumerate(zip(*tasks, strict=True)):
+        shapes = [
+            tf.TensorShape([None, *values_of(g).shape[1:]])
+            if isinstance(g, tf.IndexedSlices)
+            else g.shape
+            for g in column
+            if g is not None
+        ]
+        if not all(shapes[0].is_compatible_with(shape) for shape in shapes[1:]):
+            raise ValueError(
+                f"{expected}, of one shape for each variable. Received: shapes "
+                f"{[str(shape) for shape in shapes]} for variable {number}"
+            )
+    return tasks
+
+
+def _tensor(gradient):
+    if gradient is None or isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.convert_to_tensor(gradient)
+
+
+def _over_replicas(tasks, losses):
+    """Sum over the replicas, for all of them to see the same gradients and the same faults."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas == 1:
+        return tasks, losses, 1
+    summed = iter(sum_over_replicas([g for task in tasks for g in task] + losses))
+    return [[next(summed) for _ in task] for task in tasks], list(summed), replicas
+
+
+def _zeros_unless(there, gradient):
+    return map_values(lambda values: tf.where(there, values, tf.zeros_like(values)), gradient)
+
+
+def _stacked(losses, present):
+    zero = tf.zeros((), tf.float64)
+    values = tf.stack([zero if loss is None else tf.cast(loss, tf.float64) for loss in losses])
+    return tf.where(present, values, 0.0)
+
+
+def _total(gramians, tasks):
+    zero = tf.zeros([tasks] * 2, tf.float64)
+    return sum((gramian for gramian in gramians if gramian is not None), zero)
+
+
+def _scale(columns, owners):
+    """Return what gradients are divided by before they are squared: 1 where float64 has room."""
+    shared = [column for column, own in zip(columns, owners, strict=True) if own.sum() > 1]
+    tensors = [values_of(g) for column in shared for g in column if g is not None]
+    one = tf.constant(1.0, tf.float64)
+    if all(tensor.dtype != tf.float64 for tensor in tensors):
+        return one
+    sizes = [tf.reduce_max(tf.abs(tf.cast(t, tf.float64))) for t in tensors]
+    largest = tf.reduce_max(tf.stack(sizes))
+    return tf.where(largest > 0.0, largest, one)
+
+
+def _combined(column, owners, weights, replicas):
+    """Return one variable's gradient from the tasks': their weighted sum where it is shared."""
+    (tasks,) = np.nonzero(owners)
+    if not len(tasks):
+        return None
+    combined = column[tasks[0]]
+    if len(tasks) > 1:
+        combined = _weighted_sum(tf.gather(weights, tasks), [column[t] for t in tasks])
+    # The optimizer sums over the replicas once more.
+    return combined if replicas == 1 else map_values(lambda values: values / replicas, combined)
+
+
+def _gramian(column, owners, scale):
+    """Return the products of one variable's gradients with each other, over all tasks.
+
+        M_ij = g_i . g_j / scale^2
+
+    Args:
+        column: list of T gradients of one shape, tensors, `tf.IndexedSlices` or None. The rows of a
+            sparse one are summed per id first.
+        owners: bool array of shape (T,), which tasks depend on the variable.
+        scale: float64 scalar.
+
+    Returns:
+        A float64 tensor of shape (T, T), or None where no two tasks share the variable.
+    """
+    (tasks,) = np.nonzero(owners)
+    if len(tasks) < 2:
+        return None
+    gradients = [column[t] for t in tasks]
+    if all(isinstance(g, tf.IndexedSlices) for g in gradients):
+        rows = _rows_per_id(gradients)
+    else:
+        rows = [tf.cast(tf.convert_to_tensor(g), tf.float64) for g in gradients]
+    flat = tf.stack([tf.reshape(row, [-1]) for row in rows]) / scale
+    place = np.eye(len(column))[tasks]
+    return place.T @ tf.matmul(flat, flat, transpose_b=True) @ place
+
+
+def _rows_per_id(gradients):
+    """Return a dense tensor for each gradient: its rows summed per id, ids in one order for all."""
+    ids = _joined_ids(gradients)
+    # As many segments as there are rows, some of them empty: the ids' own number is unknown to
+    # XLA, which pads them.
+    segments = tf.unique(ids).idx
+    parts = tf.split(segments, [tf.size(g.indices) for g in gradients], num=len(gradients))
+    return [
+        tf.math.unsorted_segment_sum(tf.cast(g.values, tf.float64), part, tf.size(ids))
+        for g, part in zip(gradients, parts, strict=True)
+    ]
+
+
+def _joined_ids(gradients):
+    """Return the ids concatenated; tasks may look up with ids of different dtypes."""
+    same = len({g.indices.dtype for g in gradients}) == 1
+    return tf.concat([g.indices if same else tf.cast(g.indices, tf.int64) for g in gradients], 0)
+
+
+def _weighted_sum(weights, gradients):
+    """Return the sum of one variable's gradients, each with its weight, in their dtype.
+
+    In float32 for gradients in float16 or bfloat16. Finite gradients give no NaN: where a term
+    would overflow, the sum is formed on a smaller scale, so that it is infinite at most.
+
+    Args:
+        weights: float64 tensor of shape (n,).
+        gradients: list of n tensors or `tf.IndexedSlices`, or a tensor of shape (n, ...).
+
+    Returns:
+        A tensor; a `tf.IndexedSlices` where all gradients are, with the rows concatenated.
+    """
+    count = weights.shape[0]
+    # A power of two, so that no digit is lost.
+    bound = tf.maximum(count * tf.reduce_max(tf.abs(weights)), 1.0)
+    scale = 2.0 ** tf.math.ceil(tf.math.log(bound) / tf.math.log(tf.constant(2.0, bound.dtype)))
+    shares = weights / scale
+
+    def weighted(tensor, number):
+        wide = tensor.dtype if tensor.dtype.size > 4 else tf.float32
+        return tf.cast(tensor, wide) * tf.cast(shares[number], wide)
+
+    def rescaled(total, dtype):
+        # 0 times a scale that is infinite in float32 is no NaN.
+        return tf.cast(tf.math.multiply_no_nan(tf.cast(scale, total.dtype), total), dtype)
+
+    if isinstance(gradients, list) and all(isinstance(g, tf.IndexedSlices) for g in gradients):
+        values = [weighted(g.values, number) for number, g in enumerate(gradients)]
+        return tf.IndexedSlices(
+            rescaled(tf.concat(values, axis=0), gradients[0].dtype),
+            _joined_ids(gradients),
+            gradients[0].dense_shape,
+        )
+    dense = [tf.convert_to_tensor(gradients[number]) for number in range(count)]
+    total = tf.add_n([weighted(tensor, number) for number, tensor in enumerate(dense)])
+    return rescaled(total, dense[0].dtype)

@@ -12,7 +12,7 @@ from keras_bp.callbacks import health_rules
 _x = np.linspace(-1, 1, 8).reshape(2, 4)
 
 # The bases hold no rule; their documentation says what a rule has to add.
-BASES = {"optimizers.Optimizer", "multitask.Combiner"}
+BASES = {"optimizers.Optimizer", "multitask.Combiner", "multitask.LossWeighting"}
 OTHERS = {
     "GradientCheckReport": lambda: keras_bp.check_gradients(
         lambda x: tf.reduce_sum(x[0] * x[0]), [tf.Variable([1.0, 2.0])]
@@ -71,7 +71,8 @@ def _multi_task_model():
     return keras_bp.multitask.MultiTaskModel(inputs, outputs, name="both", combiner=combine)
 
 
-_COMBINERS = [n for n in keras_bp.multitask.__all__ if n not in ("Combiner", "MultiTaskModel")]
+_NO_RULES = "Combiner", "LossWeighting", "MultiTaskModel"
+_COMBINERS = [n for n in keras_bp.multitask.__all__ if n not in _NO_RULES]
 SERIALIZABLE = {
     **{f"multitask.{n}": _of(keras_bp.multitask, n) for n in _COMBINERS},
     "multitask.MultiTaskModel": _multi_task_model,
@@ -110,7 +111,8 @@ def what_it_does(item):
     if isinstance(item, keras.optimizers.schedules.LearningRateSchedule):
         return [item(np.arange(12)).numpy()]
     if isinstance(item, keras_bp.multitask.Combiner):
-        losses = tf.constant([0.5, 2.0]) if item.needs_losses else None
+        asks = isinstance(item, keras_bp.multitask.LossWeighting)
+        losses = tf.constant([0.5, 2.0]) if asks else None
         return [item(tf.constant([[1.0, 2.0, -3.0], [-2.0, 1.0, 0.5]]), losses).numpy()]
     return []
 

@@ -13,8 +13,8 @@ RULES = {
     for name in multitask.__all__
     if inspect.isclass(cls := getattr(multitask, name))
     and issubclass(cls, multitask.Combiner)
+    and not issubclass(cls, multitask.LossWeighting)
     and cls is not multitask.Combiner
-    and not cls.needs_losses
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bp.multitask._spectrum import _partners, spectrum
+from keras_bp.multitask.solvers import _partners, spectrum
 
 
 def gramians():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bp.multitask import GradNorm, MultiTaskModel, Sum, UncertaintyWeighting
+from keras_bp.multitask import GradNorm, LossWeighting, MultiTaskModel, Sum, UncertaintyWeighting
 
 # Keras's own, as it saves a model with NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -33,17 +33,16 @@ def model(combine, optimizer=None, **options):
     return model
 
 
-class Noted(Sum):
+class Noted(LossWeighting):
     """Sums, and keeps the losses that it was given."""
 
-    needs_losses = True
-
-    def build(self, tasks):
+    def _new_variables(self, tasks):
         self.seen = tf.Variable(tf.zeros(tasks, tf.float64), trainable=False)
+        return [self.seen]
 
     def _weights(self, gramian, present, losses):
         self.seen.assign(losses)
-        return super()._weights(gramian, present)
+        return tf.cast(present, gramian.dtype)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -1,15 +1,17 @@
 """A model of several tasks, whose step combines the tasks' gradients."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._keras import serializable
-from keras_bp.multitask._compiled_losses import recorded_losses
-from keras_bp.multitask._task_gradients import values_of, with_values
+from keras_bp._keras import in_compiled_losses, mask_of, serializable, set_mask
+from keras_bp.gradients import map_values
 from keras_bp.multitask.combiner import Combiner
+from keras_bp.multitask.loss_weightings import LossWeighting
 
 
 @serializable
@@ -77,7 +79,15 @@ class MultiTaskModel(keras.Model):
 
     # The names of the arguments are those of Keras's functional model, by which it knows that such
     # a model can be saved and made anew.
-    def __init__(self, inputs, outputs, name=None, *, combiner, **kwargs):
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        *,
+        combiner: Combiner,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(combiner, Combiner):
             raise TypeError(
                 "`combiner` must be a keras_bp.multitask.Combiner, such as PCGrad(). "
@@ -96,6 +106,7 @@ class MultiTaskModel(keras.Model):
         for number, variable in enumerate(combiner.variables):
             setattr(self, f"_combine_variable_{number}", variable)
         # Past the `__setattr__` of Keras and TensorFlow, which would track the list's items.
+        self.listeners: list[Callable[..., None]]
         object.__setattr__(self, "listeners", [])
         # No metric: those are set back by `evaluate`, and summed over the replicas.
         self._left_out = tf.Variable(
@@ -104,11 +115,11 @@ class MultiTaskModel(keras.Model):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
 
-    def left_out(self):
+    def left_out(self) -> dict[str, int]:
         """Return how often each task was left out, as a dictionary by the outputs' names."""
         return dict(zip(self.output_names, self._left_out.numpy().tolist(), strict=True))
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         """Keras's hook: one step on a batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape(persistent=True) as tape:
@@ -145,7 +156,7 @@ class MultiTaskModel(keras.Model):
         logs = self.compute_metrics(x, y, y_pred, sample_weight)
         return {**logs, "left_out": tf.reduce_sum(self._left_out)}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return what the model is made of, and the combiner."""
         return {
             **super().get_config(),
@@ -153,7 +164,9 @@ class MultiTaskModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         """Make the model anew from what `get_config` returned."""
         combiner = keras.saving.deserialize_keras_object(config["combiner"], custom_objects)
         return super().from_config({**config, "combiner": combiner}, custom_objects)
@@ -161,14 +174,16 @@ class MultiTaskModel(keras.Model):
     def _loss_of_tasks(self, x, y, y_pred, sample_weight):
         """Return the loss, and the list of the tasks' own where the combiner needs them."""
         arguments = (x, y, y_pred, sample_weight)
-        if not self.combiner.needs_losses or self._compile_loss is None:
+        if not isinstance(self.combiner, LossWeighting) or self._compile_loss is None:
             return self.compute_loss(*arguments, training=True), None
         if not self._compile_loss.built:
             # `fit` has built it; Keras does in the first call, which counts in its metrics.
             self._compile_loss(y, y_pred, sample_weight)
             for metric in self._compile_loss.metrics:
                 metric.reset_state()
-        with recorded_losses(self._compile_loss, keras.tree.flatten(y_pred)) as losses:
+        outputs = keras.tree.flatten(y_pred)
+        losses = [None] * len(outputs)
+        with in_compiled_losses(self._compile_loss, lambda entry: _noted(entry, outputs, losses)):
             return self.compute_loss(*arguments, training=True), losses
 
     def _scaled_penalty(self):
@@ -187,9 +202,24 @@ class MultiTaskModel(keras.Model):
 
 def _copied(output):
     copy = tf.identity(output)
-    if (mask := getattr(output, "_keras_mask", None)) is not None:
-        copy._keras_mask = mask
+    if (mask := mask_of(output)) is not None:
+        set_mask(copy, mask)
     return copy
+
+
+def _noted(entry, outputs, losses):
+    """Return a loss that adds its value, weighted, to that of the output in `losses`."""
+
+    def loss(y_true, y_pred, sample_weight=None):
+        value = entry.loss(y_true, y_pred, sample_weight)
+        weight = 1.0 if entry.loss_weights is None else entry.loss_weights
+        for number, output in enumerate(outputs):
+            if output is y_pred:  # which may have several losses
+                own = tf.cast(value, tf.float32) * weight
+                losses[number] = own if losses[number] is None else losses[number] + own
+        return value
+
+    return loss
 
 
 def _task_gradients(tape, loss, outputs, variables):
@@ -237,7 +267,6 @@ def _sum(a, b):
 
 
 def _or_nan(gradient, finite):
-    if gradient is None:
-        return None
-    values = values_of(gradient)
-    return with_values(gradient, tf.where(finite, values, tf.constant(np.nan, values.dtype)))
+    return map_values(
+        lambda values: tf.where(finite, values, tf.constant(np.nan, values.dtype)), gradient
+    )

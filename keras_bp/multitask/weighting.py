@@ -1,0 +1,107 @@
+"""What a rule is: the weights of the tasks as a function of their gradients' Gram matrix."""
+
+from typing import Any, Self
+
+import tensorflow as tf
+
+from keras_bp._arguments import check_floating
+from keras_bp._types import Array
+
+
+class Weighting:
+    """Turns the Gram matrix of T tasks' gradients into T weights.
+
+    With J the T x P Jacobian, whose rows are the tasks' gradients,
+
+        a = weights(M),    M = J J^T
+
+    What the gradients are, where they come from and what the weights are used for is not its
+    concern: a `Combiner` adds that. A rule overrides `_weights(gramian, present)`.
+
+    Args:
+        **arguments: The rule's constructor's arguments, for `get_config`.
+
+    Attributes:
+        variables: List of the variables that the rule learns, empty for most.
+    """
+
+    variables: list = []
+
+    def __init__(self, **arguments: Any) -> None:
+        self._config = arguments
+
+    def build(self, tasks: int) -> None:
+        """Make the rule's own variables, if it has any, for a number of tasks."""
+
+    def weights(
+        self, gramian: Array, present: Array | None = None, losses: Array | None = None
+    ) -> tf.Tensor:
+        """Return the weights of the tasks, in float64; those that are learnt take a step.
+
+        Args:
+            gramian: Floating-point tensor M = J J^T of shape (T, T), positive semi-definite and
+                finite.
+            present: Boolean tensor of shape (T,), False for tasks that are left out, or `None`
+                for all to take part.
+            losses: Floating-point tensor of shape (T,), for the rules that need the losses.
+
+        Returns:
+            A tensor of shape (T,) with a weight of 0 for each task that is left out.
+        """
+        gramian, present = checked(gramian, present)
+        return tf.where(present, self._weights(gramian, present), 0.0)
+
+    def _weights(self, gramian, present):
+        """Return the weights of shape (T,); see `Combiner`."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, for `from_config`."""
+        return dict(self._config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make a rule from what `get_config` returned."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._config.items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def checked(gramian, present):
+    """Return a Gram matrix in float64 whose largest entry is 1, and which tasks are present."""
+    gramian = tf.cast(check_floating("gramian", gramian), tf.float64)
+    shape = gramian.shape
+    if shape.rank != 2 or not shape.is_fully_defined() or shape[0] != shape[1] or not shape[0]:
+        raise ValueError(
+            "`gramian` must have the shape (T, T), with T the known number of tasks. "
+            f"Received: gramian of shape {shape}"
+        )
+    present = tf.ones(shape[:1], tf.bool) if present is None else tf.convert_to_tensor(present)
+    if present.dtype != tf.bool or present.shape != shape[:1]:
+        raise ValueError(
+            f"`present` must be a boolean tensor of shape {shape[:1]}, with an entry for each "
+            f"task. Received: present of shape {present.shape} and dtype {present.dtype.name}"
+        )
+    return unit_scale(gramian, present), present
+
+
+def unit_scale(gramians, present):
+    """Return Gram matrices, 0 for absent tasks, whose largest entry is 1.
+
+    Rules do not depend on the scale; tolerances do.
+    """
+    both = present[..., :, None] & present[..., None, :]
+    gramians = tf.where(both, gramians, 0.0)
+    largest = tf.reduce_max(tf.linalg.diag_part(gramians), axis=-1)[..., None, None]
+    return gramians / tf.where(largest > 0.0, largest, 1.0)
+
+
+def equal_weights(present, dtype):
+    """Return 1/n for each of the n tasks that are present, and 0 for the others.
+
+    The tasks are along the last axis.
+    """
+    present = tf.cast(present, dtype)
+    return present / tf.maximum(tf.reduce_sum(present, axis=-1, keepdims=True), 1.0)
