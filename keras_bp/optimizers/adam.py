@@ -84,9 +84,12 @@ class Adam(Optimizer):
         self.epsilon_hat = epsilon_hat
         self.slot_names = ("momentum", "velocity") + ("velocity_hat",) * bool(amsgrad)
 
+    def _betas(self, dtype):
+        return [as_held(beta, dtype) for beta in (self.beta_1, self.beta_2)]
+
     def _coefficients(self, learning_rate, step, dtype):
         """Return the step's size, epsilon and the betas, as the kernel wants them."""
-        beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
+        beta_1, beta_2 = self._betas(dtype)
         root = tf.sqrt(1 - beta_2**step)
         size = learning_rate * root / (1 - beta_1**step)
         epsilon = tf.constant(self.epsilon, tf.float64)

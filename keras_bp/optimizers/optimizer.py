@@ -255,7 +255,7 @@ class Optimizer(SettableLearningRate):
             self._masters.append(master)
             slots.append([] if overwritten else self._create_slots(variable))
         # As a function: Keras would take what a list holds for the optimizer's own variables.
-        self._slots_of = slots.__getitem__
+        self._slots_of = lambda index: [local(slot) for slot in slots[index]]
 
     def _add_row_variable(self, variable, name, dtype):
         """Add a variable with one number for each row of another; a scalar has one row."""
@@ -480,8 +480,7 @@ class Optimizer(SettableLearningRate):
         if self.weight_decay and self._decays[index]:
             decay = tf.cast(rate * self.weight_decay, target.dtype)
             decay = self._decay(target, gradient, decay)
-        slots = [local(slot) for slot in self._slots_of(index)]
-        self._rule(target, gradient, slots, coefficients[target.dtype], decay)
+        self._rule(target, gradient, self._slots_of(index), coefficients[target.dtype], decay)
         if own is not target:
             own.assign(tf.cast(target, own.dtype))
         if variable.constraint is not None:

@@ -188,7 +188,7 @@ class ScheduleFreeAdamW(Optimizer):
         slots = self._slots_of(self._get_variable_index(variable))
         if slots:
             own, target = local(variable), self._up_to_date_target(variable)
-            target.assign_add(local(slots[0]) * tf.cast(share, target.dtype))
+            target.assign_add(slots[0] * tf.cast(share, target.dtype))
             if own is not target:
                 own.assign(tf.cast(target, own.dtype))
 

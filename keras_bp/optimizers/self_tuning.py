@@ -91,7 +91,7 @@ class SelfTuning(Optimizer):
         # Variables that are overwritten have no slots.
         tuned = [(i, v) for i, v in enumerate(self._trainable_variables) if self._slots_of(i)]
         targets = {index: self._up_to_date_target(variable) for index, variable in tuned}
-        slots = {index: [local(slot) for slot in self._slots_of(index)] for index in targets}
+        slots = {index: self._slots_of(index) for index in targets}
         self._start_from(targets, slots)
         scales = {
             dtype: [tf.cast(s, dtype) for s in self._scales(learning_rate, step, dtype)]
