@@ -20,6 +20,7 @@ if keras.config.backend() != "tensorflow":
 # only once the module that registers it has run.
 from keras_bp import (
     callbacks,
+    deferred,
     feedback,
     gradients,
     layers,
@@ -43,6 +44,7 @@ __all__ = [
     "LearningRateCurve",
     "callbacks",
     "check_gradients",
+    "deferred",
     "feedback",
     "find_learning_rate",
     "gradients",

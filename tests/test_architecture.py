@@ -16,7 +16,6 @@ FOUNDATION = {
     "_paths",
     "_trial",
     "_types",
-    "_deferred_rows",
 }
 FLOORS = [
     {"ops", "gradients", "reference"} | FOUNDATION,

@@ -1,19 +1,18 @@
 """Optimizers for Keras models and tapes: right where Keras's are not, fused, and sparse."""
 
-from keras_bp.optimizers.adam import Adam
-from keras_bp.optimizers.adamw import AdamW
-from keras_bp.optimizers.deferred_adam import DeferredAdam
-from keras_bp.optimizers.dog import DoG
-from keras_bp.optimizers.hypergradient_adam import HypergradientAdam
+from keras_bp.optimizers.adam import Adam, AdamW
 from keras_bp.optimizers.lamb import Lamb
 from keras_bp.optimizers.lazy_adam import LazyAdam
-from keras_bp.optimizers.momentum import Momentum
-from keras_bp.optimizers.nesterov import Nesterov
 from keras_bp.optimizers.optimizer import Optimizer
 from keras_bp.optimizers.prodigy import Prodigy
 from keras_bp.optimizers.rmsprop import RMSprop
 from keras_bp.optimizers.schedule_free_adamw import ScheduleFreeAdamW
-from keras_bp.optimizers.sgd import SGD
+from keras_bp.optimizers.self_tuning import DoG, HypergradientAdam
+from keras_bp.optimizers.sgd import SGD, Momentum, Nesterov
+
+# isort: split
+# Features that have their own room are found here too.
+from keras_bp.deferred.optimizer import DeferredAdam
 
 __all__ = [
     "SGD",

@@ -1,10 +1,13 @@
 """A learning rate that stays settable, also on top of a schedule."""
 
+import typing
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
+from keras_bp._types import LearningRate
 
 
 class SettableLearningRate(keras.optimizers.Optimizer):
@@ -25,7 +28,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         **kwargs: arguments of `keras.optimizers.Optimizer`.
     """
 
-    def __init__(self, learning_rate, **kwargs):
+    def __init__(self, learning_rate: LearningRate, **kwargs: typing.Any) -> None:
         if not callable(learning_rate):
             learning_rate = check_number("learning_rate", learning_rate, 0.0)
         super().__init__(learning_rate, **kwargs)
@@ -42,7 +45,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
                 )
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> typing.Any:
         """The rate of the next update: a variable, or the schedule's value times its factor."""
         if isinstance(self._learning_rate, keras.Variable):
             return self._learning_rate
@@ -52,7 +55,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         return rate
 
     @learning_rate.setter
-    def learning_rate(self, value):
+    def learning_rate(self, value: typing.Any) -> None:
         if callable(value):
             # The variable that held the rate, if there was no schedule, holds the factor now.
             if self._learning_rate_factor is None:

@@ -1,12 +1,15 @@
-"""Steps along the gradient's mean, scaled by its root mean square."""
+"""Adam and AdamW: steps along the gradient's mean, scaled by its root mean square."""
 
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
-from keras_bp.optimizers._adam_step import adam_step
-from keras_bp.optimizers._descend import descend
+from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.optimizer import Optimizer
+
+# Elements up to which plain operations are faster than the kernel, which spreads every array, be it
+# a bias of ten, over all threads.
+_SMALL = 2**15
 
 
 @serializable
@@ -81,9 +84,12 @@ class Adam(Optimizer):
         self.epsilon_hat = epsilon_hat
         self.slot_names = ("momentum", "velocity") + ("velocity_hat",) * bool(amsgrad)
 
+    def _betas(self, dtype):
+        return [as_held(beta, dtype) for beta in (self.beta_1, self.beta_2)]
+
     def _coefficients(self, learning_rate, step, dtype):
         """Return the step's size, epsilon and the betas, as the kernel wants them."""
-        beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
+        beta_1, beta_2 = self._betas(dtype)
         root = tf.sqrt(1 - beta_2**step)
         size = learning_rate * root / (1 - beta_1**step)
         epsilon = tf.constant(self.epsilon, tf.float64)
@@ -111,6 +117,109 @@ class Adam(Optimizer):
             "amsgrad": self.amsgrad,
             "epsilon_hat": self.epsilon_hat,
         }
+
+
+@serializable
+class AdamW(Adam):
+    """Adam with decay that does not pass through the averages.
+
+    Drop-in for `keras.optimizers.AdamW`: the same arguments, defaults, slots and rule.
+
+        w -= a lambda w, then Adam's step
+
+    so that every weight shrinks by the same share, however large its gradients are. Biases and
+    normalization weights are usually left out: `exclude_from_decay="bias_and_normalization"`.
+    Keras's `exclude_from_weight_decay` is forgotten when a model is saved and loaded; here the
+    exclusion is an argument, and a part of the file.
+
+    Args:
+        learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
+        weight_decay: number >= 0, lambda. Defaults to 0.004.
+        beta_1: number in [0, 1). Defaults to 0.9.
+        beta_2: number in [0, 1). Defaults to 0.999.
+        epsilon: number > 0. Defaults to 1e-7.
+        amsgrad: whether v under the root is the largest v so far. Defaults to `False`.
+        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
+            to `True`, Keras's rule.
+        **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range, or `weight_decay` is None.
+
+    Example:
+        >>> w = tf.Variable([1.0, 2.0])
+        >>> optimizer = keras_bp.optimizers.AdamW(0.1, weight_decay=0.1)
+        >>> optimizer.apply([tf.constant([0.5, -3.0])], [w])
+        >>> w.numpy().round(4)
+        array([0.89, 2.08], dtype=float32)
+
+    References:
+        Loshchilov and Hutter, 2019, "Decoupled weight decay regularization", algorithm 2.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        weight_decay=0.004,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        amsgrad=False,
+        *,
+        epsilon_hat=True,
+        **kwargs,
+    ):
+        if weight_decay is None:
+            raise ValueError(
+                "`weight_decay` must be a finite number in [0, inf). Received: weight_decay=None"
+            )
+        super().__init__(
+            learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            amsgrad=amsgrad,
+            weight_decay=weight_decay,
+            epsilon_hat=epsilon_hat,
+            **kwargs,
+        )
+
+
+def adam_step(variable, gradient, mean, square, size, epsilon, beta_1, beta_2):
+    """Move the two averages, and the variable along their quotient.
+
+        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w -= size m / (sqrt(v) + eps)
+
+    Args:
+        variable: `tf.Variable`, w.
+        gradient: tensor of its shape and dtype, g.
+        mean: `tf.Variable`, m.
+        square: `tf.Variable`, v.
+        size: scalar tensor of its dtype, as the ones below.
+        epsilon: scalar tensor, eps.
+        beta_1: scalar tensor, b1.
+        beta_2: scalar tensor, b2.
+    """
+    if variable.shape.num_elements() > _SMALL:
+        # With powers of 0 the kernel's own correction is 1: it is in `size` already.
+        none = tf.zeros((), variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=mean.handle,
+            v=square.handle,
+            beta1_power=none,
+            beta2_power=none,
+            lr=size,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=epsilon,
+            grad=gradient,
+        )
+        return
+    descend(mean, 1 - beta_1, mean - gradient)
+    descend(square, 1 - beta_2, square - tf.square(gradient))
+    descend(variable, size, mean / (tf.sqrt(square) + epsilon))
 
 
 def as_held(beta, dtype):

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
-from keras_bp.optimizers._descend import descend
+from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
 

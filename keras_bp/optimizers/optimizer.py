@@ -1,11 +1,35 @@
-"""The base of every optimizer, and the arguments that all of them take."""
+"""The base of every optimizer: the way of a gradient from `apply` to the rule.
 
+The class reads in the order of the steps in its docstring.
+"""
+
+import functools
+import typing
+
+import keras
+import tensorflow as tf
+
+from keras_bp import gradients as gradient_tools
 from keras_bp._arguments import check_integer, check_number
-from keras_bp.optimizers._decay_exclusion import check_patterns, exactly
-from keras_bp.optimizers._intake import Intake
+from keras_bp._types import LearningRate
+from keras_bp.optimizers._decay_exclusion import check_patterns, decayed, exactly, path_of
+from keras_bp.optimizers._learning_rate import SettableLearningRate
+from keras_bp.optimizers._variables import (
+    GradientSum,
+    as_gradient,
+    check_shapes,
+    deduplicated,
+    descend,
+    in_full_precision,
+    local,
+    move_averages,
+    split_overwritten,
+)
+
+_HALF = ("float16", "bfloat16")
 
 
-class Optimizer(Intake):
+class Optimizer(SettableLearningRate):
     """The base of every optimizer: the way of a gradient up to the rule.
 
     A `keras.optimizers.Optimizer`, so that `compile`, `fit`, `apply`, `apply_gradients` and files
@@ -26,8 +50,8 @@ class Optimizer(Intake):
     7. the rule; then the variable's constraint, and the average of `use_ema`.
 
     `iterations`, schedules and averages count updates, not micro-steps. Micro-steps that are left
-    over when training ends are applied as a mean of fewer: `fit` does so by itself, a loop of
-    one's own calls `flush()`. A sparse gradient costs a micro-step what its rows cost.
+    over when training ends are applied as a mean of fewer: `fit` does so by itself, a custom loop
+    calls `flush()`. A sparse gradient costs a micro-step what its rows cost.
 
     Variables in float16 or bfloat16 are updated through a copy in float32, as all slots are in
     float32 then: otherwise small updates would round to nothing, and squares of gradients to 0.
@@ -75,72 +99,177 @@ class Optimizer(Intake):
         array([0.9, 2.1], dtype=float32)
     """
 
+    slot_names: tuple[str, ...] = ()
+    """Names of the variables that a rule keeps for each weight."""
+
     def __init__(
         self,
-        learning_rate,
+        learning_rate: LearningRate,
         *,
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=False,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        loss_scale_factor=None,
-        gradient_accumulation_steps=None,
-        exclude_from_decay=None,
-        name=None,
-        **kwargs,
-    ):
-        if weight_decay is not None:
-            check_number("weight_decay", weight_decay, 0.0)
-        for bound, value in (
-            ("clipnorm", clipnorm),
-            ("clipvalue", clipvalue),
-            ("global_clipnorm", global_clipnorm),
-            ("loss_scale_factor", loss_scale_factor),
-        ):
-            if value is not None:
-                check_number(bound, value, 0.0, low_open=True)
-        check_number("ema_momentum", ema_momentum, 0.0, 1.0)
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        exclude_from_decay: str | list[str] | None = None,
+        name: str | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
+        numbers = {
+            "weight_decay": weight_decay,
+            "clipnorm": clipnorm,
+            "clipvalue": clipvalue,
+            "global_clipnorm": global_clipnorm,
+            "loss_scale_factor": loss_scale_factor,
+        }
+        for argument, number in numbers.items():
+            if number is not None:
+                check_number(argument, number, 0.0, low_open=argument != "weight_decay")
         if ema_overwrite_frequency is not None:
             check_integer("ema_overwrite_frequency", ema_overwrite_frequency, 1)
         if gradient_accumulation_steps is not None:
             check_integer("gradient_accumulation_steps", gradient_accumulation_steps, 2)
         super().__init__(
             learning_rate,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
             use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
+            ema_momentum=check_number("ema_momentum", ema_momentum, 0.0, 1.0),
             name=name,
+            **numbers,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             **kwargs,
         )
         self.exclude_from_decay = check_patterns(exclude_from_decay)
         self._exact_exclusions = []
 
-    def flush(self):
-        """Apply the micro-steps that are left over, as an update with their mean gradient.
+    @property
+    def iterations(self) -> keras.Variable:
+        """The number of updates made: a variable. Micro-steps do not count."""
+        return self._iterations
 
-        It does nothing where none are left, or without accumulation. Call it outside of
-        `tf.function`, at the end of a loop of one's own; `fit` calls it by itself.
+    # What a rule overrides.
+
+    def _check_variables(self, variables):
+        """Raise if the rule cannot be built on these variables."""
+
+    def _create_slots(self, variable):
+        """Return the slots of one variable, in the order in which they are saved."""
+        return [self.add_variable_from_reference(variable, name) for name in self.slot_names]
+
+    def _start(self, learning_rate, step):
+        """Do what is to be done once before an update, whatever the number of variables.
+
+        Args:
+            learning_rate: scalar float64 tensor.
+            step: scalar float64 tensor, the number of this update, from 1.
         """
-        if not self.built or not self.gradient_accumulation_steps:
+
+    def _survey(self, gradients, variables, reached, learning_rate, step):
+        """Look at all gradients together, before any variable moves.
+
+        Args:
+            gradients: list of tensors and `tf.IndexedSlices`, clipped.
+            variables: list of their variables.
+            reached: list with a scalar bool tensor for each, whether the update has a gradient of
+                it, or `None` where it surely has; or `None` for all.
+            learning_rate: scalar float64 tensor.
+            step: scalar float64 tensor, the number of this update, from 1.
+
+        Returns:
+            The gradients that the update goes on with.
+        """
+        return gradients
+
+    def _coefficients(self, learning_rate, step, dtype):
+        """Return the rule's scalars, once an update and dtype, as a tuple of float64 tensors.
+
+        Args:
+            learning_rate: scalar float64 tensor.
+            step: scalar float64 tensor, the number of this update, from 1.
+            dtype: the `tf.DType` in which the rule will use them.
+        """
+        return (learning_rate,)
+
+    def _rule(self, variable, gradient, slots, coefficients, decay):
+        """Update one variable and its slots.
+
+        Args:
+            variable: `tf.Variable` in float32 or float64.
+            gradient: tensor of its shape and dtype, or, where `_by_rows` says so,
+                `tf.IndexedSlices` with every id once.
+            slots: list of `tf.Variable`, from `_create_slots`.
+            coefficients: what `_coefficients` returned, cast to the variable's dtype.
+            decay: scalar tensor, `learning_rate * weight_decay`, or `None` where the variable
+                does not decay or `_decay` has done it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override `_rule`.")
+
+    def _skip(self, variable):
+        """Do what an update owes a variable that has no gradient in it."""
+
+    def _by_rows(self, variable):
+        """Tell whether a sparse gradient makes the rule touch the gradient's rows alone."""
+        return False
+
+    def _decay(self, variable, gradient, decay):
+        """Apply the decay before the rule; return what is left of it for the rule to do."""
+        # w -= decay w, not w *= 1 - decay: that factor has few digits of the decay left.
+        descend(variable, decay, tf.convert_to_tensor(variable))
+
+    # Building.
+
+    def add_variable(
+        self,
+        shape: tuple,
+        initializer: typing.Any = "zeros",
+        dtype: str | None = None,
+        **kwargs: typing.Any,
+    ) -> keras.Variable:
+        """Add a variable, as Keras does, in float32 for half precision."""
+        dtype = "float32" if keras.backend.standardize_dtype(dtype) in _HALF else dtype
+        return super().add_variable(shape, initializer, dtype, **kwargs)
+
+    def build(self, variables: list) -> None:
+        """Create the slots for a list of variables."""
+        if self.built:
             return
-        if int(self._accumulated_steps.numpy()) > 0:
-            self._distribution_strategy.run(self._update_from_sums, args=({},))
+        variables = list(variables)
+        # Before anything is created: a refusal leaves no half-built optimizer.
+        self._check_variables(variables)
+        self._decays = decayed(variables, self.exclude_from_decay, self._exact_exclusions)
+        super().build(variables)
+        slots, self._masters, self._reached_rows = [], [], []
+        if self.gradient_accumulation_steps:
+            self._accumulated_steps = self.add_variable((), dtype="int64", name="accumulated_steps")
+        for variable in variables:
+            overwritten = self._overwrite_variable_with_gradient(variable)
+            if self.gradient_accumulation_steps:
+                self._reached_rows.append(self._add_row_variable(variable, "reached_rows", "bool"))
+            master = None
+            if not overwritten and keras.backend.standardize_dtype(variable.dtype) in _HALF:
+                master = self.add_variable_from_reference(variable, "float32")
+            self._masters.append(master)
+            slots.append([] if overwritten else self._create_slots(variable))
+        # As a function: Keras would take what a list holds for the optimizer's own variables.
+        self._slots_of = lambda index: [local(slot) for slot in slots[index]]
 
-    def finalize_variable_values(self, var_list):
-        """Keras's hook at the end of `fit`: flush, and put the averages in the weights' place."""
-        self.flush()
-        super().finalize_variable_values(var_list)
+    def _add_row_variable(self, variable, name, dtype):
+        """Add a variable with one number for each row of another; a scalar has one row."""
+        reference = variable.value if isinstance(variable, keras.Variable) else variable
+        with self._distribution_strategy.extended.colocate_vars_with(reference):
+            return self.add_variable(
+                (*variable.shape, 1)[:1],
+                dtype=dtype,
+                name=f"{path_of(variable).replace('/', '_')}_{name}",
+            )
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self, var_list: list | None = None, var_names: list[str] | None = None
+    ) -> None:
         """Set `exclude_from_decay`, as Keras's method does: variables, or patterns of paths."""
         if self.built:
             raise ValueError(
@@ -149,7 +278,242 @@ class Optimizer(Intake):
         self._exact_exclusions = [exactly(variable) for variable in var_list or []]
         self.exclude_from_decay = check_patterns(self._exact_exclusions + list(var_names or []))
 
-    def get_config(self):
+    # Steps 1 to 3: the gradients as they come in.
+
+    # In a user's tf.function AutoGraph would rewrite this and all below, to no use.
+    @tf.autograph.experimental.do_not_convert
+    def apply(self, grads: list, trainable_variables: list | None = None) -> None:
+        """Make one step, or one micro-step, with a gradient for each variable.
+
+        Args:
+            grads: list of tensors, `tf.IndexedSlices` or None, as from `tape.gradient`.
+            trainable_variables: list of the variables, in the same order; may be left out once
+                the optimizer is built. The first list builds it.
+        """
+        grads = [as_gradient(gradient) for gradient in grads]
+        if not grads:
+            return
+        grads, variables = self._pair(grads, trainable_variables)
+        with keras.name_scope(self.name, caller=self):
+            grads = gradient_tools.sum_over_replicas([in_full_precision(g) for g in grads])
+            grads, variables, values, overwritten = split_overwritten(grads, variables)
+            if self.loss_scale_factor is not None:
+                grads = [gradient_tools.unscale(g, self.loss_scale_factor) for g in grads]
+            grads = [deduplicated(gradient) for gradient in grads]
+
+            def take():
+                self._overwrite(values, overwritten)
+                self._take(grads, variables)
+
+            if self._skips_nonfinite_steps():
+                tf.cond(gradient_tools.all_finite(grads), take, lambda: None)
+            else:
+                take()
+
+    def _pair(self, grads, variables):
+        """Return gradients and variables of equal number, without those that have no gradient."""
+        if variables is None:
+            if not self.built:
+                raise ValueError(
+                    "`trainable_variables` must be given with the first gradients, unless "
+                    "`build` was called. Received: trainable_variables=None"
+                )
+            variables = self._trainable_variables
+        variables = list(variables)
+        check_shapes(grads, variables)
+        if not self.built:
+            with keras.name_scope(self.name, caller=self):
+                self.build(variables)
+        self._check_variables_are_known(variables)
+        return self._filter_empty_gradients(grads, variables)
+
+    def __setattr__(self, name: str, value: typing.Any) -> None:
+        # keras.optimizers.LossScaleOptimizer sets this to None in the optimizer that it is put
+        # around, and tells it of itself in no other way. A property's setter would not be called:
+        # TensorFlow passes over what does not change an attribute.
+        if name == "loss_scale_factor":
+            self._has_scale_around = value is None and hasattr(self, name)
+        super().__setattr__(name, value)
+
+    def _skips_nonfinite_steps(self):
+        """Tell whether a step with a gradient that is not finite is to be skipped.
+
+        With a scale of its own it is. A LossScaleOptimizer around it looks at the gradient before
+        the sum over the replicas, and takes what it finds in the first replica for all: what is
+        not finite in another one is for us to find.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return self.loss_scale_factor is not None or (self._has_scale_around and replicas > 1)
+
+    def _overwrite(self, values, variables):
+        """Overwrite variables; of the values of several micro-steps the largest counts."""
+        for value, variable in zip(values, variables, strict=True):
+            own = local(variable)
+            value = tf.cast(value, own.dtype)
+            if self.gradient_accumulation_steps:
+                largest = local(self._accumulated_gradients[self._get_variable_index(variable)])
+                first = local(self._accumulated_steps) == 0
+                value = tf.where(first, value, tf.maximum(value, tf.cast(largest, own.dtype)))
+                largest.assign(tf.cast(value, largest.dtype))
+            own.assign(value)
+
+    # Step 4: the mean over micro-steps.
+
+    def _take(self, gradients, variables):
+        """Take a step's gradients in: update, or add them to the sums until these are full."""
+        if not self.gradient_accumulation_steps:
+            self._update(gradients, variables)
+            return
+        sparse = {}
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self._sum_of(variable).add(gradient)
+            is_sparse = isinstance(gradient, tf.IndexedSlices)
+            sparse[self._get_variable_index(variable)] = is_sparse
+        steps = local(self._accumulated_steps)
+        steps.assign_add(1)
+        full = steps >= self.gradient_accumulation_steps
+        tf.cond(full, lambda: self._update_from_sums(sparse), lambda: None)
+
+    def _sum_of(self, variable):
+        index = self._get_variable_index(variable)
+        sums = self._accumulated_gradients[index], self._reached_rows[index]
+        return GradientSum(*map(local, sums))
+
+    def _update_from_sums(self, sparse):
+        """Update with the mean gradients and empty the sums.
+
+        Args:
+            sparse: dictionary, for the variables that this step has a gradient of, whether it is
+                sparse. Others are updated if an earlier micro-step had a gradient of them.
+        """
+        steps = local(self._accumulated_steps)
+        gradients, variables, reached = [], [], []
+        for index, variable in enumerate(self._trainable_variables):
+            if self._overwrite_variable_with_gradient(variable):
+                continue
+            total = self._sum_of(variable)
+            reached.append(None if index in sparse else total.is_reached())
+            # A scalar has no rows to gather, though a rule may say that it works by rows.
+            by_rows = sparse.get(index, len(variable.shape) > 0) and self._by_rows(variable)
+            gradients.append(total.mean(steps, by_rows))
+            variables.append(variable)
+        steps.assign(0)
+        self._update(gradients, variables, reached)
+
+    def flush(self) -> None:
+        """Apply the micro-steps that are left over, as an update with their mean gradient.
+
+        It does nothing where none are left, or without accumulation. Call it outside of
+        `tf.function`, at the end of a custom loop; `fit` calls it by itself.
+        """
+        if not self.built or not self.gradient_accumulation_steps:
+            return
+        if int(self._accumulated_steps.numpy()) > 0:
+            self._distribution_strategy.run(self._update_from_sums, args=({},))
+
+    # Steps 5 to 7: an update.
+
+    def _update(self, gradients, variables, reached=None):
+        """Clip, decay, apply the rule, average, count."""
+        gradients = self._clipped(gradients)
+        rate = tf.cast(tf.convert_to_tensor(self.learning_rate), tf.float64)
+        step = tf.cast(local(self._iterations), tf.float64) + 1
+        self._start(rate, step)
+        gradients = self._survey(gradients, variables, reached, rate, step)
+        coefficients = {
+            dtype: [tf.cast(c, dtype) for c in self._coefficients(rate, step, dtype)]
+            for dtype in {self._target(variable).dtype for variable in variables}
+        }
+        for gradient, variable, is_reached in zip(
+            gradients, variables, reached or [None] * len(variables), strict=True
+        ):
+            update = functools.partial(
+                self._update_variable, gradient, variable, rate, coefficients
+            )
+            if is_reached is None:
+                update()
+            else:
+                tf.cond(is_reached, update, functools.partial(self._skip, variable))
+        updated = {self._get_variable_index(variable) for variable in variables}
+        for index, variable in enumerate(self._trainable_variables):
+            if index not in updated:
+                self._skip(variable)
+        if self.use_ema:
+            self._update_averages()
+        local(self._iterations).assign_add(1)
+
+    def _clipped(self, gradients):
+        # By their values: `clip` would sum the rows once more, and compiled by XLA tf.unique takes
+        # the padding of ids of unknown number for ids.
+        names = "clipvalue", "clipnorm", "global_clipnorm"
+        values = [gradient_tools.values_of(gradient) for gradient in gradients]
+        clipped = gradient_tools.clip(values, **{name: getattr(self, name) for name in names})
+        pairs = zip(clipped, gradients, strict=True)
+        return [gradient_tools.map_values(lambda _, new=new: new, old) for new, old in pairs]
+
+    def _target(self, variable):
+        """Return the `tf.Variable` that the rule updates: the variable, or its float32 copy."""
+        master = self._masters[self._get_variable_index(variable)]
+        return local(variable if master is None else master)
+
+    def _up_to_date_target(self, variable):
+        """Return the target; a float32 copy takes over what was set from outside since."""
+        own, target = local(variable), self._target(variable)
+        if own is not target:
+            same = tf.cast(target, own.dtype) == own
+            target.assign(tf.where(same, target, tf.cast(own, target.dtype)))
+        return target
+
+    def _complete(self, gradient, variable):
+        """Return a gradient as the rule takes it: in its dtype, dense unless it goes by rows."""
+        target = self._target(variable)
+        gradient = tf.cast(gradient, target.dtype)
+        if isinstance(gradient, tf.IndexedSlices) and not self._by_rows(variable):
+            return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, target.shape[0])
+        return gradient
+
+    def _update_variable(self, gradient, variable, rate, coefficients):
+        index = self._get_variable_index(variable)
+        own, target = local(variable), self._up_to_date_target(variable)
+        gradient = self._complete(gradient, variable)
+        decay = None
+        if self.weight_decay and self._decays[index]:
+            decay = tf.cast(rate * self.weight_decay, target.dtype)
+            decay = self._decay(target, gradient, decay)
+        self._rule(target, gradient, self._slots_of(index), coefficients[target.dtype], decay)
+        if own is not target:
+            own.assign(tf.cast(target, own.dtype))
+        if variable.constraint is not None:
+            own.assign(variable.constraint(own))
+
+    def _update_averages(self):
+        """Move the averages of `use_ema` towards the weights."""
+        pairs = [
+            (local(average), local(variable))
+            for average, variable in zip(
+                self._model_variables_moving_average, self._trainable_variables, strict=True
+            )
+            if average is not None
+        ]
+        iterations = local(self._iterations)
+        move_averages(pairs, iterations, self.ema_momentum, self.ema_overwrite_frequency)
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        """Put the averages, in float32 for half precision, in the variables' place."""
+        for variable, average in zip(
+            self._trainable_variables, self._model_variables_moving_average, strict=True
+        ):
+            if average is not None:
+                variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
+
+    # The end of `fit`, and files.
+
+    def finalize_variable_values(self, var_list: list) -> None:
+        """Keras's hook at the end of `fit`: flush, and put the averages in the weights' place."""
+        self.flush()
+        super().finalize_variable_values(var_list)
+
+    def get_config(self) -> dict[str, typing.Any]:
         """Return the constructor's arguments, for `from_config`."""
         # A plain list: Keras tracks the lists of an optimizer, and its own cannot be pickled.
         patterns = list(self.exclude_from_decay) or None

@@ -6,11 +6,9 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
-from keras_bp.optimizers._adam_step import adam_step
-from keras_bp.optimizers._descend import descend
-from keras_bp.optimizers._replicas import local
-from keras_bp.optimizers._self_tuning import SelfTuning
-from keras_bp.optimizers.adam import as_held
+from keras_bp.optimizers._variables import descend, local
+from keras_bp.optimizers.adam import adam_step, as_held
+from keras_bp.optimizers.self_tuning import SelfTuning
 
 
 @serializable

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
-from keras_bp.optimizers._descend import descend
+from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
 
@@ -24,7 +24,7 @@ class RMSprop(Optimizer):
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
         rho: number in [0, 1), the decay of the squares' average. Defaults to 0.9.
-        momentum: number in [0, 1), b. Defaults to 0.
+        momentum: number in [0, 1], b. Defaults to 0.
         epsilon: number > 0. Defaults to 1e-7.
         centered: whether to divide by the variance in the place of the mean square. Defaults to
             `False`.
@@ -61,7 +61,7 @@ class RMSprop(Optimizer):
         **kwargs,
     ):
         check_number("rho", rho, 0.0, 1.0, high_open=True)
-        check_number("momentum", momentum, 0.0, 1.0, high_open=True)
+        check_number("momentum", momentum, 0.0, 1.0)
         check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.rho = float(rho)

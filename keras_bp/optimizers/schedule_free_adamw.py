@@ -4,8 +4,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import serializable
-from keras_bp.optimizers._descend import descend
-from keras_bp.optimizers._replicas import local
+from keras_bp.optimizers._variables import descend, local
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
 
@@ -189,7 +188,7 @@ class ScheduleFreeAdamW(Optimizer):
         slots = self._slots_of(self._get_variable_index(variable))
         if slots:
             own, target = local(variable), self._up_to_date_target(variable)
-            target.assign_add(local(slots[0]) * tf.cast(share, target.dtype))
+            target.assign_add(slots[0] * tf.cast(share, target.dtype))
             if own is not target:
                 own.assign(tf.cast(target, own.dtype))
 

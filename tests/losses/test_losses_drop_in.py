@@ -68,12 +68,18 @@ def test_every_loss_is_in_the_table():
     assert set(ALL_ARGUMENTS) == set(NAMES)
 
 
+def _arguments(function):
+    """List names, kinds and defaults; Keras annotates nothing."""
+    parameters = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_class_signature_and_configuration(name):
     theirs, ours = getattr(keras.losses, name), getattr(losses, name)
     assert issubclass(ours, theirs)
-    assert inspect.signature(ours) == inspect.signature(theirs)
-    assert inspect.signature(ours.call) == inspect.signature(theirs.call)
+    assert _arguments(ours) == _arguments(theirs)
+    assert _arguments(ours.call) == _arguments(theirs.call)
     arguments = ALL_ARGUMENTS[name]
     assert list(arguments) == list(inspect.signature(theirs).parameters)
     for made in (ours(**arguments), ours(*arguments.values())):

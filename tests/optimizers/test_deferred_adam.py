@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bp._deferred_rows import DeferredRows
+from keras_bp.deferred.rows import DeferredRows, missed_quadrature
 from keras_bp.layers import DeferredEmbedding, Dense, Embedding
 from keras_bp.optimizers import Adam, DeferredAdam
-from keras_bp.optimizers._missed_quadrature import missed_quadrature
 from keras_bp.schedules import WarmupCosine
 
 # Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
@@ -99,9 +98,9 @@ def test_in_float32(jit_compile):
 
 
 def test_sweeps_change_nothing(float64, monkeypatch):
-    monkeypatch.setattr("keras_bp._deferred_rows._SHORTEST_RING", 600)
+    monkeypatch.setattr("keras_bp.deferred.rows._SHORTEST_RING", 600)
     # 700 rows: more than a block of 300, and no multiple of it; the ring turns twice.
-    monkeypatch.setattr("keras_bp.optimizers.deferred_adam._BLOCK", 300)
+    monkeypatch.setattr("keras_bp.deferred.optimizer._BLOCK", 300)
     pair = Pair("float64", rows=700)
     assert pair.deferred.weights[0].deferred_rows.ring == 700
     assert pair.run(1500) <= 1e-12

@@ -21,13 +21,14 @@ SHARED = {
     "gradient_accumulation_steps": ([1, 0, -2], [2, 3]),
 }
 BETA = ([-1e-9, 1.0, 1.5, np.nan], [0.0, 1 - EPSILON, 0.5])
+MOMENTUM = ([-1e-9, 1 + EPSILON, np.nan], [0.0, 1.0, 0.5])
 POSITIVE = ([0.0, -1e-9, np.nan], [1e-30, 1])
 ADAM = {"beta_1": BETA, "beta_2": BETA, "epsilon": POSITIVE}
 OWN = {
-    "SGD": {"momentum": BETA},
+    "SGD": {"momentum": MOMENTUM},
     "Momentum": {"beta": BETA},
     "Nesterov": {"beta": BETA},
-    "RMSprop": {"rho": BETA, "momentum": BETA, "epsilon": POSITIVE},
+    "RMSprop": {"rho": BETA, "momentum": MOMENTUM, "epsilon": POSITIVE},
     "Adam": ADAM,
     "AdamW": ADAM,
     "Lamb": ADAM,
@@ -86,7 +87,7 @@ def test_whole_numbers(argument, value):
 def test_none_where_a_number_is_needed():
     with pytest.raises(TypeError, match=r"^`learning_rate` must be .*Received: "):
         optimizers.SGD(None)
-    with pytest.raises(TypeError, match=r"^`weight_decay` must be .*Received: None"):
+    with pytest.raises(ValueError, match=r"^`weight_decay` must be .*Received: weight_decay=None"):
         optimizers.AdamW(weight_decay=None)
 
 

@@ -4,12 +4,9 @@ import typing
 
 import tensorflow as tf
 
-from keras_bp._deferred_rows import missed_steps
 from keras_bp._keras import serializable
-from keras_bp.optimizers._decay_exclusion import path_of
-from keras_bp.optimizers._missed_quadrature import missed_quadrature
-from keras_bp.optimizers._replicas import local
-from keras_bp.optimizers.adam import Adam, as_held
+from keras_bp.deferred.rows import missed_quadrature, missed_steps
+from keras_bp.optimizers import Adam
 
 _BLOCK = 4096
 # What is left out of a row's missed steps, relative to their sum: below the rounding of the
@@ -124,11 +121,12 @@ class DeferredAdam(Adam):
         grads, variables = super()._pair(grads, variables)
         for gradient, variable in zip(grads, variables, strict=True):
             if isinstance(gradient, tf.IndexedSlices) and _deferred_rows(variable) is None:
+                path = getattr(variable, "path", variable.name.removesuffix(":0"))
                 raise ValueError(
                     "`grads` must hold sparse gradients for the tables of "
                     "keras_bp.layers.DeferredEmbedding only, which makes up for the steps that a "
                     "row missed when it is read; use it in the place of keras.layers.Embedding. "
-                    f"Received: a sparse gradient of {path_of(variable)!r}"
+                    f"Received: a sparse gradient of {path!r}"
                 )
         return grads, variables
 
@@ -175,8 +173,9 @@ class DeferredAdam(Adam):
         nodes = tf.convert_to_tensor(table.nodes)
         w = tf.gather(table.variable, ids) - missed_steps(m, v, weights, nodes)
         missed = tf.cast(table.clock - last, tf.float64)[:, None]
-        m *= tf.cast(as_held(self.beta_1, m.dtype) ** missed, m.dtype)
-        v *= tf.cast(as_held(self.beta_2, v.dtype) ** missed, v.dtype)
+        beta_1, beta_2 = self._betas(m.dtype)
+        m *= tf.cast(beta_1**missed, m.dtype)
+        v *= tf.cast(beta_2**missed, v.dtype)
         return w, m, v
 
     def _sweep(self, table, forget=False):
@@ -200,7 +199,7 @@ class DeferredAdam(Adam):
         def sweep():
             for index, variable in enumerate(self._trainable_variables):
                 if self._by_rows(variable):
-                    self._sweep(_Table(local(variable), *map(local, self._slots_of(index))))
+                    self._sweep(_Table(self._target(variable), *self._slots_of(index)))
 
         if self.built:
             self._distribution_strategy.run(sweep)

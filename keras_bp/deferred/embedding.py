@@ -3,9 +3,9 @@
 import keras
 import tensorflow as tf
 
-from keras_bp._deferred_rows import DeferredRows
 from keras_bp._keras import serializable
-from keras_bp.layers.embedding import Embedding
+from keras_bp.deferred.rows import DeferredRows
+from keras_bp.layers import Embedding
 
 
 @serializable

@@ -1,0 +1,15 @@
+"""Adam for embeddings whose step costs what the rows of a batch cost: a layer and its optimizer.
+
+`DeferredAdam` leaves the rows that are not in the batch behind, and `DeferredEmbedding` reads each
+row as Adam would have left it. `rows.py` is the state that the two share.
+"""
+
+# Both rooms offer this room's classes too. They come first, so that whichever of the three is
+# imported first finds the bases complete.
+from keras_bp import layers, optimizers  # noqa: F401
+
+# isort: split
+from keras_bp.deferred.embedding import DeferredEmbedding
+from keras_bp.deferred.optimizer import DeferredAdam
+
+__all__ = ["DeferredAdam", "DeferredEmbedding"]

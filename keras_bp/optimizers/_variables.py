@@ -1,0 +1,177 @@
+"""The variables and gradients of a step, and what is done to them one by one."""
+
+import typing
+
+import keras
+import tensorflow as tf
+
+from keras_bp.gradients import deduplicate
+from keras_bp.optimizers._decay_exclusion import path_of
+
+
+def local(variable):
+    """Return the `tf.Variable` of the replica at hand, of a Keras or TensorFlow variable.
+
+    Under a distribution strategy a variable has a copy in every replica. All copies get the same
+    update, computed from the same summed gradient, and so stay equal without a word between the
+    replicas. That is why an update may stand inside a `tf.cond`: Keras's, which goes through
+    `merge_call`, may not (RuntimeError with accumulation under MirroredStrategy).
+    """
+    if isinstance(variable, keras.Variable):
+        variable = variable.value
+    if not isinstance(variable, tf.distribute.DistributedValues):
+        return variable
+    context = tf.distribute.get_replica_context()
+    copies = context.strategy.experimental_local_results(variable)
+    # The number counts over all workers, the copies are this worker's.
+    number = tf.get_static_value(context.replica_id_in_sync_group)
+    return copies[int(number) % len(copies)]
+
+
+def descend(variable, rate, direction):
+    """Subtract `rate * direction` from a `tf.Variable`, without a tensor for the product.
+
+    A moving average is such a step too: `a = b a + (1 - b) g` is `a -= (1 - b) (a - g)`.
+
+    Args:
+        variable: `tf.Variable`.
+        rate: scalar tensor of its dtype.
+        direction: tensor of its shape and dtype.
+    """
+    tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=direction)
+
+
+def move_averages(pairs, iterations, momentum, overwrite_frequency):
+    """Move averages towards their weights, once an update; the first update sets them.
+
+        average = b average + (1 - b) w,    with b = 0 in the first update
+
+    Args:
+        pairs: list of (average, weight), `tf.Variable` of the replica at hand.
+        iterations: scalar integer variable, the number of updates made before this one.
+        momentum: float, b.
+        overwrite_frequency: int, after how many updates the averages take the weights' place, or
+            `None`.
+    """
+    keep = tf.where(iterations == 0, tf.zeros((), tf.float64), momentum)
+    for average, weight in pairs:
+        share = tf.cast(1 - keep, average.dtype)
+        average.assign_add((tf.cast(weight, average.dtype) - average) * share)
+    if overwrite_frequency is None:
+        return
+
+    def overwrite():
+        for average, weight in pairs:
+            weight.assign(tf.cast(average, weight.dtype))
+
+    tf.cond((iterations + 1) % overwrite_frequency == 0, overwrite, lambda: None)
+
+
+class GradientSum(typing.NamedTuple):
+    """One variable's sum of gradients since the last update.
+
+    The sum has the variable's shape. Beside it stands one flag a row, which tells the rows that a
+    gradient has reached: a sparse gradient of a table adds its rows and sets their flags, so that
+    a micro-step costs what its rows cost, and the update finds those rows again without looking
+    at the table. A dense gradient reaches all rows; a scalar has one.
+
+    Attributes:
+        total: the sum.
+        reached: the flags, of shape (rows,).
+    """
+
+    total: tf.Variable
+    reached: tf.Variable
+
+    def add(self, gradient):
+        """Add a gradient: a tensor, or `tf.IndexedSlices` in which every id stands once."""
+        total, reached = self
+        if isinstance(gradient, tf.IndexedSlices):
+            values = tf.cast(gradient.values, total.dtype)
+            total.scatter_add(tf.IndexedSlices(values, gradient.indices))
+            flags = tf.ones_like(gradient.indices, tf.bool)
+            reached.scatter_update(tf.IndexedSlices(flags, gradient.indices))
+        else:
+            total.assign_add(tf.cast(gradient, total.dtype))
+            reached.assign(tf.ones_like(reached))
+
+    def mean(self, steps, by_rows):
+        """Return the sum over `steps` micro-steps as their mean, and empty it.
+
+        Args:
+            steps: scalar tensor, the number of micro-steps.
+            by_rows: bool. Whether to return the rows that were reached as `tf.IndexedSlices`.
+        """
+        total, reached = self
+        steps = tf.cast(steps, total.dtype)
+        if by_rows:
+            ids = tf.where(reached)[:, 0]
+            rows = tf.gather(total, ids)
+            mean = tf.IndexedSlices(rows / steps, ids, tf.shape(total, tf.int64))
+            total.scatter_update(tf.IndexedSlices(tf.zeros_like(rows), ids))
+        else:
+            mean = total / steps
+            total.assign(tf.zeros_like(total))
+        reached.assign(tf.zeros_like(reached))
+        return mean
+
+    def is_reached(self):
+        """Tell whether any gradient has been added since the last update."""
+        return tf.reduce_any(self.reached)
+
+
+def check_shapes(gradients, variables):
+    """Raise unless each variable has a gradient of its shape, or None."""
+    if len(gradients) != len(variables):
+        raise ValueError(
+            f"`grads` must hold one gradient for each of the {len(variables)} variables. "
+            f"Received: {len(gradients)} gradients"
+        )
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if gradient is None:
+            continue
+        given, wanted = gradient, tf.TensorShape(variable.shape)
+        if isinstance(gradient, tf.IndexedSlices):
+            # Its rows, any number of them, are of the variable's other axes.
+            given, wanted = gradient.values, [None, *wanted[1:]]
+        if not tf.TensorShape(wanted).is_compatible_with(given.shape):
+            raise ValueError(
+                f"`grads` must have the shapes of the variables, {tuple(variable.shape)} for "
+                f"{path_of(variable)!r}. Received: a gradient of shape {given.shape}"
+            )
+
+
+def as_gradient(gradient):
+    """Return what was given for a gradient, a nested list perhaps, as one."""
+    if gradient is None or isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.convert_to_tensor(gradient)
+
+
+def in_full_precision(gradient):
+    """Return a gradient in float32 where it is in half precision, before anything can round it."""
+    return tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient
+
+
+def split_overwritten(gradients, variables):
+    """Tell gradients from what overwrites a variable: its next value (float8 scales).
+
+    Returns:
+        Gradients, their variables, values, and the variables that they overwrite.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    split = [], [], [], []
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if getattr(variable, "overwrite_with_gradient", False):
+            split[2].append(gradient / replicas)  # summed like a gradient, it is a mean
+            split[3].append(variable)
+        else:
+            split[0].append(gradient)
+            split[1].append(variable)
+    return split
+
+
+def deduplicated(gradient):
+    """Sum the rows of a gradient per id, if it is sparse."""
+    sparse = isinstance(gradient, tf.IndexedSlices)
+    return deduplicate(gradient) if sparse else gradient

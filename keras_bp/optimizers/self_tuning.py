@@ -1,0 +1,389 @@
+"""The rules that find their rate themselves: their base, DoG and Adam-HD."""
+
+import tensorflow as tf
+
+from keras_bp import gradients as gradient_tools
+from keras_bp._arguments import check_number
+from keras_bp._keras import serializable
+from keras_bp.optimizers._variables import descend, local
+from keras_bp.optimizers.adam import adam_step, as_held
+from keras_bp.optimizers.optimizer import Optimizer
+
+
+class SelfTuning(Optimizer):
+    """What rules without a hand-made rate share: sums over all variables, before any moves.
+
+    In each update `_measure` returns a few numbers of each variable, and their sums over all of
+    them go to `_tune`, which returns the rate. They are taken of the gradients that the rule gets,
+    summed over replicas and micro-steps, unscaled and clipped, so that every replica finds the same
+    rate; and they are a part of the update, so that a step that is skipped leaves them alone. A
+    variable without gradient counts as one with zeros, and stays where it is.
+
+    Sums and scalars are in float64: a rate grows over many orders of size.
+
+    A rule that keeps where training began names "initial" as its first slot. It is filled by the
+    first update, not by `build`, since weights may be loaded in between.
+    """
+
+    # What a rule overrides.
+
+    def _begin(self, targets):
+        """Give the scalars the values that they begin with, before the first update.
+
+        Args:
+            targets: list of `tf.Variable`, all that the rule updates.
+        """
+
+    def _scales(self, learning_rate, step, dtype):
+        """Return the scalars that `_measure` needs, as `_coefficients` does the rule's."""
+        return ()
+
+    def _measure(self, variable, gradient, slots, scales, decay):
+        """Return a variable's share in the sums, always the same number of scalar tensors.
+
+        Args:
+            variable: `tf.Variable`, not moved yet.
+            gradient: as the rule gets it; zeros where there is none.
+            slots: list of `tf.Variable`.
+            scales: what `_scales` returned, cast to the variable's dtype.
+            decay: scalar tensor, `weight_decay`, or `None` where the variable does not decay.
+        """
+        raise NotImplementedError
+
+    def _tune(self, sums, learning_rate, step):
+        """Return this update's rate.
+
+        Args:
+            sums: list of scalar float64 tensors.
+            learning_rate: scalar float64 tensor.
+            step: scalar float64 tensor, the number of this update, from 1.
+        """
+        raise NotImplementedError
+
+    @property
+    def adapted_rate(self):
+        """The rate of the last update, which the rule has found: a variable, 0 before the first."""
+        if not self.built:
+            raise AttributeError("`adapted_rate` is there once the optimizer is built.")
+        return self._adapted_rate
+
+    # What it makes of it.
+
+    def build(self, variables):
+        """Create the slots and the scalars that all variables share."""
+        if self.built:
+            return
+        super().build(variables)
+        self._started = self.add_variable((), dtype="bool", name="started")
+        self._adapted_rate = self._add_scalar("adapted_rate")
+
+    def _add_scalar(self, name):
+        return self.add_variable((), dtype="float64", name=name)
+
+    def _survey(self, gradients, variables, reached, learning_rate, step):
+        gradients = [self._complete(g, v) for g, v in zip(gradients, variables, strict=True)]
+        given = {
+            self._get_variable_index(variable): pair
+            for variable, *pair in zip(
+                variables, gradients, reached or [None] * len(variables), strict=True
+            )
+        }
+        # Variables that are overwritten have no slots.
+        tuned = [(i, v) for i, v in enumerate(self._trainable_variables) if self._slots_of(i)]
+        targets = {index: self._up_to_date_target(variable) for index, variable in tuned}
+        slots = {index: self._slots_of(index) for index in targets}
+        self._start_from(targets, slots)
+        scales = {
+            dtype: [tf.cast(s, dtype) for s in self._scales(learning_rate, step, dtype)]
+            for dtype in {target.dtype for target in targets.values()}
+        }
+        shares = []
+        for index, target in targets.items():
+            gradient, is_reached = given.get(index, (None, None))
+            decay = None
+            if gradient is None:
+                gradient = tf.zeros_like(target)
+            elif self.weight_decay and self._decays[index]:
+                decay = tf.constant(self.weight_decay, target.dtype)
+                if is_reached is not None:
+                    decay *= tf.cast(is_reached, target.dtype)
+            shares.append(
+                self._measure(target, gradient, slots[index], scales[target.dtype], decay)
+            )
+        sums = [
+            tf.add_n([tf.cast(number, tf.float64) for number in column])
+            for column in zip(*shares, strict=True)
+        ]
+        local(self._adapted_rate).assign(self._tune(sums, learning_rate, step))
+        return gradients
+
+    def _start_from(self, targets, slots):
+        """In the first update, note where the variables are."""
+        started = local(self._started)
+
+        def begin():
+            if self.slot_names[0] == "initial":
+                for index, target in targets.items():
+                    slots[index][0].assign(target)
+            self._begin(list(targets.values()))
+            started.assign(True)
+
+        tf.cond(started, lambda: None, begin)
+
+    def _decay(self, variable, gradient, decay):
+        # By the rate that the rule finds, in the rule.
+        return decay
+
+
+@serializable
+class DoG(SelfTuning):
+    """DoG, distance over gradients: gradient descent at a rate that needs no tuning.
+
+    With the gradient g, where training began w0, and norms over all variables together, in each
+    update:
+
+        g = g + lambda w
+        r = max(r, ||w - w0||), from r_epsilon (1 + ||w0||);  G = G + ||g||^2, from 0
+        w -= a r / sqrt(G + epsilon) g
+
+    The first steps are tiny, whatever the loss; r grows with each of them until the weights are as
+    far away as they have to go, and G makes the rate fall from then on. a is `learning_rate`, a
+    factor that is left at 1. The rate of the last update, a r / sqrt(G + epsilon), is
+    `adapted_rate`.
+
+    The rate falls slowly, so that the authors evaluate an average of the weights and find it
+    crucial. Theirs weighs late weights more, with the number of updates; `use_ema=True` keeps an
+    exponential one, see `keras_bp.optimizers.Optimizer`.
+
+    As in the authors' package, decay is a part of the gradient and counts in G. Without decay a
+    sparse gradient touches its own rows only; w - w0 is read as a whole. The optimizer keeps w0:
+    one number for each weight.
+
+    Args:
+        learning_rate: number >= 0, a schedule or a callable: a. Defaults to 1.
+        r_epsilon: number > 0, how far the first step may go, as a share of 1 + ||w0||. Defaults to
+            1e-6; the authors take 1e-4 with batch normalization.
+        epsilon: number > 0. Defaults to 1e-8.
+        weight_decay: number >= 0, lambda, or `None` for none.
+        init_eta: number > 0, the rate until the weights have moved, in the place of what
+            `r_epsilon` makes of it, or `None`.
+        **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range.
+
+    Example:
+        >>> w = tf.Variable([3.0, 4.0])
+        >>> optimizer = keras_bp.optimizers.DoG(r_epsilon=0.1)
+        >>> optimizer.apply([tf.constant([0.0, 7.0])], [w])
+        >>> w.numpy().round(4)  # moved by 0.1 (1 + 5), along the gradient
+        array([3. , 3.4], dtype=float32)
+
+    References:
+        Ivgi, Hinder and Carmon, 2023, "DoG is SGD's best friend: a parameter-free dynamic step
+        size schedule", algorithm 1, in the form of the authors' package dog-optimizer 1.0.3.
+    """
+
+    slot_names = ("initial",)
+
+    def __init__(
+        self,
+        learning_rate=1.0,
+        r_epsilon=1e-6,
+        epsilon=1e-8,
+        weight_decay=None,
+        *,
+        init_eta=None,
+        **kwargs,
+    ):
+        if init_eta is not None:
+            init_eta = check_number("init_eta", init_eta, 0.0, low_open=True)
+        check_number("r_epsilon", r_epsilon, 0.0, low_open=True)
+        check_number("epsilon", epsilon, 0.0, low_open=True)
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.r_epsilon = float(r_epsilon)
+        self.epsilon = float(epsilon)
+        self.init_eta = init_eta
+
+    def build(self, variables):
+        """Create the slots, the distance and the sum of squares."""
+        if self.built:
+            return
+        super().build(variables)
+        self._distance = self._add_scalar("distance")
+        self._squares = self._add_scalar("squares")
+
+    def _by_rows(self, variable):
+        return not self.weight_decay
+
+    def _begin(self, targets):
+        if self.init_eta is None:
+            norm = gradient_tools.global_norm([tf.convert_to_tensor(t) for t in targets])
+            local(self._distance).assign(self.r_epsilon * (1 + tf.cast(norm, tf.float64)))
+
+    def _measure(self, variable, gradient, slots, scales, decay):
+        [initial] = slots
+        if isinstance(gradient, tf.IndexedSlices):  # in which every id stands once
+            gradient = gradient.values
+        gradient = _with_decay(gradient, variable, decay)
+        squared_norm = gradient_tools.squared_norm
+        return squared_norm(gradient), squared_norm(variable - initial)
+
+    def _tune(self, sums, learning_rate, step):
+        squares, distance = local(self._squares), local(self._distance)
+        squares.assign_add(sums[0])
+        distance.assign(tf.maximum(distance, tf.sqrt(sums[1])))
+        rate = distance / tf.sqrt(squares + self.epsilon)
+        if self.init_eta is not None:
+            rate = tf.where(distance > 0, rate, self.init_eta)
+        return learning_rate * rate
+
+    def _coefficients(self, learning_rate, step, dtype):
+        return (tf.convert_to_tensor(local(self._adapted_rate)),)
+
+    def _rule(self, variable, gradient, slots, coefficients, decay):
+        [rate] = coefficients
+        if isinstance(gradient, tf.IndexedSlices):
+            variable.scatter_sub(tf.IndexedSlices(rate * gradient.values, gradient.indices))
+            return
+        if decay is not None:
+            decay = tf.constant(self.weight_decay, variable.dtype)
+        descend(variable, rate, _with_decay(gradient, variable, decay))
+
+    def get_config(self):
+        """Return the constructor's arguments, for `from_config`."""
+        return {
+            **super().get_config(),
+            "r_epsilon": self.r_epsilon,
+            "epsilon": self.epsilon,
+            "init_eta": self.init_eta,
+        }
+
+
+def _with_decay(gradient, variable, decay):
+    return gradient if decay is None else gradient + decay * variable
+
+
+@serializable
+class HypergradientAdam(SelfTuning):
+    """Adam-HD: Adam whose learning rate descends the loss, too.
+
+    The last update was w_t = w_(t-1) - a u_(t-1), so that the loss changes with its rate a by
+    -g_t . u_(t-1), the hypergradient. The rate moves against it: it grows where this gradient still
+    points along the last step, and falls where that step has gone too far. In update t, with the
+    dot product over all variables together and h = `hypergradient_rate`:
+
+        a = a + h g_t . u_(t-1), at least 0
+        m = b1 m + (1 - b1) g_t;  v = b2 v + (1 - b2) g_t^2
+        u_t = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)
+        w -= a (u_t + lambda w)
+
+    a begins at `learning_rate`. To what a schedule says, or is set later, all moves so far are
+    added; where it says 0, nothing moves. The rate of the last update is `adapted_rate`.
+
+    A move is of the size of h times the sum of the gradients' sizes: h wants to be small, and the
+    larger the model, the smaller. The authors take 1e-7 for a small network and 1e-8 for VGG;
+    with 0 this is Adam. Clipped gradients make bounded moves. The decay is no part of u.
+
+    u_(t-1) is found from m and v, so that the optimizer keeps no more than Adam. It counts a
+    variable as if it had moved, where it had no gradient in update t-1.
+
+    Args:
+        learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
+        hypergradient_rate: number >= 0, h. Defaults to 1e-7.
+        beta_1: number in [0, 1), b1. Defaults to 0.9.
+        beta_2: number in [0, 1), b2. Defaults to 0.999.
+        epsilon: number > 0. Defaults to 1e-8.
+        weight_decay: number >= 0, lambda, or `None` for none.
+        **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one is out of its range.
+
+    Example:
+        >>> w = tf.Variable([1.0, 2.0])
+        >>> optimizer = keras_bp.optimizers.HypergradientAdam(0.1, 0.01)
+        >>> for _ in range(2):
+        ...     optimizer.apply([tf.constant([0.5, -3.0])], [w])
+        >>> float(optimizer.adapted_rate.numpy().round(4))  # 0.1 + 0.01 (0.5 + 3)
+        0.135
+
+    References:
+        Baydin, Cornish, Martinez Rubio, Schmidt and Wood, 2018, "Online learning rate adaptation
+        with hypergradient descent", algorithm 6, with epsilon beside the root of the uncorrected
+        average as in the authors' code.
+    """
+
+    slot_names = ("momentum", "velocity")
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        hypergradient_rate=1e-7,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        weight_decay=None,
+        **kwargs,
+    ):
+        check_number("hypergradient_rate", hypergradient_rate, 0.0)
+        check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
+        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        check_number("epsilon", epsilon, 0.0, low_open=True)
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.hypergradient_rate = float(hypergradient_rate)
+        self.beta_1 = float(beta_1)
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
+
+    def build(self, variables):
+        """Create the slots, and the sum of the rate's moves."""
+        if self.built:
+            return
+        super().build(variables)
+        self._moves = self._add_scalar("moves")
+
+    def _correction(self, step, dtype):
+        beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
+        return tf.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+
+    def _scales(self, learning_rate, step, dtype):
+        # In update 1 there is no last one, and m is 0.
+        return tf.constant(self.epsilon, tf.float64), self._correction(
+            tf.maximum(step - 1, 1), dtype
+        )
+
+    def _measure(self, variable, gradient, slots, scales, decay):
+        mean, square = slots
+        epsilon, correction = scales
+        return (correction * tf.reduce_sum(gradient * mean / (tf.sqrt(square) + epsilon)),)
+
+    def _tune(self, sums, learning_rate, step):
+        moves = local(self._moves)
+        moved = tf.maximum(moves + self.hypergradient_rate * sums[0], -learning_rate)
+        moves.assign(tf.where(learning_rate > 0, moved, moves))
+        return tf.where(learning_rate > 0, learning_rate + moved, 0)
+
+    def _coefficients(self, learning_rate, step, dtype):
+        rate = tf.convert_to_tensor(local(self._adapted_rate))
+        betas = [as_held(beta, dtype) for beta in (self.beta_1, self.beta_2)]
+        epsilon = tf.constant(self.epsilon, tf.float64)
+        return rate * self._correction(step, dtype), epsilon, *betas, rate
+
+    def _rule(self, variable, gradient, slots, coefficients, decay):
+        *step, rate = coefficients
+        if decay is not None:
+            descend(variable, rate * self.weight_decay, tf.convert_to_tensor(variable))
+        adam_step(variable, gradient, *slots, *step)
+
+    def get_config(self):
+        """Return the constructor's arguments, for `from_config`."""
+        return {
+            **super().get_config(),
+            "hypergradient_rate": self.hypergradient_rate,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
