@@ -17,7 +17,7 @@ OTHERS = {
     "GradientCheckReport": lambda: keras_bp.check_gradients(
         lambda x: tf.reduce_sum(x[0] * x[0]), [tf.Variable([1.0, 2.0])]
     ),
-    "LearningRateCurve": lambda: keras_bp.LearningRateCurve(
+    "tuning.LearningRateCurve": lambda: keras_bp.LearningRateCurve(
         np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 2, "end"
     ),
     "callbacks.GradientConflict": lambda: callbacks.GradientConflict("logs", layers=["trunk"]),
