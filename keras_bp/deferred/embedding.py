@@ -1,5 +1,7 @@
 """Embedding whose rows `DeferredAdam` may leave behind, and that reads them as if it had not."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -58,13 +60,13 @@ class DeferredEmbedding(Embedding):
 
     def __init__(
         self,
-        input_dim,
-        output_dim,
-        embeddings_initializer="uniform",
-        mask_zero=False,
-        weights=None,
-        **kwargs,
-    ):
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        mask_zero: bool = False,
+        weights: Any = None,
+        **kwargs: Any,
+    ) -> None:
         for name in ("embeddings_regularizer", "embeddings_constraint", "lora_rank"):
             if kwargs.pop(name, None) is not None:
                 raise TypeError(
@@ -83,7 +85,7 @@ class DeferredEmbedding(Embedding):
             [table] = weights if isinstance(weights, list) else [weights]
             self._embeddings.assign(table)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Create the table, and the variables that hold what its rows are owed."""
         if self.built:
             return
@@ -111,7 +113,7 @@ class DeferredEmbedding(Embedding):
         )
 
     @property
-    def embeddings(self):
+    def embeddings(self) -> tf.Tensor:
         """The table up to date: a tensor of shape (input_dim, output_dim)."""
         return self._look_up(tf.range(self.input_dim))
 
@@ -121,19 +123,19 @@ class DeferredEmbedding(Embedding):
         rows = super()._look_up(flat) - tf.stop_gradient(missed)
         return tf.reshape(rows, tf.concat([tf.shape(ids), [self.output_dim]], axis=0))
 
-    def enable_lora(self, *args, **kwargs):
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Not for this layer: the table is what is trained."""
         raise ValueError("DeferredEmbedding cannot train a low-rank update; use Embedding.")
 
-    def quantize(self, *args, **kwargs):
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Not for this layer: copy `layer.embeddings` into an `Embedding` and quantize that."""
         raise ValueError("DeferredEmbedding cannot be quantized; use Embedding.")
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Save the table and what its rows are owed."""
         for place, variable in enumerate(self.weights):
             store[str(place)] = variable.numpy()
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Load the table and what its rows are owed."""
         keras.layers.Layer.load_own_variables(self, store)

@@ -1,10 +1,12 @@
 """Adam for embeddings that touches the rows of a batch only, and is Adam all the same."""
 
 import typing
+from typing import Any
 
 import tensorflow as tf
 
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.deferred.rows import missed_quadrature, missed_steps
 from keras_bp.optimizers import Adam
 
@@ -83,7 +85,14 @@ class DeferredAdam(Adam):
         just before section 2.1.
     """
 
-    def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7, **kwargs):
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        **kwargs: Any,
+    ) -> None:
         for name, only in _ONLY.items():
             value = kwargs.pop(name, only[0])
             if value not in only:
@@ -92,7 +101,7 @@ class DeferredAdam(Adam):
                     f"rule. Received: {name}={value!r}"
                 )
         super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, **kwargs)
-        self._quadratures = {}
+        self._quadratures: dict = {}
 
     def _check_variables(self, variables):
         for variable in variables:
@@ -193,7 +202,7 @@ class DeferredAdam(Adam):
 
         tf.while_loop(lambda start: start < rows, body, (tf.constant(0),))
 
-    def catch_up(self):
+    def catch_up(self) -> None:
         """Bring all rows of all tables up to date, so that the variables hold what is read."""
 
         def sweep():
@@ -204,12 +213,12 @@ class DeferredAdam(Adam):
         if self.built:
             self._distribution_strategy.run(sweep)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: list) -> None:
         """Keras's hook at the end of `fit`: flush, and bring all rows up to date."""
         super().finalize_variable_values(var_list)
         self.catch_up()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         config = super().get_config()
         return {key: config[key] for key in config if key not in _ONLY}

@@ -1,5 +1,7 @@
 """Embedding that reads its rows alone, never the table."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -49,11 +51,11 @@ class Embedding(keras.layers.Embedding):
         TensorShape([1, 3, 4])
     """
 
-    def add_weight(self, *args, **kwargs):
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         """Add a weight, as Keras does, that a mixed policy does not cast as a whole."""
         return super().add_weight(*args, **{"autocast": False, **kwargs})
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """Look up the rows of the ids in `inputs`."""
         if self.lora_enabled or self.quantization_mode or isinstance(inputs, tf.SparseTensor):
             return super().call(inputs)
@@ -69,7 +71,9 @@ class Embedding(keras.layers.Embedding):
         # From the tf.Variable: a Keras variable would be read whole first.
         return tf.gather(self._embeddings.value, ids)
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(
+        self, mode: str | None = None, type_check: bool = True, config: Any = None
+    ) -> None:
         """Quantize the weights in place, as `keras.layers.Embedding.quantize` does."""
         # Keras quantizes no subclass of its Embedding, which might compute something else.
         type_check = type_check and type(self) is not Embedding

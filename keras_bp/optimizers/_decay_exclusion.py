@@ -44,8 +44,9 @@ def exactly(variable):
     The layers of a `Sequential` model are built in it, "model/dense/kernel", but when it is loaded
     before it, "dense/kernel".
     """
-    *models, layer, name = ["", *path_of(variable).split("/")]
-    models = [f"({re.escape(model)}/)?" for model in models if model]
+    words = ["", *str(path_of(variable)).split("/")]
+    layer, name = words[-2:]
+    models = [f"({re.escape(model)}/)?" for model in words[:-2] if model]
     return "^" + "".join(models) + re.escape(f"{layer}/{name}" if layer else name) + "$"
 
 
@@ -66,7 +67,7 @@ def decayed(variables, patterns, exact):
     for pattern in patterns:
         expression = PRESETS.get(pattern, pattern)
         found = [re.search(expression, path) is not None for path in paths]
-        # A model without biases may well name the preset; a pattern of one's own that finds
+        # A model without biases may well name the preset; any other pattern that finds
         # nothing is a misspelling.
         if not any(found) and pattern not in PRESETS:
             raise ValueError(

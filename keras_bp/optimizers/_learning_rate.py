@@ -28,6 +28,8 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         **kwargs: arguments of `keras.optimizers.Optimizer`.
     """
 
+    _learning_rate: typing.Any
+
     def __init__(self, learning_rate: LearningRate, **kwargs: typing.Any) -> None:
         if not callable(learning_rate):
             learning_rate = check_number("learning_rate", learning_rate, 0.0)

@@ -1,9 +1,12 @@
 """Adam and AdamW: steps along the gradient's mean, scaled by its root mean square."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
@@ -63,16 +66,16 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        amsgrad=False,
-        weight_decay=None,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        weight_decay: float | None = None,
         *,
-        epsilon_hat=True,
-        **kwargs,
-    ):
+        epsilon_hat: bool = True,
+        **kwargs: Any,
+    ) -> None:
         check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
         check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
         check_number("epsilon", epsilon, 0.0, low_open=True)
@@ -107,7 +110,7 @@ class Adam(Optimizer):
         largest.assign(tf.maximum(largest, square))
         descend(variable, size, mean / (tf.sqrt(largest) + epsilon))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {
             **super().get_config(),
@@ -160,16 +163,16 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        weight_decay=0.004,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        amsgrad=False,
+        learning_rate: LearningRate = 0.001,
+        weight_decay: float = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
         *,
-        epsilon_hat=True,
-        **kwargs,
-    ):
+        epsilon_hat: bool = True,
+        **kwargs: Any,
+    ) -> None:
         if weight_decay is None:
             raise ValueError(
                 "`weight_decay` must be a finite number in [0, inf). Received: weight_decay=None"

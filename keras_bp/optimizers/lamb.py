@@ -1,9 +1,12 @@
 """Adam's direction, rescaled so that each layer moves by a share of its norm."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
@@ -46,17 +49,17 @@ class Lamb(Optimizer):
         minutes", algorithm 2.
     """
 
-    slot_names = ("momentum", "velocity")
+    slot_names: tuple[str, ...] = ("momentum", "velocity")
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        weight_decay=None,
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
         check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
         check_number("epsilon", epsilon, 0.0, low_open=True)
@@ -87,7 +90,7 @@ class Lamb(Optimizer):
         ratio = tf.where(usable, weight_norm / tf.where(usable, norm, 1), 1)
         descend(variable, rate * ratio, direction)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {
             **super().get_config(),

@@ -1,8 +1,11 @@
 """Adam whose averages stand still where a sparse gradient has no row."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.optimizers.adam import Adam
 
 
@@ -58,16 +61,16 @@ class LazyAdam(Adam):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        weight_decay=None,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
         *,
-        correction="global",
-        epsilon_hat=True,
-        **kwargs,
-    ):
+        correction: str = "global",
+        epsilon_hat: bool = True,
+        **kwargs: Any,
+    ) -> None:
         if kwargs.pop("amsgrad", False):
             raise TypeError("LazyAdam takes no `amsgrad`: it would be blind to the rows' absence.")
         if correction not in ("global", "row"):
@@ -131,7 +134,7 @@ class LazyAdam(Adam):
         size, epsilon, *_ = super()._coefficients(tf.cast(rate, tf.float64), counts, g.dtype)
         return tf.cast(size, g.dtype), tf.cast(epsilon, g.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         config = {**super().get_config(), "correction": self.correction}
         del config["amsgrad"]

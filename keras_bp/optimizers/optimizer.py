@@ -144,7 +144,7 @@ class Optimizer(SettableLearningRate):
             **kwargs,
         )
         self.exclude_from_decay = check_patterns(exclude_from_decay)
-        self._exact_exclusions = []
+        self._exact_exclusions: list[str] = []
 
     @property
     def iterations(self) -> keras.Variable:

@@ -1,11 +1,13 @@
 """Adam that estimates how far it has to go, and takes its rate from that."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend, local
 from keras_bp.optimizers.adam import adam_step, as_held
 from keras_bp.optimizers.self_tuning import SelfTuning
@@ -66,24 +68,24 @@ class Prodigy(SelfTuning):
         the Adam version, in the form of the authors' package prodigyopt 1.1.2.
     """
 
-    slot_names = ("initial", "weighted_sum", "momentum", "velocity")
+    slot_names: tuple[str, ...] = ("initial", "weighted_sum", "momentum", "velocity")
 
     def __init__(
         self,
-        learning_rate=1.0,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        weight_decay=None,
+        learning_rate: LearningRate = 1.0,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float | None = None,
         *,
-        beta_3=None,
-        d0=1e-6,
-        d_coef=1.0,
-        growth_rate=None,
-        use_bias_correction=False,
-        safeguard_warmup=False,
-        **kwargs,
-    ):
+        beta_3: float | None = None,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float | None = None,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        **kwargs: Any,
+    ) -> None:
         check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
         check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
         check_number("epsilon", epsilon, 0.0, low_open=True)
@@ -102,7 +104,7 @@ class Prodigy(SelfTuning):
         self.use_bias_correction = use_bias_correction
         self.safeguard_warmup = safeguard_warmup
 
-    def build(self, variables):
+    def build(self, variables: list) -> None:
         """Create the slots, d and what it is estimated from."""
         if self.built:
             return
@@ -171,7 +173,7 @@ class Prodigy(SelfTuning):
             descend(variable, rate * self.weight_decay, tf.convert_to_tensor(variable))
         adam_step(variable, before * gradient, *slots[2:], *step)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {
             **super().get_config(),

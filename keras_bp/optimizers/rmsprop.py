@@ -1,9 +1,12 @@
 """Steps scaled by a running root mean square of the gradients."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
@@ -50,16 +53,16 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        rho=0.9,
-        momentum=0.0,
-        epsilon=1e-7,
-        centered=False,
-        weight_decay=None,
+        learning_rate: LearningRate = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        weight_decay: float | None = None,
         *,
-        epsilon_in_sqrt=True,
-        **kwargs,
-    ):
+        epsilon_in_sqrt: bool = True,
+        **kwargs: Any,
+    ) -> None:
         check_number("rho", rho, 0.0, 1.0, high_open=True)
         check_number("momentum", momentum, 0.0, 1.0)
         check_number("epsilon", epsilon, 0.0, low_open=True)
@@ -98,7 +101,7 @@ class RMSprop(Optimizer):
         else:
             descend(variable, rate, direction)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {
             **super().get_config(),

@@ -1,9 +1,12 @@
 """AdamW without a schedule: the weights' average takes the place of a falling rate."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend, local
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
@@ -71,20 +74,20 @@ class ScheduleFreeAdamW(Optimizer):
         Defazio et al., 2024, "The road less scheduled", algorithm 1 and section 4.
     """
 
-    slot_names = ("difference", "velocity")
+    slot_names: tuple[str, ...] = ("difference", "velocity")
 
     def __init__(
         self,
-        learning_rate=0.0025,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        warmup_steps=0,
-        weight_decay=None,
+        learning_rate: LearningRate = 0.0025,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        warmup_steps: int = 0,
+        weight_decay: float | None = None,
         *,
-        r=0.0,
-        **kwargs,
-    ):
+        r: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         # x is found from y by a division by b1.
         check_number("beta_1", beta_1, 0.0, 1.0, low_open=True, high_open=True)
         check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
@@ -98,7 +101,7 @@ class ScheduleFreeAdamW(Optimizer):
         self.warmup_steps = warmup_steps
         self.r = r
 
-    def build(self, variables):
+    def build(self, variables: list) -> None:
         """Create the slots, the sum of the average's weights and what it is made of."""
         if self.built:
             return
@@ -156,15 +159,15 @@ class ScheduleFreeAdamW(Optimizer):
         difference.assign((difference - d * reach) / inverse_keep)
         variable.assign_add(difference * pull - d * push)
 
-    def use_average_weights(self):
+    def use_average_weights(self) -> None:
         """Put the average x in the variables' place; it does nothing where it is there already."""
         self._switch(to_average=True)
 
-    def use_training_weights(self):
+    def use_training_weights(self) -> None:
         """Put the training weights y back; it does nothing where they are there already."""
         self._switch(to_average=False)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: list) -> None:
         """Keras's hook at the end of `fit`: flush, and go to the average."""
         super().finalize_variable_values(var_list)
         # With `use_ema` another average, that of y, has taken their place.
@@ -192,7 +195,7 @@ class ScheduleFreeAdamW(Optimizer):
             if own is not target:
                 own.assign(tf.cast(target, own.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {
             **super().get_config(),

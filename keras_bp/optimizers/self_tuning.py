@@ -1,10 +1,14 @@
 """The rules that find their rate themselves: their base, DoG and Adam-HD."""
 
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend, local
 from keras_bp.optimizers.adam import adam_step, as_held
 from keras_bp.optimizers.optimizer import Optimizer
@@ -61,7 +65,7 @@ class SelfTuning(Optimizer):
         raise NotImplementedError
 
     @property
-    def adapted_rate(self):
+    def adapted_rate(self) -> keras.Variable:
         """The rate of the last update, which the rule has found: a variable, 0 before the first."""
         if not self.built:
             raise AttributeError("`adapted_rate` is there once the optimizer is built.")
@@ -69,7 +73,7 @@ class SelfTuning(Optimizer):
 
     # What it makes of it.
 
-    def build(self, variables):
+    def build(self, variables: list) -> None:
         """Create the slots and the scalars that all variables share."""
         if self.built:
             return
@@ -185,18 +189,18 @@ class DoG(SelfTuning):
         size schedule", algorithm 1, in the form of the authors' package dog-optimizer 1.0.3.
     """
 
-    slot_names = ("initial",)
+    slot_names: tuple[str, ...] = ("initial",)
 
     def __init__(
         self,
-        learning_rate=1.0,
-        r_epsilon=1e-6,
-        epsilon=1e-8,
-        weight_decay=None,
+        learning_rate: LearningRate = 1.0,
+        r_epsilon: float = 1e-6,
+        epsilon: float = 1e-8,
+        weight_decay: float | None = None,
         *,
-        init_eta=None,
-        **kwargs,
-    ):
+        init_eta: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         if init_eta is not None:
             init_eta = check_number("init_eta", init_eta, 0.0, low_open=True)
         check_number("r_epsilon", r_epsilon, 0.0, low_open=True)
@@ -206,7 +210,7 @@ class DoG(SelfTuning):
         self.epsilon = float(epsilon)
         self.init_eta = init_eta
 
-    def build(self, variables):
+    def build(self, variables: list) -> None:
         """Create the slots, the distance and the sum of squares."""
         if self.built:
             return
@@ -251,7 +255,7 @@ class DoG(SelfTuning):
             decay = tf.constant(self.weight_decay, variable.dtype)
         descend(variable, rate, _with_decay(gradient, variable, decay))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {
             **super().get_config(),
@@ -316,18 +320,18 @@ class HypergradientAdam(SelfTuning):
         average as in the authors' code.
     """
 
-    slot_names = ("momentum", "velocity")
+    slot_names: tuple[str, ...] = ("momentum", "velocity")
 
     def __init__(
         self,
-        learning_rate=0.001,
-        hypergradient_rate=1e-7,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        weight_decay=None,
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.001,
+        hypergradient_rate: float = 1e-7,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_number("hypergradient_rate", hypergradient_rate, 0.0)
         check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
         check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
@@ -338,7 +342,7 @@ class HypergradientAdam(SelfTuning):
         self.beta_2 = float(beta_2)
         self.epsilon = float(epsilon)
 
-    def build(self, variables):
+    def build(self, variables: list) -> None:
         """Create the slots, and the sum of the rate's moves."""
         if self.built:
             return
@@ -378,7 +382,7 @@ class HypergradientAdam(SelfTuning):
             descend(variable, rate * self.weight_decay, tf.convert_to_tensor(variable))
         adam_step(variable, gradient, *slots, *step)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {
             **super().get_config(),

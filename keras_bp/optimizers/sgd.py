@@ -1,9 +1,12 @@
 """Gradient descent, with or without momentum: SGD, Momentum and Nesterov."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
+from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
@@ -47,8 +50,13 @@ class SGD(Optimizer):
     """
 
     def __init__(
-        self, learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=None, **kwargs
-    ):
+        self,
+        learning_rate: LearningRate = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_number("momentum", momentum, 0.0, 1.0)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = float(momentum)
@@ -74,7 +82,7 @@ class SGD(Optimizer):
         else:
             descend(variable, rate, gradient)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
 
@@ -109,9 +117,15 @@ class Momentum(Optimizer):
         Polyak, 1964, "Some methods of speeding up the convergence of iteration methods".
     """
 
-    slot_names = ("velocity",)
+    slot_names: tuple[str, ...] = ("velocity",)
 
-    def __init__(self, learning_rate=0.01, beta=0.9, weight_decay=None, **kwargs):
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.01,
+        beta: float = 0.9,
+        weight_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_number("beta", beta, 0.0, 1.0, high_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.beta = float(beta)
@@ -127,7 +141,7 @@ class Momentum(Optimizer):
             momentum=tf.constant(self.beta, variable.dtype),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {**super().get_config(), "beta": self.beta}
 
@@ -170,9 +184,15 @@ class Nesterov(Optimizer):
         learning", equations 3 and 4.
     """
 
-    slot_names = ("velocity",)
+    slot_names: tuple[str, ...] = ("velocity",)
 
-    def __init__(self, learning_rate=0.01, beta=0.9, weight_decay=None, **kwargs):
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.01,
+        beta: float = 0.9,
+        weight_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_number("beta", beta, 0.0, 1.0, high_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.beta = float(beta)
@@ -189,6 +209,6 @@ class Nesterov(Optimizer):
             use_nesterov=True,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         return {**super().get_config(), "beta": self.beta}
