@@ -47,7 +47,7 @@ class Combiner(Weighting):
 
         with tf.GradientTape(persistent=True) as tape:
             losses = ...
-        optimizer.apply(combine.gradients(tape, losses, variables), variables)
+        optimizer.apply(combiner.gradients(tape, losses, variables), variables)
 
     Args:
         **arguments: The rule's constructor's arguments, for `get_config`.
@@ -140,13 +140,13 @@ class Combiner(Weighting):
         self,
         task_gradients: Sequence[Sequence[Gradient]],
         losses: Sequence[tf.Tensor | None] | None = None,
-    ) -> "CombinedGradients":
-        """Combine gradients that are at hand: what `gradients` does once it has the tasks' own.
+    ) -> CombinedGradients:
+        """Combine given gradients: what `gradients` does once it has those of each task.
 
         Args:
             task_gradients: List of T lists, each with a task's gradient for every variable, in one
                 order: tensors, `tf.IndexedSlices` or None.
-            losses: List of T scalar losses, or None not to ask whether they are finite.
+            losses: List of T scalar losses, or None to skip the check that they are finite.
 
         Returns:
             A `CombinedGradients` with the attributes `gradients`; `present`, which of the tasks
@@ -200,14 +200,14 @@ class Combiner(Weighting):
             present: boolean tensor of shape (T,).
             losses: float64 tensor of shape (T,), or None.
         """
-        # A task without shared variables is no row of zeros to the rule, it has no part in it.
+        # A task without shared variables has no part; as a row of zeros it would count.
         sharing = owners[owners.sum(axis=1) > 1].any(axis=0)
         weights = self.weights(total, present & sharing, losses)
         return weights, [weights] * len(gramians)
 
 
 def _tape_gradients(tape, losses, variables):
-    """Return the gradients of each loss, one list a task, and the losses as a list.
+    """Return the gradients of each loss, one list per task, and the losses as a list.
 
     A loss that is None has None for every gradient.
     """

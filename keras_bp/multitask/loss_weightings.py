@@ -121,7 +121,7 @@ class GradNorm(LossWeighting):
     on shared variables: those of a single task get its own gradient, without the weight.
 
     It needs the losses, which must be above 0: in a `MultiTaskModel` and in `gradients` it has
-    them; `combine(jacobian, losses)` and `combine_tasks(task_gradients, losses)` are given them.
+    them; `combiner(jacobian, losses)` and `combine_tasks(task_gradients, losses)` are given them.
 
     Args:
         alpha: Number of 0 or more: how strongly a task that lags behind is helped; 0 brings all
@@ -133,10 +133,10 @@ class GradNorm(LossWeighting):
         ValueError: If one is out of its range, or when called without losses.
 
     Example:
-        >>> combine = keras_bp.multitask.GradNorm(alpha=0.0, learning_rate=1e-3)
+        >>> combiner = keras_bp.multitask.GradNorm(alpha=0.0, learning_rate=1e-3)
         >>> jacobian, losses = tf.constant([[3.0, 0.0], [0.0, 1.0]]), tf.constant([1.0, 1.0])
         >>> for _ in range(1000):
-        ...     gradient = combine(jacobian, losses)
+        ...     gradient = combiner(jacobian, losses)
         >>> gradient.numpy().round(1).tolist()
         [1.5, 1.5]
 
@@ -203,7 +203,7 @@ class UncertaintyWeighting(LossWeighting):
     without the weight, which an optimizer such as Adam takes out again anyway.
 
     It needs the losses, which must not be negative: in a `MultiTaskModel` and in `gradients` it has
-    them; `combine(jacobian, losses)` and `combine_tasks(task_gradients, losses)` are given them.
+    them; `combiner(jacobian, losses)` and `combine_tasks(task_gradients, losses)` are given them.
 
     Args:
         learning_rate: Number above 0, of the steps of s. Defaults to 0.025.
@@ -213,10 +213,10 @@ class UncertaintyWeighting(LossWeighting):
         ValueError: If it is not above 0 and finite, or when called without losses.
 
     Example:
-        >>> combine = keras_bp.multitask.UncertaintyWeighting()
+        >>> combiner = keras_bp.multitask.UncertaintyWeighting()
         >>> jacobian, losses = tf.constant([[1.0, 0.0], [-1.0, 1.0]]), tf.constant([2.0, 0.1])
         >>> for _ in range(1000):
-        ...     gradient = combine(jacobian, losses)
+        ...     gradient = combiner(jacobian, losses)
         >>> gradient.numpy().round(3).tolist()
         [-4.75, 5.0]
 

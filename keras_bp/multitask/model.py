@@ -30,7 +30,7 @@ class MultiTaskModel(keras.Model):
     to the combined one.
 
     A task whose gradient is not finite is left out of the step; `logs["left_out"]` counts how often
-    one was since the model was made, and `left_out()` tells of which tasks. Inside a
+    that has happened since the model was made, and `left_out()` says for which tasks. Inside a
     `LossScaleOptimizer` the whole step is skipped instead, as its scale falls by that only.
 
     `listeners` is a list of functions that the step calls, as it is traced, with what it makes of
@@ -43,7 +43,7 @@ class MultiTaskModel(keras.Model):
     it is not saved; `append` to it.
 
     `MultiTaskModel.from_config(model.get_config())` makes another; `keras.models.clone_model` does
-    not hand on `combiner`.
+    not pass on `combiner`.
 
     Args:
         inputs: As for `keras.Model`.
@@ -54,7 +54,7 @@ class MultiTaskModel(keras.Model):
             `variables`, as the state of a `Dropout` is.
 
     Raises:
-        TypeError: if `combiner` is no `Combiner`.
+        TypeError: if `combiner` is not a `Combiner`.
         ValueError: if there is one output only, or none of the outputs has a loss.
 
     Example:
@@ -108,7 +108,7 @@ class MultiTaskModel(keras.Model):
         # Past the `__setattr__` of Keras and TensorFlow, which would track the list's items.
         self.listeners: list[Callable[..., None]]
         object.__setattr__(self, "listeners", [])
-        # No metric: those are set back by `evaluate`, and summed over the replicas.
+        # Not a metric: those are reset by `evaluate`, and summed over the replicas.
         self._left_out = tf.Variable(
             tf.zeros(len(self.outputs), tf.int64),
             trainable=False,
@@ -157,7 +157,7 @@ class MultiTaskModel(keras.Model):
         return {**logs, "left_out": tf.reduce_sum(self._left_out)}
 
     def get_config(self) -> dict[str, Any]:
-        """Return what the model is made of, and the combiner."""
+        """Return the config of the functional model, and the combiner."""
         return {
             **super().get_config(),
             "combiner": keras.saving.serialize_keras_object(self.combiner),
@@ -167,7 +167,7 @@ class MultiTaskModel(keras.Model):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> Self:
-        """Make the model anew from what `get_config` returned."""
+        """Create the model from what `get_config` returned."""
         combiner = keras.saving.deserialize_keras_object(config["combiner"], custom_objects)
         return super().from_config({**config, "combiner": combiner}, custom_objects)
 
@@ -226,7 +226,10 @@ def _task_gradients(tape, loss, outputs, variables):
     """Return a list of gradients for each output; of one that has no loss, all None."""
     by_output = tape.gradient(loss, outputs)
     if all(gradient is None for gradient in by_output):
-        raise ValueError("`loss` must be given in `compile` for at least one of the outputs")
+        raise ValueError(
+            "`loss` must be given in `compile` for at least one of the outputs. "
+            "Received: outputs that the loss does not depend on"
+        )
     return [
         [None] * len(variables)
         if gradient is None
@@ -248,7 +251,7 @@ def _complete(losses, task_gradients):
 
 
 def _take_overwritten(task_gradients, variables):
-    """Take out, and return for each variable, what is no gradient but its next value (float8)."""
+    """Take out and return float8 scales: the variable's next value, in place of a gradient."""
     values = [None] * len(variables)
     for i, variable in enumerate(variables):
         if getattr(variable, "overwrite_with_gradient", False):

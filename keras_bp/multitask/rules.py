@@ -28,8 +28,8 @@ class Sum(Combiner):
     The baseline that heeds no conflict: a task with a long gradient decides.
 
     Example:
-        >>> combine = keras_bp.multitask.Sum()
-        >>> combine(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().tolist()
+        >>> combiner = keras_bp.multitask.Sum()
+        >>> combiner(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().tolist()
         [0.0, 1.0]
 
     References:
@@ -49,8 +49,8 @@ class Mean(Combiner):
     A task that is left out of the step does not count in T.
 
     Example:
-        >>> combine = keras_bp.multitask.Mean()
-        >>> combine(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().tolist()
+        >>> combiner = keras_bp.multitask.Mean()
+        >>> combiner(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().tolist()
         [0.0, 0.5]
 
     References:
@@ -86,8 +86,8 @@ class PCGrad(Combiner):
         ValueError: If `reduction` is another, or `seed` is negative.
 
     Example:
-        >>> combine = keras_bp.multitask.PCGrad()
-        >>> combine(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().tolist()
+        >>> combiner = keras_bp.multitask.PCGrad()
+        >>> combiner(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().tolist()
         [0.5, 1.5]
 
     References:
@@ -164,8 +164,8 @@ class MGDA(Combiner):
     come near it only.
 
     Example:
-        >>> combine = keras_bp.multitask.MGDA()
-        >>> combine(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().round(6).tolist()
+        >>> combiner = keras_bp.multitask.MGDA()
+        >>> combiner(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().round(6).tolist()
         [0.20000000298023224, 0.4000000059604645]
 
     References:
@@ -202,8 +202,8 @@ class CAGrad(Combiner):
         ValueError: If `c` is negative or not finite.
 
     Example:
-        >>> combine = keras_bp.multitask.CAGrad(c=0.5)
-        >>> [round(float(x), 4) for x in combine(tf.constant([[1.0, 0.0], [-1.0, 1.0]]))]
+        >>> combiner = keras_bp.multitask.CAGrad(c=0.5)
+        >>> [round(float(x), 4) for x in combiner(tf.constant([[1.0, 0.0], [-1.0, 1.0]]))]
         [0.25, 0.5]
 
     References:
@@ -245,8 +245,8 @@ class IMTLG(Combiner):
     to 0, as in opposite gradients, d is 0.
 
     Example:
-        >>> combine = keras_bp.multitask.IMTLG()
-        >>> [round(float(x), 4) for x in combine(tf.constant([[1.0, 0.0], [-1.0, 1.0]]))]
+        >>> combiner = keras_bp.multitask.IMTLG()
+        >>> [round(float(x), 4) for x in combiner(tf.constant([[1.0, 0.0], [-1.0, 1.0]]))]
         [0.1716, 0.4142]
 
     References:
@@ -281,8 +281,8 @@ class AlignedMTL(Combiner):
     give their mean.
 
     Example:
-        >>> combine = keras_bp.multitask.AlignedMTL()
-        >>> combine(tf.constant([[2.0, 0.0], [0.0, 4.0]])).numpy().tolist()
+        >>> combiner = keras_bp.multitask.AlignedMTL()
+        >>> combiner(tf.constant([[2.0, 0.0], [0.0, 4.0]])).numpy().tolist()
         [1.0, 1.0]
 
     References:
@@ -312,8 +312,8 @@ class UPGrad(Combiner):
     allows; without a conflict, d is the mean.
 
     Example:
-        >>> combine = keras_bp.multitask.UPGrad()
-        >>> combine(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().tolist()
+        >>> combiner = keras_bp.multitask.UPGrad()
+        >>> combiner(tf.constant([[1.0, 0.0], [-1.0, 1.0]])).numpy().tolist()
         [0.25, 0.75]
 
     References:
@@ -360,10 +360,10 @@ class BlockwiseUPGrad(UPGrad):
     Called with a Jacobian, which is one block, it is `UPGrad`.
 
     Example:
-        >>> combine = keras_bp.multitask.BlockwiseUPGrad()
+        >>> combiner = keras_bp.multitask.BlockwiseUPGrad()
         >>> one = [tf.constant([1.0, 0.0]), tf.constant([4.0])]
         >>> other = [tf.constant([-1.0, 1.0]), tf.constant([2.0])]
-        >>> [g.numpy().tolist() for g in combine.combine_tasks([one, other]).gradients]
+        >>> [g.numpy().tolist() for g in combiner.combine_tasks([one, other]).gradients]
         [[0.25, 0.75], [3.0]]
 
     References:

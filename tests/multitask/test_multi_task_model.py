@@ -40,7 +40,8 @@ def network(penalty=True, chained=False):
 
 def multi_task(combine, optimizer=None, penalty=True, **options):
     model = MultiTaskModel(*network(penalty), combiner=combine)
-    options = {"loss": LOSSES, "jit_compile": False, **options}
+    # Eagerly, where how the steps run does not matter: nothing is traced.
+    options = {"loss": LOSSES, "run_eagerly": "jit_compile" not in options, **options}
     model.compile(optimizer or keras.optimizers.SGD(0.1), **options)
     return model
 
@@ -99,9 +100,8 @@ def own_gradients(model, x, y):
     return gradients
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_one_step_of_pcgrad(jit_compile, data):
-    model = multi_task(PCGrad(), penalty=False, jit_compile=jit_compile)
+def test_one_step_of_pcgrad(data):
+    model = multi_task(PCGrad(), penalty=False, jit_compile=True)
     x, y = data[0], {**data[1], "a": -3.0 * data[1]["a"]}
     before = model.get_weights()
     a, b = own_gradients(model, x, y)
@@ -125,16 +125,6 @@ def test_one_step_of_pcgrad(jit_compile, data):
     assert product < 0  # or nothing was projected
 
 
-def test_two_replicas_are_one(data, replicas):
-    one = multi_task(PCGrad(), optimizers.Adam(0.01))
-    history = fit(one, data)
-    with replicas.scope():
-        two = multi_task(PCGrad(), optimizers.Adam(0.01))
-    for name, values in fit(two, data).items():
-        np.testing.assert_allclose(values, history[name], rtol=1e-5)
-    assert_weights(two, one)
-
-
 def five_tasks(data, seed, **arguments):
     """A model, and data for it, in which PCGrad's order changes every step."""
     keras.utils.set_random_seed(seed)
@@ -143,7 +133,7 @@ def five_tasks(data, seed, **arguments):
     trunk = L.Dense(8, "tanh", kernel_initializer="ones")(x)
     outputs = [L.Dense(1, kernel_initializer="ones", name=f"t{i}")(trunk) for i in range(5)]
     model = MultiTaskModel(x, outputs, combiner=combine)
-    model.compile(optimizers.SGD(0.1), "mse", jit_compile=False)
+    model.compile(optimizers.SGD(0.1), "mse", run_eagerly=True)
     return model, (data[0], [np.random.default_rng(i).normal(size=(24, 1)) for i in range(5)])
 
 
@@ -162,16 +152,6 @@ def test_save_load_and_train_on(data, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_order_is_reproducible(data):
-    ends = []
-    for seed in (1, 1, 2):
-        model, five = five_tasks(data, seed)
-        fit(model, five)
-        ends.append(model.get_weights()[0])
-    np.testing.assert_array_equal(ends[0], ends[1])
-    assert np.any(ends[0] != ends[2])
-
-
 class NotFinite(keras.losses.Loss):
     """The mean square, and NaN in batches that hold a target of 9."""
 
@@ -184,7 +164,8 @@ class NotFinite(keras.losses.Loss):
 def test_it_is_counted_who_is_left_out(distributed, data, replicas):
     x, y = data[0], {**data[1], "a": np.full((24, 2), 9.0, "float32")}
     with replicas.scope() if distributed else contextlib.nullcontext():
-        model = multi_task(Sum(), loss={"a": NotFinite(), "b": LOSSES["b"]})
+        graph = {"jit_compile": False} if distributed else {}
+        model = multi_task(Sum(), loss={"a": NotFinite(), "b": LOSSES["b"]}, **graph)
     history = fit(model, (x, y), validation_data=(x, y))
     assert history["left_out"] == [3, 6] and model.left_out() == {"a": 6, "b": 0}
 
@@ -233,7 +214,7 @@ def test_tasks_that_look_up_with_ids_of_different_dtypes():
         table = L.Embedding(6, 2)
         outputs = [L.Dense(1, name=f"t{i}")(L.Flatten()(table(x))) for i, x in enumerate(inputs)]
         model = kind(inputs, outputs)
-        model.compile(optimizers.SGD(0.1), "mse", jit_compile=False)
+        model.compile(optimizers.SGD(0.1), "mse", run_eagerly=True)
         ids = np.random.default_rng(0).integers(0, 6, (24, 3))
         y = np.linspace(0.0, 1.0, 24)[:, None]
         fit(model, ([ids.astype("int32"), ids[::-1]], [y, 1.0 - y]))
@@ -273,7 +254,7 @@ def test_the_trunk_runs_once_and_nothing_is_traced_again(data):
 
 
 def test_the_monitor_sees_what_the_optimizer_gets(data, tmp_path, read_events):
-    model = multi_task(PCGrad(), penalty=False)
+    model = multi_task(PCGrad(), penalty=False, jit_compile=False)
     a, b = own_gradients(model, data[0], data[1])
     monitor = GradientMonitor(tmp_path)
     fit(model, data, batch_size=24, epochs=1, callbacks=[monitor])
@@ -298,7 +279,7 @@ def test_refusals(arguments, error, message):
         MultiTaskModel(*args, **options)
 
 
-def test_a_combiner_of_ones_own(data):
+def test_a_custom_combiner(data):
     class First(Combiner):
         def _weights(self, gramian, present):
             return tf.one_hot(0, gramian.shape[0], dtype=gramian.dtype)
@@ -314,7 +295,6 @@ def test_listeners_see_the_tasks_gradients_as_the_step_is_traced(data, tmp_path)
     model, seen = multi_task(Sum(), penalty=False), []
     a, b = own_gradients(model, *data)
     model.listeners.append(lambda *arguments: seen.append(arguments))
-    model.run_eagerly = True  # for values in the place of a graph's tensors
     fit(model, data, batch_size=24, epochs=1)
     [(variables, task_gradients, combined)] = seen
     assert variables == model.trainable_variables

@@ -24,8 +24,10 @@ def combined(rows, jit_compile=False):
     return combine([[None if g is None else tf.constant(g) for g in row] for row in rows])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("tasks", [2, pytest.param(5, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "tasks, jit_compile",
+    [(2, False), *(pytest.param(5, jit, marks=pytest.mark.long) for jit in (False, True))],
+)
 def test_each_variable_gets_its_own_upgrad(tasks, jit_compile):
     rows = drawn(tasks)
     for number, gradient in enumerate(combined(rows, jit_compile)):

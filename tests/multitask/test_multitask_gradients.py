@@ -1,4 +1,4 @@
-"""combine.gradients: shared variables are combined, a task's own variables get its own gradient."""
+"""Combiner.gradients: what several tasks share is combined, what is one task's keeps its own."""
 
 import keras
 import numpy as np
@@ -52,8 +52,7 @@ class Trunk:
 SHARED, HEADS, UNUSED = [0, 1, 2], [3, 4], 5
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("name", ["PCGrad", "UPGrad"])
+@pytest.mark.parametrize("name, jit_compile", [("PCGrad", False), ("UPGrad", True)])
 def test_shared_variables_get_the_combined_gradient(name, jit_compile):
     trunk = Trunk()
     rows = trunk.separate()
@@ -100,8 +99,7 @@ def test_the_parts_of_the_answer():
     assert combined.present.numpy().tolist() == [True, True]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad, jit_compile", [(np.nan, True), (np.inf, False)])
 def test_a_loss_that_is_not_finite_leaves_its_task_out(bad, jit_compile):
     trunk = Trunk()
     wanted = trunk.separate()[1]
@@ -195,7 +193,7 @@ def test_half_precision_gradients_keep_their_dtype():
     assert np.isfinite(combined.gradients[0]).all()
 
 
-def test_a_loop_of_ones_own_compiled_and_traced_once():
+def test_a_custom_loop_compiled_and_traced_once():
     trunk, optimizer, combiner = Trunk(), optimizers.Adam(0.01), multitask.PCGrad()
     variables = trunk.variables[:5]
     optimizer.build(variables)
