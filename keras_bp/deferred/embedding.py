@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_bp._keras import serializable
 from keras_bp.deferred.rows import DeferredRows
-from keras_bp.layers import Embedding
+from keras_bp.layers.embedding import Embedding
 
 
 @serializable

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
 from keras_bp.deferred.rows import missed_quadrature, missed_steps
-from keras_bp.optimizers import Adam
+from keras_bp.optimizers.adam import Adam
 
 _BLOCK = 4096
 # What is left out of a row's missed steps, relative to their sum: below the rounding of the
