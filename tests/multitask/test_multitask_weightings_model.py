@@ -95,7 +95,7 @@ def test_a_checkpoint_of_tensorflow_has_them(tmp_path):
 
 
 def test_a_skipped_step_moves_nothing():
-    combine = GradNorm(learning_rate=0.1)
+    combine = UncertaintyWeighting(learning_rate=0.1)
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=8.0)
     trained = model(combine, optimizer=scaled)
     x, y = data()
