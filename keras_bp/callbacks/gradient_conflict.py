@@ -98,10 +98,7 @@ class GradientConflict(RecordingCallback):
     """
 
     def __init__(
-        self,
-        log_dir: Path = "tb_logs",
-        every: int = 1,
-        layers: Sequence[str] | None = None,
+        self, log_dir: Path = "tb_logs", every: int = 1, layers: Sequence[str] | None = None
     ) -> None:
         check_path("log_dir", log_dir)
         check_integer("every", every, 1)

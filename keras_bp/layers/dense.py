@@ -18,10 +18,7 @@ _FUSED = [
     (keras.activations.tanh, "tanh"),
 ]
 # A loss wants the logits of these: the affine map and the activation stay two ops.
-_WITH_LOGITS = [
-    (keras.activations.sigmoid, ops.sigmoid),
-    (keras.activations.softmax, ops.softmax),
-]
+_WITH_LOGITS = [(keras.activations.sigmoid, ops.sigmoid), (keras.activations.softmax, ops.softmax)]
 
 
 @serializable

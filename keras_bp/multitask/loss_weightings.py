@@ -152,10 +152,7 @@ class GradNorm(LossWeighting):
 
     def _new_variables(self, tasks):
         # A first loss of 0 says that the task has had no step yet.
-        return [
-            task_variable(tasks, 1.0, "weights"),
-            task_variable(tasks, 0.0, "first_losses"),
-        ]
+        return [task_variable(tasks, 1.0, "weights"), task_variable(tasks, 0.0, "first_losses")]
 
     def _weights(self, gramian, present, losses):
         weights, first_losses = self.variables

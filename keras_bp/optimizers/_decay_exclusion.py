@@ -7,7 +7,7 @@ import keras
 PRESETS = {
     # The last word of the name of Keras's biases (bias, recurrent_bias, ...) and of the weights
     # of its normalization layers.
-    "bias_and_normalization": r"(^|[/_])(bias|gamma|beta|scale)$",
+    "bias_and_normalization": r"(^|[/_])(bias|gamma|beta|scale)$"
 }
 
 

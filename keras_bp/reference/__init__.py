@@ -26,16 +26,7 @@ from keras_bp.reference.network import (
     categorical_cross_entropy,
     initialize,
 )
-from keras_bp.reference.optimizers import (
-    LAMB,
-    NAG,
-    SGD,
-    Adam,
-    AdamW,
-    Momentum,
-    Optimizer,
-    RMSprop,
-)
+from keras_bp.reference.optimizers import LAMB, NAG, SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
 from keras_bp.reference.schedules import (
     cosine,
     cosine_restarts,

@@ -173,9 +173,7 @@ class Sequential(Schedule):
     """
 
     def __init__(
-        self,
-        schedules: Sequence[float | LearningRateSchedule],
-        boundaries: Sequence[int],
+        self, schedules: Sequence[float | LearningRateSchedule], boundaries: Sequence[int]
     ) -> None:
         for name, value in (("schedules", schedules), ("boundaries", boundaries)):
             if not isinstance(value, (list, tuple)):

@@ -37,12 +37,7 @@ class StepDecay(Schedule):
         rate falls to a tenth at each plateau.
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: int,
-        factor: float = 0.5,
-    ) -> None:
+    def __init__(self, initial_learning_rate: float, decay_steps: int, factor: float = 0.5) -> None:
         super().__init__(
             initial_learning_rate=check_number("initial_learning_rate", initial_learning_rate, 0.0),
             decay_steps=check_integer("decay_steps", decay_steps, 1),
@@ -90,10 +85,7 @@ class ExponentialDecay(Schedule):
     """
 
     def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: int,
-        decay_rate: float = 1.0 / math.e,
+        self, initial_learning_rate: float, decay_steps: int, decay_rate: float = 1.0 / math.e
     ) -> None:
         super().__init__(
             initial_learning_rate=check_number("initial_learning_rate", initial_learning_rate, 0.0),
@@ -137,10 +129,7 @@ class LinearDecay(Schedule):
     """
 
     def __init__(
-        self,
-        initial_learning_rate: float,
-        total_steps: int,
-        minimum_learning_rate: float = 0.0,
+        self, initial_learning_rate: float, total_steps: int, minimum_learning_rate: float = 0.0
     ) -> None:
         top = check_number("initial_learning_rate", initial_learning_rate, 0.0)
         super().__init__(
@@ -186,10 +175,7 @@ class CosineAnnealing(Schedule):
     """
 
     def __init__(
-        self,
-        initial_learning_rate: float,
-        total_steps: int,
-        minimum_learning_rate: float = 0.0,
+        self, initial_learning_rate: float, total_steps: int, minimum_learning_rate: float = 0.0
     ) -> None:
         top = check_number("initial_learning_rate", initial_learning_rate, 0.0)
         super().__init__(

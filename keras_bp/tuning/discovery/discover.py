@@ -11,13 +11,7 @@ from keras_bp._types import Array, Path
 from keras_bp.schedules import CosineAnnealing, LinearDecay, Warmup
 from keras_bp.tuning.discovery.probe import NAMES, Probe, features, reference_rate, swept
 
-SHAPES = (
-    (0.0, "constant"),
-    (0.0, "cosine"),
-    (0.0, "linear"),
-    (0.1, "cosine"),
-    (0.1, "linear"),
-)
+SHAPES = ((0.0, "constant"), (0.0, "cosine"), (0.0, "linear"), (0.1, "cosine"), (0.1, "linear"))
 """Pairs of the share of the steps in which the rate rises, and of how it falls afterwards."""
 
 PEAKS = 10 ** np.linspace(-2, 0, 9)
