@@ -44,22 +44,22 @@ class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
     vanish, as it does in Keras.
 
     Args:
-        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities.
-        label_smoothing: Number in [0, 1], the share by which labels move towards 1/2.
-        axis: Integer, the axis averaged over. Defaults to -1.
+        from_logits: whether the predictions are logits. Defaults to `False`, probabilities.
+        label_smoothing: number in [0, 1], the share by which labels move towards 1/2.
+        axis: integer, the axis averaged over. Defaults to -1.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
-        name: Name of the loss.
-        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+        name: name of the loss.
+        dtype: dtype of the computation. Defaults to `keras.config.floatx()`.
 
     Call arguments:
-        y_true: Labels, of the predictions' shape.
-        y_pred: Predictions, of shape `(batch, ..., labels)`.
-        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+        y_true: labels, of the predictions' shape.
+        y_pred: predictions, of shape `(batch, ..., labels)`.
+        sample_weight: weights that broadcast to the loss before the reduction, or `None`.
 
     Raises:
-        TypeError: If `label_smoothing` is not a number.
-        ValueError: If `label_smoothing` is outside [0, 1], or the shapes differ.
+        TypeError: if `label_smoothing` is not a number.
+        ValueError: if `label_smoothing` is outside [0, 1], or the shapes differ.
 
     Example:
         >>> loss = keras_bp.losses.BinaryCrossentropy(from_logits=True)
@@ -103,23 +103,23 @@ class CategoricalCrossentropy(_Crossentropy, keras.losses.CategoricalCrossentrop
     Keras's is `a - y` all the same.
 
     Args:
-        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
+        from_logits: whether the predictions are logits. Defaults to `False`, probabilities, which
             are divided by their sum.
-        label_smoothing: Number in [0, 1], the share of a label that is spread over all classes.
-        axis: Integer, the axis of the classes. Defaults to -1.
+        label_smoothing: number in [0, 1], the share of a label that is spread over all classes.
+        axis: integer, the axis of the classes. Defaults to -1.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
-        name: Name of the loss.
-        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+        name: name of the loss.
+        dtype: dtype of the computation. Defaults to `keras.config.floatx()`.
 
     Call arguments:
-        y_true: Labels, of the predictions' shape.
-        y_pred: Predictions, the classes on `axis`.
-        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+        y_true: labels, of the predictions' shape.
+        y_pred: predictions, the classes on `axis`.
+        sample_weight: weights that broadcast to the loss before the reduction, or `None`.
 
     Raises:
-        TypeError: If `label_smoothing` is not a number.
-        ValueError: If `label_smoothing` is outside [0, 1], or the shapes differ.
+        TypeError: if `label_smoothing` is not a number.
+        ValueError: if `label_smoothing` is outside [0, 1], or the shapes differ.
 
     Example:
         >>> loss = keras_bp.losses.CategoricalCrossentropy(from_logits=True)
@@ -156,23 +156,23 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
     one-hot label, which is never made (`keras_bp.ops.sparse_categorical_crossentropy`).
 
     Args:
-        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
+        from_logits: whether the predictions are logits. Defaults to `False`, probabilities, which
             are divided by their sum.
-        ignore_class: Integer label whose examples are left out, or `None`.
+        ignore_class: integer label whose examples are left out, or `None`.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
-        axis: The axis of the classes: the last one.
-        name: Name of the loss.
-        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+        axis: the axis of the classes: the last one.
+        name: name of the loss.
+        dtype: dtype of the computation. Defaults to `keras.config.floatx()`.
 
     Call arguments:
-        y_true: Integer labels in [0, classes), of the predictions' shape without the last axis, or
+        y_true: integer labels in [0, classes), of the predictions' shape without the last axis, or
             with a last axis of length 1.
-        y_pred: Predictions of shape `(batch, ..., classes)`.
-        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+        y_pred: predictions of shape `(batch, ..., classes)`.
+        sample_weight: weights that broadcast to the loss before the reduction, or `None`.
 
     Raises:
-        ValueError: If the shapes do not fit, or `axis` is not the last one.
+        ValueError: if the shapes do not fit, or `axis` is not the last one.
 
     Example:
         >>> loss = keras_bp.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -89,17 +89,17 @@ def alignment(
     no other surrogate. The model and all random states are left as they were.
 
     Args:
-        model: A built and compiled `keras.Model`.
-        x: Array, tensor or structure of them, the model's inputs for a batch.
-        y: Array, tensor or structure of them, the targets.
-        sample_weight: Array of a weight for each example, or `None`.
+        model: a built and compiled `keras.Model`.
+        x: array, tensor or structure of them, the model's inputs for a batch.
+        y: array, tensor or structure of them, the targets.
+        sample_weight: array of a weight for each example, or `None`.
 
     Returns:
         A dictionary, path -> `Alignment`, of every layer with trainable variables. Paths are those
         of `GradientMonitor`: `hidden`, or `block/conv` for the layer conv in a model block.
 
     Raises:
-        ValueError: If the model is not built, is compiled without a loss, or has no trainable
+        ValueError: if the model is not built, is compiled without a loss, or has no trainable
             variables.
 
     Example:

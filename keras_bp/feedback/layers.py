@@ -117,26 +117,26 @@ class FeedbackDense(_KernelFeedback, keras.layers.Dense):
     Weights of a `Dense` go in by `set_weights([kernel, bias, B])`.
 
     Args:
-        units: Positive integer, the length of the output's last axis.
-        activation: Name or function of an activation, or `None` for none.
-        use_bias: Whether a bias is added. Defaults to `True`.
+        units: positive integer, the length of the output's last axis.
+        activation: name or function of an activation, or `None` for none.
+        use_bias: whether a bias is added. Defaults to `True`.
         feedback: `"random"`, the default, or `"sign"` for sign-symmetric feedback, `sign(kernel)
             |B|`: the kernel's signs, but not its values.
-        feedback_initializer: Initializer of B, or `None`, the default, for uniform numbers within
+        feedback_initializer: initializer of B, or `None`, the default, for uniform numbers within
             +-1 / sqrt(units).
-        **kwargs: Further arguments of `keras.layers.Dense`, such as `kernel_initializer`,
+        **kwargs: further arguments of `keras.layers.Dense`, such as `kernel_initializer`,
             `lora_rank`, `name` and `dtype`.
 
     Call arguments:
-        inputs: Tensor of shape `(batch, ..., features)`, rank 2 or more.
+        inputs: tensor of shape `(batch, ..., features)`, rank 2 or more.
 
     Output shape:
         `(batch, ..., units)`.
 
     Raises:
-        ValueError: If `units` is not a positive integer, `feedback` is no rule, or the layer's
+        ValueError: if `units` is not a positive integer, `feedback` is no rule, or the layer's
             dtype is quantized.
-        TypeError: If the inputs are sparse.
+        TypeError: if the inputs are sparse.
 
     Example:
         >>> layer = keras_bp.layers.FeedbackDense(8, activation="tanh")
@@ -192,25 +192,25 @@ class FeedbackConv2D(_KernelFeedback, keras.layers.Conv2D):
     Kernel and bias get their ordinary gradients from the signal that comes in.
 
     Args:
-        filters: Positive integer, the number of the output's channels.
-        kernel_size: Integer or pair of integers.
-        strides: Integer or pair of integers. Defaults to `(1, 1)`.
+        filters: positive integer, the number of the output's channels.
+        kernel_size: integer or pair of integers.
+        strides: integer or pair of integers. Defaults to `(1, 1)`.
         padding: `"valid"`, the default, or `"same"`.
         feedback: `"random"`, the default, or `"sign"` for sign-symmetric feedback, `sign(kernel)
             |B|`: the kernel's signs, but not its values.
-        feedback_initializer: Initializer of B, or `None`, the default, for uniform numbers within
+        feedback_initializer: initializer of B, or `None`, the default, for uniform numbers within
             +-1 / sqrt(fan out), where fan out is filters times positions in the kernel.
-        **kwargs: Further arguments of `keras.layers.Conv2D`, such as `activation`,
+        **kwargs: further arguments of `keras.layers.Conv2D`, such as `activation`,
             `dilation_rate`, `data_format`, `name` and `dtype`; `groups` must be 1.
 
     Call arguments:
-        inputs: Tensor of shape `(batch, height, width, channels)`.
+        inputs: tensor of shape `(batch, height, width, channels)`.
 
     Output shape:
         `(batch, new height, new width, filters)`.
 
     Raises:
-        ValueError: If `feedback` is no rule, `groups` is not 1, or the layer's dtype is quantized.
+        ValueError: if `feedback` is no rule, `groups` is not 1, or the layer's dtype is quantized.
 
     Example:
         >>> layer = keras_bp.layers.FeedbackConv2D(8, 3, activation="relu")
@@ -272,20 +272,20 @@ class DirectFeedback(keras.layers.Layer):
     for a cross-entropy of probabilities.
 
     Args:
-        feedback_initializer: Initializer of the B_l, of shape `(outputs, n)`, where n is the number
+        feedback_initializer: initializer of the B_l, of shape `(outputs, n)`, where n is the number
             of entries of h_l for an example, or `None`, the default, for uniform numbers within
             +-1 / sqrt(outputs).
-        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+        **kwargs: arguments of every Keras layer, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: List `[z, h_1, ...]` of tensors: z of shape `(batch, outputs)`, each h of shape
+        inputs: list `[z, h_1, ...]` of tensors: z of shape `(batch, outputs)`, each h of shape
             `(batch, ...)`, known except for the batch.
 
     Output shape:
         That of z, and its dtype, whatever the layer's.
 
     Raises:
-        ValueError: If the inputs are not such a list.
+        ValueError: if the inputs are not such a list.
 
     Example:
         >>> x, hidden = keras.Input((4,)), keras_bp.layers.Dense(8, "tanh")
@@ -352,10 +352,10 @@ class Detach(keras.layers.Layer):
     `keras_bp.feedback.exact_gradients()` the gradient passes.
 
     Args:
-        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+        **kwargs: arguments of every Keras layer, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: Floating-point tensor of any shape.
+        inputs: floating-point tensor of any shape.
 
     Output shape:
         That of the inputs, and their dtype, whatever the layer's.
@@ -383,7 +383,7 @@ def _initializer(initializer, mode):
     """Return an initializer; `None` stands for a uniform one within +-1 / sqrt(fan).
 
     Args:
-        initializer: Anything that `keras.initializers.get` takes.
+        initializer: anything that `keras.initializers.get` takes.
         mode: `"fan_out"` or `"fan_in"`, the one that the backward pass sums over.
     """
     if initializer is None:

@@ -26,19 +26,19 @@ def direct_feedback_model(
     all blocks but the last, and goes back inside a block by the chain rule.
 
     Args:
-        model: A built `keras.Sequential` or functional model: a chain, with one input, and one
+        model: a built `keras.Sequential` or functional model: a chain, with one input, and one
             output of shape `(batch, outputs)`.
-        feedback_initializer: As in `keras_bp.layers.DirectFeedback`.
-        seed: Integer that the matrices are drawn from, or `None`, the default, for random ones.
+        feedback_initializer: as in `keras_bp.layers.DirectFeedback`.
+        seed: integer that the matrices are drawn from, or `None`, the default, for random ones.
             Only where no initializer is given, which has a seed of its own.
-        name: String, the name of the new model, or `None`.
+        name: string, the name of the new model, or `None`.
 
     Returns:
         A functional `keras.Model`, not compiled, with the same outputs for the same inputs.
 
     Raises:
-        TypeError: If `model` is neither Sequential nor functional.
-        ValueError: If it is not built, no chain, has a single block, or an output of another rank;
+        TypeError: if `model` is neither Sequential nor functional.
+        ValueError: if it is not built, no chain, has a single block, or an output of another rank;
             or if `seed` is given with an initializer.
 
     Example:

@@ -48,28 +48,28 @@ def check_gradients(
     means nothing. Such entries are found by comparing one-sided slopes, counted, and left out.
 
     Args:
-        target: A `keras.Model`, a `keras.Layer`, or a function of tensors. Of a function only the
+        target: a `keras.Model`, a `keras.Layer`, or a function of tensors. Of a function only the
             arguments are checked, not the variables that it closes over.
-        inputs: An array or tensor, or a list, tuple or dict of them. Several are spread over the
+        inputs: an array or tensor, or a list, tuple or dict of them. Several are spread over the
             arguments where `target` requires more than one, else passed as one structure. Inputs
             of another dtype than floating point are passed on and not differentiated.
-        targets: What the loss compares the outputs with, in the outputs' structure. Defaults to
+        targets: what the loss compares the outputs with, in the outputs' structure. Defaults to
             `None`; required with `loss`.
-        loss: A `keras.Loss`, its name, or a function of (targets, outputs), used for every output;
+        loss: a `keras.Loss`, its name, or a function of (targets, outputs), used for every output;
             or a list or dict with one for each. A result that is not scalar is averaged. Defaults
             to `None`.
-        epsilon: Float above 0, the step. Defaults to 1e-5.
-        max_entries: Integer above 0, how many entries of each variable and input are checked, drawn
+        epsilon: float above 0, the step. Defaults to 1e-5.
+        max_entries: integer above 0, how many entries of each variable and input are checked, drawn
             without replacement; every entry if `None`, the default. A model of ten million
             parameters takes less than a minute on two cores at `max_entries=100`.
-        seed: Integer, not negative; fixes the drawn entries and the random weights. Defaults to 0.
+        seed: integer, not negative; fixes the drawn entries and the random weights. Defaults to 0.
 
     Returns:
         A `GradientCheckReport`; print it for a table with one row for each variable and input.
 
     Raises:
-        TypeError: If an argument has a wrong type.
-        ValueError: If inputs, targets, weights or loss are not finite, their numbers of examples
+        TypeError: if an argument has a wrong type.
+        ValueError: if inputs, targets, weights or loss are not finite, their numbers of examples
             differ, an output is not float64 although the inputs are, there is nothing to
             differentiate, `target` gives a different result each time, or a number is out of
             range.
@@ -166,14 +166,14 @@ class _Target:
     that argument.
 
     Args:
-        target: A `keras.Layer` (a model is one) or another callable.
+        target: a `keras.Layer` (a model is one) or another callable.
 
     Attributes:
         wrapped: `target` itself.
         layer: `target` where it is a layer, else `None`.
 
     Raises:
-        TypeError: If `target` is neither, or a class instead of an instance.
+        TypeError: if `target` is neither, or a class instead of an instance.
     """
 
     def __init__(self, target):
@@ -268,16 +268,16 @@ class _Objective:
     cancel by symmetry. Outputs that are not floating point do not count in that sum.
 
     Args:
-        target: A `_Target`.
-        inputs: A structure of tensors, floating ones in float64.
-        targets: A structure of tensors like the outputs, or `None`.
-        loss: A callable for all outputs, or a structure of callables like the outputs, or `None`.
-        seed: An integer; fixes the random weights.
+        target: a `_Target`.
+        inputs: a structure of tensors, floating ones in float64.
+        targets: a structure of tensors like the outputs, or `None`.
+        loss: a callable for all outputs, or a structure of callables like the outputs, or `None`.
+        seed: an integer; fixes the random weights.
 
     Attributes:
-        leaves: The inputs in order: a float64 `tf.Variable` for each floating one, which an
+        leaves: the inputs in order: a float64 `tf.Variable` for each floating one, which an
             evaluation may move, and a tensor for each other.
-        magnitude: The largest absolute value among the outputs of the last eager evaluation.
+        magnitude: the largest absolute value among the outputs of the last eager evaluation.
     """
 
     def __init__(self, target, inputs, targets, loss, seed):
@@ -375,8 +375,8 @@ def _as_tensors(name, data):
     """Turn arrays in a structure into tensors: floating ones into finite float64, others as is.
 
     Raises:
-        TypeError: If a leaf is not an array or a tensor.
-        ValueError: If a leaf is empty, or holds NaN or infinity.
+        TypeError: if a leaf is not an array or a tensor.
+        ValueError: if a leaf is empty, or holds NaN or infinity.
     """
     return keras.tree.map_structure(lambda leaf: _as_tensor(name, leaf, data), data)
 
@@ -417,8 +417,8 @@ def _as_losses(loss, targets):
     """Turn a loss, or a structure of losses, into callables; `None` stays.
 
     Raises:
-        TypeError: If one is not a string or a callable.
-        ValueError: If a string names no loss, or one of `loss` and `targets` is missing.
+        TypeError: if one is not a string or a callable.
+        ValueError: if a string names no loss, or one of `loss` and `targets` is missing.
     """
     if (loss is None) != (targets is None):
         given, missing = ("targets", "loss") if loss is None else ("loss", "targets")

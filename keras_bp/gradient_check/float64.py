@@ -25,14 +25,14 @@ def float64_scope(roots):
     the storage itself is exchanged and its values are never touched.
 
     Args:
-        roots: A list of `keras.Layer` and `keras.Loss` objects. What they hold is reached from
+        roots: a list of `keras.Layer` and `keras.Loss` objects. What they hold is reached from
             them.
 
     Yields:
         A dictionary from the `id` of each variable to the `tf.Variable` that stands in for it.
 
     Raises:
-        ValueError: If a layer is quantized; float64 has no quantized arithmetic.
+        ValueError: if a layer is quantized; float64 has no quantized arithmetic.
     """
     owners = _reachable(roots)
     layers = [owner for owner in owners if isinstance(owner, keras.Layer)]

@@ -29,16 +29,16 @@ class Evaluator:
     each read.
 
     Args:
-        objective: A function without arguments that returns a float64 scalar tensor.
-        variables: A list of every `tf.Variable` that the objective reads or writes.
-        slots: A list of those among them that are checked, in float64.
+        objective: a function without arguments that returns a float64 scalar tensor.
+        variables: a list of every `tf.Variable` that the objective reads or writes.
+        slots: a list of those among them that are checked, in float64.
 
     Attributes:
-        rounded_at: Names of the graph's operations that round float64 to fewer bits; empty where
+        rounded_at: names of the graph's operations that round float64 to fewer bits; empty where
             the objective runs eagerly.
 
     Raises:
-        ValueError: If J is not finite.
+        ValueError: if J is not finite.
     """
 
     def __init__(self, objective, variables, slots):
@@ -97,9 +97,9 @@ class Evaluator:
         """Return J with single entries of slot `k` shifted; shape (entries, offsets).
 
         Args:
-            k: The slot's position.
-            entries: An integer array of positions in the flattened slot.
-            offsets: A list of shifts, each added to the entry's value on its own.
+            k: the slot's position.
+            entries: an integer array of positions in the flattened slot.
+            offsets: a list of shifts, each added to the entry's value on its own.
         """
         handle, base = self._slots[k].handle, self._start[self._slot_positions[k]]
         offsets = tf.constant(offsets, tf.float64)
@@ -221,13 +221,13 @@ class Comparison:
     """The slopes of one slot's entries, side by side; every array has shape (entries,).
 
     Attributes:
-        analytic: The gradient's entries, by autodiff.
-        numeric: Central differences.
-        kinks: Whether J has a kink so near that the difference quotient is no derivative.
-        faults: Whether the entry, looked at closely, is wrong beyond rounding and kinks.
-        undecided: Whether even the smallest step leaves it open, since a kink lies at the entry's
+        analytic: the gradient's entries, by autodiff.
+        numeric: central differences.
+        kinks: whether J has a kink so near that the difference quotient is no derivative.
+        faults: whether the entry, looked at closely, is wrong beyond rounding and kinks.
+        undecided: whether even the smallest step leaves it open, since a kink lies at the entry's
             value itself.
-        noise: A number, the size of the error that rounding makes in `numeric`.
+        noise: a number, the size of the error that rounding makes in `numeric`.
     """
 
     analytic: np.ndarray
@@ -264,13 +264,13 @@ def compare(along, theta, analytic, value, noise, epsilon):
     until the interval is smooth or free of kinks on one side.
 
     Args:
-        along: A function of an integer array of positions and a list of offsets that returns J,
+        along: a function of an integer array of positions and a list of offsets that returns J,
             of shape (positions, offsets).
-        theta: The entries' values, shape (entries,).
-        analytic: The analytic slopes, shape (entries,).
+        theta: the entries' values, shape (entries,).
+        analytic: the analytic slopes, shape (entries,).
         value: J with no entry moved.
-        noise: The standard deviation of J's rounding errors.
-        epsilon: The step.
+        noise: the standard deviation of J's rounding errors.
+        epsilon: the step.
 
     Returns:
         A `Comparison`.

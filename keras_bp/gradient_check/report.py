@@ -16,17 +16,17 @@ class GradientCheckRow:
     """One variable's or one input's part of a `GradientCheckReport`.
 
     Attributes:
-        path: String, the variable's path or the input's name.
-        shape: Tuple of integers.
-        entries: Integer, how many entries were checked.
-        kinks: Integer, how many of them lie on a kink, or a bend too sharp for the step, and are
+        path: string, the variable's path or the input's name.
+        shape: tuple of integers.
+        entries: integer, how many entries were checked.
+        kinks: integer, how many of them lie on a kink, or a bend too sharp for the step, and are
             left out of the figure.
-        relative_difference: Float, the figure of this row's entries alone.
-        verdict: String, `"correct"`, `"suspicious"` or `"wrong"`.
-        worst_index: Tuple of integers, the entry whose slopes differ most beyond what rounding
+        relative_difference: float, the figure of this row's entries alone.
+        verdict: string, `"correct"`, `"suspicious"` or `"wrong"`.
+        worst_index: tuple of integers, the entry whose slopes differ most beyond what rounding
             explains; `None` if every entry is a kink.
-        analytic: Float, the analytic slope of that entry.
-        numeric: Float, the numeric slope of that entry.
+        analytic: float, the analytic slope of that entry.
+        numeric: float, the numeric slope of that entry.
     """
 
     path: str
@@ -51,15 +51,15 @@ class GradientCheckReport:
     a batch normalization has the gradient zero, and the ratio of two roundings is no finding.
 
     Attributes:
-        relative_difference: Float, the figure over all entries.
-        verdict: String: `"correct"` (below 1e-7), `"suspicious"` (below 1e-5, or nothing but kinks
+        relative_difference: float, the figure over all entries.
+        verdict: string: `"correct"` (below 1e-7), `"suspicious"` (below 1e-5, or nothing but kinks
             to compare) or `"wrong"`.
-        rows: Tuple of `GradientCheckRow`, first the variables, then the inputs.
-        epsilon: Float, the step of the central differences.
-        not_trainable: Tuple of strings, the paths of floating weights that were not checked:
+        rows: tuple of `GradientCheckRow`, first the variables, then the inputs.
+        epsilon: float, the step of the central differences.
+        not_trainable: tuple of strings, the paths of floating weights that were not checked:
             frozen ones and statistics.
-        not_differentiable: Tuple of strings, the names of inputs that are not floating point.
-        rounded_at: Tuple of strings, operations inside the target that round float64 to fewer
+        not_differentiable: tuple of strings, the names of inputs that are not floating point.
+        rounded_at: tuple of strings, operations inside the target that round float64 to fewer
             bits. Where the result depends on them, no difference quotient is reliable.
     """
 

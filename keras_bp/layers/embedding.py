@@ -23,27 +23,27 @@ class Embedding(keras.layers.Embedding):
     or quantization, and sparse inputs, run Keras's own code.
 
     Args:
-        input_dim: Positive integer, the number of rows; ids lie in [0, input_dim).
-        output_dim: Positive integer, the length of a row.
-        embeddings_initializer: Initializer of the table. Defaults to `"uniform"`.
-        embeddings_regularizer: Regularizer of the table, or `None`. It makes the gradient dense.
-        embeddings_constraint: Constraint of the table, or `None`. It reads and writes all rows.
-        mask_zero: Whether id 0 stands for padding and is masked. Defaults to `False`.
-        weights: Array (input_dim, output_dim), the first table, or `None`.
-        lora_rank: Positive integer, the rank of a low-rank update that is trained in place of the
+        input_dim: positive integer, the number of rows; ids lie in [0, input_dim).
+        output_dim: positive integer, the length of a row.
+        embeddings_initializer: initializer of the table. Defaults to `"uniform"`.
+        embeddings_regularizer: regularizer of the table, or `None`. It makes the gradient dense.
+        embeddings_constraint: constraint of the table, or `None`. It reads and writes all rows.
+        mask_zero: whether id 0 stands for padding and is masked. Defaults to `False`.
+        weights: array (input_dim, output_dim), the first table, or `None`.
+        lora_rank: positive integer, the rank of a low-rank update that is trained in place of the
             table, or `None`.
-        lora_alpha: Number that scales the low-rank update by `lora_alpha / lora_rank`.
-        quantization_config: A `keras.quantizers.QuantizationConfig`, or `None`.
-        **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
+        lora_alpha: number that scales the low-rank update by `lora_alpha / lora_rank`.
+        quantization_config: a `keras.quantizers.QuantizationConfig`, or `None`.
+        **kwargs: arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
-        inputs: Integer tensor of any shape, dense or ragged. Negative ids count from the end.
+        inputs: integer tensor of any shape, dense or ragged. Negative ids count from the end.
 
     Output shape:
         `(*inputs.shape, output_dim)`.
 
     Raises:
-        ValueError: If `input_dim` or `output_dim` is not a positive integer.
+        ValueError: if `input_dim` or `output_dim` is not a positive integer.
 
     Example:
         >>> layer = keras_bp.layers.Embedding(10, 4)

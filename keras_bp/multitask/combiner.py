@@ -50,17 +50,17 @@ class Combiner(Weighting):
         optimizer.apply(combiner.gradients(tape, losses, variables), variables)
 
     Args:
-        **arguments: The rule's constructor's arguments, for `get_config`.
+        **arguments: the rule's constructor's arguments, for `get_config`.
 
     Call arguments:
-        jacobian: Floating-point tensor of shape (T, P).
+        jacobian: floating-point tensor of shape (T, P).
 
     Output shape:
         (P,).
 
     Raises:
-        TypeError: If what is called with is not floating point.
-        ValueError: If it has another shape.
+        TypeError: if what is called with is not floating point.
+        ValueError: if it has another shape.
 
     Example:
         >>> class Shortest(keras_bp.multitask.Combiner):
@@ -122,17 +122,17 @@ class Combiner(Weighting):
         expects.
 
         Args:
-            tape: A `tf.GradientTape(persistent=True)` that has recorded the losses.
-            losses: The tasks' scalar losses: a list, tuple or dict of tensors or None.
-            variables: List of variables.
+            tape: a `tf.GradientTape(persistent=True)` that has recorded the losses.
+            losses: the tasks' scalar losses: a list, tuple or dict of tensors or None.
+            variables: list of variables.
 
         Returns:
             A list of tensors, `tf.IndexedSlices` (where all of a variable's gradients are; ids may
             repeat) and None, in the variables' dtypes and order.
 
         Raises:
-            TypeError: If `losses` or `variables` is no list, or an item no tensor.
-            ValueError: If the tape is not persistent, a loss is not scalar, or none is given.
+            TypeError: if `losses` or `variables` is no list, or an item no tensor.
+            ValueError: if the tape is not persistent, a loss is not scalar, or none is given.
         """
         return self.combine_tasks(*_tape_gradients(tape, losses, variables)).gradients
 
@@ -144,9 +144,9 @@ class Combiner(Weighting):
         """Combine given gradients: what `gradients` does once it has those of each task.
 
         Args:
-            task_gradients: List of T lists, each with a task's gradient for every variable, in one
+            task_gradients: list of T lists, each with a task's gradient for every variable, in one
                 order: tensors, `tf.IndexedSlices` or None.
-            losses: List of T scalar losses, or None to skip the check that they are finite.
+            losses: list of T scalar losses, or None to skip the check that they are finite.
 
         Returns:
             A `CombinedGradients` with the attributes `gradients`; `present`, which of the tasks

@@ -21,10 +21,10 @@ class LossWeighting(Combiner):
     `MultiTaskModel` and `gradients` hand it the losses; elsewhere they must be given.
 
     Args:
-        **arguments: The rule's constructor's arguments, for `get_config`.
+        **arguments: the rule's constructor's arguments, for `get_config`.
 
     Raises:
-        ValueError: When called without losses.
+        ValueError: when called without losses.
     """
 
     def build(self, tasks: int) -> None:
@@ -48,9 +48,9 @@ class LossWeighting(Combiner):
         """Return the weights of the tasks, in float64, and let those that are learnt take a step.
 
         Args:
-            gramian: As in `Combiner.weights`.
-            present: As in `Combiner.weights`.
-            losses: Floating-point tensor of shape (T,). A task whose loss is not finite is left
+            gramian: as in `Combiner.weights`.
+            present: as in `Combiner.weights`.
+            losses: floating-point tensor of shape (T,). A task whose loss is not finite is left
                 out.
 
         Returns:
@@ -124,13 +124,13 @@ class GradNorm(LossWeighting):
     them; `combiner(jacobian, losses)` and `combine_tasks(task_gradients, losses)` are given them.
 
     Args:
-        alpha: Number of 0 or more: how strongly a task that lags behind is helped; 0 brings all
+        alpha: number of 0 or more: how strongly a task that lags behind is helped; 0 brings all
             gradients to one length. Defaults to 1.5.
-        learning_rate: Number above 0, of the steps of log w. Defaults to 0.025.
+        learning_rate: number above 0, of the steps of log w. Defaults to 0.025.
 
     Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If one is out of its range, or when called without losses.
+        TypeError: if an argument is not a number.
+        ValueError: if one is out of its range, or when called without losses.
 
     Example:
         >>> combiner = keras_bp.multitask.GradNorm(alpha=0.0, learning_rate=1e-3)
@@ -203,11 +203,11 @@ class UncertaintyWeighting(LossWeighting):
     them; `combiner(jacobian, losses)` and `combine_tasks(task_gradients, losses)` are given them.
 
     Args:
-        learning_rate: Number above 0, of the steps of s. Defaults to 0.025.
+        learning_rate: number above 0, of the steps of s. Defaults to 0.025.
 
     Raises:
-        TypeError: If `learning_rate` is not a number.
-        ValueError: If it is not above 0 and finite, or when called without losses.
+        TypeError: if `learning_rate` is not a number.
+        ValueError: if it is not above 0 and finite, or when called without losses.
 
     Example:
         >>> combiner = keras_bp.multitask.UncertaintyWeighting()

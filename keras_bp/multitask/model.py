@@ -46,10 +46,10 @@ class MultiTaskModel(keras.Model):
     not pass on `combiner`.
 
     Args:
-        inputs: As for `keras.Model`.
-        outputs: As for `keras.Model`, two or more: one for each task.
-        name: String, the model's name. Defaults to one that Keras makes up.
-        combiner: A `Combiner`, such as `PCGrad()`, made in the strategy's scope as the model is.
+        inputs: as for `keras.Model`.
+        outputs: as for `keras.Model`, two or more: one for each task.
+        name: string, the model's name. Defaults to one that Keras makes up.
+        combiner: a `Combiner`, such as `PCGrad()`, made in the strategy's scope as the model is.
             The state of a random order and weights that are learnt are among the model's
             `variables`, as the state of a `Dropout` is.
 

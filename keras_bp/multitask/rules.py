@@ -79,11 +79,11 @@ class PCGrad(Combiner):
     Args:
         reduction: `"sum"`, as in the paper, or `"mean"` of the projected gradients. Defaults to
             `"sum"`.
-        seed: Integer of 0 or more, or `None` to draw one.
+        seed: integer of 0 or more, or `None` to draw one.
 
     Raises:
-        TypeError: If `seed` is not an integer.
-        ValueError: If `reduction` is another, or `seed` is negative.
+        TypeError: if `seed` is not an integer.
+        ValueError: if `reduction` is another, or `seed` is negative.
 
     Example:
         >>> combiner = keras_bp.multitask.PCGrad()
@@ -128,8 +128,8 @@ def project(gramian, orders):
     """Project each gradient off those that it conflicts with.
 
     Args:
-        gramian: Tensor M = J J^T of shape (T, T).
-        orders: Integer tensor of shape (T, T): row i holds the order in which task i meets the
+        gramian: tensor M = J J^T of shape (T, T).
+        orders: integer tensor of shape (T, T): row i holds the order in which task i meets the
             others; itself, wherever it stands, is passed over.
 
     Returns:
@@ -194,12 +194,12 @@ class CAGrad(Combiner):
     other's loss.
 
     Args:
-        c: Number of 0 or more, the ball's radius over ||g_0||; the paper's are 0.2 to 0.8. Below
+        c: number of 0 or more, the ball's radius over ||g_0||; the paper's are 0.2 to 0.8. Below
             1, a step lowers the mean loss. Defaults to 0.5.
 
     Raises:
-        TypeError: If `c` is not a number.
-        ValueError: If `c` is negative or not finite.
+        TypeError: if `c` is not a number.
+        ValueError: if `c` is negative or not finite.
 
     Example:
         >>> combiner = keras_bp.multitask.CAGrad(c=0.5)
@@ -329,8 +329,8 @@ def projected_weights(gramians, present):
     """Return UPGrad's weights for K Gram matrices at once.
 
     Args:
-        gramians: Tensor of shape (K, T, T).
-        present: Boolean tensor of shape (K, T).
+        gramians: tensor of shape (K, T, T).
+        present: boolean tensor of shape (K, T).
 
     Returns:
         A tensor of shape (K, T).

@@ -19,10 +19,10 @@ class Weighting:
     concern: a `Combiner` adds that. A rule overrides `_weights(gramian, present)`.
 
     Args:
-        **arguments: The rule's constructor's arguments, for `get_config`.
+        **arguments: the rule's constructor's arguments, for `get_config`.
 
     Attributes:
-        variables: List of the variables that the rule learns, empty for most.
+        variables: list of the variables that the rule learns, empty for most.
     """
 
     variables: list = []
@@ -39,11 +39,11 @@ class Weighting:
         """Return the weights of the tasks, in float64; those that are learnt take a step.
 
         Args:
-            gramian: Floating-point tensor M = J J^T of shape (T, T), positive semi-definite and
+            gramian: floating-point tensor M = J J^T of shape (T, T), positive semi-definite and
                 finite.
-            present: Boolean tensor of shape (T,), False for tasks that are left out, or `None`
+            present: boolean tensor of shape (T,), False for tasks that are left out, or `None`
                 for all to take part.
-            losses: Floating-point tensor of shape (T,), for the rules that need the losses.
+            losses: floating-point tensor of shape (T,), for the rules that need the losses.
 
         Returns:
             A tensor of shape (T,) with a weight of 0 for each task that is left out.

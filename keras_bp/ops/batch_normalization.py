@@ -53,13 +53,13 @@ def batch_normalization(
     `x` everything but the result is computed in float32.
 
     Args:
-        x: Floating-point tensor of rank 1 or more.
-        gamma: Scale, a tensor of shape `(channels,)`, or `None` for 1.
-        beta: Offset, a tensor of shape `(channels,)`, or `None` for 0.
-        axis: Integer, the axis of the channels; its length must be known.
-        epsilon: Non-negative float, added to the variance.
-        mask: Boolean tensor that broadcasts to `x`'s shape without the last axis, or `None`.
-        synchronized: Whether the statistics are those of all replicas of the `tf.distribute`
+        x: floating-point tensor of rank 1 or more.
+        gamma: scale, a tensor of shape `(channels,)`, or `None` for 1.
+        beta: offset, a tensor of shape `(channels,)`, or `None` for 0.
+        axis: integer, the axis of the channels; its length must be known.
+        epsilon: non-negative float, added to the variance.
+        mask: boolean tensor that broadcasts to `x`'s shape without the last axis, or `None`.
+        synchronized: whether the statistics are those of all replicas of the `tf.distribute`
             strategy in whose replica context this runs. In `dx` the two sums `dgamma` and `dbeta`
             then run over all replicas too; those returned are this replica's own, as gradients of
             variables are.
@@ -70,8 +70,8 @@ def batch_normalization(
         NaN, as in Keras; with a mask that is false everywhere they are 0.
 
     Raises:
-        TypeError: If `x` is not floating point, or `axis` or `epsilon` no number of its kind.
-        ValueError: If `axis` is outside `x`'s rank or of unknown length, `gamma` or `beta` has
+        TypeError: if `x` is not floating point, or `axis` or `epsilon` no number of its kind.
+        ValueError: if `axis` is outside `x`'s rank or of unknown length, `gamma` or `beta` has
             another shape, `mask` does not fit, or `epsilon` is negative.
 
     Example:

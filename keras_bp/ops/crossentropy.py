@@ -30,16 +30,16 @@ def binary_crossentropy(target: Array, output: Array, from_logits: bool = False)
     has at the bound, where the loss's own derivative, 0, would end the learning.
 
     Args:
-        target: Tensor of `output`'s shape and dtype, in [0, 1].
-        output: Floating-point tensor of any shape: logits, or probabilities in [0, 1].
-        from_logits: Whether `output` holds logits.
+        target: tensor of `output`'s shape and dtype, in [0, 1].
+        output: floating-point tensor of any shape: logits, or probabilities in [0, 1].
+        from_logits: whether `output` holds logits.
 
     Returns:
         Tensor of `output`'s shape and dtype.
 
     Raises:
-        TypeError: If `target` or `output` is not floating point, or their dtypes differ.
-        ValueError: If the shapes of `target` and `output` differ.
+        TypeError: if `target` or `output` is not floating point, or their dtypes differ.
+        ValueError: if the shapes of `target` and `output` differ.
 
     Example:
         >>> wrong, right = tf.constant([1.0]), tf.constant([0.0])
@@ -72,18 +72,18 @@ def categorical_crossentropy(
     For p_k below e the gradient is a surrogate, as in `binary_crossentropy`.
 
     Args:
-        target: Tensor of `output`'s shape and dtype.
-        output: Floating-point tensor of rank 1 or more: logits, or probabilities, not all 0.
-        from_logits: Whether `output` holds logits.
-        axis: Integer, the axis of the classes.
+        target: tensor of `output`'s shape and dtype.
+        output: floating-point tensor of rank 1 or more: logits, or probabilities, not all 0.
+        from_logits: whether `output` holds logits.
+        axis: integer, the axis of the classes.
 
     Returns:
         Tensor of `output`'s dtype, and of its shape without `axis`.
 
     Raises:
-        TypeError: If `target` or `output` is not floating point, their dtypes differ, or `axis` is
+        TypeError: if `target` or `output` is not floating point, their dtypes differ, or `axis` is
             not an integer.
-        ValueError: If the shapes of `target` and `output` differ, or `axis` is outside their rank.
+        ValueError: if the shapes of `target` and `output` differ, or `axis` is outside their rank.
 
     Example:
         >>> target, logits = tf.constant([[0.0, 1.0]]), tf.constant([[1e4, -1e4]])
@@ -122,18 +122,18 @@ def sparse_categorical_crossentropy(
         dp_k = dloss (1 - [k = t] / max(q_t, e)) / s
 
     Args:
-        target: Integer tensor of `output`'s shape without the last axis, in [0, classes). On a CPU
+        target: integer tensor of `output`'s shape without the last axis, in [0, classes). On a CPU
             an index outside raises; on an accelerator and under XLA its loss is NaN.
-        output: Floating-point tensor of rank 1 or more, the classes on its last axis: logits, or
+        output: floating-point tensor of rank 1 or more, the classes on its last axis: logits, or
             probabilities, not all 0.
-        from_logits: Whether `output` holds logits.
+        from_logits: whether `output` holds logits.
 
     Returns:
         Tensor of `output`'s dtype, and of its shape without the last axis.
 
     Raises:
-        TypeError: If `target` is not an integer tensor or `output` not floating point.
-        ValueError: If `target` does not have `output`'s shape without the last axis.
+        TypeError: if `target` is not an integer tensor or `output` not floating point.
+        ValueError: if `target` does not have `output`'s shape without the last axis.
 
     Example:
         >>> target, logits = tf.constant([1]), tf.constant([[1e4, -1e4]])

@@ -27,11 +27,11 @@ def dropout(
     the same state of a `keras.random.SeedGenerator`. Under XLA it is another one, as Keras's is.
 
     Args:
-        x: Floating-point tensor of any shape.
+        x: floating-point tensor of any shape.
         rate: Python float in [0, 1], the share dropped. At 1 the result is all zeros, at 0 it is
             `x`.
-        seed: Integer tensor of shape `(2,)`.
-        noise_shape: Shape of the mask, broadcastable to `x`'s: an axis of length 1 is dropped as a
+        seed: integer tensor of shape `(2,)`.
+        noise_shape: shape of the mask, broadcastable to `x`'s: an axis of length 1 is dropped as a
             whole. A sequence of integers, where `None` stands for `x`'s own length; or `None` for
             `x`'s shape.
 
@@ -39,8 +39,8 @@ def dropout(
         Tensor of `x`'s shape and dtype.
 
     Raises:
-        TypeError: If `x` is not floating point or `rate` is not a number.
-        ValueError: If `rate` is outside [0, 1], or `noise_shape` does not fit `x`.
+        TypeError: if `x` is not floating point or `rate` is not a number.
+        ValueError: if `rate` is outside [0, 1], or `noise_shape` does not fit `x`.
 
     Example:
         >>> x = tf.ones([2, 4])

@@ -37,19 +37,19 @@ def group_normalization(
     float16 or bfloat16 `x` everything but the result is computed in float32.
 
     Args:
-        x: Floating-point tensor of rank 2 or more, the examples on its first axis.
-        groups: Positive integer that divides the number of channels.
-        gamma: Scale, a tensor of shape `(channels,)`, or `None` for 1.
-        beta: Offset, a tensor of shape `(channels,)`, or `None` for 0.
-        axis: Integer, the axis of the channels, not the first; its length must be known.
-        epsilon: Non-negative float, added to the variance.
+        x: floating-point tensor of rank 2 or more, the examples on its first axis.
+        groups: positive integer that divides the number of channels.
+        gamma: scale, a tensor of shape `(channels,)`, or `None` for 1.
+        beta: offset, a tensor of shape `(channels,)`, or `None` for 0.
+        axis: integer, the axis of the channels, not the first; its length must be known.
+        epsilon: non-negative float, added to the variance.
 
     Returns:
         Tensor of `x`'s shape and dtype.
 
     Raises:
-        TypeError: If `x` is not floating point, or `axis` or `epsilon` no number of its kind.
-        ValueError: If `axis` is the first, outside `x`'s rank or of unknown length, `groups` does
+        TypeError: if `x` is not floating point, or `axis` or `epsilon` no number of its kind.
+        ValueError: if `axis` is the first, outside `x`'s rank or of unknown length, `groups` does
             not divide the channels, `gamma` or `beta` has another shape, or `epsilon` is negative.
 
     Example:

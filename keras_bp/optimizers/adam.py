@@ -10,8 +10,8 @@ from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
-# Elements up to which plain operations are faster than the kernel, which spreads every array, be it
-# a bias of ten, over all threads.
+# Up to so many elements plain operations are faster than the kernel, which spreads every array over
+# all threads, even a bias of ten.
 _SMALL = 2**15
 
 
@@ -48,10 +48,6 @@ class Adam(Optimizer):
             to `True`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
-
     Example:
         >>> w = tf.Variable([1.0, 2.0])
         >>> keras_bp.optimizers.Adam(0.1).apply([tf.constant([0.5, -3.0])], [w])
@@ -63,6 +59,8 @@ class Adam(Optimizer):
         form with epsilon hat just before section 2.1. Reddi, Kale and Kumar, 2018, "On the
         convergence of Adam and beyond", algorithm 2.
     """
+
+    argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon", "amsgrad", "epsilon_hat")
 
     def __init__(
         self,
@@ -76,13 +74,10 @@ class Adam(Optimizer):
         epsilon_hat: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
-        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
-        check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1 = float(beta_1)
-        self.beta_2 = float(beta_2)
-        self.epsilon = float(epsilon)
+        self.beta_1 = check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
+        self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
         self.amsgrad = amsgrad
         self.epsilon_hat = epsilon_hat
         self.slot_names = ("momentum", "velocity") + ("velocity_hat",) * bool(amsgrad)
@@ -91,7 +86,7 @@ class Adam(Optimizer):
         return [as_held(beta, dtype) for beta in (self.beta_1, self.beta_2)]
 
     def _coefficients(self, learning_rate, step, dtype):
-        """Return the step's size, epsilon and the betas, as the kernel wants them."""
+        """Return the step's size, epsilon and the betas, in the order of the kernel."""
         beta_1, beta_2 = self._betas(dtype)
         root = tf.sqrt(1 - beta_2**step)
         size = learning_rate * root / (1 - beta_1**step)
@@ -109,17 +104,6 @@ class Adam(Optimizer):
         descend(square, 1 - beta_2, square - tf.square(gradient))
         largest.assign(tf.maximum(largest, square))
         descend(variable, size, mean / (tf.sqrt(largest) + epsilon))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "amsgrad": self.amsgrad,
-            "epsilon_hat": self.epsilon_hat,
-        }
 
 
 @serializable
@@ -177,16 +161,8 @@ class AdamW(Adam):
             raise ValueError(
                 "`weight_decay` must be a finite number in [0, inf). Received: weight_decay=None"
             )
-        super().__init__(
-            learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            amsgrad=amsgrad,
-            weight_decay=weight_decay,
-            epsilon_hat=epsilon_hat,
-            **kwargs,
-        )
+        kwargs.update(weight_decay=weight_decay, epsilon_hat=epsilon_hat)
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, **kwargs)
 
 
 def adam_step(variable, gradient, mean, square, size, epsilon, beta_1, beta_2):
@@ -199,25 +175,18 @@ def adam_step(variable, gradient, mean, square, size, epsilon, beta_1, beta_2):
         gradient: tensor of its shape and dtype, g.
         mean: `tf.Variable`, m.
         square: `tf.Variable`, v.
-        size: scalar tensor of its dtype, as the ones below.
+        size: scalar tensor of its dtype, like the ones below.
         epsilon: scalar tensor, eps.
         beta_1: scalar tensor, b1.
         beta_2: scalar tensor, b2.
     """
     if variable.shape.num_elements() > _SMALL:
-        # With powers of 0 the kernel's own correction is 1: it is in `size` already.
-        none = tf.zeros((), variable.dtype)
+        # With powers of 0 the kernel's own correction is 1: `size` includes it.
+        zero = tf.zeros((), variable.dtype)
+        handles = {"var": variable.handle, "m": mean.handle, "v": square.handle}
+        scalars = {"lr": size, "beta1": beta_1, "beta2": beta_2, "epsilon": epsilon}
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=mean.handle,
-            v=square.handle,
-            beta1_power=none,
-            beta2_power=none,
-            lr=size,
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=epsilon,
-            grad=gradient,
+            **handles, **scalars, beta1_power=zero, beta2_power=zero, grad=gradient
         )
         return
     descend(mean, 1 - beta_1, mean - gradient)

@@ -19,13 +19,13 @@ class StepDecay(Schedule):
         rate(t) = a0 f^floor(t / k)
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0.
-        decay_steps: Integer of 1 or more, k: the update steps from one fall to the next.
-        factor: Number in (0, 1], f. Defaults to 0.5.
+        initial_learning_rate: number of 0 or more, a0.
+        decay_steps: integer of 1 or more, k: the update steps from one fall to the next.
+        factor: number in (0, 1], f. Defaults to 0.5.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.StepDecay(1.0, decay_steps=10)
@@ -65,14 +65,14 @@ class ExponentialDecay(Schedule):
     computes in float32; its `staircase=True` is `StepDecay` here.
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0.
-        decay_steps: Integer of 1 or more, n: the update steps in which the rate falls by the
+        initial_learning_rate: number of 0 or more, a0.
+        decay_steps: integer of 1 or more, n: the update steps in which the rate falls by the
             factor.
-        decay_rate: Number in (0, 1], r. Defaults to 1/e.
+        decay_rate: number in (0, 1], r. Defaults to 1/e.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.ExponentialDecay(1.0, 10, decay_rate=0.5)
@@ -107,13 +107,13 @@ class LinearDecay(Schedule):
     It is `keras.optimizers.schedules.PolynomialDecay` with the power 1.
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0.
-        total_steps: Integer of 1 or more, T, in update steps.
-        minimum_learning_rate: Number in [0, initial_learning_rate], m. Defaults to 0.
+        initial_learning_rate: number of 0 or more, a0.
+        total_steps: integer of 1 or more, T, in update steps.
+        minimum_learning_rate: number in [0, initial_learning_rate], m. Defaults to 0.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.LinearDecay(
@@ -154,13 +154,13 @@ class CosineAnnealing(Schedule):
     `keras.optimizers.schedules.CosineDecay` gives the minimum as a share `alpha` of the first rate.
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0.
-        total_steps: Integer of 1 or more, T, in update steps.
-        minimum_learning_rate: Number in [0, initial_learning_rate], m. Defaults to 0.
+        initial_learning_rate: number of 0 or more, a0.
+        total_steps: integer of 1 or more, T, in update steps.
+        minimum_learning_rate: number in [0, initial_learning_rate], m. Defaults to 0.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.CosineAnnealing(

@@ -106,7 +106,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     `_rate`.
 
     Args:
-        **arguments: The constructor's arguments; each becomes an attribute and part of the
+        **arguments: the constructor's arguments; each becomes an attribute and part of the
             configuration.
     """
 
