@@ -61,8 +61,7 @@ class OptimizerSwitch(MonitorCallback):
         monitor: string, the quantity to watch, a key of the epochs' logs. Defaults to `"loss"`.
         patience: integer of 1 or more, the epochs without improvement before the switch. Defaults
             to 10.
-        min_delta: number of 0 or more, the change that counts as an improvement.
-            Defaults to 1e-4.
+        min_delta: number of 0 or more, the change that counts as an improvement. Defaults to 1e-4.
         mode: `"min"` if the quantity is to fall, `"max"` if it is to rise, `"auto"` to infer this
             from its name, for the loss and Keras's metrics. Defaults to `"auto"`.
         verbose: integer, 1 to print a line at the switch, 0 for none. Defaults to 0.

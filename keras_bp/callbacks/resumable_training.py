@@ -42,10 +42,9 @@ class ResumableTraining(keras.callbacks.Callback):
     Put it last in the list of callbacks, so that it saves what the others do as an epoch ends.
 
     The order of the data must be the same in both processes. With arrays, set the seed
-    (`keras.utils.set_random_seed`): Keras then shuffles
-    each epoch in the same way. A `tf.data.Dataset`
-    that shuffles by itself starts over with the order of epoch 0; give it as a function of the
-    epoch instead:
+    (`keras.utils.set_random_seed`): Keras then shuffles each epoch in the same way. A
+    `tf.data.Dataset` that shuffles by itself starts over with the order of epoch 0; give it as a
+    function of the epoch instead:
 
         resumable = keras_bp.callbacks.ResumableTraining("run1")
         batches = resumable.by_epoch(lambda epoch: data.shuffle(1000, seed=epoch).batch(32))

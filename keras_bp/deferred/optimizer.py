@@ -205,7 +205,7 @@ class DeferredAdam(Adam):
         tf.while_loop(lambda start: start < rows, body, (tf.constant(0),))
 
     def catch_up(self) -> None:
-        """Bring all rows of all tables up to date, so that the variables hold what the layers read."""
+        """Bring all rows of all tables up to date, so that the variables hold what layers read."""
 
         def sweep():
             for index, variable in enumerate(self._trainable_variables):

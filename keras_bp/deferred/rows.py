@@ -110,8 +110,8 @@ def missed_quadrature(beta_1, beta_2, node_count, tolerance):
         sum_j a_j b1^j f(j) = sum_k (sum_j a_j b1^j L_k(j)) f(j_k)    for any a_j, x >= 0
 
     with L_k the Lagrange polynomials of the nodes j_k. These are Gauss-Laguerre's, which suit the
-    decay b1^j, with their distances scaled by 0.6: the most exact of the factors from 0.3 to 1, for b2 from
-    0.9 to 0.999.
+    decay b1^j, with their distances scaled by 0.6: the most exact of the factors from 0.3 to 1, for
+    b2 from 0.9 to 0.999.
 
     Args:
         beta_1: float in [0, 1), the decay of the mean.

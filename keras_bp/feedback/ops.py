@@ -1,7 +1,7 @@
-"""Feedback alignment: backward passes that take a fixed matrix for the transposed kernel.
+"""Feedback alignment: backward passes with a fixed matrix in place of the transposed kernel.
 
-The backward rules here are surrogates: they train a network, but by something other than the
-gradient of its loss. Inside `exact_gradients()` each gives the true gradient.
+The backward rules here are surrogates: they train a network, but not by the gradient of its loss.
+Inside `exact_gradients()` each gives the true gradient.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from keras_bp._arguments import check_floating
 from keras_bp._types import Array
 from keras_bp.ops import dense
 
-# A replica of a MirroredStrategy is traced in its own thread, and has its own switch; one set
-# outside holds for all replicas, as their threads begin inside its block.
+# Each replica of a MirroredStrategy is traced in its own thread and has its own switch; one that is
+# set outside holds for all replicas, whose threads begin inside its block.
 _of_thread, _of_all, _lock = threading.local(), [0], threading.Lock()
 
 
@@ -124,9 +124,8 @@ def feedback_dense(
 
         def backward(dz):
             back = kernel if _exact() else feedback
-            rows, drows = (
-                tf.reshape(tensor, [-1, n]) for tensor, n in zip((x, dz), kernel.shape, strict=True)
-            )
+            pairs = zip((x, dz), kernel.shape, strict=True)
+            rows, drows = (tf.reshape(tensor, [-1, n]) for tensor, n in pairs)
             dx = tf.reshape(tf.matmul(drows, back, transpose_b=True), tf.shape(x))
             dkernel = tf.matmul(rows, drows, transpose_a=True)
             dbias = [tf.raw_ops.BiasAddGrad(out_backprop=drows)] if bias else []
@@ -176,7 +175,7 @@ def feedback_conv2d(
 
     Raises:
         TypeError: if an argument is not floating point, or the dtypes differ.
-        ValueError: if the shapes do not fit, or an option is none of the above.
+        ValueError: if the shapes do not fit, or an option is not one of the above.
 
     Example:
         >>> x, kernel = tf.ones((1, 4, 4, 3)), tf.ones((2, 2, 3, 5))
@@ -339,13 +338,13 @@ def _check_conv2d(x, kernel, axis):
         )
     if x.shape[axis] != kernel.shape[2]:
         raise ValueError(
-            "The channels of `x` must be as many as those of `kernel`. "
+            "`x` must have as many channels as `kernel`. "
             f"Received: x of shape {x.shape}, kernel of shape {kernel.shape}"
         )
 
 
 def _per_axis(name, value, first):
-    """Return an integer or a pair as the four numbers that TensorFlow wants."""
+    """Return an integer or a pair as the four numbers that TensorFlow expects."""
     pair = list(value) if isinstance(value, list | tuple) else [value, value]
     integers = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in pair)
     if len(pair) != 2 or not integers or min(pair) < 1:

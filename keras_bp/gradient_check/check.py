@@ -71,8 +71,7 @@ def check_gradients(
         TypeError: if an argument has a wrong type.
         ValueError: if inputs, targets, weights or loss are not finite, their numbers of examples
             differ, an output is not float64 although the inputs are, there is nothing to
-            differentiate, `target` gives a different result each time, or a number is out of
-            range.
+            differentiate, `target` gives a different result each time, or a number is out of range.
 
     Example:
         >>> import keras, numpy as np

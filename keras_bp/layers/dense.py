@@ -17,7 +17,7 @@ _FUSED = [
     (keras.activations.relu, "relu"),
     (keras.activations.tanh, "tanh"),
 ]
-# A loss wants the logits of these: the affine map and the activation stay two ops.
+# A loss needs the logits of these: the affine map and the activation stay two ops.
 _WITH_LOGITS = [(keras.activations.sigmoid, ops.sigmoid), (keras.activations.softmax, ops.softmax)]
 
 
@@ -27,12 +27,12 @@ class Dense(keras.layers.Dense):
 
     Drop-in for `keras.layers.Dense`: the same constructor, weights, files, LoRA and quantization.
     Its backward pass is that of `keras_bp.ops.dense`: one rule for the product, the bias and the
-    activation, in which only the input, the kernel and the activation are kept:
+    activation, which keeps only the input, the kernel and the activation:
 
         dz = da * g'(z),    dkernel = x^T dz,    dbias = sum(dz),    dx = dz kernel^T
 
     with the activations `linear`, `relu`, `tanh`, `sigmoid` and `softmax`; any other is applied as
-    Keras does. After `sigmoid` and `softmax` the logits travel along with the output, so that a
+    Keras does. After `sigmoid` and `softmax` the output carries its logits, so that a
     cross-entropy of probabilities, Keras's or this package's, is computed from the logits and its
     gradient is `dz = a - y`. Quantized layers and sparse inputs run Keras's own code.
 

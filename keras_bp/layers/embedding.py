@@ -1,4 +1,4 @@
-"""Embedding that reads its rows alone, never the table."""
+"""Embedding that reads the rows it needs, never the whole table."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ class Embedding(keras.layers.Embedding):
 
         d embeddings[u] = sum of d outputs[k] over all k with inputs[k] = u
 
-    Keras reads the whole table before it looks up rows, which TensorFlow answers with a copy of
-    it as soon as an optimizer updates rows alone (12 ms a step for 100,000 x 64). This layer asks
-    for the rows only, so that with `LazyAdam` a step costs what its rows cost. Layers with LoRA
+    Keras reads the whole table before it looks up rows; as soon as an optimizer updates single rows
+    TensorFlow then copies the table (12 ms per step for 100,000 x 64). This layer reads only the
+    rows, so that with `LazyAdam` a step costs what its rows cost. Layers with LoRA
     or quantization, and sparse inputs, run Keras's own code.
 
     Args:
@@ -52,7 +52,7 @@ class Embedding(keras.layers.Embedding):
     """
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        """Add a weight, as Keras does, that a mixed policy does not cast as a whole."""
+        """Add a weight, as Keras does, but one that a mixed policy does not cast in full."""
         return super().add_weight(*args, **{"autocast": False, **kwargs})
 
     def call(self, inputs: Any) -> Any:
@@ -68,13 +68,13 @@ class Embedding(keras.layers.Embedding):
         return tf.cast(self._look_up(ids), self.compute_dtype)
 
     def _look_up(self, ids):
-        # From the tf.Variable: a Keras variable would be read whole first.
+        # From the tf.Variable: a Keras variable would be read in full first.
         return tf.gather(self._embeddings.value, ids)
 
     def quantize(
         self, mode: str | None = None, type_check: bool = True, config: Any = None
     ) -> None:
         """Quantize the weights in place, as `keras.layers.Embedding.quantize` does."""
-        # Keras quantizes no subclass of its Embedding, which might compute something else.
+        # Keras refuses subclasses of its Embedding, as they might compute something else.
         type_check = type_check and type(self) is not Embedding
         super().quantize(mode, type_check=type_check, config=config)

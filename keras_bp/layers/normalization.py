@@ -24,7 +24,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         moving = momentum moving + (1 - momentum) batch          (mean and variance alike)
 
     with the biased variance and xh the normalized input. In inference, or where the layer is not
-    trainable, the moving statistics take the place of the batch's. Two things differ from Keras,
+    trainable, the moving statistics replace the batch's. Two things differ from Keras,
     for the better: the variance of `synchronized` is that of centered values, which does not
     cancel where the mean is large, and a `mask` works together with `synchronized`. Inference,
     `renorm=True` and ragged inputs run Keras's own code.
@@ -131,14 +131,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         keras_own = self.renorm or isinstance(inputs, tf.RaggedTensor)
         if not (training and self.trainable) or keras_own:
             return super().call(inputs, training=training, mask=mask)
+        options = {"axis": self.axis, "epsilon": self.epsilon, "synchronized": self.synchronized}
+        inputs = as_floating(inputs, "float32")
         outputs, mean, variance = ops.batch_normalization(
-            as_floating(inputs, "float32"),
-            self.gamma,
-            self.beta,
-            axis=self.axis,
-            epsilon=self.epsilon,
-            mask=mask,
-            synchronized=self.synchronized,
+            inputs, self.gamma, self.beta, mask=mask, **options
         )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             kept = keras.ops.cast(moving, batch.dtype) * self.momentum
@@ -223,9 +219,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the weights, one entry per normalized feature."""
-        axes = [
-            check_axis("axis", a, input_shape, "inputs", known=True) for a in _listed(self.axis)
-        ]
+        known = {"of": "inputs", "known": True}
+        axes = [check_axis("axis", a, input_shape, **known) for a in _listed(self.axis)]
         if not axes or len(set(axes)) < len(axes):
             raise ValueError(
                 "`axis` must name at least one axis, each once. "
@@ -237,13 +232,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
         """Apply the layer."""
         if self.rms_scaling or isinstance(inputs, tf.RaggedTensor):
             return super().call(inputs)
-        outputs = ops.layer_normalization(
-            as_floating(inputs, "float32"),
-            self.gamma,
-            self.beta,
-            axis=self.axis,
-            epsilon=self.epsilon,
-        )
+        inputs = as_floating(inputs, "float32")
+        outputs = ops.layer_normalization(inputs, self.gamma, self.beta, self.axis, self.epsilon)
         return keras.ops.cast(outputs, self.compute_dtype)
 
 
@@ -343,14 +333,9 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        outputs = ops.group_normalization(
-            as_floating(inputs, "float32"),
-            self.groups,
-            self.gamma,
-            self.beta,
-            axis=self.axis,
-            epsilon=self.epsilon,
-        )
+        inputs = as_floating(inputs, "float32")
+        weights = self.gamma, self.beta
+        outputs = ops.group_normalization(inputs, self.groups, *weights, self.axis, self.epsilon)
         return keras.ops.cast(outputs, self.compute_dtype)
 
 

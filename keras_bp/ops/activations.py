@@ -1,7 +1,7 @@
 """Activations with the derivative written in terms of the activation's own value.
 
-With `a = g(z)` and `da = dL/da`, each derivative needs only `a`: the pre-activation `z` need not be
-kept for the backward pass, which is what lets `dense` save one tensor fewer.
+With `a = g(z)` and `da = dL/da`, each derivative needs only `a`: the backward pass need not keep
+the pre-activation `z`, so `dense` keeps one tensor fewer.
 """
 
 from collections.abc import Callable

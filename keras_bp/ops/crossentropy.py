@@ -7,7 +7,7 @@ from keras_bp._arguments import check_axis, check_floating
 from keras_bp._keras import compiled_by_xla
 from keras_bp._types import Array
 
-# Up to here the exact gradient costs less than finding out whether the short cut applies.
+# Up to so many classes the exact gradient costs less than testing whether the shortcut applies.
 FEW_CLASSES = 32
 
 
@@ -25,9 +25,9 @@ def binary_crossentropy(target: Array, output: Array, from_logits: bool = False)
         dp   = dloss (-y / max(p, e) + (1 - y) / max(1 - p, e))
         dy   = dloss (log(max(1 - p, e)) - log(max(p, e)))
 
-    The loss of a right prediction of exactly 0 or 1 is 0, that of a wrong one -log(e). Within e of
-    a wrong certainty the loss is flat, but dp is not: it is the surrogate that keeps the size it
-    has at the bound, where the loss's own derivative, 0, would end the learning.
+    The loss of a correct prediction of exactly 0 or 1 is 0, that of a wrong one -log(e). Within e
+    of a wrong certainty the loss is flat, but dp is not: it is a surrogate with the size that it
+    has at the bound, since the loss's own derivative, 0, would end the learning.
 
     Args:
         target: tensor of `output`'s shape and dtype, in [0, 1].
@@ -110,8 +110,8 @@ def sparse_categorical_crossentropy(
 ) -> tf.Tensor:
     """Cross-entropy of a categorical variable, its target the index of the class.
 
-    The same as `categorical_crossentropy` of the one-hot target, which is never made. Of logits z,
-    with a = softmax(z) and t the target:
+    The same as `categorical_crossentropy` of the one-hot target, without ever making it. Of logits
+    z, with a = softmax(z) and t the target:
 
         loss = log(sum_j exp(z_j)) - z_t
         dz_k = dloss (a_k - [k = t])
@@ -176,7 +176,7 @@ def _alike(target, output):
 
 
 def _epsilon(dtype):
-    """The bound of a probability: Keras's, or more where its reciprocal would overflow."""
+    """Return the bound of a probability: Keras's, or more if its reciprocal would overflow."""
     return max(keras.config.epsilon(), 2 / float(dtype.max))
 
 
@@ -203,7 +203,7 @@ def _binary_of_logits(y, z):
 
 @tf.custom_gradient
 def _sigmoid_in_xla(z):
-    """`tf.sigmoid` from the exponential that the loss has computed already, as XLA sees."""
+    """Return `tf.sigmoid` from the loss's exponential, which XLA then computes once."""
     e = tf.exp(-tf.abs(z))
     p = tf.where(z >= 0, tf.ones([], z.dtype), e) / (1 + e)
     return p, lambda dp: dp * p * (1 - p)
@@ -247,7 +247,7 @@ def _logits_gradient(y, z, a_minus_y):
     if compiled_by_xla() or (z.shape[-1] is not None and z.shape[-1] <= FEW_CLASSES):
         dz = exact()
     else:
-        # In the usual case, a sum of 1 up to rounding, no further pass over the batch.
+        # In the usual case, a sum of 1 up to rounding, this needs no further pass over the batch.
         rounding = 1e-15 if z.dtype == tf.float64 else 1e-6
         dz = tf.cond(tf.reduce_all(tf.abs(total - 1) <= rounding), lambda: a_minus_y, exact)
 
@@ -290,7 +290,7 @@ def _sparse_of_probabilities(labels, p):
     def crossentropy(p):
         total = tf.maximum(tf.reduce_sum(p, -1), _epsilon(p.dtype))
         inside = (labels >= 0) & (labels < tf.cast(tf.shape(p)[-1], labels.dtype))
-        # Where it does not raise, a gather from outside gives some number that looks right.
+        # Where it raises no error, a gather from outside gives a plausible number.
         q = tf.where(inside, tf.gather(p, labels, batch_dims=1), float("nan")) / total
         q = tf.maximum(q, _epsilon(p.dtype))
 

@@ -31,7 +31,7 @@ def dense(
         kernel: tensor of shape `(inputs, units)`, of `x`'s dtype.
         bias: tensor of shape `(units,)`, of `x`'s dtype, or `None` for none.
         activation: `None` or `"linear"`, `"relu"`, `"sigmoid"`, `"tanh"`, `"softmax"` (over the
-            units). For another activation apply it to the result with `activation=None`.
+            units). Apply any other activation to the result with `activation=None`.
 
     Returns:
         Tensor of shape `(..., units)`, of `x`'s dtype.
@@ -78,7 +78,7 @@ def dense(
 
 
 def _like(x, rows, features):
-    """Give `rows`, of shape (m, features), the leading axes of `x` again."""
+    """Reshape `rows`, of shape (m, features), to the leading axes of `x`."""
     result = tf.reshape(rows, tf.concat([tf.shape(x)[:-1], [features]], axis=0))
     result.set_shape(x.shape[:-1] + [features])
     return result

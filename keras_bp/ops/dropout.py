@@ -12,7 +12,7 @@ from keras_bp._types import Array
 def dropout(
     x: Array, rate: float, seed: Array, noise_shape: Sequence[int | None] | None = None
 ) -> tf.Tensor:
-    """Inverted dropout: zeroes a share `rate` of the elements and scales up what is left.
+    """Inverted dropout: zeroes a share `rate` of the elements and scales up the rest.
 
     Forward, with D the kept elements, drawn from a uniform u >= rate:
 
@@ -24,7 +24,7 @@ def dropout(
         dx = dy * D / (1 - rate)
 
     The mask is a function of `seed` alone: without jit bit for bit the one that Keras draws from
-    the same state of a `keras.random.SeedGenerator`. Under XLA it is another one, as Keras's is.
+    the same state of a `keras.random.SeedGenerator`. Under XLA it is a different one, as in Keras.
 
     Args:
         x: floating-point tensor of any shape.
@@ -61,7 +61,7 @@ def dropout(
         seed = tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)
     if rate == 0:
         return x
-    # At a rate of 1 no draw is kept and the scale is never used: anything finite will do.
+    # At a rate of 1 nothing is kept and the scale is not used: any finite number will do.
     scale = tf.constant(1 / (1 - rate) if rate < 1 else 0.0, x.dtype)
 
     @tf.custom_gradient
@@ -88,10 +88,10 @@ def _mask_shape(x, noise_shape):
     noise_shape = tuple(noise_shape)
     rank = x.shape.rank
     if rank is not None:
-        behind = x.shape[rank - len(noise_shape) :] if len(noise_shape) <= rank else ()
+        trailing = x.shape[rank - len(noise_shape) :] if len(noise_shape) <= rank else ()
         fits = len(noise_shape) <= rank and all(
             n in (None, 1) or length is None or n == length
-            for n, length in zip(noise_shape, behind, strict=True)
+            for n, length in zip(noise_shape, trailing, strict=True)
         )
         if not fits:
             raise ValueError(

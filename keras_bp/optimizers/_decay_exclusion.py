@@ -76,7 +76,7 @@ def decayed(variables, patterns, exact):
             )
         if pattern in exact and sum(found) > 1:
             raise ValueError(
-                "`var_list` must hold variables with distinct paths, since a file keeps only these. "
+                "`var_list` must hold variables with distinct paths, as a file keeps no more. "
                 f"Received: one whose path {pattern!r} matches several of {paths}"
             )
         keep = [before and not excluded for before, excluded in zip(keep, found, strict=True)]

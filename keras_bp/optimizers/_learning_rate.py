@@ -37,7 +37,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         self._learning_rate_factor = None
         if callable(learning_rate):
             with keras.name_scope(self.name, caller=self):
-                # Not through add_variable: a factor is not a slot, and is kept as the rate would be.
+                # Not through add_variable: a factor is not a slot, but kept as the rate would be.
                 options = {"dtype": keras.config.floatx(), "aggregation": "only_first_replica"}
                 self._learning_rate_factor = keras.Variable(
                     1.0, name="learning_rate_factor", trainable=False, **options

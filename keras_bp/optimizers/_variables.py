@@ -50,7 +50,8 @@ def move_averages(pairs, iterations, momentum, overwrite_frequency):
         pairs: list of (average, weight), `tf.Variable` of the current replica.
         iterations: scalar integer variable, the number of updates made before this one.
         momentum: float, b.
-        overwrite_frequency: int, after how many updates the averages replace the weights, or `None`.
+        overwrite_frequency: int, after how many updates the averages replace the weights, or
+            `None`.
     """
     keep = tf.where(iterations == 0, tf.zeros((), tf.float64), momentum)
     for average, weight in pairs:
@@ -141,7 +142,7 @@ def check_shapes(gradients, variables):
 
 
 def as_gradient(gradient):
-    """Return a gradient, perhaps given as a nested list, as a tensor; slices and None as they are."""
+    """Return a gradient, perhaps given as a nested list, as a tensor; slices and None stay."""
     if gradient is None or isinstance(gradient, tf.IndexedSlices):
         return gradient
     return tf.convert_to_tensor(gradient)

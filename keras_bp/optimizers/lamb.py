@@ -23,8 +23,8 @@ class Lamb(Optimizer):
         w -= a (||w|| / ||u||) u
 
     The ratio is 1 where either norm is 0. Keras's takes the decay out of u and applies it beside
-    the ratio, which makes it another rule wherever there is a decay. A variable that is excluded from the decay
-    keeps its ratio, as in the paper.
+    the ratio, which makes it another rule wherever there is a decay. A variable that is excluded
+    from the decay keeps its ratio, as in the paper.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.

@@ -331,9 +331,9 @@ class Optimizer(SettableLearningRate):
         return self._filter_empty_gradients(grads, variables)
 
     def __setattr__(self, name: str, value: typing.Any) -> None:
-        # keras.optimizers.LossScaleOptimizer sets this to None in the optimizer that it wraps, which
-        # learns of it in no other way. A property's setter would not be called: TensorFlow ignores
-        # an assignment that does not change the attribute.
+        # keras.optimizers.LossScaleOptimizer sets this to None in the optimizer that it wraps,
+        # which learns of it in no other way. A property's setter would not be called: TensorFlow
+        # ignores an assignment that does not change the attribute.
         if name == "loss_scale_factor":
             self._has_scale_around = value is None and hasattr(self, name)
         super().__setattr__(name, value)
@@ -341,8 +341,9 @@ class Optimizer(SettableLearningRate):
     def _skips_nonfinite_steps(self):
         """Tell whether a step with a gradient that is not finite is to be skipped.
 
-        It is with a `loss_scale_factor`. A LossScaleOptimizer around it looks at the gradient before
-        the sum over the replicas, and at the first replica's only: the others' are checked here.
+        It is with a `loss_scale_factor`. A LossScaleOptimizer around it looks at the gradient
+        before the sum over the replicas, and at the first replica's only: the others' are checked
+        here.
         """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return self.loss_scale_factor is not None or (self._has_scale_around and replicas > 1)
@@ -444,8 +445,8 @@ class Optimizer(SettableLearningRate):
         local(self._iterations).assign_add(1)
 
     def _clipped(self, gradients):
-        # By their values: `clip` would sum the rows again, and under XLA tf.unique counts the padding
-        # of ids of unknown number as ids.
+        # By their values: `clip` would sum the rows again, and under XLA tf.unique counts the
+        # padding of ids of unknown number as ids.
         names = "clipvalue", "clipnorm", "global_clipnorm"
         values = [gradient_tools.values_of(gradient) for gradient in gradients]
         clipped = gradient_tools.clip(values, **{name: getattr(self, name) for name in names})

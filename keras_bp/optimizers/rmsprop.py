@@ -29,8 +29,7 @@ class RMSprop(Optimizer):
         rho: number in [0, 1), the decay of the squares' average. Defaults to 0.9.
         momentum: number in [0, 1], b. Defaults to 0.
         epsilon: number > 0. Defaults to 1e-7.
-        centered: whether to divide by the variance instead of the mean square. Defaults to
-            `False`.
+        centered: whether to divide by the variance instead of the mean square. Defaults to `False`.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
         epsilon_in_sqrt: whether epsilon stands under the root. Defaults to `True`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.

@@ -44,10 +44,9 @@ class ScheduleFreeAdamW(Optimizer):
     restore weights and optimizer together, from a `.keras` file. ModelCheckpoint saves y and u,
     from which both x and y follow.
 
-    An update that finds the variables at x goes back to y first; its gradient and its decay
-    are those at x then.
-    Where batch normalization is used, its moving statistics belong to y: pass some batches
-    through the model at x with `training=True` before it is evaluated.
+    An update that finds the variables at x goes back to y first; its gradient and its decay are
+    those at x then. Where batch normalization is used, its moving statistics belong to y: pass some
+    batches through the model at x with `training=True` before it is evaluated.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.0025.

@@ -230,9 +230,8 @@ class Network:
 
     References:
         Rumelhart, Hinton and Williams, 1986, "Learning representations by back-propagating errors",
-        equations 4 to 7.
-        Srivastava et al., 2014, "Dropout: a simple way to prevent neural networks from
-        overfitting", section 4.
+        equations 4 to 7. Srivastava et al., 2014, "Dropout: a simple way to prevent neural networks
+        from overfitting", section 4.
     """
 
     def __init__(

@@ -144,8 +144,7 @@ class PoorInitialization(Rule):
 
     References:
         Glorot and Bengio, 2010, "Understanding the difficulty of training deep feedforward neural
-        networks", equations 10 to 16; He et al., 2015, "Delving deep into rectifiers", section
-        2.2.
+        networks", equations 10 to 16; He et al., 2015, "Delving deep into rectifiers", section 2.2.
     """
 
     name = "poor_initialization"
