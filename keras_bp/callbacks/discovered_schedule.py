@@ -177,7 +177,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         if together > 1:
             self._planned = max(self._planned, 3 * together + 12)
         if self.probe_steps and self._planned >= self._total:
-            least = f", and is at least {self._planned} with steps_per_execution={together}"
+            least = f", and is {self._planned} at least with steps_per_execution={together}"
             raise ValueError(
                 f"`probe_steps` must be less than the total of {self._total} steps"
                 f"{least if self._planned > self.probe_steps else ''}. "

@@ -52,7 +52,7 @@ def check_gradients(
             arguments are checked, not the variables that it closes over.
         inputs: an array or tensor, or a list, tuple or dict of them. Several are spread over the
             arguments where `target` requires more than one, else passed as one structure. Inputs
-            of another dtype than floating point are passed on and not differentiated.
+            that are not floating point are passed on and not differentiated.
         targets: what the loss compares the outputs with, in the outputs' structure. Defaults to
             `None`; required with `loss`.
         loss: a `keras.Loss`, its name, or a function of (targets, outputs), used for every output;
@@ -75,10 +75,9 @@ def check_gradients(
 
     Example:
         >>> import keras, numpy as np
-        >>> from keras_bp import check_gradients
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh")])
         >>> x, y = np.random.rand(8, 4), np.random.rand(8, 3)
-        >>> check_gradients(model, x, y, loss="mean_squared_error").verdict
+        >>> keras_bp.check_gradients(model, x, y, loss="mean_squared_error").verdict
         'correct'
 
     References:
@@ -119,8 +118,8 @@ def check_gradients(
             [*stand_ins.values(), *(leaf for _, leaf in moved)],
             [slot for _, slot in slots],
         )
-        # Noise beyond some ten thousand roundings of the outputs is not float64's own (there is a
-        # cast inside, say) and must not excuse anything.
+        # Noise beyond some ten thousand roundings of the outputs is not float64's (there is a cast
+        # inside, say) and must not excuse a difference.
         scale = abs(evaluator.value()) + objective.magnitude
         here = Point(evaluator, min(evaluator.noise(), 1e-12 * scale), scale, epsilon)
         beside = None
@@ -160,9 +159,9 @@ class _Target:
     """A Keras model, a layer or a function of tensors, callable on a structure of inputs.
 
     Several inputs are spread over the arguments where the target requires more than one
-    (`call(query, value)`, `f(x, w)`, `f(*tensors)`), a dictionary by name; else they are passed as
-    they come, as one argument. A layer is called with `training=True`, a function where it has
-    that argument.
+    (`call(query, value)`, `f(x, w)`, `f(*tensors)`), a dictionary by name; otherwise they are
+    passed unchanged as one argument. A layer is called with `training=True`, a function where it
+    has that argument.
 
     Args:
         target: a `keras.Layer` (a model is one) or another callable.
@@ -253,18 +252,18 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def _parameters(function):
     try:
         return list(inspect.signature(function).parameters.values())
-    except ValueError:  # some callables written in C tell no signature
+    except ValueError:  # some callables written in C have no signature
         return []
 
 
 class _Objective:
-    r"""J, the one number that the outputs are turned into, as a function without arguments.
+    r"""J, the scalar that the outputs are reduced to, as a function without arguments.
 
     With a loss, $J = \sum_k \ell_k(t_k, y_k) + \sum_r r$: each output's loss, averaged where it
-    comes as one value an example, plus the layer's own `losses` (regularizers, `add_loss`), which
+    comes as one value per example, plus the layer's own `losses` (regularizers, `add_loss`), which
     is what `fit` differentiates. Without one, $J = \sum_k \langle w_k, y_k \rangle$ with fixed
     random weights of magnitude 1 to 2: no output's error is hidden by a small weight, and no two
-    cancel by symmetry. Outputs that are not floating point do not count in that sum.
+    cancel by symmetry. Outputs that are not floating point do not count.
 
     Args:
         target: a `_Target`.

@@ -1,4 +1,4 @@
-"""Slopes of a function of many variables: by autodiff, by differences, and beside its kinks."""
+"""Slopes of a function of many variables: by autodiff, by differences, and near kinks."""
 
 import copy
 import dataclasses
@@ -24,9 +24,8 @@ class Evaluator:
     serves every entry of every slot. Where the objective cannot be traced (it calls `.numpy()`),
     the same steps run eagerly.
 
-    A shifted slot is a fresh copy of its value, and the assignment takes that copy over. A sparse
-    update in place is not cheaper: once a variable was updated sparsely, TensorFlow copies it on
-    each read.
+    A shifted slot is a new copy of its value, which the assignment adopts. A sparse update in place
+    is not cheaper: once a variable was updated sparsely, TensorFlow copies it on each read.
 
     Args:
         objective: a function without arguments that returns a float64 scalar tensor.
@@ -122,9 +121,9 @@ class Evaluator:
         """Measure the standard deviation of J's rounding errors.
 
         J is evaluated at thirteen points very close to each other on the ray from the origin
-        through all slots. Over such a distance (1e-8, relatively) it is a straight line, so what
-        is left of its second differences, whose variance is 6 times that of J, is rounding. Their
-        median is not affected by a kink that happens to lie there.
+        through all slots. Over such a distance (1e-8, relatively) it is a straight line, so its
+        second differences, whose variance is 6 times that of J, are rounding. A kink that happens
+        to lie there does not affect their median.
         """
         scales = [1.0 + 1e-9 * step for step in range(13)]
         values = [self._from(lambda value, s=s: value * s).value() for s in scales]
@@ -145,9 +144,9 @@ class Evaluator:
         def evaluate_one(i, results):
             index = tf.reshape(entries[i // shifts], (1, 1))
             shifted = tf.tensor_scatter_nd_add(flat, index, offsets[i % shifts, tf.newaxis])
-            # The handle is one of the variables again, under a name that TensorFlow cannot know
-            # to be the same: the order of the assignments and the reads is spelled out. The next
-            # round starts when all writes of this one are done.
+            # The handle is one of the variables, which TensorFlow cannot know: the order of
+            # assignments and reads is made explicit. The next round starts when all writes of this
+            # one are done.
             with tf.control_dependencies(self._reset(start)):
                 shift = tf.raw_ops.AssignVariableOp(
                     resource=handle, value=tf.reshape(shifted, tf.shape(base))
@@ -242,8 +241,8 @@ class Comparison:
         all_faults, kinks = self.faults.copy(), self.kinks.copy()
         all_faults[self.undecided] = faults
         kinks[self.undecided] = ~faults
-        nothing = np.zeros_like(self.undecided)
-        return dataclasses.replace(self, faults=all_faults, kinks=kinks, undecided=nothing)
+        cleared = np.zeros_like(self.undecided)
+        return dataclasses.replace(self, faults=all_faults, kinks=kinks, undecided=cleared)
 
 
 def compare(along, theta, analytic, value, noise, epsilon):
@@ -299,7 +298,7 @@ def compare(along, theta, analytic, value, noise, epsilon):
             known = smooth | agrees
             numeric[rest[known]] = refined[known]
             faults[rest[smooth & ~agrees]] = True
-            # What agrees with a shorter step only has a kink between the two.
+            # An entry that agrees only at a shorter step has a kink between the two.
             kinks[rest[agrees & (shrink < 1.0) | one_sided & ~agrees]] = True
             rest = rest[~(known | one_sided)]
     undecided[rest] = True
@@ -320,22 +319,22 @@ def _five_points(along, entries, theta, value, e):
 
 
 def _size(analytic, numeric):
-    """What a relative tolerance is relative to; an overflowed slope must not make it infinite."""
+    """Return the scale of a relative tolerance, finite even if a slope has overflowed."""
     return np.abs(analytic) + np.where(np.isfinite(numeric), np.abs(numeric), 0.0)
 
 
 def _steps(theta, *offsets):
-    """What is left of each offset after `theta + offset` was rounded."""
+    """Return the offsets as they are after `theta + offset` is rounded."""
     return [(theta + offset) - theta for offset in offsets]
 
 
 def _parabola_slope(value, j1, j2, h1, h2):
-    """Slope at 0 of the parabola through (0, value), (h1, j1) and (h2, j2)."""
+    """Return the slope at 0 of the parabola through (0, value), (h1, j1) and (h2, j2)."""
     return ((j1 - value) / h1 * h2 - (j2 - value) / h2 * h1) / (h2 - h1)
 
 
 class Point:
-    """A place in the space of all slots, at which entries are compared."""
+    """A point in the space of all slots, at which entries are compared."""
 
     def __init__(self, evaluator, noise, scale, epsilon):
         self._evaluator, self._noise = evaluator, noise
@@ -363,9 +362,9 @@ class Point:
     def move(self, seed):
         """Return a point a hundred steps away, where the kinks at this one are out of reach.
 
-        On a kink the gradient is a convention: where several units have theirs at once, what
-        autodiff returns need not even lie between the one-sided slopes. Beside it the same code is
-        right or wrong.
+        On a kink the gradient is a convention: where several units have theirs at once, autodiff's
+        need not even lie between the one-sided slopes. Away from it the same code is either right
+        or wrong.
         """
         evaluator = self._evaluator.beside(100.0 * self._epsilon, seed)
         return Point(evaluator, self._noise, self._scale, self._epsilon)

@@ -219,8 +219,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the weights, one entry per normalized feature."""
-        known = {"of": "inputs", "known": True}
-        axes = [check_axis("axis", a, input_shape, **known) for a in _listed(self.axis)]
+        axes = _listed(self.axis)
+        axes = [check_axis("axis", a, input_shape, "inputs", known=True) for a in axes]
         if not axes or len(set(axes)) < len(axes):
             raise ValueError(
                 "`axis` must name at least one axis, each once. "

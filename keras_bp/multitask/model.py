@@ -241,7 +241,7 @@ def _complete(losses, task_gradients):
     for number, (loss, task) in enumerate(zip(losses, task_gradients, strict=True)):
         if loss is None and any(gradient is not None for gradient in task):
             raise ValueError(
-                "`compute_loss` must pass the outputs, unchanged, to the losses of `compile`, so "
+                "`compute_loss` must hand the outputs, unchanged, to the losses of `compile`, so "
                 "that `combiner` knows each task's. "
                 f"Received: no loss for output {number}"
             )

@@ -1,4 +1,4 @@
-"""Backpropagation in plain NumPy, float64: the independent twin that the tests compare with."""
+"""Backpropagation in plain NumPy, float64: the reference that the tests compare with."""
 
 from keras_bp.reference.activations import (
     linear,

@@ -1,4 +1,4 @@
-"""A rise before a schedule, and several schedules one after another."""
+"""A warm-up before a schedule, and several schedules in sequence."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -38,7 +38,7 @@ class Warmup(Schedule):
         initial_learning_rate: number of 0 or more, b: the rate at step 0. Defaults to 0.
 
     Raises:
-        TypeError: if `schedule` is no schedule, or another argument not a number of its kind.
+        TypeError: if `schedule` is not a schedule, or another argument not a number of its kind.
         ValueError: if a number is out of its range.
 
     Example:
@@ -149,8 +149,8 @@ class WarmupCosine(Schedule):
 class Sequential(Schedule):
     """Follows one schedule after another, each counted from its own start.
 
-    The step of a boundary is the first of the schedule after it. Nothing joins the rates: there
-    is a jump where a schedule does not end at the next one's first rate. The last one has no end.
+    A boundary is the first step of the schedule after it. The rates are not joined: there is a jump
+    where a schedule does not end at the next one's first rate. The last one has no end.
 
         rate(t) = s_i(t - b_i) for b_i <= t < b_(i+1),    b_0 = 0
 
@@ -161,7 +161,7 @@ class Sequential(Schedule):
             but the first begins.
 
     Raises:
-        TypeError: if one of `schedules` is no schedule, or one of `boundaries` not an integer.
+        TypeError: if one of `schedules` is not a schedule, or one of `boundaries` not an integer.
         ValueError: if there is no schedule, or the boundaries do not increase or are not one
             fewer than the schedules.
 

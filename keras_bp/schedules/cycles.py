@@ -9,8 +9,8 @@ from keras_bp._keras import serializable
 from keras_bp.schedules.schedule import Schedule, between, half_cosine
 
 _MODES = ("triangular", "triangular2", "exp_range")
-# A restart that lies this share of the steps ahead is there: float64 puts the start of a period
-# within some 1e-14 of it, and no step lies that near a restart without being meant.
+# A restart at most this share of the steps ahead counts as reached: float64 puts the start of a
+# period within some 1e-14 of it, and no other step lies that near.
 _ROUNDING = 1e-12
 
 
@@ -98,7 +98,7 @@ class CosineRestarts(Schedule):
 
     The period i is the whole part of a logarithm, which rounding can put one too low at a restart
     (it does in `keras.optimizers.schedules.CosineDecayRestarts`, which works in float32). Here the
-    logarithm is only a first guess, which a comparison with the next period's start corrects.
+    logarithm is a first guess, corrected by a comparison with the next period's start.
 
     Args:
         initial_learning_rate: number of 0 or more, a0: the first peak.
@@ -150,11 +150,9 @@ class CosineRestarts(Schedule):
         else:
             restarts, share_left = self._growing_periods(steps.number())
         fallen = tf.pow(tf.constant(self.peak_factor, tf.float64), restarts)
-        peak = (
-            self.minimum_learning_rate
-            + (self.initial_learning_rate - self.minimum_learning_rate) * fallen
-        )
-        return half_cosine(self.minimum_learning_rate, peak, share_left)
+        floor = self.minimum_learning_rate
+        peak = floor + (self.initial_learning_rate - floor) * fallen
+        return half_cosine(floor, peak, share_left)
 
     def _growing_periods(self, step):
         """Return how many restarts there were, and the share of this period still to come."""
@@ -227,8 +225,8 @@ class OneCycle(Schedule):
 
     def _rate(self, steps):
         peak, total = self.peak_learning_rate, self.total_steps
-        # Both phases reach the peak at w, so that here it does not matter on which side of a
-        # rounded w a step falls.
+        # Both phases reach the peak at w, so it does not matter on which side of a rounded w a step
+        # falls.
         rise = tf.minimum(steps.number() / (self.warmup_share * total), 1.0)
         left = tf.minimum(steps.share_left(total) / (1.0 - self.warmup_share), 1.0)
         rising = half_cosine(peak / self.start_divisor, peak, rise)

@@ -1,6 +1,7 @@
 """Learning rates that only fall."""
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -98,8 +99,30 @@ class ExponentialDecay(Schedule):
         return self.initial_learning_rate * tf.pow(decay_rate, steps.number() / self.decay_steps)
 
 
+class _Falling(Schedule):
+    """Falls to the minimum along a curve, which a subclass names, and stays there."""
+
+    _curve: Callable[..., tf.Tensor]
+
+    def __init__(
+        self, initial_learning_rate: float, total_steps: int, minimum_learning_rate: float = 0.0
+    ) -> None:
+        top = check_number("initial_learning_rate", initial_learning_rate, 0.0)
+        super().__init__(
+            initial_learning_rate=top,
+            total_steps=check_integer("total_steps", total_steps, 1),
+            minimum_learning_rate=check_number(
+                "minimum_learning_rate", minimum_learning_rate, 0.0, top
+            ),
+        )
+
+    def _rate(self, steps):
+        left = steps.share_left(self.total_steps)
+        return self._curve(self.minimum_learning_rate, self.initial_learning_rate, left)
+
+
 @serializable
-class LinearDecay(Schedule):
+class LinearDecay(_Falling):
     """Falls in a straight line and stays at the minimum.
 
         rate(t) = a0 - (a0 - m) t / T for t < T,    m from T on
@@ -128,25 +151,11 @@ class LinearDecay(Schedule):
         refinement", which finds the straight line down to 0 the one to try first.
     """
 
-    def __init__(
-        self, initial_learning_rate: float, total_steps: int, minimum_learning_rate: float = 0.0
-    ) -> None:
-        top = check_number("initial_learning_rate", initial_learning_rate, 0.0)
-        super().__init__(
-            initial_learning_rate=top,
-            total_steps=check_integer("total_steps", total_steps, 1),
-            minimum_learning_rate=check_number(
-                "minimum_learning_rate", minimum_learning_rate, 0.0, top
-            ),
-        )
-
-    def _rate(self, steps):
-        left = steps.share_left(self.total_steps)
-        return between(self.minimum_learning_rate, self.initial_learning_rate, left)
+    _curve = staticmethod(between)
 
 
 @serializable
-class CosineAnnealing(Schedule):
+class CosineAnnealing(_Falling):
     """Falls along half a cosine, slowly at first and at last, and stays at the minimum.
 
         rate(t) = m + (a0 - m)/2 (1 + cos(pi t / T)) for t < T,    m from T on
@@ -174,18 +183,4 @@ class CosineAnnealing(Schedule):
         equation 5, without the restarts.
     """
 
-    def __init__(
-        self, initial_learning_rate: float, total_steps: int, minimum_learning_rate: float = 0.0
-    ) -> None:
-        top = check_number("initial_learning_rate", initial_learning_rate, 0.0)
-        super().__init__(
-            initial_learning_rate=top,
-            total_steps=check_integer("total_steps", total_steps, 1),
-            minimum_learning_rate=check_number(
-                "minimum_learning_rate", minimum_learning_rate, 0.0, top
-            ),
-        )
-
-    def _rate(self, steps):
-        left = steps.share_left(self.total_steps)
-        return half_cosine(self.minimum_learning_rate, self.initial_learning_rate, left)
+    _curve = staticmethod(half_cosine)

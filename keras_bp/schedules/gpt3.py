@@ -12,11 +12,11 @@ from keras_bp.schedules.schedule import Schedule, Steps, between, half_cosine
 
 @serializable
 class GPT3(Schedule):
-    """Follows GPT-3's recipe, in which the tokens seen decide the rate, not the steps.
+    """Follows GPT-3's recipe, in which the rate depends on the tokens seen, not on the steps.
 
-    The batches grow with the tokens n seen before them, so that an update late in the training
-    counts for many early ones. The schedule knows from the step how many tokens went by, if the
-    batches have the sizes that `batch_size` names:
+    The batches grow with the tokens n seen before them, so that a late update counts as many early
+    ones. The schedule derives the tokens from the step, if the batches have the sizes that
+    `batch_size` returns:
 
         B(n)      = first + (last - first) min(n / ramp, 1)
         n_(k+1)   = n_k + B(n_k),    n_0 = 0
@@ -122,8 +122,8 @@ class GPT3(Schedule):
             return step * last
         growth = (last - first) / self.ramp_tokens
         log_factor = math.log1p(growth)
-        # The first step at whose start the ramp is over. Should rounding make it one too many, that
-        # step's batch has the full size by the recurrence as well.
+        # The first step that starts after the ramp. If rounding makes it one too many, that step's
+        # batch has the full size by the recurrence as well.
         ramp_steps = math.ceil(math.log(last / first) / log_factor)
         on_ramp = tf.math.expm1(tf.minimum(step, ramp_steps) * log_factor) / growth
         return first * on_ramp + last * tf.maximum(step - ramp_steps, 0.0)

@@ -197,7 +197,7 @@ class TrainingDashboard(RecordingCallback):
             self._failed = True
             warnings.warn(
                 f"TrainingDashboard(filepath={self.filepath!r}) stops drawing in this fit; "
-                f"training continues. The error: {type(error).__name__}: {error}",
+                f"training goes on. The error: {type(error).__name__}: {error}",
                 RuntimeWarning,
                 stacklevel=4,
             )
