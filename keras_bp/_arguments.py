@@ -68,9 +68,6 @@ def check_integer(name: str, value: Any, low: int, below: int | None = None) -> 
         low: int, the smallest value allowed.
         below: int, what the value must stay under, or `None` for no bound.
 
-    Returns:
-        An int.
-
     Raises:
         TypeError: if `value` is not an integer (a bool is not one here).
         ValueError: if it is out of bounds.

@@ -11,8 +11,8 @@ MODEL_ITSELF = "(model)"
 def variable_paths(model):
     """Map each weight of a model to the path of its layer and to its own path.
 
-    A path is built from the names of the layers that hold one another, the model's own name left
-    out: `block/conv` is the layer conv of the model block of the model. Keras's `variable.path`
+    A path is built from the names of the nested layers, without the model's own name: `block/conv`
+    is the layer conv of the model block of the model. Keras's `variable.path`
     differs: it depends on where a layer was first called, with the model's name in a
     Sequential model and without the name of a nested functional model.
 

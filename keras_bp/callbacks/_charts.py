@@ -93,7 +93,7 @@ def conflict_image(
     """Return a picture of conflicts: layers against pairs of tasks, the cosine as colour.
 
     Args:
-        cosines: array of shape (layers, pairs), NaN where there is none.
+        cosines: array of shape (layers, pairs), NaN if missing.
         layers: list of strings.
         pairs: list of strings.
 

@@ -61,8 +61,8 @@ class GradientConflict(RecordingCallback):
             it; made if it does not exist. Defaults to `"tb_logs"`. It may be that of a
             `GradientMonitor` of the same run.
         every: integer >= 1, update steps between two points of the scalars. Defaults to 1.
-        layers: list of paths of the layers to write, or `None` for all. A path stands for the
-            layers inside it too. `global` counts all shared layers nevertheless.
+        layers: list of paths of the layers to write, or `None` for all. A path includes
+            the layers inside it. `global` counts all shared layers nevertheless.
 
     Raises:
         TypeError: if an argument is of another kind; and by `fit`, if the model is not a

@@ -106,8 +106,8 @@ class GradientMonitor(RecordingCallback):
         histograms_every: integer >= 1, update steps between two rounds of histograms, or `None`
             for the weights' at each epoch's end only. Defaults to `None`.
         activations: whether to measure the layers' outputs. Defaults to `False`.
-        layers: list of paths of the layers to write, as above, or `None` for all. A path
-            stands for the layers inside it too. The global norms count all layers nevertheless.
+        layers: list of paths of the layers to write, as above, or `None` for all. A path includes
+            the layers inside it. The global norms count all layers nevertheless.
         updates_every: integer >= 1, update steps between two measurements of updates and weights.
             Defaults to 50.
 

@@ -23,7 +23,7 @@ class DeferredEmbedding(Embedding):
     Reading changes nothing: training, `evaluate`, `predict`, `export` and a loaded file all see
     the same table, without the optimizer. With another optimizer no step is ever missed, and the
     layer is an `Embedding` with unused weights; after a loop with `DeferredAdam`, call its
-    `catch_up()` before another optimizer goes on.
+    `catch_up()` before another optimizer continues.
 
     `layer.embeddings` is the table up to date, as a tensor that can be read and differentiated.
     The first of `layer.weights` is the table as stored, which may be behind; `fit` ends with

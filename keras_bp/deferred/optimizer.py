@@ -56,7 +56,7 @@ class DeferredAdam(Adam):
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
         beta_1: number in [0, 1), b1. Defaults to 0.9.
         beta_2: number in [0, 1), b2, well above b1^2. Defaults to 0.999.
-        epsilon: number > 0, beside the root of the uncorrected average. Defaults to 1e-7.
+        epsilon: number > 0, added to the root of the uncorrected average. Defaults to 1e-7.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`, without
             `weight_decay` and, for a `DeferredEmbedding`, without `use_ema`: both move every row in
             every update.

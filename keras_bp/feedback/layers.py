@@ -183,7 +183,7 @@ class FeedbackConv2D(_KernelFeedback, keras.layers.Conv2D):
     """Two-dimensional convolution whose backward pass takes a fixed random kernel for its own.
 
     Feedback alignment, as in `FeedbackDense`: the layer computes what `Conv2D` computes, but the
-    error goes on to the layer before it through `feedback_kernel`, B, of the kernel's shape, drawn
+    error goes to the layer before it through `feedback_kernel`, B, of the kernel's shape, drawn
     once and never trained:
 
         dx = conv_transpose(dz, B)    where backpropagation has    conv_transpose(dz, kernel)

@@ -21,9 +21,9 @@ def direct_feedback_model(
     trains as before.
 
     The layers form blocks: each begins with a layer that trains a weight of two axes or more
-    (dense, convolution, recurrent, a model), and goes on with the others: activations, `PReLU` too,
-    normalizations, dropout, pooling and layers that are frozen. The error reaches the outputs of
-    all blocks but the last, and goes back inside a block by the chain rule.
+    (dense, convolution, recurrent, a model), and continues with the others: activations, `PReLU`
+    too, normalizations, dropout, pooling and layers that are frozen. The error reaches the outputs
+    of all blocks but the last, and goes back inside a block by the chain rule.
 
     Args:
         model: a built `keras.Sequential` or functional model: a chain, with one input, and one

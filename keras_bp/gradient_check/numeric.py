@@ -109,7 +109,7 @@ class Evaluator:
         return np.concatenate(parts)
 
     def gradients(self):
-        """Return J and, by autodiff, dJ/dslot for every slot, zeros where there is none."""
+        """Return J and, by autodiff, dJ/dslot for every slot, zeros if there is none."""
         j, gradients = self._differentiate(self._start)
         dense = [
             np.zeros(slot.shape) if g is None else g.numpy()

@@ -246,7 +246,7 @@ def _checked_losses(losses):
                 f"Received: losses[{number}] of shape {loss.shape}"
             )
     if all(loss is None for loss in losses):
-        raise ValueError(f"`losses` must hold at least one loss. Received: losses={losses!r}")
+        raise ValueError(f"`losses` must hold one loss or more. Received: losses={losses!r}")
     return list(losses)
 
 

@@ -206,7 +206,7 @@ def _on_the_set(gramian, along, active, radius, k):
     root = tf.sqrt(tf.maximum(b * b - a * c, 0.0))
     a = tf.where(tf.abs(a) > 0.0, a, 1.0)
     one_root, other = (-b - root) / a, (-b + root) / a
-    # An index that depends on values would have XLA compile the step anew for each of them.
+    # An index that depends on values would make XLA recompile the step for each of them.
     return tf.where(tf.abs(one_root - k) <= tf.abs(other - k), one_root, other)
 
 

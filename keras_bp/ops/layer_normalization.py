@@ -45,7 +45,7 @@ def layer_normalization(
         Tensor of `x`'s shape and dtype.
 
     Raises:
-        TypeError: if `x` is not floating point, or `axis` or `epsilon` no number of its kind.
+        TypeError: if `x` is not floating point, or `axis` or `epsilon` is not a number of its kind.
         ValueError: if `axis` is empty, repeated or outside `x`'s rank, `gamma` or `beta` does not
             have as many entries as the normalized axes, or `epsilon` is negative.
 

@@ -14,7 +14,7 @@ def local(variable):
 
     Under a distribution strategy a variable has a copy in every replica. All copies get the same
     update, computed from the same summed gradient, and so stay equal without communication between
-    the replicas. That is why an update may stand inside a `tf.cond`: Keras's, which goes through
+    the replicas. That is why an update may be inside a `tf.cond`: Keras's, which goes through
     `merge_call`, may not (RuntimeError with accumulation under MirroredStrategy).
     """
     if isinstance(variable, keras.Variable):

@@ -34,7 +34,7 @@ class Adam(Optimizer):
     float64 from the betas as the variable's dtype holds them, since 1 - 0.999 keeps four digits in
     float32.
 
-    A sparse gradient counts as the dense one it stands for: every row moves, as the rule says.
+    A sparse gradient counts as the dense one it represents: every row moves, as the rule says.
     `LazyAdam` and `DeferredAdam` touch the gradient's rows only.
 
     Args:
@@ -44,7 +44,7 @@ class Adam(Optimizer):
         epsilon: number > 0. Defaults to 1e-7.
         amsgrad: whether v under the root is the largest v so far. Defaults to `False`.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`, beside the rule.
-        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
+        epsilon_hat: whether epsilon is added to the root of the uncorrected average. Defaults
             to `True`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
@@ -122,12 +122,7 @@ class AdamW(Adam):
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
         weight_decay: number >= 0, lambda. Defaults to 0.004.
-        beta_1: number in [0, 1). Defaults to 0.9.
-        beta_2: number in [0, 1). Defaults to 0.999.
-        epsilon: number > 0. Defaults to 1e-7.
-        amsgrad: whether v under the root is the largest v so far. Defaults to `False`.
-        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
-            to `True`, Keras's rule.
+        beta_1, beta_2, epsilon, amsgrad, epsilon_hat: as in `Adam`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
     Raises:

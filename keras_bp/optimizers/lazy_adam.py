@@ -39,7 +39,7 @@ class LazyAdam(Adam):
         epsilon: number > 0. Defaults to 1e-7.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
         correction: `"global"` or `"row"`. Defaults to `"global"`.
-        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
+        epsilon_hat: whether epsilon is added to the root of the uncorrected average. Defaults
             to `True`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 

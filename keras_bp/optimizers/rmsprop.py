@@ -31,7 +31,7 @@ class RMSprop(Optimizer):
         epsilon: number > 0. Defaults to 1e-7.
         centered: whether to divide by the variance instead of the mean square. Defaults to `False`.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
-        epsilon_in_sqrt: whether epsilon stands under the root. Defaults to `True`.
+        epsilon_in_sqrt: whether epsilon is added under the root. Defaults to `True`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
     Example:

@@ -47,7 +47,7 @@ class SelfTuning(Optimizer):
 
         Args:
             variable: `tf.Variable`, before its update.
-            gradient: as the rule gets it; zeros where there is none.
+            gradient: as the rule gets it; zeros if there is none.
             slots: list of `tf.Variable`.
             scales: what `_scales` returned, cast to the variable's dtype.
             decay: scalar tensor, `weight_decay`, or `None` where the variable does not decay.
@@ -223,7 +223,7 @@ class DoG(SelfTuning):
 
     def _measure(self, variable, gradient, slots, scales, decay):
         [initial] = slots
-        if isinstance(gradient, tf.IndexedSlices):  # in which every id stands once
+        if isinstance(gradient, tf.IndexedSlices):  # with every id once
             gradient = gradient.values
         gradient = _with_decay(gradient, variable, decay)
         squared_norm = gradient_tools.squared_norm

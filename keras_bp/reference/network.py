@@ -80,9 +80,6 @@ def binary_cross_entropy(Z: Array, Y: Array) -> float:
         Z: array of shape (units, m), the pre-activations of the sigmoid.
         Y: array of shape (units, m), labels or probabilities in [0, 1].
 
-    Returns:
-        A float.
-
     Raises:
         ValueError: if a shape is wrong or a label lies outside [0, 1].
 
@@ -105,9 +102,6 @@ def categorical_cross_entropy(Z: Array, Y: Array) -> float:
     Args:
         Z: array of shape (classes, m), the pre-activations of the softmax.
         Y: array of shape (classes, m), one-hot labels or probabilities; columns sum to 1.
-
-    Returns:
-        A float.
 
     Raises:
         ValueError: if a shape is wrong, a label lies outside [0, 1], or a column of `Y` does

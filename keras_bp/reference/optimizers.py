@@ -222,7 +222,7 @@ class Adam(Optimizer):
         theta -= a mh / (sqrt(vh) + eps)
 
     Both averages begin at 0; dividing by 1 - b^t corrects for that. Epsilon
-    stands beside the corrected root. Keras's Adam puts it beside the uncorrected one, which
+    is added to the corrected root. Keras's Adam adds it to the uncorrected one, which
     is a larger epsilon in the first steps.
 
     Args:

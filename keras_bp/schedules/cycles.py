@@ -87,7 +87,7 @@ class Cyclical(Schedule):
 
 @serializable
 class CosineRestarts(Schedule):
-    """Falls along half a cosine, starts anew at the top, and so on (SGDR).
+    """Falls along half a cosine, restarts at the top, and so on (SGDR).
 
     Each period is `period_factor` times as long as the one before, and its peak `peak_factor` times
     as far above the minimum. The step at which a period ends is the first of the next: it has the

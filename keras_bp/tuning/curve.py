@@ -109,9 +109,6 @@ class LearningRateCurve:
         Args:
             rule: string, one of the four. Defaults to `"valley"`.
 
-        Returns:
-            A float, the learning rate.
-
         Raises:
             ValueError: if the rule is unknown, if the curve is too short for it, or if the loss
                 never falls.
@@ -143,9 +140,6 @@ class LearningRateCurve:
 
         Args:
             ax: a Matplotlib `Axes` to draw into; a new figure's if `None`, the default.
-
-        Returns:
-            The `Axes`.
 
         Raises:
             ImportError: if Matplotlib is not installed.

@@ -89,9 +89,6 @@ def plot_backprop(model: keras.Model, x: Any, y: Any) -> "Figure":
             which goes through the network at once.
         y: the batch's targets, as `fit` takes them.
 
-    Returns:
-        A Matplotlib `Figure`.
-
     Raises:
         ImportError: if Matplotlib is not installed.
         TypeError: if `model` is not a `keras.Model`, or the batch not arrays.

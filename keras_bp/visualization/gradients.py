@@ -38,9 +38,6 @@ def plot_gradient_flow(source: Path | Any) -> "Figure":
             `gradient_norm/<layer path>` are read, except `gradient_norm/global`. If a step was
             written twice, the later value counts.
 
-    Returns:
-        A Matplotlib `Figure`.
-
     Raises:
         ImportError: if Matplotlib is not installed.
         TypeError: if `source` is neither a path nor an object that has one.
@@ -137,9 +134,6 @@ def plot_gradient_conflict(source: Any) -> "Figure":
     Args:
         source: a `keras_bp.callbacks.GradientConflict` that has watched a `fit`, or what its method
             `table` returns, or some rows of that.
-
-    Returns:
-        A Matplotlib `Figure`.
 
     Raises:
         ImportError: if Matplotlib is not installed.

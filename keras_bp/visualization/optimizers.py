@@ -242,9 +242,6 @@ class OptimizerComparison:
         Lines and bars are medians over the seeds, bands and whiskers reach from the least to the
         greatest.
 
-        Returns:
-            A Matplotlib `Figure`.
-
         Raises:
             ImportError: if Matplotlib is not installed.
         """

@@ -52,9 +52,6 @@ def plot_schedules(
             panel with their exponential moving average; `train_with_schedules` returns one.
             Defaults to `None`: no second panel.
 
-    Returns:
-        A Matplotlib `Figure`.
-
     Raises:
         ImportError: if Matplotlib is not installed.
         TypeError: if an argument is of another type.

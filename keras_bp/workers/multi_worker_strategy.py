@@ -28,9 +28,6 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     Args:
         seconds: number above 0, how long the others may take to come up. Defaults to 300.
 
-    Returns:
-        The strategy.
-
     Raises:
         TypeError: if `seconds` is not a number.
         ValueError: if it is out of range, if TF_CONFIG is malformed, if this worker's address is in

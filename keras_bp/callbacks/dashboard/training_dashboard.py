@@ -153,7 +153,7 @@ class TrainingDashboard(RecordingCallback):
         norms = self._norms(updates.squares)[:, :-1]
         columns = updates.rates.shape[1], self._layers
         if self._columns != columns:
-            self._start_anew(columns)
+            self._reset(columns)
         steps = np.arange(self._last_step - len(norms) + 1, self._last_step + 1)
         if self._first_step is None:
             self._first_step = steps[0]
@@ -167,7 +167,7 @@ class TrainingDashboard(RecordingCallback):
         with self._pace.spending():
             self._attempt(self._screen.refresh)
 
-    def _start_anew(self, columns):
+    def _reset(self, columns):
         """Begin an empty record of these learning rates and layers."""
         self._columns = columns
         self._losses, self._rates, self._gradients = (ThinnedSeries() for _ in range(3))
