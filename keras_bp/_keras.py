@@ -50,8 +50,8 @@ PRIVATE_NAMES = {
     "Model._loss_tracker": "MultiTaskModel reports the sum of the losses through it",
     "Model._compile_config": "OptimizerSwitch enters the new optimizer; without it a saved model "
     "silently holds the old one",
-    "Model._initial_epoch": "ResumableTraining sets the epoch from which `fit` continues; without it "
-    "a resumed training starts over",
+    "Model._initial_epoch": "ResumableTraining sets the epoch from which `fit` continues; without "
+    "it a resumed training starts over",
     "CompileLoss._flat_losses": "MultiTaskModel listens to each output's loss there; Keras hands "
     "out their sum alone",
     "MonitorCallback._is_improvement": "OptimizerSwitch decides by it what a plateau is",
