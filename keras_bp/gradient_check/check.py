@@ -113,11 +113,8 @@ def check_gradients(
                 "`inputs` must be floating point where `target` has no trainable weights, else "
                 f"there is nothing to check. Received: {fixed} of integers, booleans or strings"
             )
-        evaluator = Evaluator(
-            objective,
-            [*stand_ins.values(), *(leaf for _, leaf in moved)],
-            [slot for _, slot in slots],
-        )
+        variables = [*stand_ins.values(), *(leaf for _, leaf in moved)]
+        evaluator = Evaluator(objective, variables, [slot for _, slot in slots])
         # Noise beyond some ten thousand roundings of the outputs is not float64's (there is a cast
         # inside, say) and must not excuse a difference.
         scale = abs(evaluator.value()) + objective.magnitude
@@ -130,8 +127,8 @@ def check_gradients(
             comparison = here.compare(k, indices)
             if comparison.undecided.any():
                 beside = beside or here.move(seed)
-                there = beside.compare(k, indices[comparison.undecided])
-                comparison = comparison.decide(there.faults | there.undecided)
+                closer = beside.compare(k, indices[comparison.undecided])
+                comparison = comparison.decide(closer.faults | closer.undecided)
             comparisons.append(comparison)
             rows.append(make_row(path, slot.shape, indices, comparison))
         return make_report(
@@ -184,14 +181,10 @@ class _Target:
         self.layer = target if isinstance(target, keras.Layer) else None
         parameters = _parameters(target if self.layer is None else target.call)
         has_training = self.layer is not None or any(p.name == "training" for p in parameters)
-        self._names = [
-            p.name
-            for p in parameters
-            if p.kind in _POSITIONAL and p.default is p.empty and p.name != "training"
-        ]
-        self._is_spread = len(self._names) > 1 or any(
-            p.kind is p.VAR_POSITIONAL for p in parameters
-        )
+        required = [p for p in parameters if p.kind in _POSITIONAL and p.default is p.empty]
+        self._names = [p.name for p in required if p.name != "training"]
+        is_variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._is_spread = len(self._names) > 1 or is_variadic
         self._options = {"training": True} if has_training else {}
 
     def __call__(self, inputs):

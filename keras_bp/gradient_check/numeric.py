@@ -58,16 +58,10 @@ class Evaluator:
         if not np.isfinite(first):
             raise ValueError(f"`loss` must be finite on `inputs` and `targets`. Received: {first}")
         values = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
-        self._evaluate = _traced(
-            self._evaluate_entries,
-            [
-                values,
-                tf.TensorSpec((), tf.resource),
-                tf.TensorSpec(None, tf.float64),
-                tf.TensorSpec((None,), tf.int64),
-                tf.TensorSpec((None,), tf.float64),
-            ],
-        )
+        handle, base = tf.TensorSpec((), tf.resource), tf.TensorSpec(None, tf.float64)
+        entries, offsets = (tf.TensorSpec((None,), dtype) for dtype in (tf.int64, tf.float64))
+        signature = [values, handle, base, entries, offsets]
+        self._evaluate = _traced(self._evaluate_entries, signature)
         self._differentiate = _traced(self._autodiff, [values])
         self.rounded_at = _roundings(self._evaluate)
 
@@ -155,11 +149,9 @@ class Evaluator:
                 return i + 1, results.write(i, self._objective())
 
         count = tf.size(entries) * shifts
+        start = 0, tf.TensorArray(tf.float64, size=count)
         _, results = tf.while_loop(
-            lambda i, _: i < count,
-            evaluate_one,
-            (0, tf.TensorArray(tf.float64, size=count)),
-            parallel_iterations=1,
+            lambda i, _: i < count, evaluate_one, start, parallel_iterations=1
         )
         return tf.reshape(results.stack(), (-1, shifts))
 
@@ -285,9 +277,8 @@ def compare(along, theta, analytic, value, noise, epsilon):
         rest = np.flatnonzero(~faults & ~(np.abs(analytic - numeric) <= near))
         for shrink in _SHRINKS:
             rounding = SIGMAS * noise / (epsilon * shrink)
-            left, right, refined, bend = _five_points(
-                along, rest, theta[rest], value, epsilon * shrink
-            )
+            points = along, rest, theta[rest], value, epsilon * shrink
+            left, right, refined, bend = _five_points(*points)
             a = analytic[rest]
             size = _size(a, refined)
             smooth = bend <= 10.0 * rounding + 1e-6 * size
@@ -350,14 +341,13 @@ class Point:
 
     def compare(self, k, indices):
         """Compare the slopes of slot `k` at these flat positions."""
-        return compare(
-            lambda entries, offsets: self._evaluator.along(k, indices[entries], offsets),
-            self._evaluator.start_of(k).ravel()[indices],
-            self._gradients[k].ravel()[indices],
-            self._value,
-            self._noise,
-            self._epsilon,
-        )
+        theta = self._evaluator.start_of(k).ravel()[indices]
+        analytic = self._gradients[k].ravel()[indices]
+
+        def along(entries, offsets):
+            return self._evaluator.along(k, indices[entries], offsets)
+
+        return compare(along, theta, analytic, self._value, self._noise, self._epsilon)
 
     def move(self, seed):
         """Return a point a hundred steps away, where the kinks at this one are out of reach.

@@ -98,14 +98,14 @@ def compare_optimizers(
                 run = _train(make_model, (name, make), arrays, loss, epochs, batch_size, seed)
                 runs[name].append(run)
         results[dataset] = {
-            name: [np.asarray(values, dtype=np.float64) for values in zip(*of_one, strict=True)]
-            for name, of_one in runs.items()
+            name: [np.asarray(values, dtype=np.float64) for values in zip(*seeds, strict=True)]
+            for name, seeds in runs.items()
         }
 
     def part(k):
         return {
-            dataset: {name: arrays[k] for name, arrays in of_one.items()}
-            for dataset, of_one in results.items()
+            dataset: {name: arrays[k] for name, arrays in by_name.items()}
+            for dataset, by_name in results.items()
         }
 
     return OptimizerComparison(
@@ -281,10 +281,10 @@ class OptimizerComparison:
     def _draw_spread(self, ax, names, values, form):
         """Draw one row per optimizer: the median as a point, the range as a line."""
         styles = line_styles(names)
-        for row, (name, of_one) in enumerate(zip(names, values, strict=True)):
+        for row, (name, of_seeds) in enumerate(zip(names, values, strict=True)):
             color = styles[name]["color"]
-            ax.hlines(row, of_one.min(), of_one.max(), color=color, linewidth=2.5, alpha=0.5)
-            median = np.median(of_one)
+            ax.hlines(row, of_seeds.min(), of_seeds.max(), color=color, linewidth=2.5, alpha=0.5)
+            median = np.median(of_seeds)
             ax.plot(median, row, "o", color=color)
             style = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
             ax.annotate(form.format(median), (median, row), (0, 6), **style)

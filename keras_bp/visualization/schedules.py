@@ -209,6 +209,9 @@ def _default_schedules(total_steps):
     # GPT-3's 300 billion tokens scaled down: from batches of 10 tokens to batches of 100 within a
     # quarter of the steps, with the proportions of its warm-up, ramp and decay.
     tokens = 84 * total_steps
+    sizes = {"warmup_tokens": 0.005 * tokens, "decay_tokens": 260 / 300 * tokens}
+    sizes["ramp_tokens"] = 12 / 300 * tokens * 3
+    parts = package_schedules.Warmup(_PEAK, warmup), package_schedules.LinearDecay(_PEAK, quarter)
     return {
         "StepDecay": package_schedules.StepDecay(_PEAK, quarter),
         "ExponentialDecay": package_schedules.ExponentialDecay(_PEAK, quarter),
@@ -223,19 +226,8 @@ def _default_schedules(total_steps):
             package_schedules.ExponentialDecay(_PEAK, quarter), warmup
         ),
         "WarmupCosine": package_schedules.WarmupCosine(_PEAK, total_steps, warmup),
-        "Sequential": package_schedules.Sequential(
-            [
-                package_schedules.Warmup(_PEAK, warmup),
-                package_schedules.LinearDecay(_PEAK, quarter),
-            ],
-            [total_steps - quarter],
-        ),
+        "Sequential": package_schedules.Sequential(parts, [total_steps - quarter]),
         "GPT3": package_schedules.GPT3(
-            _PEAK,
-            warmup_tokens=0.005 * tokens,
-            decay_tokens=260 / 300 * tokens,
-            ramp_tokens=12 / 300 * tokens * 3,
-            first_batch_tokens=10,
-            last_batch_tokens=100,
+            _PEAK, **sizes, first_batch_tokens=10, last_batch_tokens=100
         ),
     }

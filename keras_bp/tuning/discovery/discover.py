@@ -203,7 +203,7 @@ def discover(probe: Probe, total_steps: int, model: MetaLearner | None = None) -
     seen = dict(zip(NAMES, map(float, values), strict=True))
     outside = [NAMES[i] for i in model.outside(values)]
     if outside:
-        reason = "features far outside of what was learnt from: " + ", ".join(
+        reason = "features far outside of the training tasks' range: " + ", ".join(
             f"{name} {seen[name]:.3g}" for name in outside
         )
         return Discovery.safe(_tenth_of_the_lowest(probe), reason, seen)
