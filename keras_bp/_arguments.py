@@ -1,7 +1,7 @@
-"""Every check of an argument that several parts of the package share.
+"""The checks of arguments that several parts of the package share.
 
-Each takes the argument's name first and what the caller passed second, returns the value in the
-form that is worked with, and raises a TypeError or ValueError in one voice:
+Each takes the argument's name and the value that the caller passed, returns the value in the form
+that is used, and raises a TypeError or ValueError in one form:
 
     `name` must be <what was expected>. Received: name=<what came>
 """
@@ -25,15 +25,15 @@ def check_number(
     low_open: bool = False,
     high_open: bool = False,
 ) -> float:
-    """Return `value` as a float once it is known to be finite and within its bounds.
+    """Check that `value` is finite and within its bounds, and return it as a float.
 
     Args:
-        name: string. The argument's name, for the message.
+        name: string, the argument's name, for the message.
         value: what the caller passed.
-        low: float. The lower bound. Defaults to none.
-        high: float. The upper bound. Defaults to none.
-        low_open: bool. Whether `low` itself is refused. Defaults to `False`.
-        high_open: bool. Whether `high` itself is refused. Defaults to `False`.
+        low: float, the lower bound. Defaults to none.
+        high: float, the upper bound. Defaults to none.
+        low_open: bool, whether `low` itself is refused. Defaults to `False`.
+        high_open: bool, whether `high` itself is refused. Defaults to `False`.
 
     Returns:
         A float: a `.keras` file holds JSON, so a NumPy number becomes a Python one.
@@ -60,16 +60,13 @@ def check_number(
 
 
 def check_integer(name: str, value: Any, low: int, below: int | None = None) -> int:
-    """Return `value` as an int once it is known to be a whole number in [low, below).
+    """Check that `value` is a whole number in [low, below), and return it as an int.
 
     Args:
-        name: string. The argument's name, for the message.
+        name: string, the argument's name, for the message.
         value: what the caller passed.
-        low: int. The smallest value allowed.
-        below: int. What the value must stay under, or `None` for no bound.
-
-    Returns:
-        An int.
+        low: int, the smallest value allowed.
+        below: int, what the value must stay under, or `None` for no bound.
 
     Raises:
         TypeError: if `value` is not an integer (a bool is not one here).
@@ -86,7 +83,7 @@ def check_integer(name: str, value: Any, low: int, below: int | None = None) -> 
 
 
 def check_positive_integer(name: str, value: Any) -> int:
-    """Return `value` once it is known to be an int of 1 or more.
+    """Check that `value` is an int of 1 or more, and return it.
 
     Anything else is a ValueError, as in Keras's layers.
     """
@@ -96,7 +93,7 @@ def check_positive_integer(name: str, value: Any) -> int:
 
 
 def check_path(name: str, value: Any) -> str | os.PathLike:
-    """Return `value` once it is known to be a path that is not empty."""
+    """Check that `value` is a path that is not empty, and return it."""
     expected = f"`{name}` must be a path that is not empty, a string or an os.PathLike."
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{expected} Received: {name}={value!r}")
@@ -119,7 +116,7 @@ def check_schedule(name: str, value: Any) -> Any:
 
 
 def check_floating(name: str, value: Any, dtype: tf.DType | None = None) -> tf.Tensor:
-    """Return `value` as a tensor once it is known to be floating-point (of `dtype`, if given)."""
+    """Check that `value` is floating-point (of `dtype`, if given), and return it as a tensor."""
     value = tf.convert_to_tensor(value)
     if not value.dtype.is_floating:
         raise TypeError(
@@ -145,14 +142,14 @@ def as_floating(inputs: Any, dtype: str) -> tf.Tensor:
 def check_axis(
     name: str, axis: Any, shape: Sequence[int | None], of: str = "x", *, known: bool = False
 ) -> int:
-    """Return an axis counted from the front, once it is known to be one of a shape's.
+    """Check that a shape has an axis, and return it counted from the front.
 
     Args:
-        name: string. The argument's name, for the message.
+        name: string, the argument's name, for the message.
         axis: what the caller passed, an integer in [-rank, rank).
         shape: sequence of ints or None, the shape that it is an axis of.
-        of: string. The name of what has that shape, for the message.
-        known: bool. Whether the axis must have a known length. Defaults to `False`.
+        of: string, the name of what has that shape, for the message.
+        known: bool, whether the axis must have a known length. Defaults to `False`.
 
     Raises:
         TypeError: if `axis` is not an integer.

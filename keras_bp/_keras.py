@@ -1,11 +1,10 @@
-"""Every private name of Keras and TensorFlow that the package touches, in one place.
+"""Every private name of Keras and TensorFlow that the package uses, in one place.
 
 `PRIVATE_NAMES` lists them, each with a line that says what we need it for and what goes wrong
 without it. A test per name (tests/test_keras_private_names.py) fails with that line as soon as a
-version of Keras or TensorFlow no longer has the name, before anything computes a wrong result in
-silence. The functions below are the only code that reads the names of foreign objects. A subclass
-(our optimizers, layers and models) also uses what it inherits from Keras through `self`; these
-names are listed too.
+version of Keras or TensorFlow no longer has the name, before anything silently computes a wrong
+result. Only the functions below read these names of foreign objects. A subclass (our optimizers,
+layers and models) also uses what it inherits from Keras through `self`; these names are listed too.
 """
 
 import contextlib
@@ -15,45 +14,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
-from keras.src.callbacks.monitor_callback import MonitorCallback
+from keras.src.callbacks.monitor_callback import MonitorCallback as MonitorCallback
 from keras.src.random.seed_generator import global_seed_generator
-from keras.src.utils.tracking import Tracker
+from keras.src.utils.tracking import Tracker as Tracker
 from tensorflow.python.eager import context
 from tensorflow.python.ops import control_flow_util, stateful_random_ops
-
-__all__ = [
-    "MonitorCallback",
-    "PRIVATE_NAMES",
-    "Tracker",
-    "accumulator_of",
-    "clear_losses",
-    "clip_by_optimizer",
-    "compiled_by_xla",
-    "copy_annotations",
-    "counter_of",
-    "flat_layers",
-    "functional_of",
-    "global_seed_state",
-    "graph_input_names",
-    "graph_nodes",
-    "in_compiled_losses",
-    "in_composites",
-    "initial_epoch",
-    "is_persistent",
-    "leaf_optimizers",
-    "logits_of",
-    "mask_of",
-    "remember_random_state",
-    "serializable",
-    "set_compiled_optimizer",
-    "set_float_dtype",
-    "set_initial_epoch",
-    "set_logits",
-    "set_mask",
-    "set_value",
-    "symbolic_inputs",
-    "updates",
-]
 
 PACKAGE = "keras_bp"
 
@@ -85,8 +50,8 @@ PRIVATE_NAMES = {
     "Model._loss_tracker": "MultiTaskModel reports the sum of the losses through it",
     "Model._compile_config": "OptimizerSwitch enters the new optimizer; without it a saved model "
     "silently holds the old one",
-    "Model._initial_epoch": "ResumableTraining says by it in which epoch `fit` goes on; without it "
-    "a resumed training starts over",
+    "Model._initial_epoch": "ResumableTraining sets the epoch from which `fit` continues; without "
+    "it a resumed training starts over",
     "CompileLoss._flat_losses": "MultiTaskModel listens to each output's loss there; Keras hands "
     "out their sum alone",
     "MonitorCallback._is_improvement": "OptimizerSwitch decides by it what a plateau is",
@@ -112,7 +77,7 @@ PRIVATE_NAMES = {
     "MultiOptimizer._optimizer_map": "a lent learning rate reaches by it the optimizers that a "
     "composite creates late",
     # Tapes
-    "GradientTape._persistent": "a combiner refuses a tape that is good for one gradient only; "
+    "GradientTape._persistent": "a combiner refuses a tape that gives only one gradient; "
     "without it TensorFlow's own error comes, which does not name the argument",
     # Modules
     "keras.src.backend.common.global_state": "holds the global seed and the counters of names; a "
@@ -142,9 +107,9 @@ A `.keras` file then loads with `safe_mode=True` and without `custom_objects`, a
 
 
 def flat_layers(layer: keras.Layer, *, recursive: bool = True, include_self: bool = False) -> list:
-    """List the layers that a layer holds: at all depths, or directly only.
+    """List the layers that a layer holds: at all depths, or only directly.
 
-    `Model.layers` lists the latter; Keras has no public name for it where the layer is no model.
+    `Model.layers` lists the latter; Keras has no public way for other layers.
     """
     return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
 
@@ -155,7 +120,7 @@ def functional_of(model: keras.Model) -> Any:
 
 
 def graph_nodes(graph: Any) -> list | None:
-    """List a functional model's nodes from its inputs on, or None where there is no graph."""
+    """List a functional model's nodes from its inputs on, or None if there is no graph."""
     if not hasattr(graph, "_nodes_by_depth"):
         return None
     depths = sorted(graph._nodes_by_depth, reverse=True)
@@ -176,7 +141,7 @@ def symbolic_inputs(model: Any) -> Sequence[Any]:
 
 
 def set_float_dtype(owner: Any, dtype: str) -> None:
-    """Give a layer, a loss or a symbolic tensor another dtype, where its own is floating."""
+    """Give a layer, a loss or a symbolic tensor another dtype, if its own is floating."""
     attributes, is_float = vars(owner), keras.backend.is_float_dtype
     # Losses, input layers and symbolic tensors keep one outside of a policy.
     if "_dtype" in attributes and is_float(attributes["_dtype"]):
@@ -196,13 +161,13 @@ def set_value(variable: keras.Variable, value: tf.Variable, dtype: str) -> None:
     vars(variable).update(_value=value, _dtype=dtype)
 
 
-# Tensors: what Keras's layers and losses leave on a tensor for whoever reads it next
+# Tensors: what Keras's layers and losses attach to a tensor
 
 
 def set_logits(tensor: Any, logits: Any, activation: str | None) -> None:
-    """Leave on an activation's output its input, and the activation's name.
+    """Attach to an activation's output its input, and the activation's name.
 
-    Keras leaves the input alone, so that its losses take a softmax's logits for a sigmoid's.
+    Keras attaches only the input, so that its losses take a softmax's logits for a sigmoid's.
     """
     tensor._keras_logits = logits
     tensor._keras_bp_activation = activation
@@ -220,7 +185,7 @@ def mask_of(tensor: Any) -> Any:
 
 
 def set_mask(tensor: Any, mask: Any) -> None:
-    """Leave a mask on a tensor: entries that a mean leaves out."""
+    """Attach a mask to a tensor: entries that a mean leaves out."""
     tensor._keras_mask = mask
 
 
@@ -239,8 +204,8 @@ def copy_annotations(source: Any, target: Any, change: Callable[[Any], Any] = la
 def set_compiled_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     """Let a compiled model train with another optimizer, and save it.
 
-    Not by `compile`, which would make the metrics anew, forget that training is to stop, and may
-    be overridden.
+    Not by `compile`, which would recreate the metrics, forget that training is to stop, and may be
+    overridden.
     """
     model.optimizer = optimizer
     model._compile_config.config["optimizer"] = optimizer
@@ -260,12 +225,12 @@ def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
 
 @contextlib.contextmanager
 def in_compiled_losses(compile_loss: Any, listen: Callable[[Any], Callable]) -> Iterator[None]:
-    """Put `listen(entry)` in the place of each loss that `compile` was given.
+    """Replace each loss that `compile` was given by `listen(entry)`.
 
     Args:
         compile_loss: the model's `_compile_loss`, built.
         listen: function of an entry, with `loss` and `loss_weights`, that returns the loss to
-            call in its place.
+            call instead.
     """
     entries = compile_loss._flat_losses
     compile_loss._flat_losses = [entry._replace(loss=listen(entry)) for entry in entries]
@@ -352,9 +317,8 @@ def is_persistent(tape: tf.GradientTape) -> bool:
 def compiled_by_xla() -> bool:
     """Tell whether the function that is being traced is under jit_compile=True.
 
-    TensorFlow has no public way to ask. A function that was traced elsewhere and is called inside
-    a compiled one has answered no: this may choose between forms that XLA compiles both, and never
-    decide what it gets to see.
+    TensorFlow has no public way to ask. A function that was traced elsewhere and is called inside a
+    compiled one was told no: use this only to choose between two forms that XLA can both compile.
     """
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
         tf.compat.v1.get_default_graph()
@@ -372,11 +336,11 @@ def remember_random_state(snapshot: Any) -> Callable[[], None]:
     Args:
         snapshot: object with `remember(objects)` and `restore()`.
     """
-    # There is one once a seed was set; without, operations are seeded by chance.
+    # It exists once a seed was set; otherwise operations are seeded at random.
     tensorflow = getattr(context.context(), "_rng", None)
     operation_seeds = None if tensorflow is None else tensorflow.getstate()
     seeds = global_state.get_global_attribute("global_seed_generator")
-    # Counters of automatic names: a layer that `build` creates is dense_3 the second time too.
+    # Counters of automatic names: a layer that `build` creates is dense_3 again.
     names = global_state.get_global_attribute("object_name_uids")
     generator = stateful_random_ops.global_generator
     snapshot.remember([seeds, names, generator])
@@ -384,8 +348,8 @@ def remember_random_state(snapshot: Any) -> Callable[[], None]:
     def restore() -> None:
         if tensorflow is not None and tensorflow.getstate() != operation_seeds:
             tensorflow.setstate(operation_seeds)
-            # An operation that drew one of these seeds lives on in a cache, further along in its
-            # stream; an operation that draws the seed again must start at the beginning.
+            # An operation that drew one of these seeds stays in a cache, further along in its
+            # stream; one that draws the seed again must start at the beginning.
             context.context().clear_kernel_cache()
         global_state.set_global_attribute("global_seed_generator", seeds)
         stateful_random_ops.global_generator = generator

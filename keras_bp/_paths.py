@@ -1,4 +1,4 @@
-"""Names for a model's layers and variables that two runs of the same model share."""
+"""Names of a model's layers and variables that are the same in every run."""
 
 import keras
 
@@ -11,13 +11,13 @@ MODEL_ITSELF = "(model)"
 def variable_paths(model):
     """Map each weight of a model to the path of its layer and to its own path.
 
-    A path is built from the names of the layers that hold one another, the model's own name left
-    out: `block/conv` is the layer conv of the model block of the model. Keras's `variable.path`
-    is no such path: it depends on where a layer was first called, with the model's name in a
+    A path is built from the names of the nested layers, without the model's own name: `block/conv`
+    is the layer conv of the model block of the model. Keras's `variable.path`
+    differs: it depends on where a layer was first called, with the model's name in a
     Sequential model and without the name of a nested functional model.
 
     A variable belongs to the innermost layer that holds it, and where several layers share it, to
-    the first of them in the model's order. Where a path is taken, _1, _2, ... is appended.
+    the first of them in the model's order. If a path is taken, _1, _2, ... is appended.
 
     Args:
         model: a built `keras.Model`.
@@ -75,7 +75,7 @@ def _own_weights(layer):
 
 
 def _unique(path, taken):
-    """Return the path, with _1, _2, ... appended where it is taken, and take it."""
+    """Return the path, with _1, _2, ... appended if it is taken, and reserve it."""
     candidate, number = path, 0
     while candidate in taken:
         number += 1

@@ -1,4 +1,4 @@
-"""Try something on a model and put it back: all that training changes, or a few attributes."""
+"""Undo a trial on a model: all that training changes, or a few attributes."""
 
 import collections
 import contextlib
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_bp import _keras
 
-# What is looked into: objects that hold variables, or that a first training step builds.
+# What is searched: objects that hold variables, or that a first training step builds.
 _OBJECTS = (
     keras.Layer,
     keras.Loss,
@@ -29,7 +29,7 @@ _CONTAINERS = (list, tuple, dict, set)
 
 @contextlib.contextmanager
 def unchanged(model):
-    """Undo at the exit, however it is left, what happened to a model and to random state.
+    """Undo on exit, also after an exception, all changes to a model and to random state.
 
     Yields:
         The `Snapshot`, which can `remember` further objects.
@@ -45,10 +45,10 @@ def unchanged(model):
 
 
 class Snapshot:
-    """Attributes, lists and variables of everything that is reached from what it remembers.
+    """Attributes, lists and variables of everything that its objects hold.
 
-    A model that was not built, or an optimizer, or a metric, is not built afterwards either: what
-    was created meanwhile is let go. So the next `fit` creates it anew, from the same initializers.
+    A model, an optimizer or a metric that was not built is not built afterwards either: what was
+    created meanwhile is dropped. So the next `fit` creates it from the same initializers.
     """
 
     def __init__(self):
@@ -58,7 +58,7 @@ class Snapshot:
         self._values = []
 
     def remember(self, root):
-        """Remember an object and all that it holds; what is known already is left out."""
+        """Remember an object and all that it holds, except what is known already."""
         found = [root]
         while found:
             item = found.pop()
@@ -83,7 +83,7 @@ class Snapshot:
                     self._containers.append((item, list(item)))
 
     def restore(self):
-        """Put everything back."""
+        """Restore everything."""
         restore_attributes(self._attributes)
         for item, contents in self._containers:
             _refill(item, contents)
@@ -92,7 +92,7 @@ class Snapshot:
 
 
 def restore_attributes(saved):
-    """Put attributes back, and delete new ones, given pairs of an object's `vars` and a copy of it.
+    """Restore attributes, and delete new ones, given pairs of an object's `vars` and a copy of it.
 
     The dictionary is written to directly: Keras's `__setattr__` would track, and refuse.
     """
@@ -103,7 +103,7 @@ def restore_attributes(saved):
 
 
 def _refill(container, contents):
-    """Give a container its earlier contents, past the methods by which Keras tracks changes."""
+    """Restore a container's contents, past the methods by which Keras tracks changes."""
     if isinstance(container, dict):
         kept = list(container) == list(contents)
         if kept and all(container[key] is contents[key] for key in contents):
@@ -120,7 +120,7 @@ def _refill(container, contents):
 
 
 def _remember_random_state():
-    """Remember the random states of the process; return a function that puts them back."""
+    """Remember the random states of the process; return a function that restores them."""
     python, numpy = random.getstate(), np.random.get_state()
     restore_frameworks = _keras.remember_random_state(Snapshot())
 
@@ -154,7 +154,7 @@ def lent_learning_rate(optimizer, rate, remember=lambda leaf: None):
     """Let an optimizer read its learning rate from a variable inside the `with` block.
 
     So does every optimizer inside a wrapper or a composite, also one that a composite's function
-    creates only as a step is traced. A schedule or a callable is set aside and comes back.
+    creates only when a step is traced. A schedule or a callable is set aside and restored.
 
     Args:
         optimizer: a `keras.optimizers.Optimizer`.

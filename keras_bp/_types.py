@@ -1,4 +1,4 @@
-"""Names for the types that the package's signatures share."""
+"""The types that the package's signatures share."""
 
 import os
 from collections.abc import Callable

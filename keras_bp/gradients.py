@@ -2,7 +2,7 @@
 
 A gradient is a tensor, a `tf.IndexedSlices` (the rows of a table that were looked up), or None
 where the loss does not depend on the variable. Everything in the package that treats these three
-alike goes through `map_values`.
+alike uses `map_values`.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,12 +29,12 @@ Gradient = Any
 
 
 def values_of(gradient: Gradient) -> Any:
-    """Return the entries that a gradient holds: those of its rows where it is sparse."""
+    """Return a gradient's entries: those of its rows if it is sparse."""
     return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
 def map_values(function: Callable[..., Any], gradient: Gradient) -> Gradient:
-    """Apply a function to the entries that a gradient holds, dense or sparse.
+    """Apply a function to the entries of a gradient, dense or sparse.
 
     Args:
         function: function of a tensor that returns one of the same shape.
@@ -59,12 +59,11 @@ def map_values(function: Callable[..., Any], gradient: Gradient) -> Gradient:
 def unscale(gradient: Gradient, factor: Any) -> Gradient:
     """Divide a gradient by the factor that the loss was multiplied by.
 
-    A gradient in float16 or bfloat16 is divided in float32, in which nothing is rounded to 0.
+    A gradient in float16 or bfloat16 is divided in float32, to round nothing to 0.
 
     Args:
         gradient: a tensor, a `tf.IndexedSlices` or None, which stays None.
-        factor: scalar number or tensor. A gradient is returned as it is where the factor is
-            known to be 1.
+        factor: scalar number or tensor. If it is known to be 1, the gradient is returned as it is.
 
     Returns:
         A gradient of the same form.
@@ -99,14 +98,14 @@ def all_finite(gradients: Sequence[Gradient]) -> tf.Tensor:
 
 
 def deduplicate(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """Sum the rows of a sparse gradient per id, so that every id stands in it once.
+    """Sum the rows of a sparse gradient per id, so that every id occurs once.
 
-    The gradient of an embedding lists one row for each look-up. An id that was looked up three
-    times stands in it three times, and its gradient is the sum of the three rows:
+    The gradient of an embedding has one row per look-up. An id that was looked up three times
+    occurs three times, and its gradient is the sum of the three rows:
 
         values'[u] = sum of values[k] over all k with indices[k] = u
 
-    Whatever squares the values (a norm, Adam's second moment) is right only after that sum.
+    Whatever squares the values (a norm, Adam's second moment) is correct only after that sum.
 
     Args:
         gradient: `tf.IndexedSlices` with `values` of shape (n, ...) and integer `indices` of
@@ -115,9 +114,8 @@ def deduplicate(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     Returns:
         A `tf.IndexedSlices` of the same dtype and dense shape, with `values` of shape (u, ...)
         and `indices` of shape (u,), the u different ids in the order in which they first appear.
-        The dense tensor it stands for is the same. It works inside `tf.function`, compiled by XLA
-        too; there only once, since TensorFlow's compiled `tf.unique` takes the padding of its own
-        result for ids.
+        It represents the same dense tensor. This works inside `tf.function`, and under XLA too, but
+        there only once, since the compiled `tf.unique` takes the padding of its own result for ids.
 
     Raises:
         TypeError: if `gradient` is not a `tf.IndexedSlices`.
@@ -143,7 +141,7 @@ def deduplicate(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
 def squared_norm(gradient: Gradient) -> tf.Tensor:
     """Squared L2 norm of one gradient: the sum of the squares of its entries.
 
-    A sparse gradient counts as the dense tensor it stands for: rows of the same id are summed
+    A sparse gradient counts as the dense tensor it represents: rows of the same id are summed
     first, then squared. A gradient in float16 or bfloat16 is squared in float32.
 
     Args:
@@ -226,7 +224,7 @@ def clip(
         global_clipnorm  g <- g c / max(||all g||, c), all by their common norm
 
     The last two keep directions, of each gradient or of all together. The rows of a sparse
-    gradient are summed per id first, so that the bound holds for the gradient it stands for.
+    gradient are summed per id first, so that the bound holds for the gradient it represents.
 
     Args:
         gradients: list of tensors of any shape and floating dtype, `tf.IndexedSlices` or None,
@@ -237,7 +235,7 @@ def clip(
 
     Returns:
         A list of the same length, dtypes and forms; the list's own items where no bound is given.
-        A norm that is not finite gives NaN throughout, so that the fault is not hidden.
+        If the norm is not finite, all entries become NaN, so that the fault is not hidden.
 
     Raises:
         TypeError: if a bound is not a number.
@@ -274,14 +272,14 @@ def clip(
             map_values(lambda g: g * _share(global_norm([g]), clipnorm, g.dtype), gradient)
             for gradient in gradients
         ]
-    # Of the values: compiled by XLA, tf.unique takes the padding of ids that it made itself for
-    # ids, so that a gradient cannot be deduplicated twice.
+    # Of the values: under XLA, tf.unique takes the padding that it made itself for ids, so a
+    # gradient cannot be deduplicated twice.
     norm = global_norm([values_of(gradient) for gradient in gradients])
     return [map_values(lambda g: g * _share(norm, global_clipnorm, g.dtype), g) for g in gradients]
 
 
 def _share(norm: tf.Tensor, bound: Any, dtype: tf.DType) -> tf.Tensor:
-    """Return what a gradient of this norm is multiplied by, NaN where the norm is not finite."""
+    """Return the factor for a gradient of this norm, NaN if the norm is not finite."""
     bound = tf.constant(bound, norm.dtype)
     return tf.cast(bound / tf.maximum(norm, bound) + (norm - norm), dtype)
 
@@ -292,8 +290,8 @@ def sum_over_replicas(gradients: Sequence[Gradient]) -> list[Gradient]:
         g_i = sum over the replicas r of g_i[r]
 
     Keras divides the loss by the number of replicas, so that this sum is the gradient of the mean
-    over the global batch. Whatever looks at the whole gradient (a norm, a clipping, a check for
-    NaN) is right only after it. With one replica, or outside `strategy.run`, there is nothing to
+    over the global batch. Whatever depends on the whole gradient (a norm, clipping, a check for
+    NaN) is correct only after it. With one replica, or outside `strategy.run`, there is nothing to
     sum.
 
     Args:
@@ -307,8 +305,8 @@ def sum_over_replicas(gradients: Sequence[Gradient]) -> list[Gradient]:
         ValueError: if it is called in a strategy's scope outside of its replicas.
 
     Example:
-    >>> [total, none] = keras_bp.gradients.sum_over_replicas([tf.constant([1.0, 2.0]), None])
-    >>> total.numpy().tolist(), none
+    >>> [total, missing] = keras_bp.gradients.sum_over_replicas([tf.constant([1.0, 2.0]), None])
+    >>> total.numpy().tolist(), missing
     ([1.0, 2.0], None)
     """
     context = tf.distribute.get_replica_context()

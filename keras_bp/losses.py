@@ -1,9 +1,9 @@
 """Cross-entropy losses, from the logits where there are any, with the gradient `dZ = A - Y`.
 
-Over the replicas of a `tf.distribute` strategy `fit` takes the mean of the replicas' means, as
-Keras does. Where their shares of a batch differ, as in an epoch's last batch, that is not the
-mean over the batch: drop the remainder, or take `reduction="sum"`, which sums over the global
-batch. A custom loop divides such a sum by the global batch's size.
+With a `tf.distribute` strategy `fit` takes the mean of the replicas' means, as Keras does. Where
+their shares of a batch differ, as in an epoch's last batch, that is not the mean over the batch:
+drop the remainder, or use `reduction="sum"`, which sums over the global batch. A custom loop
+divides such a sum by the global batch's size.
 """
 
 import warnings
@@ -20,7 +20,7 @@ __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCr
 
 
 class _Crossentropy(keras.losses.Loss):
-    """What the three losses share: predictions reach the loss's dtype with their logits."""
+    """Base of the three losses: casts predictions together with their logits."""
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if not isinstance(y_pred, keras.KerasTensor):
@@ -38,28 +38,28 @@ class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
         loss = -y log(p) - (1 - y) log(1 - p), averaged over `axis`,    dz = p - y
 
     computed from the logits (`keras_bp.ops.binary_crossentropy`), so that it is exact and finite
-    for every finite logit: also where the model ends in a sigmoid, as long as nothing stands
-    between that and the loss. Other probabilities are taken as they are: a certain and right
-    prediction costs exactly 0, a certain and wrong one -log(epsilon), and its gradient does not
-    vanish, as it does in Keras.
+    for every finite logit: also where the model ends in a sigmoid, as long as nothing lies between
+    that and the loss. Other probabilities are used as they are: a certain and correct prediction
+    costs exactly 0, a certain and wrong one -log(epsilon), and its gradient does not vanish as in
+    Keras.
 
     Args:
-        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities.
-        label_smoothing: Number in [0, 1], the share by which labels move towards 1/2.
-        axis: Integer, the axis averaged over. Defaults to -1.
+        from_logits: whether the predictions are logits. Defaults to `False`, probabilities.
+        label_smoothing: number in [0, 1], the share by which labels move towards 1/2.
+        axis: integer, the axis averaged over. Defaults to -1.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
-        name: Name of the loss.
-        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+        name: name of the loss.
+        dtype: dtype of the computation. Defaults to `keras.config.floatx()`.
 
     Call arguments:
-        y_true: Labels, of the predictions' shape.
-        y_pred: Predictions, of shape `(batch, ..., labels)`.
-        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+        y_true: labels, of the predictions' shape.
+        y_pred: predictions, of shape `(batch, ..., labels)`.
+        sample_weight: weights that broadcast to the loss before the reduction, or `None`.
 
     Raises:
-        TypeError: If `label_smoothing` is not a number.
-        ValueError: If `label_smoothing` is outside [0, 1], or the shapes differ.
+        TypeError: if `label_smoothing` is not a number.
+        ValueError: if `label_smoothing` is outside [0, 1], or the shapes differ.
 
     Example:
         >>> loss = keras_bp.losses.BinaryCrossentropy(from_logits=True)
@@ -76,14 +76,7 @@ class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
         name: str | None = "binary_crossentropy",
         dtype: Any = None,
     ) -> None:
-        super().__init__(
-            from_logits=from_logits,
-            label_smoothing=label_smoothing,
-            axis=axis,
-            reduction=reduction,
-            name=name,
-            dtype=dtype,
-        )
+        super().__init__(from_logits, label_smoothing, axis, reduction, name, dtype)
         check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
         self.fn = _binary_crossentropy
 
@@ -98,28 +91,28 @@ class CategoricalCrossentropy(_Crossentropy, keras.losses.CategoricalCrossentrop
         loss = -sum_k y_k log(a_k),    dz_k = a_k sum_j y_j - y_k
 
     computed from the logits (`keras_bp.ops.categorical_crossentropy`), so that it is exact and
-    finite for all finite logits: also where the model ends in a softmax, as long as nothing stands
+    finite for all finite logits: also where the model ends in a softmax, as long as nothing lies
     between that and the loss. Labels need not sum to 1: the gradient is exact for them too, where
-    Keras's is `a - y` all the same.
+    Keras's is still `a - y`.
 
     Args:
-        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
+        from_logits: whether the predictions are logits. Defaults to `False`, probabilities, which
             are divided by their sum.
-        label_smoothing: Number in [0, 1], the share of a label that is spread over all classes.
-        axis: Integer, the axis of the classes. Defaults to -1.
+        label_smoothing: number in [0, 1], the share of a label that is spread over all classes.
+        axis: integer, the axis of the classes. Defaults to -1.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
-        name: Name of the loss.
-        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+        name: name of the loss.
+        dtype: dtype of the computation. Defaults to `keras.config.floatx()`.
 
     Call arguments:
-        y_true: Labels, of the predictions' shape.
-        y_pred: Predictions, the classes on `axis`.
-        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+        y_true: labels, of the predictions' shape.
+        y_pred: predictions, the classes on `axis`.
+        sample_weight: weights that broadcast to the loss before the reduction, or `None`.
 
     Raises:
-        TypeError: If `label_smoothing` is not a number.
-        ValueError: If `label_smoothing` is outside [0, 1], or the shapes differ.
+        TypeError: if `label_smoothing` is not a number.
+        ValueError: if `label_smoothing` is outside [0, 1], or the shapes differ.
 
     Example:
         >>> loss = keras_bp.losses.CategoricalCrossentropy(from_logits=True)
@@ -136,14 +129,7 @@ class CategoricalCrossentropy(_Crossentropy, keras.losses.CategoricalCrossentrop
         name: str | None = "categorical_crossentropy",
         dtype: Any = None,
     ) -> None:
-        super().__init__(
-            from_logits=from_logits,
-            label_smoothing=label_smoothing,
-            axis=axis,
-            reduction=reduction,
-            name=name,
-            dtype=dtype,
-        )
+        super().__init__(from_logits, label_smoothing, axis, reduction, name, dtype)
         check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
         self.fn = _categorical_crossentropy
 
@@ -153,26 +139,26 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
     """Cross-entropy of integer labels, with the closed-form gradient `dz = a - y`.
 
     Drop-in for `keras.losses.SparseCategoricalCrossentropy`: `CategoricalCrossentropy` of the
-    one-hot label, which is never made (`keras_bp.ops.sparse_categorical_crossentropy`).
+    one-hot label, without making it (`keras_bp.ops.sparse_categorical_crossentropy`).
 
     Args:
-        from_logits: Whether the predictions are logits. Defaults to `False`, probabilities, which
+        from_logits: whether the predictions are logits. Defaults to `False`, probabilities, which
             are divided by their sum.
-        ignore_class: Integer label whose examples are left out, or `None`.
+        ignore_class: integer label whose examples are left out, or `None`.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
-        axis: The axis of the classes: the last one.
-        name: Name of the loss.
-        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+        axis: the axis of the classes: the last one.
+        name: name of the loss.
+        dtype: dtype of the computation. Defaults to `keras.config.floatx()`.
 
     Call arguments:
-        y_true: Integer labels in [0, classes), of the predictions' shape without the last axis, or
+        y_true: integer labels in [0, classes), of the predictions' shape without the last axis, or
             with a last axis of length 1.
-        y_pred: Predictions of shape `(batch, ..., classes)`.
-        sample_weight: Weights that broadcast to the loss before the reduction, or `None`.
+        y_pred: predictions of shape `(batch, ..., classes)`.
+        sample_weight: weights that broadcast to the loss before the reduction, or `None`.
 
     Raises:
-        ValueError: If the shapes do not fit, or `axis` is not the last one.
+        ValueError: if the shapes do not fit, or `axis` is not the last one.
 
     Example:
         >>> loss = keras_bp.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -189,14 +175,7 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         name: str | None = "sparse_categorical_crossentropy",
         dtype: Any = None,
     ) -> None:
-        super().__init__(
-            from_logits=from_logits,
-            ignore_class=ignore_class,
-            reduction=reduction,
-            axis=axis,
-            name=name,
-            dtype=dtype,
-        )
+        super().__init__(from_logits, ignore_class, reduction, axis, name, dtype)
         self.fn = _sparse_categorical_crossentropy
 
 
@@ -219,7 +198,7 @@ def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis
     _check(y_true, y_pred, axis)
     if y_pred.shape[axis] == 1:
         warnings.warn(
-            "The categorical cross-entropy of a single class is always 0; for a single unit take "
+            "The categorical cross-entropy of a single class is always 0; for a single unit use "
             f"the binary one. Received: y_pred of shape {y_pred.shape}",
             SyntaxWarning,
             stacklevel=2,
@@ -265,7 +244,7 @@ def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, 
 
 
 def _in_dtype(y_pred, dtype):
-    """Cast predictions, together with their logits and with their mask."""
+    """Cast predictions together with their logits and their mask."""
     if y_pred.dtype == dtype:
         return y_pred
 
@@ -295,13 +274,13 @@ def _check(y_true, y_pred, axis):
 
 
 def _logits(y_pred, from_logits, activation):
-    """Return the logits behind `y_pred` and True, or `y_pred` as it came where there are none.
+    """Return the logits behind `y_pred` and True, or the arguments if there are none.
 
     Keras's activations, and this package's layers, leave the logits on their output; in a graph
     those of a plain `tf.nn.softmax` or `tf.nn.sigmoid` are the input of its operation.
     """
-    logits, behind = logits_of(y_pred)
-    if behind not in (None, activation):
+    logits, source = logits_of(y_pred)
+    if source not in (None, activation):
         # Softmax logits are not sigmoid logits.
         return y_pred, from_logits
     operation = None if tf.executing_eagerly() else getattr(y_pred, "op", None)

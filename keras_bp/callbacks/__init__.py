@@ -1,4 +1,4 @@
-"""Callbacks for `model.fit`: they show what the gradients do, and keep a training going."""
+"""Callbacks for `model.fit`: they show what the gradients do, and keep a training running."""
 
 from keras_bp.callbacks import health_rules
 from keras_bp.callbacks.dashboard.training_dashboard import TrainingDashboard

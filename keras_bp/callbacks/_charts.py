@@ -1,4 +1,4 @@
-"""What callbacks show in TensorBoard beside scalars: a page of charts, and pictures."""
+"""What callbacks show in TensorBoard besides scalars: a page of charts, and pictures."""
 
 import re
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ _GREY = np.array([128, 128, 128])
 
 def layout(tags: list[str]) -> Summary:
     """Return the layout of the page Custom Scalars: the charts that some of the tags belong to."""
-    # TensorBoard matches an expression at a tag's start only.
+    # TensorBoard matches an expression only at the start of a tag.
     charts = [
         layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=expressions))
         for title, expressions in _CHARTS
@@ -45,7 +45,7 @@ class GradientFlowImage:
     """Collects norms over a whole training, in a bounded number of columns.
 
     Once the columns are full, neighbours are merged, and each column then stands for twice as many
-    steps: it shows their mean of log10.
+    steps: it shows the mean of their log10.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ def conflict_image(
     """Return a picture of conflicts: layers against pairs of tasks, the cosine as colour.
 
     Args:
-        cosines: array of shape (layers, pairs), NaN for none.
+        cosines: array of shape (layers, pairs), NaN if missing.
         layers: list of strings.
         pairs: list of strings.
 
@@ -113,7 +113,7 @@ def conflict_image(
 
 
 def _coloured(shares, colours):
-    """Return an image of values from 0 to 1, uint8 of one axis more; grey where they are NaN."""
+    """Return an image of values from 0 to 1, uint8 with one more axis; grey where they are NaN."""
     known = np.nan_to_num(shares) * (len(colours) - 1)
     places = np.arange(len(colours))
     image = np.stack([np.interp(known, places, channel) for channel in colours.T], axis=-1)
@@ -125,7 +125,7 @@ def _numbered(names):
 
 
 def _mean(rows):
-    """Return the mean of rows, column by column, of the finite entries."""
+    """Return the mean of the finite entries of each column."""
     rows = np.array(rows)
     known = np.isfinite(rows)
     total = np.where(known, rows, 0).sum(axis=0)

@@ -1,4 +1,4 @@
-"""A learning-rate schedule that a training finds for itself, in its first few steps."""
+"""A learning-rate schedule found in the first few steps of a training."""
 
 import contextlib
 import warnings
@@ -24,58 +24,56 @@ class DiscoveredSchedule(keras.callbacks.Callback):
     """Probes the loss in the first steps of a `fit`, and sets the schedule of all the others.
 
     The first steps, some 5 % of all, are a probe: one at the rate 0, four at a tiny one, then a
-    sweep of rising rates, to the rate at which the loss diverges at most. From them follow numbers
-    without units (see `keras_bp.tuning.discovery.features`), and from these a small model, which
-    has learnt from some 400 cheap tasks, predicts peak rate, warm-up share and decay. Then
+    sweep of rising rates, to the rate at which the loss diverges at most. They give features
+    without units (see `keras_bp.tuning.discovery.features`), from which a small model, trained on
+    some 400 cheap tasks, predicts peak rate, warm-up share and decay. Then
 
-    1. weights and optimizer are put back to what they were after the first call of the train
-       function, which moved no weight (the weights that the sweep leaves are worse to go on from
-       than the first ones); metrics begin anew, so that the first epoch's are of the steps after
-       the probe;
-    2. the optimizer gets the schedule, over `total_steps` less the steps of the probe, in the place
-       of the rate or schedule it had; the train function is traced again.
+    1. weights and optimizer are restored to their state after the first call of the train function,
+       which moved no weight (the sweep's weights are a worse start than the first ones); metrics
+       are reset, so that the first epoch's are those of the steps after the probe;
+    2. the optimizer gets the schedule, over `total_steps` less the steps of the probe, in place of
+       its rate or schedule; the train function is traced again.
 
-    So `total_steps` counts all steps that are computed. What the probe saw of the data is not
-    turned back: the batches and random numbers go on.
+    So `total_steps` counts all steps that are computed. The data are not rewound: batches and
+    random numbers continue.
 
-    Where the probe is of no use, there is a safe fallback, with a `RuntimeWarning` and a
+    If the probe is not usable, there is a safe fallback, with a `RuntimeWarning` and a
     `fallback_reason`: a warm-up of a tenth of the steps and a cosine. Its peak is `fallback`, such
-    as `lambda model: find_learning_rate(model, x, y).suggest()`. Without, it is a tenth of the rate
-    that led to the lowest loss of the probe's sweep, the range test's rule `"minimum"`, where the
-    features lie far outside of what the model has learnt from; and the rate that the optimizer had
-    where there are too few steps for a probe, where the first losses are not finite or not seen, no
-    step lowers the loss or the sweep ends at once, and where updates do not follow the rate, as
-    those of `DoG` and `Prodigy`, or follow the size of the weights, as those of `Lamb`.
+    as `lambda model: find_learning_rate(model, x, y).suggest()`. By default it is a tenth of the
+    rate that led to the lowest loss of the probe's sweep (the range test's rule `"minimum"`), where
+    the features lie far outside of those that the model was trained on; and the optimizer's own
+    rate where there are too few steps for a probe, where the first losses are not finite or not
+    seen, no step lowers the loss or the sweep ends at once, and where updates do not follow the
+    rate, as with `DoG` and `Prodigy`, or follow the size of the weights, as with `Lamb`.
 
     It works with every optimizer that reads its rate from Keras's `learning_rate`, in plain `fit`,
     with and without `jit_compile`, under a loss scale and on replicas; a `GradientTape` loop calls
     no callback. With `steps_per_execution` of k the probe plans k steps at a time: the one at rate
-    0 becomes k, the four tiny ones 2k at least, and the sweep can stop at such a multiple only; a
-    probe has 3k + 12 steps at least then. The rate of each step is its own all the same, in the
-    probe and afterwards.
+    0 becomes k, the four tiny ones at least 2k, and the sweep can stop only at such a multiple; a
+    probe then has at least 3k + 12 steps. Each step still has its own rate, in the probe and
+    afterwards.
 
-    What other callbacks see while the probe goes on is of the sweep. `EarlyStopping` and
-    `TerminateOnNaN` may take the deliberate rise of the loss for the training's, and end it; and
-    where an epoch ends within the probe, its metrics, its validation and the weights that
-    `ModelCheckpoint` saves are of weights that are put back later. In a `fit` of more than 20
-    epochs a default probe covers whole epochs: give `probe_steps`, or such a callback a later start
-    (`start_from_epoch`).
+    During the probe other callbacks see the sweep. `EarlyStopping` and `TerminateOnNaN` may react
+    to the deliberate rise of the loss and end the training; and where an epoch ends within the
+    probe, its metrics, its validation and what `ModelCheckpoint` saves belong to weights that are
+    restored later. In a `fit` of more than 20 epochs a default probe covers whole epochs: give
+    `probe_steps`, or let such a callback start later (`start_from_epoch`).
 
-    Limits: what it has learnt from are small networks of 256 to 720 steps without batch
-    normalization, beside which it was seen to choose too small a peak.
+    Limits: it was trained on small networks, 256 to 720 steps, without batch normalization; with
+    batch normalization it was seen to choose too small a peak.
 
     A schedule is discovered once for a model's optimizer: a second `fit` with the same callback
-    goes on with it. A `.keras` file that is saved after the probe holds the schedule in its
-    optimizer, and needs no callback to go on. A restart from variables alone (`load_weights`,
-    `ResumableTraining`) finds an optimizer without the schedule: set `callback.schedule` yourself,
-    whose `get_config` keeps it. A `fit` that an exception ends in the probe leaves the optimizer
-    its own rate, and the weights where the probe has brought them.
+    continues with it. A `.keras` file that is saved after the probe holds the schedule in its
+    optimizer, and needs no callback to continue. After a restart from variables alone
+    (`load_weights`, `ResumableTraining`) the optimizer lacks the schedule: set `callback.schedule`
+    yourself, whose `get_config` keeps it. If an exception ends the `fit` in the probe, the
+    optimizer keeps its own rate, and the weights stay as the probe left them.
 
     Args:
         total_steps: integer of 1 or more, the update steps of the whole training, probe included;
-            `None`, the default, for those of this `fit`, from its `initial_epoch` on.
+            `None`, the default, for those of this `fit`, from its `initial_epoch`.
         probe_steps: integer of 12 or more and less than the total, the most steps the probe may
-            take. Defaults to `None`, a twentieth of the total, 20 at least.
+            take. Defaults to `None`, a twentieth of the total, but at least 20.
         fallback: number above 0, or a function of the model that returns one; see above. Defaults
             to `None`.
         verbose: 1 to print a line at the discovery, 0 for none. Defaults to 1.
@@ -84,8 +82,8 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         schedule: the schedule of the steps after the probe, counted from 0; `None` before.
         discovery: the `keras_bp.tuning.discovery.Discovery` with peak, warm-up share, decay,
             expected regret and features; `None` before.
-        fallback_reason: string, why the fallback was taken; `None` where it was not.
-        probe: the `keras_bp.tuning.discovery.Probe`, with rates and what was seen.
+        fallback_reason: string, why the fallback was taken; `None` if it was not.
+        probe: the `keras_bp.tuning.discovery.Probe`, with rates and measurements.
         steps_probed: integer, the steps that the probe took.
 
     Raises:
@@ -138,20 +136,20 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why the safe schedule was taken; None where it was not."""
+        """Why the safe schedule was taken; None if it was not."""
         return None if self.discovery is None else self.discovery.fallback_reason
 
     # Keras's hooks.
 
     def set_model(self, model: keras.Model) -> None:
-        """Keras's hook: take over the model that `fit` is about to train."""
+        """Keras's hook: take the model that `fit` is about to train."""
         # A fit that an exception ended never called on_train_end.
         self._recorder = None
         RecordingTrainFunction.remove_from(model)
         super().set_model(model)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Keras's hook: check what can be checked."""
+        """Keras's hook: check model and optimizer."""
         optimizer = self.model.optimizer
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise ValueError(
@@ -193,13 +191,13 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         if self._recorder is None and not self._enter():
             return
         if not self._function.in_place():
-            self._listen()  # another callback has made the train function anew
+            self._listen()  # another callback has remade the train function
         rates = self.probe.plan(self.model.steps_per_execution)
         self._recorder.plan(rates)
         self._function.arm()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Keras's hook: look at the steps just made, and set the schedule if they were the last."""
+        """Keras's hook: see the steps just made, and set the schedule if they were the last."""
         if self._recorder is None:
             return
         rows = self._recorder.rows()
@@ -207,7 +205,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         # The last call of an epoch may make fewer steps than the others.
         self.steps_probed += len(rows) or self.model.steps_per_execution
         for rate, row in zip(self._recorder.planned, rows, strict=False):
-            if self.probe.done:  # the rest of a call that has diverged on its way
+            if self.probe.done:  # the rest of a call in which the loss has diverged
                 break
             # A loss scale that is too large makes gradients infinite; the step is skipped then.
             if not (np.isfinite(row[0]) and not np.isfinite(row[1])):
@@ -218,7 +216,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
             self._decide()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Keras's hook: decide now, if the probe was to go on."""
+        """Keras's hook: decide now, if the probe has not ended."""
         if self._recorder is not None:
             self._decide()
 
@@ -252,7 +250,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         return {id(variable): variable for variable in variables}.values()
 
     def _decide(self):
-        """End the probe, put weights and optimizer back, and set the schedule."""
+        """End the probe, restore weights and optimizer, and set the schedule."""
         RecordingTrainFunction.remove_from(self.model)
         recorder, self._recorder = self._recorder, None
         for variable, value in self._start or ():
@@ -266,7 +264,7 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self._settle(found)
 
     def _settle(self, found):
-        """Let the optimizer train with what was found."""
+        """Let the optimizer train with the schedule that was found."""
         model, optimizer = self.model, self.model.optimizer
         if found.fallback_reason is not None:
             found = found.at(self._fallback_rate(found.peak_learning_rate))
@@ -303,10 +301,10 @@ class DiscoveredSchedule(keras.callbacks.Callback):
 class _ProbeRecorder(Recorder):
     """Sets the rate of each step of one call of the train function, and records what it does.
 
-    The step number k of a call, from 0, is made at
-    `rates[k]`, and row k holds what `keras_bp.tuning.discovery.SEEN` lists, in float64. The
-    gradient and the update of the step before are kept, two copies of the trainable weights. The
-    optimizer reads its rate from a variable of the recorder while the call runs, and only then.
+    Step number k of a call, from 0, is made at `rates[k]`, and row k holds what
+    `keras_bp.tuning.discovery.SEEN` lists, in float64. The gradient and the update of the previous
+    step are kept, two copies of the trainable weights. Only while the call runs does the optimizer
+    read its rate from a variable of the recorder.
 
     Args:
         model: a compiled `keras.Model`.
@@ -320,12 +318,9 @@ class _ProbeRecorder(Recorder):
         super().__init__(model)
         self.parameters = None
         with model.distribute_strategy.scope():
+            options = {"trainable": False, "aggregation": "only_first_replica"}
             self._rate = keras.Variable(
-                0.0,
-                dtype="float32",
-                trainable=False,
-                aggregation="only_first_replica",
-                name="probed_learning_rate",
+                0.0, dtype="float32", name="probed_learning_rate", **options
             )
         self._places = model.steps_per_execution
         self._rates = self._variable(np.zeros(self._places))
@@ -339,7 +334,7 @@ class _ProbeRecorder(Recorder):
             self._made.assign(0)
 
     def rows(self):
-        """Return what was seen of the steps of the last call, (steps, numbers)."""
+        """Return the measurements of the last call's steps, (steps, numbers)."""
         if self._kept is None:  # a train step that calls no `apply`
             return np.zeros((0, 7))
         return self._read(self._rows)[: int(self._read(self._made))]
@@ -347,7 +342,7 @@ class _ProbeRecorder(Recorder):
     @contextlib.contextmanager
     def watching(self):
         """Let the optimizer read the probe's rate inside the `with` block."""
-        # Not within the step, where replicas cannot create variables, if it can be helped.
+        # If possible not within the step, where replicas cannot create variables.
         if self._kept is None and self._model.built:
             self._create(self._model.trainable_variables)
         with lent_learning_rate(self._model.optimizer, self._rate):
@@ -360,7 +355,7 @@ class _ProbeRecorder(Recorder):
         pairs = [
             (unscale(gradient, factor), variable)
             for gradient, variable in zip(gradients, variables, strict=True)
-            # The "gradient" of the other kind (a float8 scale) is its next value.
+            # The "gradient" of such a variable (a float8 scale) is its next value.
             if gradient is not None and not getattr(variable, "overwrite_with_gradient", False)
         ]
         variables = [variable for _, variable in pairs]
@@ -370,13 +365,8 @@ class _ProbeRecorder(Recorder):
             self._create(variables)
         before, moved = zip(*(self._kept[id(variable)] for variable in variables), strict=True)
         weights = [_value(variable) for variable in variables]
-        row = [
-            loss,
-            _product(gradients, gradients),
-            _product(gradients, before),
-            _product(gradients, moved),
-            _product(weights, weights),
-        ]
+        pairs = (gradients, gradients), (gradients, before), (gradients, moved), (weights, weights)
+        row = [loss, *(_product(a, b) for a, b in pairs)]
         self._rate.assign(tf.cast(self._rates[self._made], self._rate.dtype))
         yield
         update = [_value(v) - w for v, w in zip(variables, weights, strict=True)]

@@ -1,4 +1,4 @@
-"""Which layers several tasks pull in opposite directions, in TensorBoard and as numbers."""
+"""In which layers the gradients of several tasks conflict, in TensorBoard and as numbers."""
 
 import contextlib
 import warnings
@@ -27,9 +27,9 @@ class GradientConflict(RecordingCallback):
         magnitude similarity = 2 |g_s| |g_t| / (|g_s|^2 + |g_t|^2)
 
     Two tasks conflict in a step where the cosine is below 0. These are the gradients that the
-    combiner is given: before any of it is taken away, after loss weights, without penalties, and
-    over the whole batch where there are replicas. Their products are formed in float64 inside the
-    compiled step, and what they give is written from Python about once a second. The weights are
+    combiner receives: before it changes them, after loss weights, without penalties, and over the
+    whole batch with replicas. Their products are formed in float64 inside the compiled step, and
+    the results are written from Python about once per second. The weights are
     the same, bit for bit, with and without the callback.
 
     Scalars against the number of update steps made (1 after the first), every `every` steps, for
@@ -41,15 +41,15 @@ class GradientConflict(RecordingCallback):
 
     and at each epoch's end:
 
-    - `conflicting_steps/<layer path>`: the share of the epoch's steps, all of them and not every
-      `every`-th, in which any two of the tasks conflict in this layer.
+    - `conflicting_steps/<layer path>`: the share of the epoch's steps (of all, whatever `every` is)
+      in which any two of the tasks conflict in this layer.
     - an image, `gradient_conflict`: layers (rows) against pairs of tasks (columns), and as colour
       the cosine's mean over the epoch.
 
-    Each of them is there also for all shared layers together, under the path `global`.
+    Each of them also exists for all shared layers together, under the path `global`.
 
     Where one of two tasks is left out of a step (its gradient is not finite), or its gradient is 0
-    in the layer, they have no cosine: nothing is written, and the step is not counted for them.
+    in the layer, they have no cosine: nothing is written, and the step does not count for them.
 
     Paths of layers, update steps and how they are counted are those of `GradientMonitor`. With
     `gradient_accumulation_steps` a point stands for the gradients of all micro-batches of an
@@ -61,21 +61,21 @@ class GradientConflict(RecordingCallback):
             it; made if it does not exist. Defaults to `"tb_logs"`. It may be that of a
             `GradientMonitor` of the same run.
         every: integer >= 1, update steps between two points of the scalars. Defaults to 1.
-        layers: list of paths of the layers to write, or `None` for all. A path stands for the
-            layers inside it too. `global` counts all shared layers all the same.
+        layers: list of paths of the layers to write, or `None` for all. A path includes
+            the layers inside it. `global` counts all shared layers nevertheless.
 
     Raises:
-        TypeError: if an argument is of another kind; and by `fit`, if the model is no
+        TypeError: if an argument is of another kind; and by `fit`, if the model is not a
             `MultiTaskModel`.
         ValueError: if one is out of its range; and by `fit`, before the first update, if no event
             file can be created in `log_dir`, if no layer is shared, if `layers` names one that
-            does not exist or none that is shared, or if the optimizers inside a composite
+            does not exist or no shared layer, or if the optimizers inside a composite
             accumulate the gradients of different numbers of steps.
 
     It works with jit and eagerly, with `steps_per_execution` (each step is written), and under
     `tf.distribute.MirroredStrategy`. A write that fails later gives one RuntimeWarning, and the
-    training goes on. The next `fit` with the same callback writes on, and counts on in `table`
-    unless tasks or shared layers are others. `train_on_batch` is not recorded.
+    training continues. The next `fit` with the same callback continues the file, and `table` unless
+    tasks or shared layers have changed. `train_on_batch` is not recorded.
 
     Example:
         >>> inputs = keras.Input((4,))
@@ -98,10 +98,7 @@ class GradientConflict(RecordingCallback):
     """
 
     def __init__(
-        self,
-        log_dir: Path = "tb_logs",
-        every: int = 1,
-        layers: Sequence[str] | None = None,
+        self, log_dir: Path = "tb_logs", every: int = 1, layers: Sequence[str] | None = None
     ) -> None:
         check_path("log_dir", log_dir)
         check_integer("every", every, 1)
@@ -148,7 +145,7 @@ class GradientConflict(RecordingCallback):
     # Keras's hooks, and those of RecordingCallback.
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Keras's hook: write what the epoch's steps were like."""
+        """Keras's hook: write the summary of the epoch's steps."""
         super().on_epoch_end(epoch, logs)
         if np.any(self._epoch.steps):
             self._write_epoch()
@@ -217,16 +214,16 @@ class GradientConflict(RecordingCallback):
         places = [f"{now[0][layer]}/{self._labels[pair]}" for layer, pair in np.argwhere(sharing)]
         kinds = "gradient_cosine", "gradient_magnitude_similarity"
         self._tags = [tuple(f"{kind}/{place}" for kind in kinds) for place in places]
-        self._all_tags = tuple(tag for both in self._tags for tag in both)
+        self._all_tags = tuple(tag for pair in self._tags for tag in pair)
 
     def _write_step(self, cosines, magnitudes, step):
         values = np.column_stack([cosines, magnitudes])
         if np.isfinite(values).all():
             self._file.write_scalars(self._all_tags, values.ravel(), step)
             return
-        for tags, both in zip(self._tags, values, strict=True):
-            if np.isfinite(both).all():
-                self._file.write_scalars(tags, both, step)
+        for tags, pair in zip(self._tags, values, strict=True):
+            if np.isfinite(pair).all():
+                self._file.write_scalars(tags, pair, step)
 
     def _write_epoch(self):
         layers = self._names[0]
@@ -249,8 +246,8 @@ def _unique(names):
 class _ConflictRecorder(StepRecorder):
     """Also records the Gram matrix of each shared layer's task gradients.
 
-    One of the model's `listeners` while a step is traced. For each update step the layers' Gram
-    matrices
+    It is one of the model's `listeners` while a step is traced. For each update step the layers'
+    Gram matrices
 
         M_st = sum over the layer's shared variables of g_s . g_t
 
@@ -269,7 +266,7 @@ class _ConflictRecorder(StepRecorder):
         pairs: bool array (len(shared), tasks, tasks), which tasks share the layer.
 
     Raises:
-        ValueError: in the first step, if tasks share no layer, or none of those selected.
+        ValueError: in the first step, if tasks share no layer, or no selected one.
     """
 
     def __init__(self, model, layers):
@@ -325,8 +322,8 @@ class _ConflictRecorder(StepRecorder):
         return self._read(self._gramians)[numbers % self.places][:, self._columns]
 
     def _create_rows(self):
-        # For every layer: which of them are shared is known only as the step is traced, where a
-        # replica can create no variable.
+        # For every layer: which ones are shared is known only when the step is traced, where a
+        # replica cannot create variables.
         super()._create_rows()
         paths, selection = variable_paths(self._model), LayerSelection(self._layers)
         layers = dict.fromkeys(paths[id(variable)][0] for variable in self.variables)
@@ -339,16 +336,16 @@ class _ConflictRecorder(StepRecorder):
     def _row(self, variables, combined, given):
         """Return the Gramians of the layers and of all, of shape (layers + 1, tasks, tasks)."""
         paths = variable_paths(self._model)
-        of_layers, pairs = {}, {}
+        gramians, pairs = {}, {}
         for variable, gramian, owners in zip(variables, combined.gramians, given.T, strict=True):
             if gramian is not None:
                 layer = paths[id(variable)][0]
-                of_layers.setdefault(layer, []).append(gramian)
+                gramians.setdefault(layer, []).append(gramian)
                 pairs[layer] = pairs.get(layer, False) | np.outer(owners, owners)
         if self.shared is None:
             self._choose(pairs)
         missing = tf.fill(combined.gramian.shape, tf.constant(np.nan, tf.float64))
-        row = [tf.add_n(of_layers.get(layer, [missing])) for layer in self._recorded]
+        row = [tf.add_n(gramians.get(layer, [missing])) for layer in self._recorded]
         present = combined.present[:, None] & combined.present[None, :]
         return tf.where(present, tf.stack([*row, combined.gramian]), np.nan)
 
@@ -375,7 +372,7 @@ class _ConflictRecorder(StepRecorder):
         updated = updates > updates_before
         if self._sums is not None:
             row += self._sums
-            # A micro-batch that loss scaling skipped has no part in the update.
+            # A micro-batch that loss scaling skipped is not part of the update.
             taken = tf.where(losses > losses_before, row, self._sums)
             self._sums.assign(tf.where(updated, tf.zeros_like(row), taken))
         place = tf.where(updated, tf.cast(updates, tf.int64) % self.places, self.places)
@@ -383,7 +380,7 @@ class _ConflictRecorder(StepRecorder):
 
 
 class _Tally:
-    """Sums of what was measured over some steps.
+    """Sums of the measurements of some steps.
 
     Attributes:
         steps: int array (layers, pairs), the number of steps in which there was a cosine.
@@ -399,8 +396,8 @@ class _Tally:
         self._sums = self._sums + np.array(
             [np.nansum(cosines, axis=0), np.nansum(magnitudes, axis=0), conflicts.sum(axis=0)]
         )
-        either = [conflicts.any(axis=2).sum(axis=0), known.any(axis=2).sum(axis=0)]
-        self._layers = self._layers + np.array(either)
+        steps = [conflicts.any(axis=2).sum(axis=0), known.any(axis=2).sum(axis=0)]
+        self._layers = self._layers + np.array(steps)
 
     def means(self):
         """Return mean cosine, mean magnitude similarity and share of conflicting steps.
@@ -427,7 +424,7 @@ def _similarities(gramians, pairs):
 
     Returns:
         Two arrays of shape (steps, layers, tasks (tasks - 1) / 2), the pairs in the order (0, 1),
-        (0, 2), ...; NaN where the two share nothing, or one has no finite gradient other than 0.
+        (0, 2), ...; NaN where the two share nothing, or a gradient is 0 or not finite.
     """
     s, t = np.triu_indices(gramians.shape[-1], 1)
     squares = np.diagonal(gramians, axis1=-2, axis2=-1)

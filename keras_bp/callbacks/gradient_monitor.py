@@ -42,26 +42,25 @@ class GradientMonitor(RecordingCallback):
     Keras hands a callback no gradients. While the train function runs, this callback listens to the
     optimizer's `scale_loss` and `apply`, through which every optimizer of Keras receives the loss
     and the gradients; no `train_step` is overridden and no model subclassed. The norms are computed
-    inside the compiled step and written from Python about once a second. The weights are the same,
-    bit for bit, with and without the monitor. (With `activations`, to rounding: TensorFlow does not
-    fuse a layer with an activation layer after it where somebody looks between them.)
+    inside the compiled step and written from Python about once per second. The weights are the
+    same, bit for bit, with and without the monitor. (With `activations`, up to rounding: TensorFlow
+    does not fuse a layer with an activation layer after it if the value between them is read.)
 
     Scalars against the number of update steps made (1 after the first), every `every` steps:
 
     - `gradient_norm/<layer path>`: L2 norm over the layer's trainable variables, in units of loss
       per unit of weight. `gradient_norm/global`: L2 norm over all trainable variables.
-    - `learning_rate`: the rate that this update used, where a schedule sets it or a rule, such as
-      `DoG`, finds it, too. A composite
-      (`keras.optimizers.MultiOptimizer`) has one for each optimizer in it, `learning_rate/0`,
-      `learning_rate/1`, ..., in the order of its `optimizers`.
+    - `learning_rate`: the rate that this update used, also if a schedule or a rule such as `DoG`
+      sets it. A composite (`keras.optimizers.MultiOptimizer`) has one for each
+      optimizer in it, `learning_rate/0`, `learning_rate/1`, ..., in the order of its `optimizers`.
     - `loss/batch`: the loss of this batch alone, penalties included.
     - where the optimizer clips, `gradient_norm_applied/global`: the norm of all gradients after
-      clipping, and `clip_rate`: the share of the last 100 updates whose norm that made smaller.
+      clipping, and `clip_rate`: the share of the last 100 updates whose norm was clipped.
     - with `activations`, `dead_units/<layer path>`: the share of the layer's units that are 0 in
       more than 99 % of the batch, and for sigmoid and tanh `saturated_units/<layer path>`: the
       share of the outputs within 0.01 of a bound.
 
-    and every `updates_every` steps, measured between the calls of the step:
+    and every `updates_every` steps, measured between calls of the step:
 
     - `update_ratio/<layer path>`: norm of the update over norm of the weights before it, healthy
       near 1e-3. With `steps_per_execution` the update is that of a whole call, over its steps.
@@ -74,8 +73,8 @@ class GradientMonitor(RecordingCallback):
     At each epoch's end, against the same number of update steps: `epoch/<metric>`, training and
     validation metrics; histograms `weights/<variable path>` of each weight, trainable or not; and
     an image, `gradient_flow`, of the whole training: layers against steps, log norm as colour.
-    With `histograms_every`, these also every so many steps, with `gradients/<variable path>` and,
-    with `activations`, `activations/<layer path>`. Entries that are not finite are left out.
+    With `histograms_every`, histograms also every so many steps, with `gradients/<variable path>`
+    and, with `activations`, `activations/<layer path>`. Entries that are not finite are left out.
 
     In TensorBoard the page Custom Scalars shows all layers of a kind in one chart.
 
@@ -85,17 +84,17 @@ class GradientMonitor(RecordingCallback):
 
     Update steps count, not batches. With `gradient_accumulation_steps` a point stands for the mean
     of the micro-batches' gradients and losses (what an earlier `fit` left over counts in the
-    gradient only). A step that loss scaling skips is no update and writes nothing. The count goes
-    on from the optimizer's `iterations` at the first step, or from the monitor's last step where
-    that is further: over epochs, over a second `fit` and where a saved model is trained on. It
-    never falls back.
+    gradient only). A step that loss scaling skips is no update and writes nothing. The count
+    continues from the optimizer's `iterations` at the first step, or from the monitor's last step
+    if that is larger: over epochs, over a second `fit` and in the training of a saved model. It
+    never decreases.
 
     Paths are built from the layers' names, outermost first, the model's own name left out: `d1`,
     `block/conv` for the layer conv in a model block. The layer is the innermost one that holds the
     variable: `lstm/lstm_cell`, `attention/query`; outputs are those of the layers that
     `model.summary()` lists: `lstm`, `attention`. A shared layer is written once, where it comes
-    first. Variables that the model holds outside any layer are of the layer `(model)`. Names that
-    Keras makes up count on in a process (dense, dense_1): name the layers of runs to be compared.
+    first. Variables that the model holds outside any layer belong to the layer `(model)`. Keras
+    numbers automatic names within a process (dense, dense_1): name the layers of runs to compare.
 
     In a custom loop, call `record`, which writes the norms.
 
@@ -106,9 +105,9 @@ class GradientMonitor(RecordingCallback):
         every: integer >= 1, update steps between two points of the scalars. Defaults to 1.
         histograms_every: integer >= 1, update steps between two rounds of histograms, or `None`
             for the weights' at each epoch's end only. Defaults to `None`.
-        activations: whether to look at the layers' outputs. Defaults to `False`.
-        layers: list of paths of the layers to write, as above, or `None` for all. A path
-            stands for the layers inside it too. The global norms count all layers all the same.
+        activations: whether to measure the layers' outputs. Defaults to `False`.
+        layers: list of paths of the layers to write, as above, or `None` for all. A path includes
+            the layers inside it. The global norms count all layers nevertheless.
         updates_every: integer >= 1, update steps between two measurements of updates and weights.
             Defaults to 50.
 
@@ -121,11 +120,11 @@ class GradientMonitor(RecordingCallback):
 
     It works with jit and eagerly, with `steps_per_execution` (each step is written), and under
     `tf.distribute.MirroredStrategy` (gradients and losses are summed). A write that fails later, on
-    a full disk, gives one RuntimeWarning, and the training goes on. Several monitors may watch one
-    `fit`, each in a `log_dir` of its own. After the training, or an exception, model and optimizer
-    are as they were, and the next `fit` with the same monitor writes on. `train_on_batch` is not
-    recorded. A custom `train_step` is monitored if it calls the `scale_loss` and `apply` (or
-    `apply_gradients`) of `model.optimizer` once, as Keras's does.
+    a full disk, gives one RuntimeWarning, and the training continues. Several monitors may watch
+    one `fit`, each in a `log_dir` of its own. After the training, or an exception, model and
+    optimizer are as they were, and the next `fit` with the same monitor continues the file.
+    `train_on_batch` is not recorded. A custom `train_step` is monitored if it calls the
+    `scale_loss` and `apply` (or `apply_gradients`) of `model.optimizer` once, as Keras's does.
 
     Example:
     ```python
@@ -180,8 +179,8 @@ class GradientMonitor(RecordingCallback):
             gradients: list of tensors, `tf.IndexedSlices` or None, as from `tape.gradient`.
             variables: list of the variables, in the same order.
             loss: scalar tensor, or `None` to write none.
-            step: integer or scalar tensor, the number of the step, or `None` to count on from the
-                last step written.
+            step: integer or scalar tensor, the number of the step, or `None` to continue from the
+                last one.
 
         Raises:
             ValueError: if gradients and variables differ in number, if the event file cannot be
@@ -190,13 +189,13 @@ class GradientMonitor(RecordingCallback):
         """
         context = tf.distribute.get_replica_context()
         if context is not None and tf.get_static_value(context.replica_id_in_sync_group) == 0:
-            self._open()  # here, where an error can be understood
-        self._custom_loop, self._meter = True, None  # which may call the hooks too
+            self._open()  # here, where an error is understandable
+        self._custom_loop, self._meter = True, None  # a custom loop may call the hooks too
         write, layers = self._write_custom_loop, self._selection
         record_custom_loop(write, self.model, layers, gradients, variables, loss, step)
 
     def close(self) -> None:
-        """Write what is left and close the event file, as `fit` does unless it is interrupted."""
+        """Write what is left and close the event file, as `fit` does unless interrupted."""
         self._stop()
 
     def _write_custom_loop(self, tags, values, step):
@@ -245,14 +244,14 @@ class GradientMonitor(RecordingCallback):
         super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Keras's hook: write what was due, and the other steps if enough wait."""
+        """Keras's hook: write what was due, and the other steps if enough are waiting."""
         measuring = self._meter is not None and self._meter.running
         if not (measuring or self._counting):
             super().on_train_batch_end(batch, logs)
             return
         steps = self._take_updates()
         step = self._last_step
-        if steps and measuring:  # with none, the update is still to come
+        if steps and measuring:  # without steps, the update is still to come
             self._write_update(steps)
             self._updates_due = (step // self.updates_every + 1) * self.updates_every
         if steps and self._counting and self.histograms_every:
@@ -284,7 +283,7 @@ class GradientMonitor(RecordingCallback):
         steps = self.model.steps_per_execution
         if self._last_step + (self._calls + 1) * steps < step:
             return False
-        if self._calls:  # not every call made an update: micro-steps, and those that were skipped
+        if self._calls:  # not every call made an update: there are micro-steps and skipped steps
             self._take_updates()
         return self._last_step + steps >= step
 
@@ -313,7 +312,7 @@ class GradientMonitor(RecordingCallback):
         self._write_layout([*self._scalars.tags, *measured, "epoch/"])
 
     def _measured_kinds(self):
-        """Return the kinds of tags of what is measured of each layer now and then."""
+        """Return the kinds of tags of what is measured of each layer at intervals."""
         return ("update_ratio", "weight_norm", *self._recorder.sampled_kinds)
 
     def _write_update(self, steps):
@@ -324,7 +323,7 @@ class GradientMonitor(RecordingCallback):
         values += self._recorder.sampled_measures(self._layer_of_variable, len(self._layers))
         kinds = self._measured_kinds()[: len(values)]
         tags = tuple(f"{kind}/{path}" for kind in kinds for path in self._chosen.values())
-        values = [of_layers[layer] for of_layers in values for layer in self._chosen]
+        values = [measured[layer] for measured in values for layer in self._chosen]
         self._file.write_scalars(tags, values, self._last_step)
 
     def _write_weights(self):
@@ -341,10 +340,10 @@ class GradientMonitor(RecordingCallback):
 
     def _write_histograms(self, kind, variables, counted):
         paths = variable_paths(self.model)
-        for variable, of_variable in zip(variables, counted, strict=True):
+        for variable, counts in zip(variables, counted, strict=True):
             layer, path = paths[id(variable)]
             if layer in self._selection:
-                self._file.write_histogram(f"{kind}/{path}", rows(of_variable), self._last_step)
+                self._file.write_histogram(f"{kind}/{path}", rows(counts), self._last_step)
 
 
 class _UpdateScalars:
@@ -383,7 +382,7 @@ class _UpdateScalars:
         """Yield the values of each update, from `Updates` and the layers' norms."""
         applied = np.sqrt(updates.applied)
         for row, norm in enumerate(norms):
-            # Less by more than the rounding of two sums.
+            # Smaller by more than the rounding of two sums.
             self._clipped.append(applied[row] < norm[-1] * (1 - 1e-5))
             values = [*norm[self._columns], *updates.rates[row]]
             values += [applied[row], np.mean(self._clipped)] * self._clips
@@ -395,10 +394,10 @@ class _AlignmentRecorder(StepRecorder):
     """In sampled steps, also compares gradients with the true ones: angle and equal signs.
 
     A second tape around the train step sees the same forward pass as the step's, and gives
-    the true gradient of the loss that the step shows to `optimizer.scale_loss`. So nothing is
-    computed twice but the backward pass, and batch statistics and random states move once.
+    the true gradient of the loss that the step shows to `optimizer.scale_loss`. So only the
+    backward pass is computed twice, and batch statistics and random states move once.
 
-    Under accumulation it is the last micro-batch that is measured.
+    Under accumulation the last micro-batch is measured.
     """
 
     sampled_kinds = ("alignment_angle", "sign_concordance")
@@ -441,14 +440,13 @@ class _AlignmentRecorder(StepRecorder):
 
     def _measure(self, gradients, variables, tape, loss, factor):
         with exact_gradients():
-            # Scaled like the step's, so that half precision loses as little of it.
+            # Scaled like the step's, so that half precision loses as little.
             true = tape.gradient(loss, list(variables), output_gradients=factor)
-        both = [
-            dict(zip(map(id, variables), of_one, strict=True))
-            for of_one in ([own_product(gradient) for gradient in gradients], true)
-        ]
-        both = [[of_one.get(id(v)) for v in self.variables] for of_one in both]
-        self._sums.assign(alignment_sums(*map(sum_over_replicas, both)))
+        pair = []
+        for values in ([own_product(gradient) for gradient in gradients], true):
+            by_id = dict(zip(map(id, variables), values, strict=True))
+            pair.append(sum_over_replicas([by_id.get(id(v)) for v in self.variables]))
+        self._sums.assign(alignment_sums(*pair))
         self._measured = True
 
     def sampled_measures(self, layer_of_variable, layers):

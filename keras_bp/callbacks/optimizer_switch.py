@@ -1,4 +1,4 @@
-"""Switch to another optimizer, once, when training has reached a plateau."""
+"""Switches to another optimizer, once, when training has reached a plateau."""
 
 import warnings
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from keras_bp._keras import MonitorCallback, set_compiled_optimizer
 from keras_bp.optimizers import SGD
 from keras_bp.schedules import Warmup
 
-# The new optimizer's name begins with it. The name is saved, and tells a `fit` of a loaded model
+# The prefix of the new optimizer's name. The name is saved, and tells a `fit` of a loaded model
 # that the switch has been made.
 _MARK = "switched_to_"
 
@@ -24,7 +24,7 @@ class OptimizerSwitch(MonitorCallback):
     Adam makes quick progress at first; after it reaches a plateau, gradient descent with momentum
     often gets further, and finds weights that generalize better. This callback watches a quantity
     as `keras.callbacks.ReduceLROnPlateau` does. When it has not improved for `patience` epochs, the
-    next epoch begins with a new optimizer, whose rate rises linearly from 0 to its full height. If
+    next epoch begins with a new optimizer, whose rate rises linearly from 0 to its full value. If
     training ends with that epoch (the last one, `EarlyStopping`), no switch is made.
 
     At the switch,
@@ -33,20 +33,20 @@ class OptimizerSwitch(MonitorCallback):
        their place, and accumulated gradients that are left are applied;
     2. where `learning_rate` is a function, it is called;
     3. the new optimizer is created in the scope of the model's distribution strategy, built, and
-       put in the old one's place, also in what `model.save` writes; if the old one was wrapped in a
-       `LossScaleOptimizer`, so is the new one, with the current loss scale.
+       put in place of the old one, also in what `model.save` writes; if the old one was wrapped in
+       a `LossScaleOptimizer`, so is the new one, with the current loss scale.
 
     From then on the training is, bit for bit, that of a model compiled with the new optimizer.
-    Weights, loss, metrics, callbacks and epochs go on. No setting of
+    Weights, loss, metrics, callbacks and epochs continue. No setting of
     the old optimizer is kept: `optimizer` sets clipping, decay and accumulation.
 
     A compiled model is switched once. The new optimizer's name begins with
     `switched_to_`, and where training begins with an optimizer of such a name this callback does
     nothing: in a second `fit`, and in one of a model loaded from a `.keras` file that was saved
-    after the switch, whose optimizer goes on with its momentum and its place in the warm-up. The
-    file must hold the whole model: whatever restores variables into a model that is compiled anew
+    after the switch, whose optimizer continues with its momentum and its place in the warm-up. The
+    file must hold the whole model: whatever restores variables into a newly compiled model
     (`load_weights`, `BackupAndRestore`, `ResumableTraining`) finds the old optimizer there. Before
-    the switch, each `fit` begins to watch anew.
+    the switch, each `fit` starts watching from the beginning.
 
     Args:
         learning_rate: number above 0, a schedule of rates, or a function of the model that returns
@@ -54,22 +54,21 @@ class OptimizerSwitch(MonitorCallback):
             place, at a rate of 0, so that the test runs with that optimizer:
             `lambda model: find_learning_rate(model, x, y).suggest()`.
         optimizer: function that takes a learning rate and returns a new optimizer; such as a
-            class that can be called with the rate alone. It is called for the test too. Defaults to
+            class that can be called with only the rate. It is called for the test too. Defaults to
             `None`: `keras_bp.optimizers.SGD(learning_rate, momentum=0.9)`.
         warmup_steps: integer of 0 or more, the update steps in which the rate rises, see
             `keras_bp.schedules.Warmup`. Defaults to 100.
         monitor: string, the quantity to watch, a key of the epochs' logs. Defaults to `"loss"`.
         patience: integer of 1 or more, the epochs without improvement before the switch. Defaults
             to 10.
-        min_delta: number of 0 or more, the change that counts as an improvement.
-            Defaults to 1e-4.
+        min_delta: number of 0 or more, the change that counts as an improvement. Defaults to 1e-4.
         mode: `"min"` if the quantity is to fall, `"max"` if it is to rise, `"auto"` to infer this
             from its name, for the loss and Keras's metrics. Defaults to `"auto"`.
         verbose: integer, 1 to print a line at the switch, 0 for none. Defaults to 0.
 
     Attributes:
         switched_at_epoch: integer, the first epoch of the new optimizer, counted from 0 as Keras
-            does; `None` as long as this callback has made no switch in the model.
+            does; `None` until this callback has made a switch in the model.
 
     Raises:
         TypeError: if an argument is of another kind; at the switch, if a function does not
@@ -92,7 +91,7 @@ class OptimizerSwitch(MonitorCallback):
 
     References:
         Keskar and Socher, 2017, "Improving generalization performance by switching from Adam to
-        SGD", which finds the moment and the rate by another criterion.
+        SGD", which determines the time and the rate by another criterion.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from keras_bp._arguments import check_path
 from keras_bp._keras import global_seed_state, initial_epoch, leaf_optimizers, set_initial_epoch
 from keras_bp._types import Path
 
-# What TensorFlow's reader and JSON raise on files that are cut off or altered.
+# Errors of TensorFlow's reader and of JSON on truncated or altered files.
 _UNREADABLE = (tf.errors.OpError, OSError, ValueError, LookupError)
 _INDEX = re.compile(r"epoch-(\d+)\.index$")
 _UNKNOWN = object()
@@ -39,13 +39,13 @@ class ResumableTraining(keras.callbacks.Callback):
     with a checkpoint of epoch 3, `fit(epochs=5)` trains two more, and none when run again. The
     callback leaves nothing on the model afterwards.
 
-    Put it last in the list of callbacks, so that it saves what the others do as an epoch ends.
+    Put it last in the list of callbacks, so that it saves what the others do at the end of an
+    epoch.
 
     The order of the data must be the same in both processes. With arrays, set the seed
-    (`keras.utils.set_random_seed`): Keras then shuffles
-    each epoch in the same way. A `tf.data.Dataset`
-    that shuffles by itself starts over with the order of epoch 0; give it as a function of the
-    epoch instead:
+    (`keras.utils.set_random_seed`): Keras then shuffles each epoch in the same way. A
+    `tf.data.Dataset` that shuffles by itself starts over with the order of epoch 0; give it as a
+    function of the epoch instead:
 
         resumable = keras_bp.callbacks.ResumableTraining("run1")
         batches = resumable.by_epoch(lambda epoch: data.shuffle(1000, seed=epoch).batch(32))
@@ -53,9 +53,9 @@ class ResumableTraining(keras.callbacks.Callback):
 
     After an `OptimizerSwitch` the checkpoints hold the new optimizer, and a script that compiles
     the old one is refused. Do not use `steps_per_epoch`: Keras's epochs then begin where the last
-    one ended in the data, which no checkpoint knows. The stateful random operations of TensorFlow
-    (`tf.random.uniform`) keep their state in kernels that cannot be read: use `keras.random` with a
-    `SeedGenerator`.
+    one ended in the data, and no checkpoint knows where. The stateful random operations of
+    TensorFlow (`tf.random.uniform`) keep their state in kernels that cannot be read: use
+    `keras.random` with a `SeedGenerator`.
 
     Args:
         backup_dir: string or `os.PathLike`, the directory of the checkpoints, one per training; it
@@ -68,8 +68,8 @@ class ResumableTraining(keras.callbacks.Callback):
     Raises:
         TypeError: if an argument is of another kind.
         ValueError: if `backup_dir` is empty; and by `fit`, before the first epoch, if the directory
-            cannot be written to, if the model is not built or compiled, if the checkpoint is of
-            another model, or if no checkpoint can be read.
+            cannot be written to, if the model is not built or compiled, if the checkpoint belongs
+            to another model, or if no checkpoint can be read.
 
     Example:
     ```python
@@ -147,8 +147,8 @@ class ResumableTraining(keras.callbacks.Callback):
             self._state.restore_variables(values)
             self._state.restore_python_side(metadata["python_side"])
             self._history, self._epochs = metadata["history"], list(range(metadata["epoch"]))
-            # `fit` reads it right after this hook. A training that was stopped (EarlyStopping) has
-            # no epoch left.
+            # `fit` reads it right after this hook. A stopped training (EarlyStopping) has no epoch
+            # left.
             epochs = self.params["epochs"]
             set_initial_epoch(self.model, epochs if metadata["stopped"] else metadata["epoch"])
 
@@ -184,7 +184,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._checkpoints = _Checkpoints(self.backup_dir)
 
     def _hand_over(self):
-        """Put the earlier epochs into Keras's history, and the first epoch back."""
+        """Add the earlier epochs to Keras's history, and restore the first epoch."""
         set_initial_epoch(self.model, self._before)
         if self._epochs:
             self.model.history.epoch = self._epochs + self.model.history.epoch
@@ -207,12 +207,12 @@ class ResumableTraining(keras.callbacks.Callback):
 
 
 class _TrainingState:
-    """All that the next epoch of a training depends on, as one checkpoint's worth of tensors.
+    """All that the next epoch of a training depends on, for one checkpoint.
 
-    Of the model its weights and seed generators (metrics begin anew in each epoch), of the
-    optimizer all its variables, and of Keras its global seed generator; of Python and NumPy the
-    state of their global random generators; of callbacks their attributes that are numbers,
-    strings, arrays, or lists, tuples and dictionaries of these.
+    The model's weights and seed generators (metrics are reset in each epoch), the optimizer's
+    variables, Keras's global seed generator, the states of Python's and NumPy's global random
+    generators, and those attributes of callbacks that are numbers, strings, arrays, or lists,
+    tuples and dictionaries of these.
 
     Args:
         model: a built and compiled `keras.Model` whose optimizer is built.
@@ -251,7 +251,7 @@ class _TrainingState:
         ]
 
     def python_side(self):
-        """Return the state outside of variables, in a form for JSON."""
+        """Return the state outside of variables, as JSON can hold it."""
         version, state, gauss = random.getstate()
         kind, keys, *rest = np.random.get_state()
         return {
@@ -266,7 +266,7 @@ class _TrainingState:
             variable.assign(values[key])
 
     def restore_python_side(self, python_side):
-        """Put back the state outside of variables."""
+        """Restore the state outside of variables."""
         version, state, gauss = python_side["python"]
         random.setstate((version, tuple(state), gauss))
         kind, keys, *rest = python_side["numpy"]
@@ -282,7 +282,7 @@ def _own_tensor(variable):
 
 
 def _attributes(callback):
-    """Return what a callback has counted: its plain attributes that are not arguments.
+    """Return a callback's state: its plain attributes other than arguments.
 
     Keras's callbacks flip the sign of `min_delta`, an argument, each time they begin.
     """
@@ -293,14 +293,14 @@ def _attributes(callback):
 
 
 def _encoded(value):
-    """Return a value in a form for JSON, or `_UNKNOWN`.
+    """Return a value as JSON can hold it, or `_UNKNOWN`.
 
-    Plain values stand for themselves, all others are a dictionary with the name of their type.
+    Plain values stay as they are; all others become a dictionary with the name of their type.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
-        if value.dtype.isbuiltin == 2:  # bfloat16 and the like: a file does not keep the name
+        if value.dtype.isbuiltin == 2:  # such as bfloat16: a file does not keep the name
             return {value.dtype.name: _as_text(value.astype(np.float32))}
         return {"array": _as_text(value)}
     if type(value) in (list, tuple):
@@ -335,9 +335,9 @@ def _as_text(array):
 class _Checkpoints:
     """Numbered checkpoints, complete or absent, of named variables and a dictionary.
 
-    `tf.train.CheckpointManager` writes a checkpoint's files aside and renames them, its index last:
-    a process that is killed leaves the earlier checkpoints. Reading checks a checksum of every
-    tensor.
+    `tf.train.CheckpointManager` writes a checkpoint's files under other names and renames them, the
+    index last: a process that is killed leaves the earlier checkpoints. Reading verifies a checksum
+    of every tensor.
 
     Args:
         directory: string or `os.PathLike`; it is made if it does not exist.
@@ -364,7 +364,7 @@ class _Checkpoints:
             ) from error
 
     def save(self, number, variables, metadata):
-        """Write a checkpoint: a dictionary name -> `tf.Variable`, and one for JSON."""
+        """Write a checkpoint: a dictionary name -> `tf.Variable`, and metadata for JSON."""
         if self._manager is None:
             self._metadata = tf.Variable("", dtype=tf.string, trainable=False)
             self._manager = self._new_manager(tf.train.Checkpoint(more=self._metadata, **variables))
@@ -375,13 +375,13 @@ class _Checkpoints:
         """Read the newest checkpoint that is complete.
 
         Args:
-            names: function of the dictionary that returns the names of the variables to read.
+            names: function of the metadata that returns the names of the variables to read.
 
         Returns:
-            Arrays by name, and the dictionary; or None where there is no checkpoint.
+            Arrays by name, and the metadata; or None if there is no checkpoint.
 
         Raises:
-            ValueError: if there are checkpoints, but none that can be read.
+            ValueError: if there are checkpoints, but none is readable.
         """
         # From the files: the list that TensorFlow keeps beside them may be lost.
         found = map(_INDEX.match, tf.io.gfile.listdir(self._directory))
@@ -394,14 +394,13 @@ class _Checkpoints:
                 raise
             except _UNREADABLE as error:
                 warnings.warn(
-                    f"The checkpoint epoch-{number} cannot be read, and an earlier one is looked "
-                    f"for: {error}",
+                    f"The checkpoint epoch-{number} cannot be read; trying an earlier one: {error}",
                     RuntimeWarning,
                     stacklevel=4,
                 )
         if numbers:
             raise ValueError(
-                "`backup_dir` must hold a checkpoint that can be read: remove it to begin anew. "
+                "`backup_dir` must hold a readable checkpoint: remove it to start over. "
                 f"Received: backup_dir={self._directory!r}, where none can be read"
             )
         return None
@@ -414,7 +413,7 @@ class _Checkpoints:
 
         try:
             return create()
-        except ValueError:  # the list is damaged; it is written anew
+        except ValueError:  # the list is damaged; it is rewritten
             tf.io.gfile.remove(os.path.join(self._directory, "checkpoint"))
             return create()
 

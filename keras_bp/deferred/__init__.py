@@ -1,7 +1,7 @@
-"""Adam for embeddings whose step costs what the rows of a batch cost: a layer and its optimizer.
+"""Exactly Adam for embeddings, at the cost of the batch's rows: a layer and its optimizer.
 
-`DeferredAdam` leaves the rows that are not in the batch behind, and `DeferredEmbedding` reads each
-row as Adam would have left it. `rows.py` is the state that the two share.
+`DeferredAdam` skips the rows that are not in the batch, and `DeferredEmbedding` reads each row as
+Adam would have left it. `rows.py` is the state that the two share.
 """
 
 # Both rooms offer this room's classes too. They come first, so that whichever of the three is

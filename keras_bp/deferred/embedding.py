@@ -1,4 +1,4 @@
-"""Embedding whose rows `DeferredAdam` may leave behind, and that reads them as if it had not."""
+"""Embedding that reads the rows that `DeferredAdam` has skipped as if it had not."""
 
 from typing import Any
 
@@ -14,42 +14,41 @@ from keras_bp.layers.embedding import Embedding
 class DeferredEmbedding(Embedding):
     """Embedding for tables that `keras_bp.optimizers.DeferredAdam` trains.
 
-    `DeferredAdam` updates a row when it is in the batch, and owes it the steps in between, in
-    which Adam would have moved it too. This layer carries what is owed, Adam's averages and the
-    number of each row's last update, as weights of its own, and reads every row as Adam would
-    have left it:
+    `DeferredAdam` updates a row only when it is in the batch; Adam would have moved it in the steps
+    between, too. This layer holds what follows from these missed steps (Adam's averages, the number
+    of each row's last update) as weights, and reads every row as Adam would have left it:
 
         outputs = embeddings[u] - what row u missed since its last update
 
     Reading changes nothing: training, `evaluate`, `predict`, `export` and a loaded file all see
-    the same table, with no optimizer at hand. With another optimizer nothing is ever owed, and
-    the layer is an `Embedding` with unused weights; after a loop with `DeferredAdam`, call its
-    `catch_up()` before another optimizer goes on.
+    the same table, without the optimizer. With another optimizer no step is ever missed, and the
+    layer is an `Embedding` with unused weights; after a loop with `DeferredAdam`, call its
+    `catch_up()` before another optimizer continues.
 
     `layer.embeddings` is the table up to date, as a tensor that can be read and differentiated.
     The first of `layer.weights` is the table as stored, which may be behind; `fit` ends with
-    both equal, and so does `optimizer.catch_up()`: call it before a table is set from outside,
-    since what a row is owed goes on being owed. The layer has seven weights, an `Embedding` one:
-    a table goes in by `weights=table` and out as `layer.embeddings`.
+    both equal, and so does `optimizer.catch_up()`: call it before setting a table from outside,
+    since missed steps are still applied afterwards. The layer has seven weights, an `Embedding`
+    one: a table goes in by `weights=table` and out as `layer.embeddings`.
 
     Args:
-        input_dim: Positive integer, the number of rows; ids lie in [0, input_dim).
-        output_dim: Positive integer, the length of a row.
-        embeddings_initializer: Initializer of the table. Defaults to `"uniform"`.
-        mask_zero: Whether id 0 stands for padding and is masked. Defaults to `False`.
-        weights: Array (input_dim, output_dim), the first table, or `None`.
-        **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
+        input_dim: positive integer, the number of rows; ids lie in [0, input_dim).
+        output_dim: positive integer, the length of a row.
+        embeddings_initializer: initializer of the table. Defaults to `"uniform"`.
+        mask_zero: whether id 0 stands for padding and is masked. Defaults to `False`.
+        weights: array (input_dim, output_dim), the first table, or `None`.
+        **kwargs: arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
-        inputs: Integer tensor of any shape, dense or ragged. Negative ids count from the end.
+        inputs: integer tensor of any shape, dense or ragged. Negative ids count from the end.
 
     Output shape:
         `(*inputs.shape, output_dim)`.
 
     Raises:
-        ValueError: If the table's dtype is not float32 or float64, if `input_dim` or `output_dim`
+        ValueError: if the table's dtype is not float32 or float64, if `input_dim` or `output_dim`
             is not a positive integer, or if LoRA or quantization is asked for.
-        TypeError: If a regularizer or a constraint is given, which would read every row as it is
+        TypeError: if a regularizer or a constraint is given, which would read every row as it is
             stored in every step.
 
     Example:
@@ -72,21 +71,16 @@ class DeferredEmbedding(Embedding):
                 raise TypeError(
                     f"`{name}` must be None: it reads every row as it is stored. Received: {name}"
                 )
-        super().__init__(
-            input_dim,
-            output_dim,
-            embeddings_initializer=embeddings_initializer,
-            mask_zero=mask_zero,
-            **kwargs,
-        )
+        kwargs.update(embeddings_initializer=embeddings_initializer, mask_zero=mask_zero)
+        super().__init__(input_dim, output_dim, **kwargs)
         if weights is not None:
-            # Not by Keras's way, set_weights, which would want the other weights too.
+            # Not by set_weights, as Keras does, which would require the other weights too.
             self.build()
             [table] = weights if isinstance(weights, list) else [weights]
             self._embeddings.assign(table)
 
     def build(self, input_shape: Any = None) -> None:
-        """Create the table, and the variables that hold what its rows are owed."""
+        """Create the table, and the state of its rows' missed steps."""
         if self.built:
             return
         dtype = self.variable_dtype
@@ -104,7 +98,7 @@ class DeferredEmbedding(Embedding):
         rows = DeferredRows(
             self._add_state, rows=self.input_dim, columns=self.output_dim, dtype=dtype
         )
-        # By this attribute DeferredAdam finds them when it is built on the variable.
+        # DeferredAdam finds them by this attribute when it is built on the variable.
         self._embeddings.deferred_rows = rows
 
     def _add_state(self, shape, dtype, name, initializer="zeros"):
@@ -124,18 +118,18 @@ class DeferredEmbedding(Embedding):
         return tf.reshape(rows, tf.concat([tf.shape(ids), [self.output_dim]], axis=0))
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Not for this layer: the table is what is trained."""
+        """Refuse: the table itself is trained."""
         raise ValueError("DeferredEmbedding cannot train a low-rank update; use Embedding.")
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Not for this layer: copy `layer.embeddings` into an `Embedding` and quantize that."""
+        """Refuse: copy `layer.embeddings` into an `Embedding` and quantize that."""
         raise ValueError("DeferredEmbedding cannot be quantized; use Embedding.")
 
     def save_own_variables(self, store: Any) -> None:
-        """Save the table and what its rows are owed."""
+        """Save the table and the state of its rows' missed steps."""
         for place, variable in enumerate(self.weights):
             store[str(place)] = variable.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Load the table and what its rows are owed."""
+        """Load the table and the state of its rows' missed steps."""
         keras.layers.Layer.load_own_variables(self, store)

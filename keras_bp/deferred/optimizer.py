@@ -1,4 +1,4 @@
-"""Adam for embeddings that touches the rows of a batch only, and is Adam all the same."""
+"""Adam for embeddings that is exactly Adam, at the cost of the batch's rows."""
 
 import typing
 from typing import Any
@@ -11,26 +11,26 @@ from keras_bp.deferred.rows import missed_quadrature, missed_steps
 from keras_bp.optimizers.adam import Adam
 
 _BLOCK = 4096
-# What is left out of a row's missed steps, relative to their sum: below the rounding of the
-# weights, which are far larger than it.
+# The error of a row's missed steps, relative to their sum: below the rounding of the weights, which
+# are far larger than the sum.
 _TOLERANCE = {"float32": 2e-5, "float64": 1e-8}
-# The values of Adam's other arguments that this rule knows.
+# The values that Adam's other arguments must have.
 _ONLY = {"amsgrad": (False,), "epsilon_hat": (True,), "weight_decay": (None, 0.0)}
 
 
 @serializable
 class DeferredAdam(Adam):
-    """Adam whose steps on a table's absent rows are made up for when a row is next read.
+    """Adam that catches up a table row's missed steps when the row is next read.
 
     In Adam every row of a table moves in every update: where the gradient is 0 the averages m and
     v decay and the weights follow them. This optimizer updates only the rows u of the batch, with
-    g the sum of a row's gradients. Before, it makes up for the n updates that the row has missed:
+    g the sum of a row's gradients. First it catches up the n updates that the row has missed:
 
         w_u -= sum over the missed updates of Adam's steps with g = 0
         m_u *= b1^n;  v_u *= b2^n
         then Adam's update t with g
 
-    and `keras_bp.layers.DeferredEmbedding` reads every row with its missed steps made up for. So
+    and `keras_bp.layers.DeferredEmbedding` reads every row as if it had missed none. So
     forward pass, gradient and iterates are Adam's.
 
     **The guarantee.** Let w_t be Adam's iterates for some sequence of batches. The layer reads, in
@@ -46,17 +46,17 @@ class DeferredAdam(Adam):
 
     A step costs what its rows cost. Once in as many updates as the table has rows (at least 1024,
     at most 65,536), all rows are brought up to date, which costs about one update of dense Adam.
-    Averages lie in the layer, two numbers a weight, as in Adam.
+    The averages lie in the layer, two numbers per weight, as in Adam.
 
     Other variables get Adam's update. A sparse gradient of a variable that is not a
-    `DeferredEmbedding`'s is refused: its rows would be read without what they missed. `fit` ends
+    `DeferredEmbedding`'s is refused: its rows would be read without their missed steps. `fit` ends
     with `catch_up`. A new optimizer on a trained layer starts with new averages.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
         beta_1: number in [0, 1), b1. Defaults to 0.9.
         beta_2: number in [0, 1), b2, well above b1^2. Defaults to 0.999.
-        epsilon: number > 0, beside the root of the uncorrected average. Defaults to 1e-7.
+        epsilon: number > 0, added to the root of the uncorrected average. Defaults to 1e-7.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`, without
             `weight_decay` and, for a `DeferredEmbedding`, without `use_ema`: both move every row in
             every update.
@@ -64,7 +64,7 @@ class DeferredAdam(Adam):
     Raises:
         TypeError: if an argument is of another kind.
         ValueError: if one is out of its range; by `build`, if the betas are such that what a row
-            misses does not sum up within 512 steps, or not so exactly; by `apply`, for a sparse
+            misses does not sum up within 512 steps to that precision; by `apply`, for a sparse
             gradient of another layer's variable.
 
     Example:
@@ -84,6 +84,8 @@ class DeferredAdam(Adam):
         Kingma and Ba, 2015, "Adam: a method for stochastic optimization", algorithm 1 in the form
         just before section 2.1.
     """
+
+    argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon")
 
     def __init__(
         self,
@@ -123,18 +125,18 @@ class DeferredAdam(Adam):
         rows = _deferred_rows(variable)
         if rows is None:
             return super()._create_slots(variable)
-        # The layer's variables, and one of the optimizer's own.
+        # The layer's variables, and one that belongs to the optimizer.
         return [*rows.variables, self.add_variable((), dtype="bool", name="taken_over")]
 
-    def _pair(self, grads, variables):
-        grads, variables = super()._pair(grads, variables)
+    def _match(self, grads, variables):
+        grads, variables = super()._match(grads, variables)
         for gradient, variable in zip(grads, variables, strict=True):
             if isinstance(gradient, tf.IndexedSlices) and _deferred_rows(variable) is None:
                 path = getattr(variable, "path", variable.name.removesuffix(":0"))
                 raise ValueError(
                     "`grads` must hold sparse gradients for the tables of "
-                    "keras_bp.layers.DeferredEmbedding only, which makes up for the steps that a "
-                    "row missed when it is read; use it in the place of keras.layers.Embedding. "
+                    "keras_bp.layers.DeferredEmbedding only, which catches up the steps that a "
+                    "row missed when it is read; use it instead of keras.layers.Embedding. "
                     f"Received: a sparse gradient of {path!r}"
                 )
         return grads, variables
@@ -148,8 +150,8 @@ class DeferredAdam(Adam):
         table = _Table(variable, *slots)
         size, epsilon, beta_1, beta_2 = coefficients
         first = tf.logical_not(table.taken_over) & (table.clock > 0)
-        # A place in the ring is used again after `ring` updates; a sweep in update t leaves all
-        # rows at t-1, and the next one comes before that place is used again.
+        # A place in the ring is reused after `ring` updates; a sweep in update t leaves all rows at
+        # t-1, and the next sweep comes before that place is reused.
         tf.cond(
             first | ((table.clock + 1) % (table.ring - 1) == 0),
             lambda: self._sweep(table, forget=first),
@@ -170,8 +172,8 @@ class DeferredAdam(Adam):
         # The rows that were last updated j updates ago, j = 1, 2, ..., have missed one more.
         places = (now - tf.range(1, len(weights) + 1, dtype=tf.int64)) % table.ring
         table.weights.scatter_add(tf.IndexedSlices(weights.astype(dtype) * size, places))
-        none = tf.zeros([1, len(nodes)], variable.dtype)
-        table.weights.scatter_update(tf.IndexedSlices(none, [now % table.ring]))
+        cleared = tf.zeros([1, len(nodes)], variable.dtype)
+        table.weights.scatter_update(tf.IndexedSlices(cleared, [now % table.ring]))
         table.clock.assign(now)
 
     def _up_to_date(self, table, ids):
@@ -194,7 +196,7 @@ class DeferredAdam(Adam):
         keep = tf.cast(tf.logical_not(forget), table.variable.dtype)
 
         def body(start):
-            # The last block reaches back to be as long as the others: what is up to date stays.
+            # The last block reaches back to have the others' length: rows that are up to date stay.
             ids = tf.minimum(start, rows - block) + tf.range(block)
             w, m, v = self._up_to_date(table, ids)
             table.write(ids, w, m * keep, v * keep, table.clock)
@@ -203,7 +205,7 @@ class DeferredAdam(Adam):
         tf.while_loop(lambda start: start < rows, body, (tf.constant(0),))
 
     def catch_up(self) -> None:
-        """Bring all rows of all tables up to date, so that the variables hold what is read."""
+        """Bring all rows of all tables up to date, so that the variables hold what layers read."""
 
         def sweep():
             for index, variable in enumerate(self._trainable_variables):
@@ -221,7 +223,8 @@ class DeferredAdam(Adam):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         config = super().get_config()
-        return {key: config[key] for key in config if key not in _ONLY}
+        del config["weight_decay"]
+        return config
 
 
 class _Table(typing.NamedTuple):
@@ -242,11 +245,9 @@ class _Table(typing.NamedTuple):
 
     def write(self, ids, w, m, v, update):
         """Write rows, as they are after the given update."""
-        self.variable.scatter_update(tf.IndexedSlices(w, ids))
-        self.momentum.scatter_update(tf.IndexedSlices(m, ids))
-        self.velocity.scatter_update(tf.IndexedSlices(v, ids))
         updates = tf.fill(tf.shape(ids), tf.convert_to_tensor(update))
-        self.last_update.scatter_update(tf.IndexedSlices(updates, ids))
+        for variable, rows in zip(self[:4], (w, m, v, updates), strict=True):
+            variable.scatter_update(tf.IndexedSlices(rows, ids))
 
 
 def _deferred_rows(variable):

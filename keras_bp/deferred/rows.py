@@ -6,13 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 MAX_MISSED = 512
-"""The most steps of a row's absence that can be told apart: after these its mean has decayed."""
+"""The most missed steps that matter: after these a row's mean has decayed to nothing."""
 
 _SHORTEST_RING, _LONGEST_RING = 1024, 2**16
 
 
 class DeferredRows:
-    """What `DeferredEmbedding` reads and `DeferredAdam` writes, about one table.
+    """The state of one table that `DeferredEmbedding` reads and `DeferredAdam` writes.
 
     Adam moves a row also in the steps in which its gradient is 0: its averages decay, and its
     weights follow them. A row that was last updated in update s, with the averages m and v that
@@ -21,15 +21,15 @@ class DeferredRows:
         missed = m sum_j a_(s+j) b1^j / (sqrt(v) b2^(j/2) + eps)
 
     with a_t the size of Adam's step in update t, corrections included. As a function of j,
-    f(j) = 1 / (x b2^(j/2) + eps) hardly bends before b1^j has fallen to nothing, for whatever
+    f(j) = 1 / (x b2^(j/2) + eps) hardly bends before b1^j has fallen to nothing, for any
     x = sqrt(v). So f is interpolated from K nodes j_k, and the sum over steps becomes one over
     nodes, with L_k Lagrange's polynomials:
 
         sum_j a_(s+j) b1^j f(j) = sum_k W[s, k] f(j_k),    W[s, k] = sum_j a_(s+j) b1^j L_k(j)
 
     W depends on s alone, not on the row, and each update adds one term to it: it is kept for the
-    updates since the last sweep over the table, in a ring. A look-up costs K terms an entry,
-    however long the row was away, and changes nothing: it may stand in any graph.
+    updates since the last sweep over the table, in a ring. A look-up costs K terms per
+    entry, however long the row was absent, and changes nothing: it may be part of any graph.
 
     Args:
         add_weight: function of a shape, a dtype, a name and an initializer that makes a variable.
@@ -52,7 +52,7 @@ class DeferredRows:
     def __init__(self, add_weight, rows, columns, dtype):
         # With Adam's usual betas 6 nodes are exact to the last digit of float64.
         self.node_count = 16 if dtype == "float64" else 8
-        # A sweep costs what a dense update costs: as rare as the table is large.
+        # A sweep costs as much as a dense update: the larger the table, the rarer.
         self.ring = min(max(rows, _SHORTEST_RING), _LONGEST_RING)
         self.momentum = add_weight((rows, columns), dtype, "momentum", "zeros")
         self.velocity = add_weight((rows, columns), dtype, "velocity", "zeros")
@@ -65,14 +65,8 @@ class DeferredRows:
     @property
     def variables(self):
         """The six variables, in the order in which they are saved."""
-        return [
-            self.momentum,
-            self.velocity,
-            self.last_update,
-            self.clock,
-            self.weights,
-            self.nodes,
-        ]
+        adam = [self.momentum, self.velocity, self.last_update]
+        return [*adam, self.clock, self.weights, self.nodes]
 
     def missed(self, ids):
         """Return what rows have missed, to be subtracted from the table's.
@@ -116,8 +110,8 @@ def missed_quadrature(beta_1, beta_2, node_count, tolerance):
         sum_j a_j b1^j f(j) = sum_k (sum_j a_j b1^j L_k(j)) f(j_k)    for any a_j, x >= 0
 
     with L_k the Lagrange polynomials of the nodes j_k. These are Gauss-Laguerre's, which suit the
-    decay b1^j, drawn together to 0.6 of their distances: that was the most exact of the factors
-    from 0.3 to 1, for b2 from 0.9 to 0.999.
+    decay b1^j, with their distances scaled by 0.6: the most exact of the factors from 0.3 to 1, for
+    b2 from 0.9 to 0.999.
 
     Args:
         beta_1: float in [0, 1), the decay of the mean.

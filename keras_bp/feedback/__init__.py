@@ -1,4 +1,4 @@
-"""Feedback alignment: networks trained without the transposed weights, and how far that is off."""
+"""Feedback alignment: training without the transposed weights, and the angle to the gradient."""
 
 from keras_bp.feedback.alignment import Alignment, alignment, alignment_sums
 from keras_bp.feedback.layers import Detach, DirectFeedback, FeedbackConv2D, FeedbackDense

@@ -1,4 +1,4 @@
-"""How far the gradients that a model is trained with lie from those of its loss."""
+"""How the gradients that a model is trained with compare to those of its loss."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Alignment(NamedTuple):
     angle: float
     """Degrees between the two, 0 to 180; random directions are at about 90. NaN where one is 0."""
     sign_concordance: float
-    """The share of entries with the same sign, of those that are not 0 in both; NaN for none."""
+    """The share of equal signs among the entries that are not 0 in both; NaN without any."""
 
     @classmethod
     def of_sums(cls, sums: Array) -> "Alignment":
@@ -37,13 +37,13 @@ class Alignment(NamedTuple):
         product, square, true_square, agreeing, counted = np.sum(np.float64(sums), axis=0)
         norms = math.sqrt(square) * math.sqrt(true_square)
         cosine = product / norms if norms > 0 else math.nan
-        # Rounding leaves a cosine of 1 a little above.
+        # Rounding may put a cosine of 1 slightly above 1.
         angle = math.degrees(math.acos(min(max(cosine, -1.0), 1.0))) if norms > 0 else math.nan
         return cls(angle, float(agreeing / counted) if counted else math.nan)
 
 
 def alignment_sums(gradients: Sequence[Any], true_gradients: Sequence[Any]) -> tf.Tensor:
-    """Return the sums that alignments are made of, for each gradient and its true counterpart.
+    """Return the sums behind an `Alignment`, for each gradient and its true counterpart.
 
     It works inside a `tf.function`, also one compiled by XLA. `Alignment.of_sums` turns the rows of
     a layer's variables into its `Alignment`.
@@ -85,21 +85,21 @@ def alignment(
     """Return how each layer's gradient on a batch compares to the true one.
 
     One forward pass in training mode, and two backward passes: the one that the model is trained
-    with, and one inside `exact_gradients()`, which makes this package's feedback layers exact and
-    no other surrogate. The model and all random states are left as they were.
+    with, and one inside `exact_gradients()`, which makes this package's feedback layers exact, but
+    no other surrogates. The model and all random states are left as they were.
 
     Args:
-        model: A built and compiled `keras.Model`.
-        x: Array, tensor or structure of them, the model's inputs for a batch.
-        y: Array, tensor or structure of them, the targets.
-        sample_weight: Array of a weight for each example, or `None`.
+        model: a built and compiled `keras.Model`.
+        x: array, tensor or structure of them, the model's inputs for a batch.
+        y: array, tensor or structure of them, the targets.
+        sample_weight: array with a weight for each example, or `None`.
 
     Returns:
         A dictionary, path -> `Alignment`, of every layer with trainable variables. Paths are those
         of `GradientMonitor`: `hidden`, or `block/conv` for the layer conv in a model block.
 
     Raises:
-        ValueError: If the model is not built, is compiled without a loss, or has no trainable
+        ValueError: if the model is not built, is compiled without a loss, or has no trainable
             variables.
 
     Example:

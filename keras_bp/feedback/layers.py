@@ -17,8 +17,7 @@ _RULES = ("random", "sign")
 class _KernelFeedback(keras.layers.Layer):
     """Mixin for a Keras layer with a kernel: a second kernel for the backward pass.
 
-    It stands before `Dense` or `Conv2D`, which have no other base in common, and adds the weight,
-    its entry in files and its configuration.
+    A base before `Dense` or `Conv2D`, it adds the weight, its entry in files and its configuration.
     """
 
     lora_rank: int | None
@@ -105,7 +104,7 @@ class FeedbackDense(_KernelFeedback, keras.layers.Dense):
         dx = dz B^T    where backpropagation has    dx = dz kernel^T
 
     Kernel and bias get their ordinary gradients from the signal that comes in, `dkernel = x^T dz`
-    and `dbias = sum(dz)`; the kernels turn in training towards what makes B^T useful. In a network
+    and `dbias = sum(dz)`; training turns the kernels so that B^T becomes useful. In a network
     the rule is `delta_l = (delta_{l+1} B_{l+1}^T) * f'(z_l)`. The first layer's B is not used, as
     nothing is trained before it; the last layer gets the true gradient.
 
@@ -117,26 +116,26 @@ class FeedbackDense(_KernelFeedback, keras.layers.Dense):
     Weights of a `Dense` go in by `set_weights([kernel, bias, B])`.
 
     Args:
-        units: Positive integer, the length of the output's last axis.
-        activation: Name or function of an activation, or `None` for none.
-        use_bias: Whether a bias is added. Defaults to `True`.
+        units: positive integer, the length of the output's last axis.
+        activation: name or function of an activation, or `None` for none.
+        use_bias: whether a bias is added. Defaults to `True`.
         feedback: `"random"`, the default, or `"sign"` for sign-symmetric feedback, `sign(kernel)
             |B|`: the kernel's signs, but not its values.
-        feedback_initializer: Initializer of B, or `None`, the default, for uniform numbers within
+        feedback_initializer: initializer of B, or `None`, the default, for uniform numbers within
             +-1 / sqrt(units).
-        **kwargs: Further arguments of `keras.layers.Dense`, such as `kernel_initializer`,
+        **kwargs: further arguments of `keras.layers.Dense`, such as `kernel_initializer`,
             `lora_rank`, `name` and `dtype`.
 
     Call arguments:
-        inputs: Tensor of shape `(batch, ..., features)`, rank 2 or more.
+        inputs: tensor of shape `(batch, ..., features)`, rank 2 or more.
 
     Output shape:
         `(batch, ..., units)`.
 
     Raises:
-        ValueError: If `units` is not a positive integer, `feedback` is no rule, or the layer's
+        ValueError: if `units` is not a positive integer, `feedback` is not a rule, or the layer's
             dtype is quantized.
-        TypeError: If the inputs are sparse.
+        TypeError: if the inputs are sparse.
 
     Example:
         >>> layer = keras_bp.layers.FeedbackDense(8, activation="tanh")
@@ -184,7 +183,7 @@ class FeedbackConv2D(_KernelFeedback, keras.layers.Conv2D):
     """Two-dimensional convolution whose backward pass takes a fixed random kernel for its own.
 
     Feedback alignment, as in `FeedbackDense`: the layer computes what `Conv2D` computes, but the
-    error goes on to the layer before it through `feedback_kernel`, B, of the kernel's shape, drawn
+    error goes to the layer before it through `feedback_kernel`, B, of the kernel's shape, drawn
     once and never trained:
 
         dx = conv_transpose(dz, B)    where backpropagation has    conv_transpose(dz, kernel)
@@ -192,25 +191,26 @@ class FeedbackConv2D(_KernelFeedback, keras.layers.Conv2D):
     Kernel and bias get their ordinary gradients from the signal that comes in.
 
     Args:
-        filters: Positive integer, the number of the output's channels.
-        kernel_size: Integer or pair of integers.
-        strides: Integer or pair of integers. Defaults to `(1, 1)`.
+        filters: positive integer, the number of the output's channels.
+        kernel_size: integer or pair of integers.
+        strides: integer or pair of integers. Defaults to `(1, 1)`.
         padding: `"valid"`, the default, or `"same"`.
         feedback: `"random"`, the default, or `"sign"` for sign-symmetric feedback, `sign(kernel)
             |B|`: the kernel's signs, but not its values.
-        feedback_initializer: Initializer of B, or `None`, the default, for uniform numbers within
+        feedback_initializer: initializer of B, or `None`, the default, for uniform numbers within
             +-1 / sqrt(fan out), where fan out is filters times positions in the kernel.
-        **kwargs: Further arguments of `keras.layers.Conv2D`, such as `activation`,
+        **kwargs: further arguments of `keras.layers.Conv2D`, such as `activation`,
             `dilation_rate`, `data_format`, `name` and `dtype`; `groups` must be 1.
 
     Call arguments:
-        inputs: Tensor of shape `(batch, height, width, channels)`.
+        inputs: tensor of shape `(batch, height, width, channels)`.
 
     Output shape:
         `(batch, new height, new width, filters)`.
 
     Raises:
-        ValueError: If `feedback` is no rule, `groups` is not 1, or the layer's dtype is quantized.
+        ValueError: if `feedback` is not a rule, `groups` is not 1, or the layer's dtype is
+            quantized.
 
     Example:
         >>> layer = keras_bp.layers.FeedbackConv2D(8, 3, activation="relu")
@@ -255,7 +255,7 @@ class FeedbackConv2D(_KernelFeedback, keras.layers.Conv2D):
 
 @serializable
 class DirectFeedback(keras.layers.Layer):
-    """Passes the network's output on, and its error back to each hidden layer.
+    """Returns the network's output, and sends its error back to each hidden layer.
 
     Direct feedback alignment: the layer follows the last one of a network and is called with its
     output z and the hidden layers' outputs h_1, h_2, .... It returns z. Backward, from the error
@@ -267,25 +267,25 @@ class DirectFeedback(keras.layers.Layer):
     stops the gradient of backpropagation. `keras_bp.feedback.direct_feedback_model` makes such a
     network of a chain of layers.
 
-    Where z is a sigmoid or a softmax whose logits travel along with it, as those of Keras's and
-    this package's layers do, and the loss takes these, then e is their error, `prediction - target`
-    for a cross-entropy of probabilities.
+    Where z is a sigmoid or softmax that carries its logits, as Keras's and this package's layers
+    leave them, and the loss uses these, e is their error: `prediction - target` for a cross-entropy
+    of probabilities.
 
     Args:
-        feedback_initializer: Initializer of the B_l, of shape `(outputs, n)`, where n is the number
+        feedback_initializer: initializer of the B_l, of shape `(outputs, n)`, where n is the number
             of entries of h_l for an example, or `None`, the default, for uniform numbers within
             +-1 / sqrt(outputs).
-        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+        **kwargs: arguments of every Keras layer, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: List `[z, h_1, ...]` of tensors: z of shape `(batch, outputs)`, each h of shape
+        inputs: list `[z, h_1, ...]` of tensors: z of shape `(batch, outputs)`, each h of shape
             `(batch, ...)`, known except for the batch.
 
     Output shape:
         That of z, and its dtype, whatever the layer's.
 
     Raises:
-        ValueError: If the inputs are not such a list.
+        ValueError: if the inputs are not such a list.
 
     Example:
         >>> x, hidden = keras.Input((4,)), keras_bp.layers.Dense(8, "tanh")
@@ -302,7 +302,7 @@ class DirectFeedback(keras.layers.Layer):
 
     def __init__(self, feedback_initializer: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Outputs in float32 stay so where the hidden layers compute in half precision.
+        # Outputs stay in float32 where the hidden layers compute in half precision.
         self.autocast = False
         self.feedback_initializer = _initializer(feedback_initializer, "fan_in")
 
@@ -313,7 +313,7 @@ class DirectFeedback(keras.layers.Layer):
             self.add_weight(
                 name=f"feedback_{number}",
                 shape=(outputs[1], math.prod(shape[1:])),
-                initializer=_its_own(self.feedback_initializer, number),
+                initializer=_independent(self.feedback_initializer, number),
                 trainable=False,
             )
             for number, shape in enumerate(hidden)
@@ -329,7 +329,7 @@ class DirectFeedback(keras.layers.Layer):
         outputs = ops.broadcast_error(z, hidden, feedback)
         logits, activation = logits_of(inputs[0])
         if logits is not None:
-            # A loss that finds these differentiates by them, and not by the probabilities.
+            # A loss that finds these differentiates with respect to them, not to the probabilities.
             set_logits(outputs, ops.broadcast_error(logits, hidden, feedback), activation)
         return outputs
 
@@ -345,17 +345,17 @@ class DirectFeedback(keras.layers.Layer):
 
 @serializable
 class Detach(keras.layers.Layer):
-    """Passes its input on, and no gradient back.
+    """Returns its input, and passes no gradient back.
 
-    It stands between the hidden layers of a network that direct feedback alignment trains, so that
+    Use it between the hidden layers of a network that direct feedback alignment trains, so that
     the gradient of a hidden layer comes from `DirectFeedback` alone. Inside
     `keras_bp.feedback.exact_gradients()` the gradient passes.
 
     Args:
-        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+        **kwargs: arguments of every Keras layer, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: Floating-point tensor of any shape.
+        inputs: floating-point tensor of any shape.
 
     Output shape:
         That of the inputs, and their dtype, whatever the layer's.
@@ -383,7 +383,7 @@ def _initializer(initializer, mode):
     """Return an initializer; `None` stands for a uniform one within +-1 / sqrt(fan).
 
     Args:
-        initializer: Anything that `keras.initializers.get` takes.
+        initializer: anything that `keras.initializers.get` takes.
         mode: `"fan_out"` or `"fan_in"`, the one that the backward pass sums over.
     """
     if initializer is None:
@@ -391,15 +391,15 @@ def _initializer(initializer, mode):
     return keras.initializers.get(initializer)
 
 
-def _its_own(initializer, number):
-    """Return the initializer of one matrix; Keras's draw the same numbers at each call."""
+def _independent(initializer, number):
+    """Return the initializer of one matrix, as Keras's draw the same numbers at each call."""
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()
     seed = config.get("seed")
     if isinstance(seed, int):
         config["seed"] += number
-    elif seed is not None:  # a generator, which draws others each time
+    elif seed is not None:  # a generator, which draws different numbers each time
         return initializer
     return type(initializer).from_config(config)
 

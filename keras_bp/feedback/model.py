@@ -17,29 +17,29 @@ def direct_feedback_model(
 
     The output's error goes to each hidden layer through that layer's fixed random matrix, and not
     from layer to layer: `delta_l = (e B_l) * f'(z_l)`; the output layer gets its true gradient. The
-    new model shares its layers, and so the weights, with the one given, which backpropagation still
+    new model shares its layers, and so the weights, with the given one, which backpropagation still
     trains as before.
 
     The layers form blocks: each begins with a layer that trains a weight of two axes or more
-    (dense, convolution, recurrent, a model), and goes on with the others: activations, `PReLU` too,
-    normalizations, dropout, pooling and layers that are frozen. The error reaches the outputs of
-    all blocks but the last, and goes back inside a block by the chain rule.
+    (dense, convolution, recurrent, a model), and continues with the others: activations, `PReLU`
+    too, normalizations, dropout, pooling and layers that are frozen. The error reaches the outputs
+    of all blocks but the last, and goes back inside a block by the chain rule.
 
     Args:
-        model: A built `keras.Sequential` or functional model: a chain, with one input, and one
+        model: a built `keras.Sequential` or functional model: a chain, with one input, and one
             output of shape `(batch, outputs)`.
-        feedback_initializer: As in `keras_bp.layers.DirectFeedback`.
-        seed: Integer that the matrices are drawn from, or `None`, the default, for random ones.
-            Only where no initializer is given, which has a seed of its own.
-        name: String, the name of the new model, or `None`.
+        feedback_initializer: as in `keras_bp.layers.DirectFeedback`.
+        seed: integer that the matrices are drawn from, or `None`, the default, for random ones.
+            Only without an initializer, which has its own seed.
+        name: string, the name of the new model, or `None`.
 
     Returns:
         A functional `keras.Model`, not compiled, with the same outputs for the same inputs.
 
     Raises:
-        TypeError: If `model` is neither Sequential nor functional.
-        ValueError: If it is not built, no chain, has a single block, or an output of another rank;
-            or if `seed` is given with an initializer.
+        TypeError: if `model` is neither Sequential nor functional.
+        ValueError: if it is not built, not a chain, has a single block, or an output of another
+            rank; or if `seed` is given with an initializer.
 
     Example:
     ```python
@@ -80,7 +80,7 @@ def _begins_a_block(layer):
 
 
 def _chain(model):
-    """Call the layers anew, blocks apart; return input, output and the hidden outputs."""
+    """Call the layers again, with detached blocks; return input, output and hidden outputs."""
     if not (isinstance(model, keras.Sequential) or hasattr(model, "outputs")):
         raise TypeError(
             "`model` must be a keras.Sequential or a functional keras.Model. "
@@ -104,7 +104,7 @@ def _chain(model):
         tensors = [tensor for tensor in tensors if isinstance(tensor, keras.KerasTensor)]
         if len(tensors) != 1 or last is not None and tensors[0] is not last:
             raise ValueError(
-                "`model` must be a chain of layers, each called with what the one before it gives. "
+                "`model` must be a chain of layers, each called with the output of the one before. "
                 f"Received: model {model.name!r}, in which layer {layer.name!r} is not"
             )
         if _begins_a_block(layer):

@@ -1,7 +1,7 @@
-"""Feedback alignment: backward passes that take a fixed matrix for the transposed kernel.
+"""Feedback alignment: backward passes with a fixed matrix in place of the transposed kernel.
 
-The backward rules here are surrogates: they train a network, but by something other than the
-gradient of its loss. Inside `exact_gradients()` each gives the true gradient.
+The backward rules here are surrogates: they train a network, but not by the gradient of its loss.
+Inside `exact_gradients()` each gives the true gradient.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from keras_bp._arguments import check_floating
 from keras_bp._types import Array
 from keras_bp.ops import dense
 
-# A replica of a MirroredStrategy is traced in its own thread, and has its own switch; one set
-# outside holds for all replicas, as their threads begin inside its block.
+# Each replica of a MirroredStrategy is traced in its own thread and has its own switch; one that is
+# set outside holds for all replicas, whose threads begin inside its block.
 _of_thread, _of_all, _lock = threading.local(), [0], threading.Lock()
 
 
@@ -88,17 +88,17 @@ def feedback_dense(
     `feedback` gets no gradient. With `feedback = kernel` this is `ops.dense`.
 
     Args:
-        x: Floating-point tensor of shape `(..., inputs)`, rank 2 or more.
-        kernel: Tensor of shape `(inputs, units)`, of `x`'s dtype.
-        feedback: Tensor of the shape and dtype of `kernel`.
-        bias: Tensor of shape `(units,)`, of `x`'s dtype, or `None` for none.
+        x: floating-point tensor of shape `(..., inputs)`, rank 2 or more.
+        kernel: tensor of shape `(inputs, units)`, of `x`'s dtype.
+        feedback: tensor of the shape and dtype of `kernel`.
+        bias: tensor of shape `(units,)`, of `x`'s dtype, or `None` for none.
 
     Returns:
         Tensor of shape `(..., units)`, of `x`'s dtype.
 
     Raises:
-        TypeError: If an argument is not floating point, or the dtypes differ.
-        ValueError: If the shapes do not fit.
+        TypeError: if an argument is not floating point, or the dtypes differ.
+        ValueError: if the shapes do not fit.
 
     Example:
         >>> x, kernel = tf.constant([[1.0, 2.0]]), tf.constant([[0.5], [0.25]])
@@ -124,9 +124,8 @@ def feedback_dense(
 
         def backward(dz):
             back = kernel if _exact() else feedback
-            rows, drows = (
-                tf.reshape(tensor, [-1, n]) for tensor, n in zip((x, dz), kernel.shape, strict=True)
-            )
+            pairs = zip((x, dz), kernel.shape, strict=True)
+            rows, drows = (tf.reshape(tensor, [-1, n]) for tensor, n in pairs)
             dx = tf.reshape(tf.matmul(drows, back, transpose_b=True), tf.shape(x))
             dkernel = tf.matmul(rows, drows, transpose_a=True)
             dbias = [tf.raw_ops.BiasAddGrad(out_backprop=drows)] if bias else []
@@ -162,21 +161,21 @@ def feedback_conv2d(
     `feedback = kernel` this is the convolution's own gradient.
 
     Args:
-        x: Floating-point tensor of shape `(batch, height, width, channels)`, or
+        x: floating-point tensor of shape `(batch, height, width, channels)`, or
             `(batch, channels, height, width)` for `"channels_first"`, which needs a GPU.
-        kernel: Tensor of shape `(height, width, channels, filters)`, of `x`'s dtype.
-        feedback: Tensor of the shape and dtype of `kernel`.
-        strides: Integer or pair of integers of 1 or more. Defaults to 1.
+        kernel: tensor of shape `(height, width, channels, filters)`, of `x`'s dtype.
+        feedback: tensor of the shape and dtype of `kernel`.
+        strides: integer or pair of integers of 1 or more. Defaults to 1.
         padding: `"valid"` or `"same"`. Defaults to `"valid"`.
-        dilations: Integer or pair of integers of 1 or more. Defaults to 1.
+        dilations: integer or pair of integers of 1 or more. Defaults to 1.
         data_format: `"channels_last"`, the default, or `"channels_first"`.
 
     Returns:
         Tensor of shape `(batch, new height, new width, filters)`, of `x`'s dtype.
 
     Raises:
-        TypeError: If an argument is not floating point, or the dtypes differ.
-        ValueError: If the shapes do not fit, or an option is none of the above.
+        TypeError: if an argument is not floating point, or the dtypes differ.
+        ValueError: if the shapes do not fit, or an option is not one of the above.
 
     Example:
         >>> x, kernel = tf.ones((1, 4, 4, 3)), tf.ones((2, 2, 3, 5))
@@ -243,18 +242,18 @@ def broadcast_error(
     them. `feedback` gets no gradient.
 
     Args:
-        outputs: Floating-point tensor of shape `(batch, outputs)`.
-        hidden: List of tensors of shape `(batch, ...)`, known except for the batch, in the dtype of
+        outputs: floating-point tensor of shape `(batch, outputs)`.
+        hidden: list of tensors of shape `(batch, ...)`, known except for the batch, in the dtype of
             `outputs`.
-        feedback: List of tensors, one for each of `hidden`, of shape `(outputs, n)`, with n the
+        feedback: list of tensors, one for each of `hidden`, of shape `(outputs, n)`, with n the
             product of a hidden shape without the batch, in the dtype of `outputs`.
 
     Returns:
         Tensor of the shape, dtype and values of `outputs`.
 
     Raises:
-        TypeError: If a tensor is not floating point, or the dtypes differ.
-        ValueError: If the lists differ in length, or the shapes do not fit.
+        TypeError: if a tensor is not floating point, or the dtypes differ.
+        ValueError: if the lists differ in length, or the shapes do not fit.
 
     Example:
         >>> z, h = tf.constant([[0.5, 1.0]]), tf.zeros((1, 3))
@@ -301,13 +300,13 @@ def detach(x: Array) -> tf.Tensor:
     gradient, `dx = dvalue`, inside `keras_bp.feedback.exact_gradients()`.
 
     Args:
-        x: Floating-point tensor of any shape.
+        x: floating-point tensor of any shape.
 
     Returns:
         Tensor of the shape, dtype and values of `x`.
 
     Raises:
-        TypeError: If `x` is not floating point.
+        TypeError: if `x` is not floating point.
 
     Example:
         >>> float(keras_bp.feedback.detach(tf.constant(2.0)))
@@ -339,13 +338,13 @@ def _check_conv2d(x, kernel, axis):
         )
     if x.shape[axis] != kernel.shape[2]:
         raise ValueError(
-            "The channels of `x` must be as many as those of `kernel`. "
+            "`x` must have as many channels as `kernel`. "
             f"Received: x of shape {x.shape}, kernel of shape {kernel.shape}"
         )
 
 
 def _per_axis(name, value, first):
-    """Return an integer or a pair as the four numbers that TensorFlow wants."""
+    """Return an integer or a pair as the four numbers that TensorFlow expects."""
     pair = list(value) if isinstance(value, list | tuple) else [value, value]
     integers = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in pair)
     if len(pair) != 2 or not integers or min(pair) < 1:

@@ -48,38 +48,36 @@ def check_gradients(
     means nothing. Such entries are found by comparing one-sided slopes, counted, and left out.
 
     Args:
-        target: A `keras.Model`, a `keras.Layer`, or a function of tensors. Of a function only the
+        target: a `keras.Model`, a `keras.Layer`, or a function of tensors. Of a function only the
             arguments are checked, not the variables that it closes over.
-        inputs: An array or tensor, or a list, tuple or dict of them. Several are spread over the
+        inputs: an array or tensor, or a list, tuple or dict of them. Several are spread over the
             arguments where `target` requires more than one, else passed as one structure. Inputs
-            of another dtype than floating point are passed on and not differentiated.
-        targets: What the loss compares the outputs with, in the outputs' structure. Defaults to
+            that are not floating point are passed on and not differentiated.
+        targets: what the loss compares the outputs with, in the outputs' structure. Defaults to
             `None`; required with `loss`.
-        loss: A `keras.Loss`, its name, or a function of (targets, outputs), used for every output;
+        loss: a `keras.Loss`, its name, or a function of (targets, outputs), used for every output;
             or a list or dict with one for each. A result that is not scalar is averaged. Defaults
             to `None`.
-        epsilon: Float above 0, the step. Defaults to 1e-5.
-        max_entries: Integer above 0, how many entries of each variable and input are checked, drawn
+        epsilon: float above 0, the step. Defaults to 1e-5.
+        max_entries: integer above 0, how many entries of each variable and input are checked, drawn
             without replacement; every entry if `None`, the default. A model of ten million
             parameters takes less than a minute on two cores at `max_entries=100`.
-        seed: Integer, not negative; fixes the drawn entries and the random weights. Defaults to 0.
+        seed: integer, not negative; fixes the drawn entries and the random weights. Defaults to 0.
 
     Returns:
         A `GradientCheckReport`; print it for a table with one row for each variable and input.
 
     Raises:
-        TypeError: If an argument has a wrong type.
-        ValueError: If inputs, targets, weights or loss are not finite, their numbers of examples
+        TypeError: if an argument has a wrong type.
+        ValueError: if inputs, targets, weights or loss are not finite, their numbers of examples
             differ, an output is not float64 although the inputs are, there is nothing to
-            differentiate, `target` gives a different result each time, or a number is out of
-            range.
+            differentiate, `target` gives a different result each time, or a number is out of range.
 
     Example:
         >>> import keras, numpy as np
-        >>> from keras_bp import check_gradients
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh")])
         >>> x, y = np.random.rand(8, 4), np.random.rand(8, 3)
-        >>> check_gradients(model, x, y, loss="mean_squared_error").verdict
+        >>> keras_bp.check_gradients(model, x, y, loss="mean_squared_error").verdict
         'correct'
 
     References:
@@ -115,13 +113,10 @@ def check_gradients(
                 "`inputs` must be floating point where `target` has no trainable weights, else "
                 f"there is nothing to check. Received: {fixed} of integers, booleans or strings"
             )
-        evaluator = Evaluator(
-            objective,
-            [*stand_ins.values(), *(leaf for _, leaf in moved)],
-            [slot for _, slot in slots],
-        )
-        # Noise beyond some ten thousand roundings of the outputs is not float64's own (there is a
-        # cast inside, say) and must not excuse anything.
+        variables = [*stand_ins.values(), *(leaf for _, leaf in moved)]
+        evaluator = Evaluator(objective, variables, [slot for _, slot in slots])
+        # Noise beyond some ten thousand roundings of the outputs is not float64's (there is a cast
+        # inside, say) and must not excuse a difference.
         scale = abs(evaluator.value()) + objective.magnitude
         here = Point(evaluator, min(evaluator.noise(), 1e-12 * scale), scale, epsilon)
         beside = None
@@ -132,8 +127,8 @@ def check_gradients(
             comparison = here.compare(k, indices)
             if comparison.undecided.any():
                 beside = beside or here.move(seed)
-                there = beside.compare(k, indices[comparison.undecided])
-                comparison = comparison.decide(there.faults | there.undecided)
+                closer = beside.compare(k, indices[comparison.undecided])
+                comparison = comparison.decide(closer.faults | closer.undecided)
             comparisons.append(comparison)
             rows.append(make_row(path, slot.shape, indices, comparison))
         return make_report(
@@ -161,19 +156,19 @@ class _Target:
     """A Keras model, a layer or a function of tensors, callable on a structure of inputs.
 
     Several inputs are spread over the arguments where the target requires more than one
-    (`call(query, value)`, `f(x, w)`, `f(*tensors)`), a dictionary by name; else they are passed as
-    they come, as one argument. A layer is called with `training=True`, a function where it has
-    that argument.
+    (`call(query, value)`, `f(x, w)`, `f(*tensors)`), a dictionary by name; otherwise they are
+    passed unchanged as one argument. A layer is called with `training=True`, a function where it
+    has that argument.
 
     Args:
-        target: A `keras.Layer` (a model is one) or another callable.
+        target: a `keras.Layer` (a model is one) or another callable.
 
     Attributes:
         wrapped: `target` itself.
         layer: `target` where it is a layer, else `None`.
 
     Raises:
-        TypeError: If `target` is neither, or a class instead of an instance.
+        TypeError: if `target` is neither, or a class instead of an instance.
     """
 
     def __init__(self, target):
@@ -186,14 +181,10 @@ class _Target:
         self.layer = target if isinstance(target, keras.Layer) else None
         parameters = _parameters(target if self.layer is None else target.call)
         has_training = self.layer is not None or any(p.name == "training" for p in parameters)
-        self._names = [
-            p.name
-            for p in parameters
-            if p.kind in _POSITIONAL and p.default is p.empty and p.name != "training"
-        ]
-        self._is_spread = len(self._names) > 1 or any(
-            p.kind is p.VAR_POSITIONAL for p in parameters
-        )
+        required = [p for p in parameters if p.kind in _POSITIONAL and p.default is p.empty]
+        self._names = [p.name for p in required if p.name != "training"]
+        is_variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._is_spread = len(self._names) > 1 or is_variadic
         self._options = {"training": True} if has_training else {}
 
     def __call__(self, inputs):
@@ -254,30 +245,30 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def _parameters(function):
     try:
         return list(inspect.signature(function).parameters.values())
-    except ValueError:  # some callables written in C tell no signature
+    except ValueError:  # some callables written in C have no signature
         return []
 
 
 class _Objective:
-    r"""J, the one number that the outputs are turned into, as a function without arguments.
+    r"""J, the scalar that the outputs are reduced to, as a function without arguments.
 
     With a loss, $J = \sum_k \ell_k(t_k, y_k) + \sum_r r$: each output's loss, averaged where it
-    comes as one value an example, plus the layer's own `losses` (regularizers, `add_loss`), which
+    comes as one value per example, plus the layer's own `losses` (regularizers, `add_loss`), which
     is what `fit` differentiates. Without one, $J = \sum_k \langle w_k, y_k \rangle$ with fixed
     random weights of magnitude 1 to 2: no output's error is hidden by a small weight, and no two
-    cancel by symmetry. Outputs that are not floating point do not count in that sum.
+    cancel by symmetry. Outputs that are not floating point do not count.
 
     Args:
-        target: A `_Target`.
-        inputs: A structure of tensors, floating ones in float64.
-        targets: A structure of tensors like the outputs, or `None`.
-        loss: A callable for all outputs, or a structure of callables like the outputs, or `None`.
-        seed: An integer; fixes the random weights.
+        target: a `_Target`.
+        inputs: a structure of tensors, floating ones in float64.
+        targets: a structure of tensors like the outputs, or `None`.
+        loss: a callable for all outputs, or a structure of callables like the outputs, or `None`.
+        seed: an integer; fixes the random weights.
 
     Attributes:
-        leaves: The inputs in order: a float64 `tf.Variable` for each floating one, which an
+        leaves: the inputs in order: a float64 `tf.Variable` for each floating one, which an
             evaluation may move, and a tensor for each other.
-        magnitude: The largest absolute value among the outputs of the last eager evaluation.
+        magnitude: the largest absolute value among the outputs of the last eager evaluation.
     """
 
     def __init__(self, target, inputs, targets, loss, seed):
@@ -375,8 +366,8 @@ def _as_tensors(name, data):
     """Turn arrays in a structure into tensors: floating ones into finite float64, others as is.
 
     Raises:
-        TypeError: If a leaf is not an array or a tensor.
-        ValueError: If a leaf is empty, or holds NaN or infinity.
+        TypeError: if a leaf is not an array or a tensor.
+        ValueError: if a leaf is empty, or holds NaN or infinity.
     """
     return keras.tree.map_structure(lambda leaf: _as_tensor(name, leaf, data), data)
 
@@ -417,8 +408,8 @@ def _as_losses(loss, targets):
     """Turn a loss, or a structure of losses, into callables; `None` stays.
 
     Raises:
-        TypeError: If one is not a string or a callable.
-        ValueError: If a string names no loss, or one of `loss` and `targets` is missing.
+        TypeError: if one is not a string or a callable.
+        ValueError: if a string names no loss, or one of `loss` and `targets` is missing.
     """
     if (loss is None) != (targets is None):
         given, missing = ("targets", "loss") if loss is None else ("loss", "targets")

@@ -13,26 +13,26 @@ from keras_bp._trial import restore_attributes
 def float64_scope(roots):
     """Let layers and losses compute in float64, and put everything back at the end.
 
-    A float32 sum carries seven digits, which a difference quotient with a step of 1e-5 uses up
-    entirely. Building a float64 twin of a model is no way out: a subclassed model has no config to
-    build it from. So the objects themselves are changed for a while. Each variable holds a float64
-    copy, each layer and loss a float64 dtype policy, each functional model's input a float64 dtype,
-    and tensors that a layer keeps as attributes are cast. The variables' own storage is never
-    written to: it is set aside, and comes back with its bits, its state and its identity, so a
-    train function that was traced before goes on using it.
+    A float32 sum carries seven digits, all of which a difference quotient with a step of 1e-5
+    loses. A float64 copy of the model is not possible: a subclassed model has no config to build it
+    from. So the objects themselves are changed temporarily. Each variable holds a float64 copy,
+    each layer and loss a float64 dtype policy, each functional model's input a float64 dtype, and
+    tensors that a layer keeps as attributes are cast. The variables' own storage is never written
+    to: it is set aside, and restored with its bits, its state and its identity, so a train function
+    that was traced before still uses it.
 
-    `_trial.unchanged` cannot stand in for this: it copies values and assigns them back, where here
-    the storage itself is exchanged and its values are never touched.
+    `_trial.unchanged` cannot do this: it copies values and assigns them back, while here the
+    storage itself is exchanged and its values are never touched.
 
     Args:
-        roots: A list of `keras.Layer` and `keras.Loss` objects. What they hold is reached from
+        roots: a list of `keras.Layer` and `keras.Loss` objects. What they hold is reached from
             them.
 
     Yields:
         A dictionary from the `id` of each variable to the `tf.Variable` that stands in for it.
 
     Raises:
-        ValueError: If a layer is quantized; float64 has no quantized arithmetic.
+        ValueError: if a layer is quantized; float64 has no quantized arithmetic.
     """
     owners = _reachable(roots)
     layers = [owner for owner in owners if isinstance(owner, keras.Layer)]
@@ -43,8 +43,8 @@ def float64_scope(roots):
                 f"'{layer.name}' with quantization_mode={layer.quantization_mode!r}"
             )
     metrics = {id(v): v for layer in layers for v in layer.metrics_variables}
-    # Beside its weights and seeds a layer may hold variables that it does not track, as a stateful
-    # recurrent layer does with its states.
+    # Besides its weights and seeds a layer may hold untracked variables, as a stateful recurrent
+    # layer does with its states.
     weights = {id(v): v for layer in layers for v in [*layer.variables, *_held(layer)[1]]}
     symbols = [symbol for layer in layers for symbol in _keras.symbolic_inputs(layer)]
 
@@ -66,8 +66,8 @@ def float64_scope(roots):
         yield stand_ins
     finally:
         keras.config.set_floatx(floatx)
-        # All attributes go back: a call also leaves graph tensors among a layer's losses and
-        # wherever a layer's author stores one.
+        # All attributes are restored: a call also leaves graph tensors among a layer's losses and
+        # wherever a layer's author stores them.
         restore_attributes(before)
 
 
@@ -110,8 +110,8 @@ def _leaves(value):
 def _compute_in_float64(owner):
     """Change a layer's or a loss's dtype policy and the tensors that it keeps.
 
-    The attributes are written past `__setattr__`, which would track them as new ones. Returned are
-    the stand-ins for those that are a `tf.Variable`.
+    The attributes are written past `__setattr__`, which would track them as new ones. The stand-ins
+    of those that are a `tf.Variable` are returned.
     """
     attributes = vars(owner)
     stand_ins = {}

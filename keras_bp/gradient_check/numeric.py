@@ -1,4 +1,4 @@
-"""Slopes of a function of many variables: by autodiff, by differences, and beside its kinks."""
+"""Slopes of a function of many variables: by autodiff, by differences, and near kinks."""
 
 import copy
 import dataclasses
@@ -24,21 +24,20 @@ class Evaluator:
     serves every entry of every slot. Where the objective cannot be traced (it calls `.numpy()`),
     the same steps run eagerly.
 
-    A shifted slot is a fresh copy of its value, and the assignment takes that copy over. A sparse
-    update in place is not cheaper: once a variable was updated sparsely, TensorFlow copies it on
-    each read.
+    A shifted slot is a new copy of its value, which the assignment adopts. A sparse update in place
+    is not cheaper: once a variable was updated sparsely, TensorFlow copies it on each read.
 
     Args:
-        objective: A function without arguments that returns a float64 scalar tensor.
-        variables: A list of every `tf.Variable` that the objective reads or writes.
-        slots: A list of those among them that are checked, in float64.
+        objective: a function without arguments that returns a float64 scalar tensor.
+        variables: a list of every `tf.Variable` that the objective reads or writes.
+        slots: a list of those among them that are checked, in float64.
 
     Attributes:
-        rounded_at: Names of the graph's operations that round float64 to fewer bits; empty where
+        rounded_at: names of the graph's operations that round float64 to fewer bits; empty where
             the objective runs eagerly.
 
     Raises:
-        ValueError: If J is not finite.
+        ValueError: if J is not finite.
     """
 
     def __init__(self, objective, variables, slots):
@@ -59,16 +58,10 @@ class Evaluator:
         if not np.isfinite(first):
             raise ValueError(f"`loss` must be finite on `inputs` and `targets`. Received: {first}")
         values = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
-        self._evaluate = _traced(
-            self._evaluate_entries,
-            [
-                values,
-                tf.TensorSpec((), tf.resource),
-                tf.TensorSpec(None, tf.float64),
-                tf.TensorSpec((None,), tf.int64),
-                tf.TensorSpec((None,), tf.float64),
-            ],
-        )
+        handle, base = tf.TensorSpec((), tf.resource), tf.TensorSpec(None, tf.float64)
+        entries, offsets = (tf.TensorSpec((None,), dtype) for dtype in (tf.int64, tf.float64))
+        signature = [values, handle, base, entries, offsets]
+        self._evaluate = _traced(self._evaluate_entries, signature)
         self._differentiate = _traced(self._autodiff, [values])
         self.rounded_at = _roundings(self._evaluate)
 
@@ -97,9 +90,9 @@ class Evaluator:
         """Return J with single entries of slot `k` shifted; shape (entries, offsets).
 
         Args:
-            k: The slot's position.
-            entries: An integer array of positions in the flattened slot.
-            offsets: A list of shifts, each added to the entry's value on its own.
+            k: the slot's position.
+            entries: an integer array of positions in the flattened slot.
+            offsets: a list of shifts, each added to the entry's value on its own.
         """
         handle, base = self._slots[k].handle, self._start[self._slot_positions[k]]
         offsets = tf.constant(offsets, tf.float64)
@@ -110,7 +103,7 @@ class Evaluator:
         return np.concatenate(parts)
 
     def gradients(self):
-        """Return J and, by autodiff, dJ/dslot for every slot, zeros where there is none."""
+        """Return J and, by autodiff, dJ/dslot for every slot, zeros if there is none."""
         j, gradients = self._differentiate(self._start)
         dense = [
             np.zeros(slot.shape) if g is None else g.numpy()
@@ -122,9 +115,9 @@ class Evaluator:
         """Measure the standard deviation of J's rounding errors.
 
         J is evaluated at thirteen points very close to each other on the ray from the origin
-        through all slots. Over such a distance (1e-8, relatively) it is a straight line, so what
-        is left of its second differences, whose variance is 6 times that of J, is rounding. Their
-        median is not affected by a kink that happens to lie there.
+        through all slots. Over such a distance (1e-8, relatively) it is a straight line, so its
+        second differences, whose variance is 6 times that of J, are rounding. A kink that happens
+        to lie there does not affect their median.
         """
         scales = [1.0 + 1e-9 * step for step in range(13)]
         values = [self._from(lambda value, s=s: value * s).value() for s in scales]
@@ -145,9 +138,9 @@ class Evaluator:
         def evaluate_one(i, results):
             index = tf.reshape(entries[i // shifts], (1, 1))
             shifted = tf.tensor_scatter_nd_add(flat, index, offsets[i % shifts, tf.newaxis])
-            # The handle is one of the variables again, under a name that TensorFlow cannot know
-            # to be the same: the order of the assignments and the reads is spelled out. The next
-            # round starts when all writes of this one are done.
+            # The handle is one of the variables, which TensorFlow cannot know: the order of
+            # assignments and reads is made explicit. The next round starts when all writes of this
+            # one are done.
             with tf.control_dependencies(self._reset(start)):
                 shift = tf.raw_ops.AssignVariableOp(
                     resource=handle, value=tf.reshape(shifted, tf.shape(base))
@@ -156,11 +149,9 @@ class Evaluator:
                 return i + 1, results.write(i, self._objective())
 
         count = tf.size(entries) * shifts
+        start = 0, tf.TensorArray(tf.float64, size=count)
         _, results = tf.while_loop(
-            lambda i, _: i < count,
-            evaluate_one,
-            (0, tf.TensorArray(tf.float64, size=count)),
-            parallel_iterations=1,
+            lambda i, _: i < count, evaluate_one, start, parallel_iterations=1
         )
         return tf.reshape(results.stack(), (-1, shifts))
 
@@ -221,13 +212,13 @@ class Comparison:
     """The slopes of one slot's entries, side by side; every array has shape (entries,).
 
     Attributes:
-        analytic: The gradient's entries, by autodiff.
-        numeric: Central differences.
-        kinks: Whether J has a kink so near that the difference quotient is no derivative.
-        faults: Whether the entry, looked at closely, is wrong beyond rounding and kinks.
-        undecided: Whether even the smallest step leaves it open, since a kink lies at the entry's
+        analytic: the gradient's entries, by autodiff.
+        numeric: central differences.
+        kinks: whether J has a kink so near that the difference quotient is no derivative.
+        faults: whether the entry, looked at closely, is wrong beyond rounding and kinks.
+        undecided: whether even the smallest step leaves it open, since a kink lies at the entry's
             value itself.
-        noise: A number, the size of the error that rounding makes in `numeric`.
+        noise: a number, the size of the error that rounding makes in `numeric`.
     """
 
     analytic: np.ndarray
@@ -242,8 +233,8 @@ class Comparison:
         all_faults, kinks = self.faults.copy(), self.kinks.copy()
         all_faults[self.undecided] = faults
         kinks[self.undecided] = ~faults
-        nothing = np.zeros_like(self.undecided)
-        return dataclasses.replace(self, faults=all_faults, kinks=kinks, undecided=nothing)
+        cleared = np.zeros_like(self.undecided)
+        return dataclasses.replace(self, faults=all_faults, kinks=kinks, undecided=cleared)
 
 
 def compare(along, theta, analytic, value, noise, epsilon):
@@ -264,13 +255,13 @@ def compare(along, theta, analytic, value, noise, epsilon):
     until the interval is smooth or free of kinks on one side.
 
     Args:
-        along: A function of an integer array of positions and a list of offsets that returns J,
+        along: a function of an integer array of positions and a list of offsets that returns J,
             of shape (positions, offsets).
-        theta: The entries' values, shape (entries,).
-        analytic: The analytic slopes, shape (entries,).
+        theta: the entries' values, shape (entries,).
+        analytic: the analytic slopes, shape (entries,).
         value: J with no entry moved.
-        noise: The standard deviation of J's rounding errors.
-        epsilon: The step.
+        noise: the standard deviation of J's rounding errors.
+        epsilon: the step.
 
     Returns:
         A `Comparison`.
@@ -286,9 +277,8 @@ def compare(along, theta, analytic, value, noise, epsilon):
         rest = np.flatnonzero(~faults & ~(np.abs(analytic - numeric) <= near))
         for shrink in _SHRINKS:
             rounding = SIGMAS * noise / (epsilon * shrink)
-            left, right, refined, bend = _five_points(
-                along, rest, theta[rest], value, epsilon * shrink
-            )
+            points = along, rest, theta[rest], value, epsilon * shrink
+            left, right, refined, bend = _five_points(*points)
             a = analytic[rest]
             size = _size(a, refined)
             smooth = bend <= 10.0 * rounding + 1e-6 * size
@@ -299,7 +289,7 @@ def compare(along, theta, analytic, value, noise, epsilon):
             known = smooth | agrees
             numeric[rest[known]] = refined[known]
             faults[rest[smooth & ~agrees]] = True
-            # What agrees with a shorter step only has a kink between the two.
+            # An entry that agrees only at a shorter step has a kink between the two.
             kinks[rest[agrees & (shrink < 1.0) | one_sided & ~agrees]] = True
             rest = rest[~(known | one_sided)]
     undecided[rest] = True
@@ -320,22 +310,22 @@ def _five_points(along, entries, theta, value, e):
 
 
 def _size(analytic, numeric):
-    """What a relative tolerance is relative to; an overflowed slope must not make it infinite."""
+    """Return the scale of a relative tolerance, finite even if a slope has overflowed."""
     return np.abs(analytic) + np.where(np.isfinite(numeric), np.abs(numeric), 0.0)
 
 
 def _steps(theta, *offsets):
-    """What is left of each offset after `theta + offset` was rounded."""
+    """Return the offsets as they are after `theta + offset` is rounded."""
     return [(theta + offset) - theta for offset in offsets]
 
 
 def _parabola_slope(value, j1, j2, h1, h2):
-    """Slope at 0 of the parabola through (0, value), (h1, j1) and (h2, j2)."""
+    """Return the slope at 0 of the parabola through (0, value), (h1, j1) and (h2, j2)."""
     return ((j1 - value) / h1 * h2 - (j2 - value) / h2 * h1) / (h2 - h1)
 
 
 class Point:
-    """A place in the space of all slots, at which entries are compared."""
+    """A point in the space of all slots, at which entries are compared."""
 
     def __init__(self, evaluator, noise, scale, epsilon):
         self._evaluator, self._noise = evaluator, noise
@@ -351,21 +341,20 @@ class Point:
 
     def compare(self, k, indices):
         """Compare the slopes of slot `k` at these flat positions."""
-        return compare(
-            lambda entries, offsets: self._evaluator.along(k, indices[entries], offsets),
-            self._evaluator.start_of(k).ravel()[indices],
-            self._gradients[k].ravel()[indices],
-            self._value,
-            self._noise,
-            self._epsilon,
-        )
+        theta = self._evaluator.start_of(k).ravel()[indices]
+        analytic = self._gradients[k].ravel()[indices]
+
+        def along(entries, offsets):
+            return self._evaluator.along(k, indices[entries], offsets)
+
+        return compare(along, theta, analytic, self._value, self._noise, self._epsilon)
 
     def move(self, seed):
         """Return a point a hundred steps away, where the kinks at this one are out of reach.
 
-        On a kink the gradient is a convention: where several units have theirs at once, what
-        autodiff returns need not even lie between the one-sided slopes. Beside it the same code is
-        right or wrong.
+        On a kink the gradient is a convention: where several units have theirs at once, autodiff's
+        need not even lie between the one-sided slopes. Away from it the same code is either right
+        or wrong.
         """
         evaluator = self._evaluator.beside(100.0 * self._epsilon, seed)
         return Point(evaluator, self._noise, self._scale, self._epsilon)

@@ -1,4 +1,4 @@
-"""What a gradient check found."""
+"""The result of a gradient check."""
 
 import dataclasses
 
@@ -16,17 +16,17 @@ class GradientCheckRow:
     """One variable's or one input's part of a `GradientCheckReport`.
 
     Attributes:
-        path: String, the variable's path or the input's name.
-        shape: Tuple of integers.
-        entries: Integer, how many entries were checked.
-        kinks: Integer, how many of them lie on a kink, or a bend too sharp for the step, and are
+        path: string, the variable's path or the input's name.
+        shape: tuple of integers.
+        entries: integer, how many entries were checked.
+        kinks: integer, how many of them lie on a kink, or a bend too sharp for the step, and are
             left out of the figure.
-        relative_difference: Float, the figure of this row's entries alone.
-        verdict: String, `"correct"`, `"suspicious"` or `"wrong"`.
-        worst_index: Tuple of integers, the entry whose slopes differ most beyond what rounding
+        relative_difference: float, the figure of this row's entries alone.
+        verdict: string, `"correct"`, `"suspicious"` or `"wrong"`.
+        worst_index: tuple of integers, the entry whose slopes differ most beyond what rounding
             explains; `None` if every entry is a kink.
-        analytic: Float, the analytic slope of that entry.
-        numeric: Float, the numeric slope of that entry.
+        analytic: float, the analytic slope of that entry.
+        numeric: float, the numeric slope of that entry.
     """
 
     path: str
@@ -46,20 +46,20 @@ class GradientCheckReport:
 
     The figure is $\|g_a - g_n\| / (\|g_a\| + \|g_n\|)$, 0 where both are zero, over the entries
     that are not kinks. The verdict is the worst of the overall figure's, of every row's figure's
-    and of every single faulty entry's: a fault in a small variable would drown in the others. A
-    figure counts only if its numerator is more than rounding can make of it: the bias in front of
-    a batch normalization has the gradient zero, and the ratio of two roundings is no finding.
+    and of every single faulty entry's: a fault in a small variable would vanish among the others. A
+    figure counts only if its numerator exceeds rounding: the bias before a batch normalization has
+    the gradient zero, and the ratio of two roundings means nothing.
 
     Attributes:
-        relative_difference: Float, the figure over all entries.
-        verdict: String: `"correct"` (below 1e-7), `"suspicious"` (below 1e-5, or nothing but kinks
+        relative_difference: float, the figure over all entries.
+        verdict: string: `"correct"` (below 1e-7), `"suspicious"` (below 1e-5, or nothing but kinks
             to compare) or `"wrong"`.
-        rows: Tuple of `GradientCheckRow`, first the variables, then the inputs.
-        epsilon: Float, the step of the central differences.
-        not_trainable: Tuple of strings, the paths of floating weights that were not checked:
+        rows: tuple of `GradientCheckRow`, first the variables, then the inputs.
+        epsilon: float, the step of the central differences.
+        not_trainable: tuple of strings, the paths of floating weights that were not checked:
             frozen ones and statistics.
-        not_differentiable: Tuple of strings, the names of inputs that are not floating point.
-        rounded_at: Tuple of strings, operations inside the target that round float64 to fewer
+        not_differentiable: tuple of strings, the names of inputs that are not floating point.
+        rounded_at: tuple of strings, operations inside the target that round float64 to fewer
             bits. Where the result depends on them, no difference quotient is reliable.
     """
 
@@ -80,18 +80,10 @@ class GradientCheckReport:
     def __str__(self) -> str:
         table = [("", "shape", "checked", "kinks", "difference", "worst", "analytic", "numeric")]
         for row in self.rows:
-            table.append(
-                (
-                    row.path,
-                    str(row.shape),
-                    str(row.entries),
-                    str(row.kinks),
-                    f"{row.relative_difference:.1e}",
-                    "-" if row.worst_index is None else str(row.worst_index),
-                    f"{row.analytic:.6e}",
-                    f"{row.numeric:.6e}",
-                )
-            )
+            worst = "-" if row.worst_index is None else str(row.worst_index)
+            numbers = f"{row.relative_difference:.1e}", worst, f"{row.analytic:.6e}"
+            counts = str(row.shape), str(row.entries), str(row.kinks)
+            table.append((row.path, *counts, *numbers, f"{row.numeric:.6e}"))
         verdicts = ["verdict"]
         for row in self.rows:
             only_rounding = row.verdict == "correct" and row.relative_difference >= CORRECT_BELOW
@@ -153,7 +145,7 @@ def make_row(path, shape, indices, comparison):
 
 
 def make_report(rows, comparisons, **facts):
-    """Put the rows together, with the figure and the verdict over all their entries."""
+    """Combine the rows, with the figure and the verdict over all their entries."""
     kept = [~c.kinks for c in comparisons]
     analytic = np.concatenate([c.analytic[k] for c, k in zip(comparisons, kept, strict=True)])
     numeric = np.concatenate([c.numeric[k] for c, k in zip(comparisons, kept, strict=True)])
@@ -171,7 +163,7 @@ def make_report(rows, comparisons, **facts):
 
 
 def _worst(analytic, numeric, noise):
-    """Position of the entry that differs most, measured by what rounding explains."""
+    """Return the position of the entry that differs most, relative to rounding."""
     with np.errstate(invalid="ignore"):
         difference = np.abs(analytic - numeric)
         explained = SIGMAS * noise + 1e-8 * (np.abs(analytic) + np.abs(numeric))
@@ -180,7 +172,7 @@ def _worst(analytic, numeric, noise):
 
 
 def _figure(analytic, numeric):
-    """The relative difference; infinite where a slope is."""
+    """Return the relative difference; infinite if a slope is."""
     size = np.linalg.norm(analytic) + np.linalg.norm(numeric)
     if size == 0.0:
         return 0.0
@@ -190,10 +182,10 @@ def _figure(analytic, numeric):
 
 
 def _significant_figure(analytic, numeric, noise):
-    """The figure, or 0 where rounding explains the whole difference of two equal slopes.
+    """Return the figure, or 0 if rounding explains the whole difference of two equal slopes.
 
-    Where rounding is so large that it would explain a gradient that is 0.1 % off as well, nothing
-    is shown: the figure is then at least suspicious.
+    If rounding is so large that it would also explain a gradient that is 0.1 % off, nothing is
+    proven: the figure is then at least suspicious.
     """
     rounding = 4.0 * noise * np.sqrt(np.size(analytic))
     with np.errstate(invalid="ignore"):
@@ -201,7 +193,7 @@ def _significant_figure(analytic, numeric, noise):
         size = np.linalg.norm(analytic) + np.linalg.norm(numeric)
     if not difference <= rounding:
         return _figure(analytic, numeric)
-    # A size of a few roundings is a gradient of zero, as in front of a batch normalization.
+    # A size of a few roundings is a gradient of zero, as before a batch normalization.
     drowned = 10.0 * rounding < size < 2e3 * rounding and _figure(analytic, numeric) > CORRECT_BELOW
     return CORRECT_BELOW if drowned else 0.0
 

@@ -3,11 +3,7 @@
 from keras_bp.layers.dense import Dense
 from keras_bp.layers.dropout import Dropout
 from keras_bp.layers.embedding import Embedding
-from keras_bp.layers.normalization import (
-    BatchNormalization,
-    GroupNormalization,
-    LayerNormalization,
-)
+from keras_bp.layers.normalization import BatchNormalization, GroupNormalization, LayerNormalization
 
 # isort: split
 # Features that have their own room are found here too.

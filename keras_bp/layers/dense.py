@@ -17,11 +17,8 @@ _FUSED = [
     (keras.activations.relu, "relu"),
     (keras.activations.tanh, "tanh"),
 ]
-# A loss wants the logits of these: the affine map and the activation stay two ops.
-_WITH_LOGITS = [
-    (keras.activations.sigmoid, ops.sigmoid),
-    (keras.activations.softmax, ops.softmax),
-]
+# A loss needs the logits of these: the affine map and the activation stay two ops.
+_WITH_LOGITS = [(keras.activations.sigmoid, ops.sigmoid), (keras.activations.softmax, ops.softmax)]
 
 
 @serializable
@@ -30,40 +27,40 @@ class Dense(keras.layers.Dense):
 
     Drop-in for `keras.layers.Dense`: the same constructor, weights, files, LoRA and quantization.
     Its backward pass is that of `keras_bp.ops.dense`: one rule for the product, the bias and the
-    activation, in which only the input, the kernel and the activation are kept:
+    activation, which keeps only the input, the kernel and the activation:
 
         dz = da * g'(z),    dkernel = x^T dz,    dbias = sum(dz),    dx = dz kernel^T
 
     with the activations `linear`, `relu`, `tanh`, `sigmoid` and `softmax`; any other is applied as
-    Keras does. After `sigmoid` and `softmax` the logits travel along with the output, so that a
+    Keras does. After `sigmoid` and `softmax` the output carries its logits, so that a
     cross-entropy of probabilities, Keras's or this package's, is computed from the logits and its
     gradient is `dz = a - y`. Quantized layers and sparse inputs run Keras's own code.
 
     Args:
-        units: Positive integer, the length of the output's last axis.
-        activation: Name or function of an activation, or `None` for none.
-        use_bias: Whether a bias is added. Defaults to `True`.
-        kernel_initializer: Initializer of the kernel. Defaults to `"glorot_uniform"`.
-        bias_initializer: Initializer of the bias. Defaults to `"zeros"`.
-        kernel_regularizer: Regularizer of the kernel, or `None`.
-        bias_regularizer: Regularizer of the bias, or `None`.
-        activity_regularizer: Regularizer of the output, or `None`.
-        kernel_constraint: Constraint of the kernel, or `None`.
-        bias_constraint: Constraint of the bias, or `None`.
-        lora_rank: Positive integer, the rank of a low-rank update that is trained in place of the
+        units: positive integer, the length of the output's last axis.
+        activation: name or function of an activation, or `None` for none.
+        use_bias: whether a bias is added. Defaults to `True`.
+        kernel_initializer: initializer of the kernel. Defaults to `"glorot_uniform"`.
+        bias_initializer: initializer of the bias. Defaults to `"zeros"`.
+        kernel_regularizer: regularizer of the kernel, or `None`.
+        bias_regularizer: regularizer of the bias, or `None`.
+        activity_regularizer: regularizer of the output, or `None`.
+        kernel_constraint: constraint of the kernel, or `None`.
+        bias_constraint: constraint of the bias, or `None`.
+        lora_rank: positive integer, the rank of a low-rank update that is trained in place of the
             kernel, or `None`.
-        lora_alpha: Number that scales the low-rank update by `lora_alpha / lora_rank`.
-        quantization_config: A `keras.quantizers.QuantizationConfig`, or `None`.
-        **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
+        lora_alpha: number that scales the low-rank update by `lora_alpha / lora_rank`.
+        quantization_config: a `keras.quantizers.QuantizationConfig`, or `None`.
+        **kwargs: arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
-        inputs: Tensor of shape `(batch, ..., features)`, rank 2 or more.
+        inputs: tensor of shape `(batch, ..., features)`, rank 2 or more.
 
     Output shape:
         `(batch, ..., units)`.
 
     Raises:
-        ValueError: If `units` or `lora_rank` is not a positive integer, or an input's last axis is
+        ValueError: if `units` or `lora_rank` is not a positive integer, or an input's last axis is
             not as long as at the build.
 
     Example:

@@ -22,22 +22,22 @@ class Dropout(keras.layers.Dropout):
     Outside training the output is the input.
 
     Args:
-        rate: Number in [0, 1], the share of inputs that is zeroed.
-        noise_shape: Shape of the mask, that broadcasts to the input's: tuple of positive integers
+        rate: number in [0, 1], the share of inputs that is zeroed.
+        noise_shape: shape of the mask, that broadcasts to the input's: tuple of positive integers
             and `None` (the input's own length), or `None` for the input's shape.
-        seed: Integer seed, or `None` to draw one.
-        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+        seed: integer seed, or `None` to draw one.
+        **kwargs: arguments of every Keras layer, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: Tensor of any shape.
-        training: Whether to drop. Defaults to `False`; `fit` sets it.
+        inputs: tensor of any shape.
+        training: whether to drop. Defaults to `False`; `fit` sets it.
 
     Output shape:
         The input's.
 
     Raises:
-        TypeError: If `rate` is not a number.
-        ValueError: If `rate` is outside [0, 1], or `noise_shape` does not fit the input.
+        TypeError: if `rate` is not a number.
+        ValueError: if `rate` is outside [0, 1], or `noise_shape` does not fit the input.
 
     Example:
         >>> layer = keras_bp.layers.Dropout(0.5, seed=1)

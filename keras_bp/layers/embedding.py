@@ -1,4 +1,4 @@
-"""Embedding that reads its rows alone, never the table."""
+"""Embedding that reads the rows it needs, never the whole table."""
 
 from typing import Any
 
@@ -17,33 +17,33 @@ class Embedding(keras.layers.Embedding):
 
         d embeddings[u] = sum of d outputs[k] over all k with inputs[k] = u
 
-    Keras reads the whole table before it looks up rows, which TensorFlow answers with a copy of
-    it as soon as an optimizer updates rows alone (12 ms a step for 100,000 x 64). This layer asks
-    for the rows only, so that with `LazyAdam` a step costs what its rows cost. Layers with LoRA
+    Keras reads the whole table before it looks up rows; as soon as an optimizer updates single rows
+    TensorFlow then copies the table (12 ms per step for 100,000 x 64). This layer reads only the
+    rows, so that with `LazyAdam` a step costs what its rows cost. Layers with LoRA
     or quantization, and sparse inputs, run Keras's own code.
 
     Args:
-        input_dim: Positive integer, the number of rows; ids lie in [0, input_dim).
-        output_dim: Positive integer, the length of a row.
-        embeddings_initializer: Initializer of the table. Defaults to `"uniform"`.
-        embeddings_regularizer: Regularizer of the table, or `None`. It makes the gradient dense.
-        embeddings_constraint: Constraint of the table, or `None`. It reads and writes all rows.
-        mask_zero: Whether id 0 stands for padding and is masked. Defaults to `False`.
-        weights: Array (input_dim, output_dim), the first table, or `None`.
-        lora_rank: Positive integer, the rank of a low-rank update that is trained in place of the
+        input_dim: positive integer, the number of rows; ids lie in [0, input_dim).
+        output_dim: positive integer, the length of a row.
+        embeddings_initializer: initializer of the table. Defaults to `"uniform"`.
+        embeddings_regularizer: regularizer of the table, or `None`. It makes the gradient dense.
+        embeddings_constraint: constraint of the table, or `None`. It reads and writes all rows.
+        mask_zero: whether id 0 stands for padding and is masked. Defaults to `False`.
+        weights: array (input_dim, output_dim), the first table, or `None`.
+        lora_rank: positive integer, the rank of a low-rank update that is trained in place of the
             table, or `None`.
-        lora_alpha: Number that scales the low-rank update by `lora_alpha / lora_rank`.
-        quantization_config: A `keras.quantizers.QuantizationConfig`, or `None`.
-        **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
+        lora_alpha: number that scales the low-rank update by `lora_alpha / lora_rank`.
+        quantization_config: a `keras.quantizers.QuantizationConfig`, or `None`.
+        **kwargs: arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
-        inputs: Integer tensor of any shape, dense or ragged. Negative ids count from the end.
+        inputs: integer tensor of any shape, dense or ragged. Negative ids count from the end.
 
     Output shape:
         `(*inputs.shape, output_dim)`.
 
     Raises:
-        ValueError: If `input_dim` or `output_dim` is not a positive integer.
+        ValueError: if `input_dim` or `output_dim` is not a positive integer.
 
     Example:
         >>> layer = keras_bp.layers.Embedding(10, 4)
@@ -52,7 +52,7 @@ class Embedding(keras.layers.Embedding):
     """
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        """Add a weight, as Keras does, that a mixed policy does not cast as a whole."""
+        """Add a weight, as Keras does, but one that a mixed policy does not cast in full."""
         return super().add_weight(*args, **{"autocast": False, **kwargs})
 
     def call(self, inputs: Any) -> Any:
@@ -68,13 +68,13 @@ class Embedding(keras.layers.Embedding):
         return tf.cast(self._look_up(ids), self.compute_dtype)
 
     def _look_up(self, ids):
-        # From the tf.Variable: a Keras variable would be read whole first.
+        # From the tf.Variable: a Keras variable would be read in full first.
         return tf.gather(self._embeddings.value, ids)
 
     def quantize(
         self, mode: str | None = None, type_check: bool = True, config: Any = None
     ) -> None:
         """Quantize the weights in place, as `keras.layers.Embedding.quantize` does."""
-        # Keras quantizes no subclass of its Embedding, which might compute something else.
+        # Keras refuses subclasses of its Embedding, as they might compute something else.
         type_check = type_check and type(self) is not Embedding
         super().quantize(mode, type_check=type_check, config=config)

@@ -24,45 +24,45 @@ class BatchNormalization(keras.layers.BatchNormalization):
         moving = momentum moving + (1 - momentum) batch          (mean and variance alike)
 
     with the biased variance and xh the normalized input. In inference, or where the layer is not
-    trainable, the moving statistics take the place of the batch's. Two things differ from Keras,
+    trainable, the moving statistics replace the batch's. Two things differ from Keras,
     for the better: the variance of `synchronized` is that of centered values, which does not
     cancel where the mean is large, and a `mask` works together with `synchronized`. Inference,
     `renorm=True` and ragged inputs run Keras's own code.
 
     Args:
-        axis: Integer, the axis of the channels. Defaults to -1.
-        momentum: Number in [0, 1], the share of the moving statistics that a step keeps. Defaults
+        axis: integer, the axis of the channels. Defaults to -1.
+        momentum: number in [0, 1], the share of the moving statistics that a step keeps. Defaults
             to 0.99.
-        epsilon: Non-negative number added to the variance. Defaults to 1e-3.
-        center: Whether there is an offset `beta`. Defaults to `True`.
-        scale: Whether there is a scale `gamma`. Defaults to `True`.
-        beta_initializer: Initializer of beta. Defaults to `"zeros"`.
-        gamma_initializer: Initializer of gamma. Defaults to `"ones"`.
-        moving_mean_initializer: Initializer of the moving mean. Defaults to `"zeros"`.
-        moving_variance_initializer: Initializer of the moving variance. Defaults to `"ones"`.
-        beta_regularizer: Regularizer of beta, or `None`.
-        gamma_regularizer: Regularizer of gamma, or `None`.
-        beta_constraint: Constraint of beta, or `None`.
-        gamma_constraint: Constraint of gamma, or `None`.
-        renorm: Whether to renormalize to the moving statistics in training. Defaults to `False`.
-        renorm_clipping: Dictionary with any of `"rmax"`, `"rmin"`, `"dmax"`, or `None`.
-        renorm_momentum: Momentum of the statistics of `renorm`. Defaults to 0.99.
-        synchronized: Whether the statistics, and the sums of the backward pass, are those of all
+        epsilon: non-negative number added to the variance. Defaults to 1e-3.
+        center: whether there is an offset `beta`. Defaults to `True`.
+        scale: whether there is a scale `gamma`. Defaults to `True`.
+        beta_initializer: initializer of beta. Defaults to `"zeros"`.
+        gamma_initializer: initializer of gamma. Defaults to `"ones"`.
+        moving_mean_initializer: initializer of the moving mean. Defaults to `"zeros"`.
+        moving_variance_initializer: initializer of the moving variance. Defaults to `"ones"`.
+        beta_regularizer: regularizer of beta, or `None`.
+        gamma_regularizer: regularizer of gamma, or `None`.
+        beta_constraint: constraint of beta, or `None`.
+        gamma_constraint: constraint of gamma, or `None`.
+        renorm: whether to renormalize to the moving statistics in training. Defaults to `False`.
+        renorm_clipping: dictionary with any of `"rmax"`, `"rmin"`, `"dmax"`, or `None`.
+        renorm_momentum: momentum of the statistics of `renorm`. Defaults to 0.99.
+        synchronized: whether the statistics, and the sums of the backward pass, are those of all
             replicas of a `tf.distribute` strategy. Defaults to `False`.
-        **kwargs: Arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
+        **kwargs: arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
-        inputs: Tensor of rank 1 or more.
-        training: Whether to use and update the batch's statistics. `fit` sets it.
-        mask: Boolean tensor that broadcasts to the input's shape without its last axis: only
+        inputs: tensor of rank 1 or more.
+        training: whether to use and update the batch's statistics. `fit` sets it.
+        mask: boolean tensor that broadcasts to the input's shape without its last axis: only
             positions that are true count in the statistics.
 
     Output shape:
         The input's.
 
     Raises:
-        TypeError: If `axis`, `momentum` or `epsilon` is not a number of its kind.
-        ValueError: If `axis` is outside the input's rank or of unknown length, `momentum` outside
+        TypeError: if `axis`, `momentum` or `epsilon` is not a number of its kind.
+        ValueError: if `axis` is outside the input's rank or of unknown length, `momentum` outside
             [0, 1], `epsilon` negative, or `mask` of another rank than the input's less one.
 
     Example:
@@ -131,14 +131,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         keras_own = self.renorm or isinstance(inputs, tf.RaggedTensor)
         if not (training and self.trainable) or keras_own:
             return super().call(inputs, training=training, mask=mask)
+        options = {"axis": self.axis, "epsilon": self.epsilon, "synchronized": self.synchronized}
+        inputs = as_floating(inputs, "float32")
         outputs, mean, variance = ops.batch_normalization(
-            as_floating(inputs, "float32"),
-            self.gamma,
-            self.beta,
-            axis=self.axis,
-            epsilon=self.epsilon,
-            mask=mask,
-            synchronized=self.synchronized,
+            inputs, self.gamma, self.beta, mask=mask, **options
         )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             kept = keras.ops.cast(moving, batch.dtype) * self.momentum
@@ -159,27 +155,27 @@ class LayerNormalization(keras.layers.LayerNormalization):
     The deprecated `rms_scaling` and ragged inputs run Keras's own code.
 
     Args:
-        axis: Integer or list of integers, the axes normalized over. Defaults to -1.
-        epsilon: Non-negative number added to the variance. Defaults to 1e-3.
-        center: Whether there is an offset `beta`. Defaults to `True`.
-        scale: Whether there is a scale `gamma`. Defaults to `True`.
-        beta_initializer: Initializer of beta. Defaults to `"zeros"`.
-        gamma_initializer: Initializer of gamma. Defaults to `"ones"`.
-        beta_regularizer: Regularizer of beta, or `None`.
-        gamma_regularizer: Regularizer of gamma, or `None`.
-        beta_constraint: Constraint of beta, or `None`.
-        gamma_constraint: Constraint of gamma, or `None`.
-        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+        axis: integer or list of integers, the axes normalized over. Defaults to -1.
+        epsilon: non-negative number added to the variance. Defaults to 1e-3.
+        center: whether there is an offset `beta`. Defaults to `True`.
+        scale: whether there is a scale `gamma`. Defaults to `True`.
+        beta_initializer: initializer of beta. Defaults to `"zeros"`.
+        gamma_initializer: initializer of gamma. Defaults to `"ones"`.
+        beta_regularizer: regularizer of beta, or `None`.
+        gamma_regularizer: regularizer of gamma, or `None`.
+        beta_constraint: constraint of beta, or `None`.
+        gamma_constraint: constraint of gamma, or `None`.
+        **kwargs: arguments of every Keras layer, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: Tensor of rank 1 or more.
+        inputs: tensor of rank 1 or more.
 
     Output shape:
         The input's.
 
     Raises:
-        TypeError: If `axis` or `epsilon` is not a number of its kind.
-        ValueError: If `axis` is outside the input's rank, of unknown length or repeated, or
+        TypeError: if `axis` or `epsilon` is not a number of its kind.
+        ValueError: if `axis` is outside the input's rank, of unknown length or repeated, or
             `epsilon` negative.
 
     Example:
@@ -223,9 +219,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the weights, one entry per normalized feature."""
-        axes = [
-            check_axis("axis", a, input_shape, "inputs", known=True) for a in _listed(self.axis)
-        ]
+        axes = _listed(self.axis)
+        axes = [check_axis("axis", a, input_shape, "inputs", known=True) for a in axes]
         if not axes or len(set(axes)) < len(axes):
             raise ValueError(
                 "`axis` must name at least one axis, each once. "
@@ -237,13 +232,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
         """Apply the layer."""
         if self.rms_scaling or isinstance(inputs, tf.RaggedTensor):
             return super().call(inputs)
-        outputs = ops.layer_normalization(
-            as_floating(inputs, "float32"),
-            self.gamma,
-            self.beta,
-            axis=self.axis,
-            epsilon=self.epsilon,
-        )
+        inputs = as_floating(inputs, "float32")
+        outputs = ops.layer_normalization(inputs, self.gamma, self.beta, self.axis, self.epsilon)
         return keras.ops.cast(outputs, self.compute_dtype)
 
 
@@ -259,29 +249,29 @@ class GroupNormalization(keras.layers.GroupNormalization):
         dx = (g - mean(g) - xh mean(g xh)) / sqrt(variance + epsilon),    g = dy gamma
 
     Args:
-        groups: Positive integer that divides the channels, or -1 for one group per channel
+        groups: positive integer that divides the channels, or -1 for one group per channel
             (instance normalization). Defaults to 32.
-        axis: Integer, the axis of the channels, not the first. Defaults to -1.
-        epsilon: Non-negative number added to the variance. Defaults to 1e-3.
-        center: Whether there is an offset `beta`. Defaults to `True`.
-        scale: Whether there is a scale `gamma`. Defaults to `True`.
-        beta_initializer: Initializer of beta. Defaults to `"zeros"`.
-        gamma_initializer: Initializer of gamma. Defaults to `"ones"`.
-        beta_regularizer: Regularizer of beta, or `None`.
-        gamma_regularizer: Regularizer of gamma, or `None`.
-        beta_constraint: Constraint of beta, or `None`.
-        gamma_constraint: Constraint of gamma, or `None`.
-        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
+        axis: integer, the axis of the channels, not the first. Defaults to -1.
+        epsilon: non-negative number added to the variance. Defaults to 1e-3.
+        center: whether there is an offset `beta`. Defaults to `True`.
+        scale: whether there is a scale `gamma`. Defaults to `True`.
+        beta_initializer: initializer of beta. Defaults to `"zeros"`.
+        gamma_initializer: initializer of gamma. Defaults to `"ones"`.
+        beta_regularizer: regularizer of beta, or `None`.
+        gamma_regularizer: regularizer of gamma, or `None`.
+        beta_constraint: constraint of beta, or `None`.
+        gamma_constraint: constraint of gamma, or `None`.
+        **kwargs: arguments of every Keras layer, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: Tensor of rank 2 or more, the examples on its first axis.
+        inputs: tensor of rank 2 or more, the examples on its first axis.
 
     Output shape:
         The input's.
 
     Raises:
-        TypeError: If `axis` or `epsilon` is not a number of its kind.
-        ValueError: If `groups` is not positive (or -1) or does not divide the channels, `axis` is
+        TypeError: if `axis` or `epsilon` is not a number of its kind.
+        ValueError: if `groups` is not positive (or -1) or does not divide the channels, `axis` is
             the first, outside the input's rank or of unknown length, or `epsilon` negative.
 
     Example:
@@ -343,14 +333,9 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        outputs = ops.group_normalization(
-            as_floating(inputs, "float32"),
-            self.groups,
-            self.gamma,
-            self.beta,
-            axis=self.axis,
-            epsilon=self.epsilon,
-        )
+        inputs = as_floating(inputs, "float32")
+        weights = self.gamma, self.beta
+        outputs = ops.group_normalization(inputs, self.groups, *weights, self.axis, self.epsilon)
         return keras.ops.cast(outputs, self.compute_dtype)
 
 

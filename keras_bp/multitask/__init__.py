@@ -1,4 +1,4 @@
-"""Several tasks on shared weights: how their gradients become one step."""
+"""Several tasks on shared weights: combining their gradients into one step."""
 
 from keras_bp.multitask.combiner import Combiner
 from keras_bp.multitask.loss_weightings import GradNorm, LossWeighting, UncertaintyWeighting

@@ -1,4 +1,4 @@
-"""From the tasks' gradients to one: which are shared, which are left out, the weighted sum."""
+"""Combines the tasks' gradients: finds what is shared, leaves tasks out, forms the weighted sum."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Combiner(Weighting):
 
         d = J^T a,    a = weights(M),    M = J J^T
 
-    so that a rule needs the T x T Gramian alone, which is summed in float64 over the shared
+    so that a rule needs only the T x T Gramian, which is summed in float64 over the shared
     variables. A rule derives from this class and overrides `_weights(gramian, present)`: `gramian`
     is in float64, at least (1, 1) and of known shape, `present` a boolean tensor of shape (T,); a
     task that is not present has a row and a column of zeros, and its weight is not used.
@@ -42,7 +42,7 @@ class Combiner(Weighting):
     that weighs each variable's gradients separately is `BlockwiseUPGrad`.
 
     Tasks whose gradients are not finite are left out of the step, as if they were not there.
-    Gradients in float16 or bfloat16 are combined in float32, and d is of their dtype. Everything
+    Gradients in float16 or bfloat16 are combined in float32, and d is of their dtype. It all
     runs inside `tf.function`, compiled by XLA too; without it, in a custom loop:
 
         with tf.GradientTape(persistent=True) as tape:
@@ -50,17 +50,17 @@ class Combiner(Weighting):
         optimizer.apply(combiner.gradients(tape, losses, variables), variables)
 
     Args:
-        **arguments: The rule's constructor's arguments, for `get_config`.
+        **arguments: the rule's constructor's arguments, for `get_config`.
 
     Call arguments:
-        jacobian: Floating-point tensor of shape (T, P).
+        jacobian: floating-point tensor of shape (T, P).
 
     Output shape:
         (P,).
 
     Raises:
-        TypeError: If what is called with is not floating point.
-        ValueError: If it has another shape.
+        TypeError: if the Jacobian is not floating point.
+        ValueError: if it has another shape.
 
     Example:
         >>> class Shortest(keras_bp.multitask.Combiner):
@@ -88,7 +88,7 @@ class Combiner(Weighting):
         jacobian = check_floating("jacobian", jacobian)
         if jacobian.shape.rank != 2 or not jacobian.shape[0]:
             raise ValueError(
-                "`jacobian` must have the shape (T, P), with a row for each of one or more tasks. "
+                "`jacobian` must have the shape (T, P), with one row per task, one or more. "
                 f"Received: jacobian of shape {jacobian.shape}"
             )
         present = tf.reduce_all(tf.math.is_finite(jacobian), axis=1)
@@ -107,11 +107,11 @@ class Combiner(Weighting):
     ) -> list[Gradient]:
         """Return the gradients of a step, one for each variable.
 
-        A variable that two or more tasks depend on is shared, and gets the combined gradient; one
-        that a single task depends on, such as its head's, gets that task's own; one that none
-        depends on gets None. The weights come from the Gramian over all shared variables; a task
-        without any has no part in them. With one task, or without shared variables, the gradients
-        are the plain ones.
+        A variable that two or more tasks depend on is shared and gets the combined gradient; one
+        that a single task depends on, such as its head's, gets that task's gradient; one that no
+        task depends on gets None. The weights come from the Gramian over all shared variables; a
+        task without any has no part in them. With one task, or without shared variables, the
+        gradients are the plain ones.
 
         A task whose loss or whose gradient in any variable is not finite is left out of the step:
         the others are combined without it, and the variables of its own get zeros. So is one whose
@@ -122,17 +122,17 @@ class Combiner(Weighting):
         expects.
 
         Args:
-            tape: A `tf.GradientTape(persistent=True)` that has recorded the losses.
-            losses: The tasks' scalar losses: a list, tuple or dict of tensors or None.
-            variables: List of variables.
+            tape: a `tf.GradientTape(persistent=True)` that has recorded the losses.
+            losses: the tasks' scalar losses: a list, tuple or dict of tensors or None.
+            variables: list of variables.
 
         Returns:
             A list of tensors, `tf.IndexedSlices` (where all of a variable's gradients are; ids may
             repeat) and None, in the variables' dtypes and order.
 
         Raises:
-            TypeError: If `losses` or `variables` is no list, or an item no tensor.
-            ValueError: If the tape is not persistent, a loss is not scalar, or none is given.
+            TypeError: if `losses` or `variables` is not a list, or an item is not a tensor.
+            ValueError: if the tape is not persistent, a loss is not scalar, or there is no loss.
         """
         return self.combine_tasks(*_tape_gradients(tape, losses, variables)).gradients
 
@@ -141,12 +141,12 @@ class Combiner(Weighting):
         task_gradients: Sequence[Sequence[Gradient]],
         losses: Sequence[tf.Tensor | None] | None = None,
     ) -> CombinedGradients:
-        """Combine given gradients: what `gradients` does once it has those of each task.
+        """Combine given gradients, as `gradients` does with those from the tape.
 
         Args:
-            task_gradients: List of T lists, each with a task's gradient for every variable, in one
+            task_gradients: list of T lists, each with a task's gradient for every variable, in one
                 order: tensors, `tf.IndexedSlices` or None.
-            losses: List of T scalar losses, or None to skip the check that they are finite.
+            losses: list of T scalar losses, or None to skip the check that they are finite.
 
         Returns:
             A `CombinedGradients` with the attributes `gradients`; `present`, which of the tasks
@@ -161,13 +161,13 @@ class Combiner(Weighting):
         tasks, given, replicas = _over_replicas(tasks, given)
         present = tf.stack(
             [
-                tf.constant(False) if none else all_finite([*task, loss])
-                for task, loss, none in zip(tasks, given, missing, strict=True)
+                tf.constant(False) if is_missing else all_finite([*task, loss])
+                for task, loss, is_missing in zip(tasks, given, missing, strict=True)
             ]
         )
         tasks = [
-            [_zeros_unless(there, gradient) for gradient in task]
-            for task, there in zip(tasks, tf.unstack(present), strict=True)
+            [_zeros_unless(is_present, gradient) for gradient in task]
+            for task, is_present in zip(tasks, tf.unstack(present), strict=True)
         ]
         columns = [list(column) for column in zip(*tasks, strict=True)]
         owners = np.array([[g is not None for g in column] for column in columns], bool)
@@ -182,16 +182,11 @@ class Combiner(Weighting):
             for column, own, weights_here in zip(columns, owners, of_variables, strict=True)
         ]
         square = scale**2
-        return CombinedGradients(
-            gradients,
-            present,
-            total * square,
-            [None if gramian is None else gramian * square for gramian in gramians],
-            weights,
-        )
+        parts = [None if gramian is None else gramian * square for gramian in gramians]
+        return CombinedGradients(gradients, present, total * square, parts, weights)
 
     def _weights_of_variables(self, total, gramians, owners, present, losses):
-        """Return the weights, and what they are for each variable: here the same for all.
+        """Return the weights, and those for each variable: here the same for all.
 
         Args:
             total: float64 tensor of shape (T, T), the Gram matrix over all shared variables.
@@ -200,7 +195,7 @@ class Combiner(Weighting):
             present: boolean tensor of shape (T,).
             losses: float64 tensor of shape (T,), or None.
         """
-        # A task without shared variables has no part; as a row of zeros it would count.
+        # A task without shared variables takes no part; as a row of zeros it would count.
         sharing = owners[owners.sum(axis=1) > 1].any(axis=0)
         weights = self.weights(total, present & sharing, losses)
         return weights, [weights] * len(gramians)
@@ -217,7 +212,7 @@ def _tape_gradients(tape, losses, variables):
             "`variables` must be a list or tuple of variables. "
             f"Received: variables={variables!r} (of type {type(variables).__name__})"
         )
-    # TensorFlow's own error, at the second gradient, does not say which tape is meant.
+    # TensorFlow's own error, at the second gradient, does not say which tape it means.
     if len(losses) > 1 and not is_persistent(tape):
         raise ValueError(
             "`tape` must be persistent, since each task's gradient is taken from it: "
@@ -225,8 +220,8 @@ def _tape_gradients(tape, losses, variables):
             "losses"
         )
     variables = list(variables)
-    nothing = [None] * len(variables)
-    return [nothing if x is None else tape.gradient(x, variables) for x in losses], losses
+    missing = [None] * len(variables)
+    return [missing if x is None else tape.gradient(x, variables) for x in losses], losses
 
 
 def _checked_losses(losses):
@@ -251,12 +246,12 @@ def _checked_losses(losses):
                 f"Received: losses[{number}] of shape {loss.shape}"
             )
     if all(loss is None for loss in losses):
-        raise ValueError(f"`losses` must hold one loss at least. Received: losses={losses!r}")
+        raise ValueError(f"`losses` must hold one loss or more. Received: losses={losses!r}")
     return list(losses)
 
 
 def _checked(task_gradients, losses):
-    """Return the tasks' gradients as lists of tensors once they are known to fit together."""
+    """Check that the tasks' gradients fit together, and return them as lists of tensors."""
     expected = "`task_gradients` must hold a list of gradients for each task"
     if not isinstance(task_gradients, list | tuple) or not all(
         isinstance(task, list | tuple) for task in task_gradients
@@ -272,13 +267,7 @@ def _checked(task_gradients, losses):
         )
     tasks = [[_tensor(gradient) for gradient in task] for task in task_gradients]
     for number, column in enumerate(zip(*tasks, strict=True)):
-        shapes = [
-            tf.TensorShape([None, *values_of(g).shape[1:]])
-            if isinstance(g, tf.IndexedSlices)
-            else g.shape
-            for g in column
-            if g is not None
-        ]
+        shapes = [_shape(gradient) for gradient in column if gradient is not None]
         if not all(shapes[0].is_compatible_with(shape) for shape in shapes[1:]):
             raise ValueError(
                 f"{expected}, of one shape for each variable. Received: shapes "
@@ -293,8 +282,14 @@ def _tensor(gradient):
     return tf.convert_to_tensor(gradient)
 
 
+def _shape(gradient):
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.TensorShape([None, *values_of(gradient).shape[1:]])
+    return gradient.shape
+
+
 def _over_replicas(tasks, losses):
-    """Sum over the replicas, for all of them to see the same gradients and the same faults."""
+    """Sum over the replicas, so that all see the same gradients and the same faults."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if replicas == 1:
         return tasks, losses, 1
@@ -302,8 +297,8 @@ def _over_replicas(tasks, losses):
     return [[next(summed) for _ in task] for task in tasks], list(summed), replicas
 
 
-def _zeros_unless(there, gradient):
-    return map_values(lambda values: tf.where(there, values, tf.zeros_like(values)), gradient)
+def _zeros_unless(present, gradient):
+    return map_values(lambda values: tf.where(present, values, tf.zeros_like(values)), gradient)
 
 
 def _stacked(losses, present):
@@ -313,7 +308,7 @@ def _stacked(losses, present):
 
 
 def _scale(columns, owners):
-    """Return what gradients are divided by before they are squared: 1 where float64 has room."""
+    """Return the divisor of gradients before they are squared: 1 where float64 suffices."""
     shared = [column for column, own in zip(columns, owners, strict=True) if own.sum() > 1]
     tensors = [values_of(g) for column in shared for g in column if g is not None]
     one = tf.constant(1.0, tf.float64)
@@ -366,8 +361,7 @@ def _gramian(column, owners, scale):
 def _rows_per_id(gradients):
     """Return a dense tensor for each gradient: its rows summed per id, ids in one order for all."""
     ids = _joined_ids(gradients)
-    # As many segments as there are rows, some of them empty: the ids' own number is unknown to
-    # XLA, which pads them.
+    # As many segments as rows, some of them empty: XLA does not know the number of ids, and pads.
     segments = tf.unique(ids).idx
     parts = tf.split(segments, [tf.size(g.indices) for g in gradients], num=len(gradients))
     return [
@@ -411,11 +405,8 @@ def _weighted_sum(weights, gradients):
 
     if isinstance(gradients, list) and all(isinstance(g, tf.IndexedSlices) for g in gradients):
         values = [weighted(g.values, number) for number, g in enumerate(gradients)]
-        return tf.IndexedSlices(
-            rescaled(tf.concat(values, axis=0), gradients[0].dtype),
-            _joined_ids(gradients),
-            gradients[0].dense_shape,
-        )
+        total = rescaled(tf.concat(values, axis=0), gradients[0].dtype)
+        return tf.IndexedSlices(total, _joined_ids(gradients), gradients[0].dense_shape)
     dense = [tf.convert_to_tensor(gradients[number]) for number in range(count)]
     total = tf.add_n([weighted(tensor, number) for number, tensor in enumerate(dense)])
     return rescaled(total, dense[0].dtype)

@@ -1,4 +1,4 @@
-"""Combiners that learn a weight for each task from the tasks' losses."""
+"""Combiners that learn a weight per task from the tasks' losses."""
 
 import keras
 import tensorflow as tf
@@ -21,17 +21,17 @@ class LossWeighting(Combiner):
     `MultiTaskModel` and `gradients` hand it the losses; elsewhere they must be given.
 
     Args:
-        **arguments: The rule's constructor's arguments, for `get_config`.
+        **arguments: the rule's constructor's arguments, for `get_config`.
 
     Raises:
-        ValueError: When called without losses.
+        ValueError: when called without losses.
     """
 
     def build(self, tasks: int) -> None:
-        """Make the rule's variables for a number of tasks, if they are not there.
+        """Create the rule's variables for a number of tasks, unless they exist.
 
-        The first step does it, where it was not done; a `MultiTaskModel` does when it is made.
-        Under `tf.distribute`, a custom loop must, in the strategy's scope.
+        A `MultiTaskModel` calls this in its constructor, otherwise the first step does. Under
+        `tf.distribute`, a custom loop must call it in the strategy's scope.
         """
         if not self.variables:
             with tf.init_scope():
@@ -45,12 +45,12 @@ class LossWeighting(Combiner):
     def weights(
         self, gramian: Array, present: Array | None = None, losses: Array | None = None
     ) -> tf.Tensor:
-        """Return the weights of the tasks, in float64, and let those that are learnt take a step.
+        """Return the weights of the tasks, in float64; learned weights take a step.
 
         Args:
-            gramian: As in `Combiner.weights`.
-            present: As in `Combiner.weights`.
-            losses: Floating-point tensor of shape (T,). A task whose loss is not finite is left
+            gramian: as in `Combiner.weights`.
+            present: as in `Combiner.weights`.
+            losses: floating-point tensor of shape (T,). A task whose loss is not finite is left
                 out.
 
         Returns:
@@ -87,18 +87,13 @@ class LossWeighting(Combiner):
 
 def task_variable(tasks, value, name):
     """Return a variable of shape (tasks,), float32, in which all replicas hold the same."""
-    return keras.Variable(
-        [value] * tasks,
-        dtype="float32",
-        trainable=False,
-        aggregation="only_first_replica",
-        name=name,
-    )
+    options = {"dtype": "float32", "trainable": False, "aggregation": "only_first_replica"}
+    return keras.Variable([value] * tasks, name=name, **options)
 
 
 @serializable
 class GradNorm(LossWeighting):
-    """Weighs the tasks' losses so that those that lag behind have the longer gradients.
+    """Weighs the tasks' losses so that tasks that lag behind have longer gradients.
 
     With the weights w, 1 at first, and the losses L_i(0) of the first step,
 
@@ -108,29 +103,29 @@ class GradNorm(LossWeighting):
 
         sum over i of |G_i / G - r_i^alpha|,    G = mean of the G_j
 
-    in log w alone, with G and r_i held fast, and are scaled for their sum to stay as it was, T.
-    The paper steps in w itself, down the sum without the G below the line. The logarithm keeps the
-    weights above 0, and steps are a share of a weight, so that tasks may differ by any factor; with
-    G below the line `learning_rate` does not depend on the losses' units.
+    in log w alone, with G and r_i held fixed, and are scaled so that their sum stays T. The paper
+    steps in w itself, down the sum without the division by G. The logarithm keeps the weights above
+    0, and steps are a share of a weight, so that tasks may differ by any factor; with the division
+    by G `learning_rate` does not depend on the losses' units.
 
-    Without the losses' pace, with alpha = 0, all G_i become equal. Where micro-steps are
-    accumulated, the weights move in each of them.
+    With alpha = 0, without the losses' pace, all G_i become equal. With accumulation the weights
+    move in each micro-step.
 
-    The g_i are the gradients of all shared variables, where the paper takes those of the last
-    shared layer, to save the cost of the others, which here are at hand. As every combiner it acts
-    on shared variables: those of a single task get its own gradient, without the weight.
+    The g_i are the gradients of all shared variables, which are available here; the paper takes
+    those of the last shared layer, to save cost. Like every combiner it acts on shared variables:
+    those of a single task get its own gradient, without the weight.
 
     It needs the losses, which must be above 0: in a `MultiTaskModel` and in `gradients` it has
     them; `combiner(jacobian, losses)` and `combine_tasks(task_gradients, losses)` are given them.
 
     Args:
-        alpha: Number of 0 or more: how strongly a task that lags behind is helped; 0 brings all
-            gradients to one length. Defaults to 1.5.
-        learning_rate: Number above 0, of the steps of log w. Defaults to 0.025.
+        alpha: number of 0 or more: how strongly a task that lags behind is helped; 0 gives all
+            gradients the same length. Defaults to 1.5.
+        learning_rate: number above 0, for the steps of log w. Defaults to 0.025.
 
     Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If one is out of its range, or when called without losses.
+        TypeError: if an argument is not a number.
+        ValueError: if one is out of its range, or when called without losses.
 
     Example:
         >>> combiner = keras_bp.multitask.GradNorm(alpha=0.0, learning_rate=1e-3)
@@ -151,11 +146,8 @@ class GradNorm(LossWeighting):
         super().__init__(alpha=self.alpha, learning_rate=self.learning_rate)
 
     def _new_variables(self, tasks):
-        # A first loss of 0 says that the task has had no step yet.
-        return [
-            task_variable(tasks, 1.0, "weights"),
-            task_variable(tasks, 0.0, "first_losses"),
-        ]
+        # A first loss of 0 means that the task has had no step yet.
+        return [task_variable(tasks, 1.0, "weights"), task_variable(tasks, 0.0, "first_losses")]
 
     def _weights(self, gramian, present, losses):
         weights, first_losses = self.variables
@@ -174,7 +166,7 @@ class GradNorm(LossWeighting):
         pace = tf.maximum(left / tf.where(mean_left > 0.0, mean_left, 1.0), 0.0)
         slope = tf.sign(share - pace**self.alpha) * share
         new = old * tf.exp(-self.learning_rate * slope)
-        # The weights of tasks that have no part in the step stay as they are.
+        # The weights of tasks that take no part in the step stay as they are.
         others = tf.reduce_sum(tf.where(~moves, old, 0.0))
         moved = tf.reduce_sum(tf.where(moves, new, 0.0))
         new *= (gramian.shape[0] - others) / tf.where(moved > 0.0, moved, 1.0)
@@ -186,31 +178,31 @@ class GradNorm(LossWeighting):
 class UncertaintyWeighting(LossWeighting):
     """Weighs each task's loss by the variance of its noise, which it learns.
 
-    Of the loss with a log-variance s_i for each task, 0 at first,
+    From the loss with a log-variance s_i for each task, 0 at first,
 
         L = sum over i of exp(-s_i) L_i + s_i / 2
 
     the tasks' gradients get the weights a_i = exp(-s_i), and each s_i takes a step down its own
-    slope, 1/2 - exp(-s_i) L_i, bounded to -1 and 1, after the weights were used. Of a loss that
-    stays as it is, the weight ends at 1 / (2 L_i): large losses count less, whatever their units.
-    The s_i stay within -20 and 20, as the weight of a loss of 0 would grow without end. Where
-    micro-steps are accumulated, they move in each of them.
+    slope, 1/2 - exp(-s_i) L_i, bounded to -1 and 1, after the weights were used. If a loss
+    stays constant, its weight ends at 1 / (2 L_i): large losses count less, whatever their units.
+    The s_i stay within -20 and 20, as the weight of a loss of 0 would grow without bound. With
+    accumulation they move in each micro-step.
 
-    This is the paper's form for a classification. For a regression it has exp(-s_i) / 2 before the
-    loss, which begins at half the weight, and ends at the same.
+    This is the paper's form for classification. For regression it has exp(-s_i) / 2 before the
+    loss, which begins at half the weight and ends at the same one.
 
-    As every combiner it acts on shared variables: those of a single task get its own gradient,
-    without the weight, which an optimizer such as Adam takes out again anyway.
+    Like every combiner it acts on shared variables: those of a single task get its own gradient,
+    without the weight, which an optimizer such as Adam cancels anyway.
 
     It needs the losses, which must not be negative: in a `MultiTaskModel` and in `gradients` it has
     them; `combiner(jacobian, losses)` and `combine_tasks(task_gradients, losses)` are given them.
 
     Args:
-        learning_rate: Number above 0, of the steps of s. Defaults to 0.025.
+        learning_rate: number above 0, for the steps of s. Defaults to 0.025.
 
     Raises:
-        TypeError: If `learning_rate` is not a number.
-        ValueError: If it is not above 0 and finite, or when called without losses.
+        TypeError: if `learning_rate` is not a number.
+        ValueError: if it is not above 0 and finite, or when called without losses.
 
     Example:
         >>> combiner = keras_bp.multitask.UncertaintyWeighting()

@@ -30,32 +30,32 @@ class MultiTaskModel(keras.Model):
     to the combined one.
 
     A task whose gradient is not finite is left out of the step; `logs["left_out"]` counts how often
-    that has happened since the model was made, and `left_out()` says for which tasks. Inside a
-    `LossScaleOptimizer` the whole step is skipped instead, as its scale falls by that only.
+    that has happened since the model was created, and `left_out()` says for which tasks. Inside a
+    `LossScaleOptimizer` the whole step is skipped instead, since only that lowers the scale.
 
-    `listeners` is a list of functions that the step calls, as it is traced, with what it makes of
-    the tasks' gradients: `listener(variables, task_gradients, combined)`, where `variables` are the
-    trainable ones; `task_gradients` holds a list for each task with its gradient of each variable,
-    or None where it does not depend on it (of this replica's batch, a loss scale still in it); and
-    `combined` is the `CombinedGradients` of `Combiner.combine_tasks`, such as each variable's Gram
-    matrix, over all replicas. A listener may add operations to the step; it is called again only as
-    the step is traced anew (`make_train_function(force=True)`). Keras does not track the list, and
-    it is not saved; `append` to it.
+    `listeners` is a list of functions that the step calls, as it is traced, with the tasks'
+    gradients and their combination: `listener(variables, task_gradients, combined)`, where
+    `variables` are the trainable ones; `task_gradients` holds a list for each task with its
+    gradient of each variable, or None where it does not depend on it (of this replica's batch, a
+    loss scale still in it); and `combined` is the `CombinedGradients` of `Combiner.combine_tasks`,
+    such as each variable's Gram matrix, over all replicas. A listener may add operations to the
+    step; it is called again only when the step is retraced (`make_train_function(force=True)`).
+    Keras does not track the list, and it is not saved; `append` to it.
 
-    `MultiTaskModel.from_config(model.get_config())` makes another; `keras.models.clone_model` does
+    `MultiTaskModel.from_config(model.get_config())` creates a copy; `keras.models.clone_model` does
     not pass on `combiner`.
 
     Args:
-        inputs: As for `keras.Model`.
-        outputs: As for `keras.Model`, two or more: one for each task.
-        name: String, the model's name. Defaults to one that Keras makes up.
-        combiner: A `Combiner`, such as `PCGrad()`, made in the strategy's scope as the model is.
-            The state of a random order and weights that are learnt are among the model's
-            `variables`, as the state of a `Dropout` is.
+        inputs: as for `keras.Model`.
+        outputs: as for `keras.Model`, two or more: one for each task.
+        name: string, the model's name. Defaults to an automatic one.
+        combiner: a `Combiner`, such as `PCGrad()`, created in the strategy's scope like the model.
+            The state of a random order and learned weights are among the model's `variables`, like
+            the state of a `Dropout`.
 
     Raises:
         TypeError: if `combiner` is not a `Combiner`.
-        ValueError: if there is one output only, or none of the outputs has a loss.
+        ValueError: if there is only one output, or no output has a loss.
 
     Example:
     ```python
@@ -77,8 +77,8 @@ class MultiTaskModel(keras.Model):
     ```
     """
 
-    # The names of the arguments are those of Keras's functional model, by which it knows that such
-    # a model can be saved and made anew.
+    # By the names of these arguments Keras recognizes a functional model, which it can save and
+    # create again.
     def __init__(
         self,
         inputs: Any,
@@ -95,7 +95,7 @@ class MultiTaskModel(keras.Model):
             )
         if len(keras.tree.flatten(outputs)) < 2:
             raise ValueError(
-                "`outputs` must be two or more, one for each task. "
+                "`outputs` must be two or more, one per task. "
                 f"Received: {len(keras.tree.flatten(outputs))} output"
             )
         super().__init__(inputs, outputs, name=name, **kwargs)
@@ -135,7 +135,7 @@ class MultiTaskModel(keras.Model):
         if losses is not None:
             losses = _complete(losses, task_gradients)
         may_skip = hasattr(self.optimizer, "inner_optimizer")
-        learnt = [tf.convert_to_tensor(v) for v in self.combiner.variables] if may_skip else []
+        learned = [tf.convert_to_tensor(v) for v in self.combiner.variables] if may_skip else []
         combined = self.combiner.combine_tasks(task_gradients, losses)
         for listener in self.listeners:
             listener(variables, task_gradients, combined)
@@ -150,7 +150,7 @@ class MultiTaskModel(keras.Model):
         if may_skip:
             everywhere = tf.reduce_all(combined.present)
             gradients = [_or_nan(gradient, everywhere) for gradient in gradients]
-            for variable, before in zip(self.combiner.variables, learnt, strict=True):
+            for variable, before in zip(self.combiner.variables, learned, strict=True):
                 variable.assign(tf.where(everywhere, variable, before))
         self.optimizer.apply(gradients, variables)
         logs = self.compute_metrics(x, y, y_pred, sample_weight)
@@ -158,10 +158,8 @@ class MultiTaskModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the functional model, and the combiner."""
-        return {
-            **super().get_config(),
-            "combiner": keras.saving.serialize_keras_object(self.combiner),
-        }
+        combiner = keras.saving.serialize_keras_object(self.combiner)
+        return {**super().get_config(), "combiner": combiner}
 
     @classmethod
     def from_config(
@@ -172,12 +170,12 @@ class MultiTaskModel(keras.Model):
         return super().from_config({**config, "combiner": combiner}, custom_objects)
 
     def _loss_of_tasks(self, x, y, y_pred, sample_weight):
-        """Return the loss, and the list of the tasks' own where the combiner needs them."""
+        """Return the loss, and the list of the tasks' losses where the combiner needs them."""
         arguments = (x, y, y_pred, sample_weight)
         if not isinstance(self.combiner, LossWeighting) or self._compile_loss is None:
             return self.compute_loss(*arguments, training=True), None
         if not self._compile_loss.built:
-            # `fit` has built it; Keras does in the first call, which counts in its metrics.
+            # `fit` has built it; otherwise the first call does, which counts in its metrics.
             self._compile_loss(y, y_pred, sample_weight)
             for metric in self._compile_loss.metrics:
                 metric.reset_state()
@@ -194,7 +192,7 @@ class MultiTaskModel(keras.Model):
         return self.optimizer.scale_loss(penalty)
 
     def _track_loss(self, loss, x):
-        # Keras's own step shows the loss of the whole batch here, and has no public way to.
+        # Keras's own step shows the loss of the whole batch here; there is no public way.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
         self._loss_tracker.update_state(loss * replicas, sample_weight=batch_size)
@@ -239,25 +237,25 @@ def _task_gradients(tape, loss, outputs, variables):
 
 
 def _complete(losses, task_gradients):
-    """Return the losses, 0 for an output without one, once all that are there were recorded."""
+    """Return the losses, 0 for an output without one; raise an error if one was not recorded."""
     for number, (loss, task) in enumerate(zip(losses, task_gradients, strict=True)):
         if loss is None and any(gradient is not None for gradient in task):
             raise ValueError(
-                "`compute_loss` must hand the outputs, as it gets them, to the losses of "
-                "`compile`, for `combiner` to know each task's. "
+                "`compute_loss` must hand the outputs, unchanged, to the losses of `compile`, so "
+                "that `combiner` knows each task's. "
                 f"Received: no loss for output {number}"
             )
     return [tf.zeros(()) if loss is None else loss for loss in losses]
 
 
 def _take_overwritten(task_gradients, variables):
-    """Take out and return float8 scales: the variable's next value, in place of a gradient."""
+    """Remove and return float8 scales: a variable's next value, in place of a gradient."""
     values = [None] * len(variables)
     for i, variable in enumerate(variables):
         if getattr(variable, "overwrite_with_gradient", False):
-            of_tasks = [task[i] for task in task_gradients if task[i] is not None]
-            # The largest, as a scale or a history of magnitudes holds for all tasks then.
-            values[i] = functools.reduce(tf.maximum, of_tasks) if of_tasks else None
+            scales = [task[i] for task in task_gradients if task[i] is not None]
+            # The largest scale or history of magnitudes, which is valid for all tasks.
+            values[i] = functools.reduce(tf.maximum, scales) if scales else None
             for task in task_gradients:
                 task[i] = None
     return values

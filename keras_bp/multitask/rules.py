@@ -15,17 +15,17 @@ from keras_bp.multitask.solvers import (
 )
 from keras_bp.multitask.weighting import equal_weights, unit_scale
 
-# Of the sum of the sizes: below it a sum of weights is rounding, and there is no scale to take.
+# As a share of the sum of magnitudes: below it a sum of weights is rounding.
 VANISHING = 1e-9
 
 
 @serializable
 class Sum(Combiner):
-    """Adds up the tasks' gradients: what the gradient of the summed loss is.
+    """Adds up the tasks' gradients: the gradient of the summed loss.
 
         d = sum over i of g_i
 
-    The baseline that heeds no conflict: a task with a long gradient decides.
+    The baseline that ignores conflicts: a task with a long gradient dominates.
 
     Example:
         >>> combiner = keras_bp.multitask.Sum()
@@ -72,18 +72,17 @@ class PCGrad(Combiner):
     with the original g_j, and d is the sum of the h_i. With two tasks no conflict is left; with
     more, a later projection may bring back an earlier conflict, and the order matters.
 
-    The order is drawn anew in each step, for each task, from a `keras.random.SeedGenerator`:
-    reproducible from `keras.utils.set_random_seed`, and from `seed`. Compiled by XLA it is
-    another one.
+    In each step and for each task a new order is drawn from a `keras.random.SeedGenerator`:
+    reproducible from `keras.utils.set_random_seed`, and from `seed`. Under XLA the order differs.
 
     Args:
         reduction: `"sum"`, as in the paper, or `"mean"` of the projected gradients. Defaults to
             `"sum"`.
-        seed: Integer of 0 or more, or `None` to draw one.
+        seed: integer of 0 or more, or `None` to draw one.
 
     Raises:
-        TypeError: If `seed` is not an integer.
-        ValueError: If `reduction` is another, or `seed` is negative.
+        TypeError: if `seed` is not an integer.
+        ValueError: if `reduction` is not one of these, or `seed` is negative.
 
     Example:
         >>> combiner = keras_bp.multitask.PCGrad()
@@ -128,8 +127,8 @@ def project(gramian, orders):
     """Project each gradient off those that it conflicts with.
 
     Args:
-        gramian: Tensor M = J J^T of shape (T, T).
-        orders: Integer tensor of shape (T, T): row i holds the order in which task i meets the
+        gramian: tensor M = J J^T of shape (T, T).
+        orders: integer tensor of shape (T, T): row i holds the order in which task i meets the
             others; itself, wherever it stands, is passed over.
 
     Returns:
@@ -155,13 +154,13 @@ class MGDA(Combiner):
 
         d = J^T a,    a = argmin a^T M a,    a_i >= 0,  sum of a = 1,  M = J J^T
 
-    A step along -d lowers every task's loss, by the same amount to first order for the tasks with
-    a weight: g_i . d >= ||d||^2 for all i. Where d = 0 no direction lowers all (the point is
-    Pareto stationary), as in opposite gradients, or where one task's gradient is 0. The shortest
+    A step along -d lowers every task's loss, by the same amount to first order for tasks with a
+    weight above 0: g_i . d >= ||d||^2 for all i. Where d = 0 no direction lowers all (the point is
+    Pareto stationary), as with opposite gradients, or where one task's gradient is 0. The shortest
     gradient decides the step's length.
 
-    The minimum is exact to rounding, where the Frank-Wolfe iterations of other implementations
-    come near it only.
+    The minimum is exact to rounding, while the Frank-Wolfe iterations of other implementations
+    only approach it.
 
     Example:
         >>> combiner = keras_bp.multitask.MGDA()
@@ -189,17 +188,16 @@ class CAGrad(Combiner):
         d = g_0 + c ||g_0|| g_w / ||g_w||,    w = argmin g_w . g_0 + c ||g_0|| ||g_w||
 
     With c = 0 it is the mean. Where the best g_w is 0, or shorter than 1e-4 of the gradients that
-    it is made of, no direction in the ball lowers every loss: the point is taken for Pareto
-    stationary, and d is 0. One task with a gradient of 0 is enough for that, if g_0 raises no
-    other's loss.
+    form it, no direction in the ball lowers every loss: the point is considered Pareto stationary,
+    and d is 0. One task with a gradient of 0 is enough for that, if g_0 raises no other loss.
 
     Args:
-        c: Number of 0 or more, the ball's radius over ||g_0||; the paper's are 0.2 to 0.8. Below
+        c: number of 0 or more, the ball's radius over ||g_0||; the paper's are 0.2 to 0.8. Below
             1, a step lowers the mean loss. Defaults to 0.5.
 
     Raises:
-        TypeError: If `c` is not a number.
-        ValueError: If `c` is negative or not finite.
+        TypeError: if `c` is not a number.
+        ValueError: if `c` is negative or not finite.
 
     Example:
         >>> combiner = keras_bp.multitask.CAGrad(c=0.5)
@@ -224,7 +222,7 @@ class CAGrad(Combiner):
         length = tf.sqrt(tf.maximum(tf.tensordot(w, tf.linalg.matvec(gramian, w), 1), 0.0))
         lengths = tf.sqrt(tf.linalg.diag_part(gramian))
         stationary = length <= STATIONARY * tf.tensordot(w, lengths, 1)
-        # With a gradient of 0 the best w lies on it as a whole, but for rounding, or not at all.
+        # With a gradient of 0 the best w lies entirely on it, up to rounding, or not at all.
         on_zeros = tf.where(present & (lengths <= 0.0), w, tf.zeros_like(w))
         stationary |= tf.reduce_sum(on_zeros) > 0.5
         pull = radius / tf.where(~stationary, length, 1.0)
@@ -241,8 +239,8 @@ class IMTLG(Combiner):
 
     so that g_i . d / ||g_i|| is the same for all i, where the gradients are independent. M^+ is
     the pseudoinverse; a gradient of 0 gets no weight, and directions in which no gradient reaches
-    some 1e-6 of the longest one are taken for rounding. Weights may be negative. Where the v sum up
-    to 0, as in opposite gradients, d is 0.
+    some 1e-6 of the longest one count as rounding. Weights may be negative. Where the v sum to 0,
+    as with opposite gradients, d is 0.
 
     Example:
         >>> combiner = keras_bp.multitask.IMTLG()
@@ -263,7 +261,7 @@ class IMTLG(Combiner):
         weights = tf.linalg.matvec(vectors, inverse * along)
         total = tf.reduce_sum(weights)
         scale = tf.reduce_sum(tf.abs(weights))
-        # Gradients with M^+ sqrt(diag M) = 0 leave rounding alone: of v, not of its sum.
+        # Where M^+ sqrt(diag M) = 0 only rounding is left: of v, not of its sum.
         smallest = tf.sqrt(tf.reduce_sum(lengths**2) + 1e-300)
         vanishing = tf.abs(total) <= VANISHING * scale + 1e-12 / smallest
         return tf.where(~vanishing, weights / tf.where(~vanishing, total, 1.0), 0.0)
@@ -276,8 +274,8 @@ class AlignedMTL(Combiner):
         d = J^T B w,    B = sqrt(l_min) V diag(l)^(-1/2) V^T,    w_i = 1/T,    M = V diag(l) V^T
 
     over the eigenvalues l of M = J J^T that are not 0; a component of less than some 1e-6 of the
-    longest is taken for rounding, and left out. The condition number of the gradients,
-    which conflicts and differences in length raise, becomes 1. Equal and orthogonal gradients
+    longest counts as rounding, and is left out. The condition number of the gradients, which
+    conflicts and differences in length raise, becomes 1. Equal and orthogonal gradients
     give their mean.
 
     Example:
@@ -303,8 +301,8 @@ class AlignedMTL(Combiner):
 class UPGrad(Combiner):
     """Projects each gradient onto the dual cone of all, and averages the projections.
 
-    The dual cone {d: g_j . d >= 0 for all j} holds the directions that raise no task's loss when
-    one steps against them. The projection of g_i / T is J^T v_i with
+    The dual cone {d: g_j . d >= 0 for all j} holds the directions d for which a step along -d
+    raises no task's loss. The projection of g_i / T is J^T v_i with
 
         v_i = argmin v^T M v,    v >= e_i / T;        d = J^T (sum over i of v_i)
 
@@ -329,8 +327,8 @@ def projected_weights(gramians, present):
     """Return UPGrad's weights for K Gram matrices at once.
 
     Args:
-        gramians: Tensor of shape (K, T, T).
-        present: Boolean tensor of shape (K, T).
+        gramians: tensor of shape (K, T, T).
+        present: boolean tensor of shape (K, T).
 
     Returns:
         A tensor of shape (K, T).
@@ -351,11 +349,11 @@ class BlockwiseUPGrad(UPGrad):
 
         d^k = UPGrad of the g_i^k,    so that g_j^k . d^k >= 0 for all j and k
 
-    The rules that look at whole gradients let one layer's conflict pass where another layer's
-    agreement makes up for it, and where there is a conflict in sum, they bend the gradient in all
-    layers, those that agree among them. Here no conflict is left in any variable, and so none in
-    sum; a variable in which the tasks agree gets their mean, that of the tasks that it has a part
-    in. Which layers conflict is what `keras_bp.callbacks.GradientConflict` tells.
+    Rules on whole gradients overlook a conflict in one layer if another layer's agreement makes up
+    for it, and where there is a conflict in total, they bend the gradient in all layers, also in
+    those that agree. Here no conflict is left in any variable, and so none in total; a variable in
+    which the tasks agree gets the mean over the tasks that depend on it.
+    `keras_bp.callbacks.GradientConflict` shows which layers conflict.
 
     Called with a Jacobian, which is one block, it is `UPGrad`.
 

@@ -5,21 +5,21 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-# Of a matrix whose diagonal is 1. The ridge lies far above the rounding of a Gramian in float64,
-# so that the Cholesky factor always exists; the refinement takes its influence out again.
+# For a matrix whose diagonal is 1. The ridge lies far above the rounding of a Gramian in float64,
+# so that the Cholesky factor always exists; the refinement removes its influence.
 RIDGE = 1e-11
 REFINEMENTS = 2
-# Some thousand roundings of float64: a slope below it is none.
+# Some thousand roundings of float64: a slope below it counts as 0.
 SLOPE = 2e-13
 # Off-diagonal rest, as a share of the largest eigenvalue, at which the matrix counts as diagonal.
 ROUNDING = 1e-15
-# Gradients in float32 that depend on each other do so to some 1e-6 of their size, and eigenvalues
-# are squares: below this share of the largest they are noise.
+# Dependent gradients in float32 depend to some 1e-6 of their size, and eigenvalues are squares:
+# below this share of the largest they are noise.
 NOISE = 1e-12
 SWEEPS = 10
-# Of the norm of the gradients that g_w is made of: a shorter g_w is taken for 0.
+# As a share of the norm of the gradients that form g_w: a shorter g_w counts as 0.
 STATIONARY = 1e-4
-# Of k, and so of d: as Newton's method closes in quadratically, it is far better when it stops.
+# Of k, and so of d: Newton's method converges quadratically, so the result is far more precise.
 PRECISION = 1e-9
 ROUNDS = 60
 
@@ -28,13 +28,12 @@ def nonnegative_minimum(matrix, linear):
     """Minimize x^T Q x / 2 - r^T x over x >= 0, for several r, or Q and r, at once.
 
     The method of Lawson and Hanson: the entry with the steepest descent joins the active set, the
-    problem is solved on the set, and entries that would turn negative leave it. It is exact, but
-    for rounding, as soon as the set is the right one: after about as many rounds as there are
-    entries. Sets with dependent columns do not arise, but for rounding, which a ridge that is
-    refined away takes care of.
+    problem is solved on the set, and entries that would turn negative leave it. It is exact up to
+    rounding as soon as the set is right: after about as many rounds as there are entries. Sets with
+    dependent columns arise only by rounding, which a ridge that is refined away handles.
 
     Args:
-        matrix: float64 tensor Q of shape (T, T), or (B, T, T) for one of each r, positive
+        matrix: float64 tensor Q of shape (T, T), or (B, T, T) for one per r, positive
             semi-definite. The minimum must exist, as it does in every least-squares problem.
         linear: float64 tensor r of shape (B, T).
 
@@ -52,8 +51,8 @@ def nonnegative_minimum(matrix, linear):
     size = matrix.shape[-1]
 
     def solve(active):
-        both = active[:, :, None] & active[:, None, :]
-        inner = tf.where(both, matrix, 0.0)
+        pairs = active[:, :, None] & active[:, None, :]
+        inner = tf.where(pairs, matrix, 0.0)
         ridge = tf.where(active, tf.constant(RIDGE, matrix.dtype), 1.0)
         factor = tf.linalg.cholesky(inner + tf.linalg.diag(ridge))
         wanted = tf.where(active, linear, 0.0)
@@ -74,7 +73,7 @@ def nonnegative_minimum(matrix, linear):
         active = active | joins
         target = solve(active)
         wrong = active & (target <= 0.0)
-        # Only rounding makes an entry join with a slope that takes it down: it stays out.
+        # Only rounding makes an entry join whose slope decreases it: it stays out.
         barred = barred | (joins & wrong)
         shares = tf.where(wrong, x / tf.maximum(x - target, 1e-300), 1.0)
         share = tf.reduce_min(shares, axis=1, keepdims=True)
@@ -119,7 +118,7 @@ def nearest_to_origin(gramian, present, floor=0.0):
     """
     squares = tf.linalg.diag_part(gramian)
     largest = tf.reduce_max(squares)
-    # Of the size of the smallest gradient, so that none vanishes beside it.
+    # As large as the smallest gradient, so that none vanishes beside it.
     smallest = tf.reduce_min(tf.where(squares > 0.0, squares, largest))
     lift = tf.maximum(smallest, floor * largest)
     lift = tf.where(lift > 0.0, lift, 1.0)
@@ -136,7 +135,7 @@ def worst_case(gramian, present, along, square, radius):
     the point nearest to the origin in the hull of the g_i + k g_0; and k is right where
     ||g_w|| = k r. The sum to be minimized is convex in (w, t), so that k is too small exactly
     where ||g_w|| is larger than k r. On the set of the w_i that are not 0, w is linear in k, which
-    gives the next k: the last one, once the set is right. A bracket around k makes it sure.
+    gives the next k: the final one, once the set is right. A bracket around k ensures convergence.
 
     Args:
         gramian: float64 tensor of shape (T, T).
@@ -148,15 +147,15 @@ def worst_case(gramian, present, along, square, radius):
     Returns:
         The weights w, a float64 tensor of shape (T,).
     """
-    there = tf.cast(present, gramian.dtype)
+    mask = tf.cast(present, gramian.dtype)
     squares = tf.linalg.diag_part(gramian)
     shortest = tf.sqrt(tf.reduce_min(tf.where(present, squares, tf.reduce_max(squares))))
     safe_radius = tf.where(radius > 0.0, radius, 1.0)
 
     def weights(k):
         cross = along[:, None] + along[None, :]
-        shifted = gramian + (k * cross + k**2 * square) * there[:, None] * there[None, :]
-        return nearest_to_origin(shifted, there, floor=1e-2)
+        shifted = gramian + (k * cross + k**2 * square) * mask[:, None] * mask[None, :]
+        return nearest_to_origin(shifted, mask, floor=1e-2)
 
     def excess(w, k):
         return tf.tensordot(w, tf.linalg.matvec(gramian, w), 1) - (k * safe_radius) ** 2
@@ -170,29 +169,29 @@ def worst_case(gramian, present, along, square, radius):
         inside = (guess > low) & (guess < high)
         following = tf.where(inside, guess, (low + high) / 2.0)
         near = (tf.abs(guess - k) <= PRECISION * k) | (high - low <= PRECISION * high)
-        # ||g_w|| is at most high r here: shorter than what is told from 0.
-        none = high * safe_radius < STATIONARY / 2.0 * shortest
-        return low, high, tf.where(near, k, following), w, near | none
+        # ||g_w|| is at most high r here: shorter than what counts as 0.
+        vanishes = high * safe_radius < STATIONARY / 2.0 * shortest
+        return low, high, tf.where(near, k, following), w, near | vanishes
 
     top = 1.01 * tf.sqrt(tf.reduce_max(tf.linalg.diag_part(gramian))) / safe_radius
     zero = tf.zeros_like(top)
     *_, w, _ = tf.while_loop(
         lambda low, high, k, w, done: ~done,
         step,
-        (zero, top, top / 2.0, there, radius <= 0.0),
+        (zero, top, top / 2.0, mask, radius <= 0.0),
         maximum_iterations=ROUNDS,
     )
     return w
 
 
 def _on_the_set(gramian, along, active, radius, k):
-    """Return the k with ||g_w|| = k r where the given w_i alone differ from 0, nearest to k."""
+    """Return the k with ||g_w|| = k r where only the given w_i differ from 0, nearest to k."""
     size = gramian.shape[0]
     one = tf.cast(active, gramian.dtype)
     scale = tf.reduce_max(tf.linalg.diag_part(gramian))
     scale = tf.where(scale > 0.0, scale, 1.0)
     inner = gramian * one[:, None] * one[None, :] / scale
-    # M w + k b = m 1 and 1^T w = 1, with 1 1^T added to M, which moves m alone.
+    # M w + k b = m 1 and 1^T w = 1, with 1 1^T added to M, which changes only m.
     matrix = inner + one[:, None] * one[None, :] + tf.linalg.diag(1.0 - one + 1e-12)
     right = tf.stack([one, one * along / scale], axis=1)
     factor = tf.linalg.cholesky(matrix)
@@ -207,15 +206,16 @@ def _on_the_set(gramian, along, active, radius, k):
     root = tf.sqrt(tf.maximum(b * b - a * c, 0.0))
     a = tf.where(tf.abs(a) > 0.0, a, 1.0)
     one_root, other = (-b - root) / a, (-b + root) / a
-    # An index that depends on values would have XLA compile the step anew for each of them.
+    # An index that depends on values would make XLA recompile the step for each of them.
     return tf.where(tf.abs(one_root - k) <= tf.abs(other - k), one_root, other)
 
 
 def spectrum(gramian):
     """Return the eigenvalues, the eigenvectors and which of them count.
 
-    `tf.linalg.eigh` stops at an off-diagonal rest of some 1e-7 where XLA has compiled it, at which
-    no rank can be told: Jacobi rotations carry on from there, and do nothing elsewhere.
+    Under XLA `tf.linalg.eigh` stops at an off-diagonal rest of some 1e-7, too large to determine
+    the
+    rank: Jacobi rotations continue from there, and do nothing elsewhere.
 
     Args:
         gramian: float64 tensor of shape (T, T), symmetric and positive semi-definite.
@@ -223,7 +223,7 @@ def spectrum(gramian):
     Returns:
         Eigenvalues of shape (T,), at least 0 and in no order; eigenvectors as the columns of a
         tensor of shape (T, T); and a boolean tensor of shape (T,), True where the eigenvalue is
-        above rounding. The three sum up to M = V diag(eigenvalues) V^T.
+        above rounding. Together M = V diag(eigenvalues) V^T.
     """
     size = gramian.shape[0]
     _, vectors = tf.linalg.eigh(gramian)
@@ -237,8 +237,8 @@ def spectrum(gramian):
     bound = size * ROUNDING * tf.linalg.trace(gramian)
 
     def rotate(number, matrix, vectors):
-        # Of an exactly symmetric matrix: the two of a pair have to turn by the same angle, in the
-        # null space too, where entries are rounding alone.
+        # The matrix must be exactly symmetric: both members of a pair turn by the same angle, also
+        # in the null space, where entries are only rounding.
         matrix = (matrix + tf.transpose(matrix)) / 2.0
         rotation = _rotation(matrix, tf.gather(partners, number % rounds))
         matrix = tf.linalg.matmul(rotation, tf.matmul(matrix, rotation), transpose_a=True)
@@ -263,9 +263,10 @@ def _rotation(matrix, partner):
     off = tf.gather(matrix, partner, axis=1, batch_dims=1)
     apart = tf.gather(diagonal, partner) - diagonal
     active = (partner != own) & (tf.abs(off) > 0.0)
-    # The sign of a tie must differ between the two of a pair.
+    # The sign of a tie must differ between the members of a pair.
     ahead = (apart > 0.0) | ((apart == 0.0) & (own < partner))
-    # tan = sign / (|ratio| + sqrt(ratio^2 + 1)) with ratio = apart / (2 off), not to divide by 0.
+    # tan = sign / (|ratio| + sqrt(ratio^2 + 1)) with ratio = apart / (2 off), without dividing by
+    # 0.
     double = 2.0 * off
     signed = tf.where(ahead, double, -double)
     length = tf.abs(apart) + tf.sqrt(apart**2 + double**2)

@@ -1,4 +1,4 @@
-"""What a rule is: the weights of the tasks as a function of their gradients' Gram matrix."""
+"""The base of the rules: the weights of the tasks as a function of their gradients' Gram matrix."""
 
 from typing import Any, Self
 
@@ -15,14 +15,14 @@ class Weighting:
 
         a = weights(M),    M = J J^T
 
-    What the gradients are, where they come from and what the weights are used for is not its
-    concern: a `Combiner` adds that. A rule overrides `_weights(gramian, present)`.
+    It does not know the gradients themselves or how the weights are used: a `Combiner` adds that. A
+    rule overrides `_weights(gramian, present)`.
 
     Args:
-        **arguments: The rule's constructor's arguments, for `get_config`.
+        **arguments: the rule's constructor's arguments, for `get_config`.
 
     Attributes:
-        variables: List of the variables that the rule learns, empty for most.
+        variables: list of the variables that the rule learns, empty for most.
     """
 
     variables: list = []
@@ -31,19 +31,19 @@ class Weighting:
         self._config = arguments
 
     def build(self, tasks: int) -> None:
-        """Make the rule's own variables, if it has any, for a number of tasks."""
+        """Create the rule's own variables, if it has any, for a number of tasks."""
 
     def weights(
         self, gramian: Array, present: Array | None = None, losses: Array | None = None
     ) -> tf.Tensor:
-        """Return the weights of the tasks, in float64; those that are learnt take a step.
+        """Return the weights of the tasks, in float64; learned weights take a step.
 
         Args:
-            gramian: Floating-point tensor M = J J^T of shape (T, T), positive semi-definite and
+            gramian: floating-point tensor M = J J^T of shape (T, T), positive semi-definite and
                 finite.
-            present: Boolean tensor of shape (T,), False for tasks that are left out, or `None`
-                for all to take part.
-            losses: Floating-point tensor of shape (T,), for the rules that need the losses.
+            present: boolean tensor of shape (T,), False for tasks that are left out, or `None`
+                if all take part.
+            losses: floating-point tensor of shape (T,), for the rules that need the losses.
 
         Returns:
             A tensor of shape (T,) with a weight of 0 for each task that is left out.
@@ -61,7 +61,7 @@ class Weighting:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make a rule from what `get_config` returned."""
+        """Create a rule from what `get_config` returned."""
         return cls(**config)
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ def checked(gramian, present):
     present = tf.ones(shape[:1], tf.bool) if present is None else tf.convert_to_tensor(present)
     if present.dtype != tf.bool or present.shape != shape[:1]:
         raise ValueError(
-            f"`present` must be a boolean tensor of shape {shape[:1]}, with an entry for each "
+            f"`present` must be a boolean tensor of shape {shape[:1]}, with one entry per "
             f"task. Received: present of shape {present.shape} and dtype {present.dtype.name}"
         )
     return unit_scale(gramian, present), present
@@ -92,8 +92,8 @@ def unit_scale(gramians, present):
 
     Rules do not depend on the scale; tolerances do.
     """
-    both = present[..., :, None] & present[..., None, :]
-    gramians = tf.where(both, gramians, 0.0)
+    pairs = present[..., :, None] & present[..., None, :]
+    gramians = tf.where(pairs, gramians, 0.0)
     largest = tf.reduce_max(tf.linalg.diag_part(gramians), axis=-1)[..., None, None]
     return gramians / tf.where(largest > 0.0, largest, 1.0)
 

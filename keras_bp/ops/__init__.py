@@ -1,7 +1,7 @@
 """The mathematics: functions of tensors whose backward pass is written out.
 
-No layer and no variable lives here. Every function takes and returns tensors, and the equation of
-its gradient stands in its docstring beside the equation of its value.
+There are no layers and no variables here. Every function takes and returns tensors, and its
+docstring has the equations of its value and of its gradient.
 """
 
 from keras_bp.ops.activations import relu, sigmoid, softmax, tanh

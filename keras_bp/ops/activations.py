@@ -1,7 +1,7 @@
 """Activations with the derivative written in terms of the activation's own value.
 
-With `a = g(z)` and `da = dL/da`, each derivative needs only `a`: the pre-activation `z` need not be
-kept for the backward pass, which is what lets `dense` save one tensor fewer.
+With `a = g(z)` and `da = dL/da`, each derivative needs only `a`: the backward pass need not keep
+the pre-activation `z`, so `dense` keeps one tensor fewer.
 """
 
 from collections.abc import Callable
@@ -58,13 +58,13 @@ def relu(z: Array) -> tf.Tensor:
     Backward: `dz = da * [z > 0]`, exact except at the kink `z = 0`, where it is 0.
 
     Args:
-        z: Floating-point tensor of any shape.
+        z: floating-point tensor of any shape.
 
     Returns:
         Tensor of `z`'s shape and dtype.
 
     Raises:
-        TypeError: If `z` is not floating point.
+        TypeError: if `z` is not floating point.
 
     Example:
         >>> keras_bp.ops.relu(tf.constant([-1.0, 0.0, 2.0])).numpy()
@@ -79,13 +79,13 @@ def sigmoid(z: Array) -> tf.Tensor:
     Backward (exact): `dz = da * a (1 - a)`.
 
     Args:
-        z: Floating-point tensor of any shape.
+        z: floating-point tensor of any shape.
 
     Returns:
         Tensor of `z`'s shape and dtype, in [0, 1].
 
     Raises:
-        TypeError: If `z` is not floating point.
+        TypeError: if `z` is not floating point.
 
     Example:
         >>> keras_bp.ops.sigmoid(tf.constant([-1e4, 0.0, 1e4])).numpy()
@@ -100,13 +100,13 @@ def tanh(z: Array) -> tf.Tensor:
     Forward: `a = tanh(z)`. Backward (exact): `dz = da * (1 - a^2)`.
 
     Args:
-        z: Floating-point tensor of any shape.
+        z: floating-point tensor of any shape.
 
     Returns:
         Tensor of `z`'s shape and dtype, in [-1, 1].
 
     Raises:
-        TypeError: If `z` is not floating point.
+        TypeError: if `z` is not floating point.
 
     Example:
         >>> keras_bp.ops.tanh(tf.constant([-1e4, 0.0, 1e4])).numpy()
@@ -121,14 +121,14 @@ def softmax(z: Array) -> tf.Tensor:
     Backward (exact): `dz_i = a_i (da_i - sum_j da_j a_j)`.
 
     Args:
-        z: Floating-point tensor of shape `(..., classes)`, rank 1 or more.
+        z: floating-point tensor of shape `(..., classes)`, rank 1 or more.
 
     Returns:
         Tensor of `z`'s shape and dtype; its last axis sums to 1.
 
     Raises:
-        TypeError: If `z` is not floating point.
-        ValueError: If `z` is a scalar.
+        TypeError: if `z` is not floating point.
+        ValueError: if `z` is a scalar.
 
     Example:
         >>> keras_bp.ops.softmax(tf.constant([1e4, 1e4])).numpy()

@@ -1,6 +1,6 @@
 """Batch normalization with its closed-form backward pass.
 
-The derivation, step by step, stands in docs/batch_normalization.md.
+docs/batch_normalization.md derives it step by step.
 """
 
 from typing import NamedTuple
@@ -53,25 +53,25 @@ def batch_normalization(
     `x` everything but the result is computed in float32.
 
     Args:
-        x: Floating-point tensor of rank 1 or more.
-        gamma: Scale, a tensor of shape `(channels,)`, or `None` for 1.
-        beta: Offset, a tensor of shape `(channels,)`, or `None` for 0.
-        axis: Integer, the axis of the channels; its length must be known.
-        epsilon: Non-negative float, added to the variance.
-        mask: Boolean tensor that broadcasts to `x`'s shape without the last axis, or `None`.
-        synchronized: Whether the statistics are those of all replicas of the `tf.distribute`
+        x: floating-point tensor of rank 1 or more.
+        gamma: scale, a tensor of shape `(channels,)`, or `None` for 1.
+        beta: offset, a tensor of shape `(channels,)`, or `None` for 0.
+        axis: integer, the axis of the channels; its length must be known.
+        epsilon: non-negative float, added to the variance.
+        mask: boolean tensor that broadcasts to `x`'s shape without the last axis, or `None`.
+        synchronized: whether the statistics are those of all replicas of the `tf.distribute`
             strategy in whose replica context this runs. In `dx` the two sums `dgamma` and `dbeta`
             then run over all replicas too; those returned are this replica's own, as gradients of
             variables are.
 
     Returns:
         `(outputs, mean, variance)`: `outputs` of `x`'s shape and dtype, the other two of shape
-        `(channels,)`, float64 for a float64 `x` and float32 else. With no position at all they are
+        `(channels,)`, float64 for a float64 `x` and float32 else. Without any position they are
         NaN, as in Keras; with a mask that is false everywhere they are 0.
 
     Raises:
-        TypeError: If `x` is not floating point, or `axis` or `epsilon` no number of its kind.
-        ValueError: If `axis` is outside `x`'s rank or of unknown length, `gamma` or `beta` has
+        TypeError: if `x` is not floating point, or `axis` or `epsilon` is not a number of its kind.
+        ValueError: if `axis` is outside `x`'s rank or of unknown length, `gamma` or `beta` has
             another shape, `mask` does not fit, or `epsilon` is negative.
 
     Example:
@@ -128,7 +128,7 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
         return t if matrix else t[:, tf.newaxis]
 
     def masked(t):
-        # A product with 0 and 1 would let a NaN in the padding into the statistics too.
+        # A product with 0 and 1 would let a NaN in the padding into the statistics.
         return t if mask is None else tf.where(mask, t, tf.zeros([], t.dtype))
 
     if mask is None:
@@ -141,7 +141,7 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
     def normalize(x, gamma, beta):
         mean = divide(total(channel_sum(masked(x))), count)
         centered = x - spread(mean)
-        # XLA fuses a difference that has no other reader better; elsewhere it is another pass.
+        # XLA fuses a difference better if nothing else reads it; elsewhere it is another pass.
         in_xla = compiled_by_xla()
         squares = tf.math.squared_difference(x, spread(mean)) if in_xla else tf.square(centered)
         variance = divide(total(channel_sum(masked(squares))), count)
@@ -149,8 +149,8 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
         y = centered * spread(inverse * gamma) + spread(beta)
 
         def backward(dy, *_):
-            # xh = form * unit. The product is made last where each is a pass over the batch; XLA
-            # fuses it, and fuses worse around a tensor that the forward pass reads as well.
+            # xh = form * unit. The product comes last where it is a pass over the batch; XLA fuses
+            # it, and fuses worse around a tensor that the forward pass also reads.
             form, unit = (centered * spread(inverse), 1) if in_xla else (centered, inverse)
             dbeta = channel_sum(dy)
             dgamma = channel_sum(dy * form) * unit
@@ -165,7 +165,7 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
 
 
 def _boolean(mask, x):
-    """The mask, broadcast to `x`'s shape with a last axis of length 1."""
+    """Return the mask, broadcast to `x`'s shape with a last axis of length 1."""
     mask = tf.cast(tf.convert_to_tensor(mask), tf.bool)
     expected = x.shape[:-1]
     fits = mask.shape.rank == expected.rank and all(
@@ -210,7 +210,7 @@ def _row_sum(rows, columns, dtype):
     """
     if compiled_by_xla() or tf.config.get_visible_devices("GPU"):
         return lambda x: tf.reduce_sum(x, axis=0)
-    # The power of two in the number of rows, so that no row is left over; 1 for no row at all.
+    # The power of two in the number of rows, so that no row is left over; 1 without any row.
     parts = tf.maximum(tf.minimum(tf.bitwise.bitwise_and(rows, -rows), _MOST_PARTS), 1)
     rest = rows // parts
     over_parts, over_rest = tf.ones([1, parts], dtype), tf.ones([1, rest], dtype)

@@ -7,7 +7,7 @@ from keras_bp._arguments import check_axis, check_floating
 from keras_bp._keras import compiled_by_xla
 from keras_bp._types import Array
 
-# Up to here the exact gradient costs less than finding out whether the short cut applies.
+# Up to so many classes the exact gradient costs less than testing whether the shortcut applies.
 FEW_CLASSES = 32
 
 
@@ -25,21 +25,21 @@ def binary_crossentropy(target: Array, output: Array, from_logits: bool = False)
         dp   = dloss (-y / max(p, e) + (1 - y) / max(1 - p, e))
         dy   = dloss (log(max(1 - p, e)) - log(max(p, e)))
 
-    The loss of a right prediction of exactly 0 or 1 is 0, that of a wrong one -log(e). Within e of
-    a wrong certainty the loss is flat, but dp is not: it is the surrogate that keeps the size it
-    has at the bound, where the loss's own derivative, 0, would end the learning.
+    The loss of a correct prediction of exactly 0 or 1 is 0, that of a wrong one -log(e). Within e
+    of a wrong certainty the loss is flat, but dp is not: it is a surrogate with the size that it
+    has at the bound, since the loss's own derivative, 0, would end the learning.
 
     Args:
-        target: Tensor of `output`'s shape and dtype, in [0, 1].
-        output: Floating-point tensor of any shape: logits, or probabilities in [0, 1].
-        from_logits: Whether `output` holds logits.
+        target: tensor of `output`'s shape and dtype, in [0, 1].
+        output: floating-point tensor of any shape: logits, or probabilities in [0, 1].
+        from_logits: whether `output` holds logits.
 
     Returns:
         Tensor of `output`'s shape and dtype.
 
     Raises:
-        TypeError: If `target` or `output` is not floating point, or their dtypes differ.
-        ValueError: If the shapes of `target` and `output` differ.
+        TypeError: if `target` or `output` is not floating point, or their dtypes differ.
+        ValueError: if the shapes of `target` and `output` differ.
 
     Example:
         >>> wrong, right = tf.constant([1.0]), tf.constant([0.0])
@@ -72,18 +72,18 @@ def categorical_crossentropy(
     For p_k below e the gradient is a surrogate, as in `binary_crossentropy`.
 
     Args:
-        target: Tensor of `output`'s shape and dtype.
-        output: Floating-point tensor of rank 1 or more: logits, or probabilities, not all 0.
-        from_logits: Whether `output` holds logits.
-        axis: Integer, the axis of the classes.
+        target: tensor of `output`'s shape and dtype.
+        output: floating-point tensor of rank 1 or more: logits, or probabilities, not all 0.
+        from_logits: whether `output` holds logits.
+        axis: integer, the axis of the classes.
 
     Returns:
         Tensor of `output`'s dtype, and of its shape without `axis`.
 
     Raises:
-        TypeError: If `target` or `output` is not floating point, their dtypes differ, or `axis` is
+        TypeError: if `target` or `output` is not floating point, their dtypes differ, or `axis` is
             not an integer.
-        ValueError: If the shapes of `target` and `output` differ, or `axis` is outside their rank.
+        ValueError: if the shapes of `target` and `output` differ, or `axis` is outside their rank.
 
     Example:
         >>> target, logits = tf.constant([[0.0, 1.0]]), tf.constant([[1e4, -1e4]])
@@ -110,8 +110,8 @@ def sparse_categorical_crossentropy(
 ) -> tf.Tensor:
     """Cross-entropy of a categorical variable, its target the index of the class.
 
-    The same as `categorical_crossentropy` of the one-hot target, which is never made. Of logits z,
-    with a = softmax(z) and t the target:
+    The same as `categorical_crossentropy` of the one-hot target, without ever making it. Of logits
+    z, with a = softmax(z) and t the target:
 
         loss = log(sum_j exp(z_j)) - z_t
         dz_k = dloss (a_k - [k = t])
@@ -122,18 +122,18 @@ def sparse_categorical_crossentropy(
         dp_k = dloss (1 - [k = t] / max(q_t, e)) / s
 
     Args:
-        target: Integer tensor of `output`'s shape without the last axis, in [0, classes). On a CPU
+        target: integer tensor of `output`'s shape without the last axis, in [0, classes). On a CPU
             an index outside raises; on an accelerator and under XLA its loss is NaN.
-        output: Floating-point tensor of rank 1 or more, the classes on its last axis: logits, or
+        output: floating-point tensor of rank 1 or more, the classes on its last axis: logits, or
             probabilities, not all 0.
-        from_logits: Whether `output` holds logits.
+        from_logits: whether `output` holds logits.
 
     Returns:
         Tensor of `output`'s dtype, and of its shape without the last axis.
 
     Raises:
-        TypeError: If `target` is not an integer tensor or `output` not floating point.
-        ValueError: If `target` does not have `output`'s shape without the last axis.
+        TypeError: if `target` is not an integer tensor or `output` not floating point.
+        ValueError: if `target` does not have `output`'s shape without the last axis.
 
     Example:
         >>> target, logits = tf.constant([1]), tf.constant([[1e4, -1e4]])
@@ -176,7 +176,7 @@ def _alike(target, output):
 
 
 def _epsilon(dtype):
-    """The bound of a probability: Keras's, or more where its reciprocal would overflow."""
+    """Return the bound of a probability: Keras's, or more if its reciprocal would overflow."""
     return max(keras.config.epsilon(), 2 / float(dtype.max))
 
 
@@ -203,7 +203,7 @@ def _binary_of_logits(y, z):
 
 @tf.custom_gradient
 def _sigmoid_in_xla(z):
-    """`tf.sigmoid` from the exponential that the loss has computed already, as XLA sees."""
+    """Return `tf.sigmoid` from the loss's exponential, which XLA then computes once."""
     e = tf.exp(-tf.abs(z))
     p = tf.where(z >= 0, tf.ones([], z.dtype), e) / (1 + e)
     return p, lambda dp: dp * p * (1 - p)
@@ -247,7 +247,7 @@ def _logits_gradient(y, z, a_minus_y):
     if compiled_by_xla() or (z.shape[-1] is not None and z.shape[-1] <= FEW_CLASSES):
         dz = exact()
     else:
-        # In the usual case, a sum of 1 up to rounding, no further pass over the batch.
+        # In the usual case, a sum of 1 up to rounding, this needs no further pass over the batch.
         rounding = 1e-15 if z.dtype == tf.float64 else 1e-6
         dz = tf.cond(tf.reduce_all(tf.abs(total - 1) <= rounding), lambda: a_minus_y, exact)
 
@@ -290,7 +290,7 @@ def _sparse_of_probabilities(labels, p):
     def crossentropy(p):
         total = tf.maximum(tf.reduce_sum(p, -1), _epsilon(p.dtype))
         inside = (labels >= 0) & (labels < tf.cast(tf.shape(p)[-1], labels.dtype))
-        # Where it does not raise, a gather from outside gives some number that looks right.
+        # Where it raises no error, a gather from outside gives a plausible number.
         q = tf.where(inside, tf.gather(p, labels, batch_dims=1), float("nan")) / total
         q = tf.maximum(q, _epsilon(p.dtype))
 

@@ -27,18 +27,18 @@ def dense(
     are `x`, `kernel` and `a`, never `z`.
 
     Args:
-        x: Floating-point tensor of shape `(..., inputs)`, rank 2 or more.
-        kernel: Tensor of shape `(inputs, units)`, of `x`'s dtype.
-        bias: Tensor of shape `(units,)`, of `x`'s dtype, or `None` for none.
+        x: floating-point tensor of shape `(..., inputs)`, rank 2 or more.
+        kernel: tensor of shape `(inputs, units)`, of `x`'s dtype.
+        bias: tensor of shape `(units,)`, of `x`'s dtype, or `None` for none.
         activation: `None` or `"linear"`, `"relu"`, `"sigmoid"`, `"tanh"`, `"softmax"` (over the
-            units). For another activation apply it to the result with `activation=None`.
+            units). Apply any other activation to the result with `activation=None`.
 
     Returns:
         Tensor of shape `(..., units)`, of `x`'s dtype.
 
     Raises:
-        TypeError: If an argument is not floating point, or the dtypes differ.
-        ValueError: If the shapes do not fit, or `activation` is not one of the names above.
+        TypeError: if an argument is not floating point, or the dtypes differ.
+        ValueError: if the shapes do not fit, or `activation` is not one of the names above.
 
     Example:
         >>> x = tf.constant([[1.0, 0.5, -1.0, 2.0]])
@@ -78,7 +78,7 @@ def dense(
 
 
 def _like(x, rows, features):
-    """Give `rows`, of shape (m, features), the leading axes of `x` again."""
+    """Reshape `rows`, of shape (m, features), to the leading axes of `x`."""
     result = tf.reshape(rows, tf.concat([tf.shape(x)[:-1], [features]], axis=0))
     result.set_shape(x.shape[:-1] + [features])
     return result

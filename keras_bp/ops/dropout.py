@@ -12,7 +12,7 @@ from keras_bp._types import Array
 def dropout(
     x: Array, rate: float, seed: Array, noise_shape: Sequence[int | None] | None = None
 ) -> tf.Tensor:
-    """Inverted dropout: zeroes a share `rate` of the elements and scales up what is left.
+    """Inverted dropout: zeroes a share `rate` of the elements and scales up the rest.
 
     Forward, with D the kept elements, drawn from a uniform u >= rate:
 
@@ -24,14 +24,14 @@ def dropout(
         dx = dy * D / (1 - rate)
 
     The mask is a function of `seed` alone: without jit bit for bit the one that Keras draws from
-    the same state of a `keras.random.SeedGenerator`. Under XLA it is another one, as Keras's is.
+    the same state of a `keras.random.SeedGenerator`. Under XLA it is a different one, as in Keras.
 
     Args:
-        x: Floating-point tensor of any shape.
+        x: floating-point tensor of any shape.
         rate: Python float in [0, 1], the share dropped. At 1 the result is all zeros, at 0 it is
             `x`.
-        seed: Integer tensor of shape `(2,)`.
-        noise_shape: Shape of the mask, broadcastable to `x`'s: an axis of length 1 is dropped as a
+        seed: integer tensor of shape `(2,)`.
+        noise_shape: shape of the mask, broadcastable to `x`'s: an axis of length 1 is dropped as a
             whole. A sequence of integers, where `None` stands for `x`'s own length; or `None` for
             `x`'s shape.
 
@@ -39,8 +39,8 @@ def dropout(
         Tensor of `x`'s shape and dtype.
 
     Raises:
-        TypeError: If `x` is not floating point or `rate` is not a number.
-        ValueError: If `rate` is outside [0, 1], or `noise_shape` does not fit `x`.
+        TypeError: if `x` is not floating point or `rate` is not a number.
+        ValueError: if `rate` is outside [0, 1], or `noise_shape` does not fit `x`.
 
     Example:
         >>> x = tf.ones([2, 4])
@@ -61,7 +61,7 @@ def dropout(
         seed = tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)
     if rate == 0:
         return x
-    # At a rate of 1 no draw is kept and the scale is never used: anything finite will do.
+    # At a rate of 1 nothing is kept and the scale is not used: any finite number will do.
     scale = tf.constant(1 / (1 - rate) if rate < 1 else 0.0, x.dtype)
 
     @tf.custom_gradient
@@ -88,10 +88,10 @@ def _mask_shape(x, noise_shape):
     noise_shape = tuple(noise_shape)
     rank = x.shape.rank
     if rank is not None:
-        behind = x.shape[rank - len(noise_shape) :] if len(noise_shape) <= rank else ()
+        trailing = x.shape[rank - len(noise_shape) :] if len(noise_shape) <= rank else ()
         fits = len(noise_shape) <= rank and all(
             n in (None, 1) or length is None or n == length
-            for n, length in zip(noise_shape, behind, strict=True)
+            for n, length in zip(noise_shape, trailing, strict=True)
         )
         if not fits:
             raise ValueError(

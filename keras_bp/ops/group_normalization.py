@@ -37,19 +37,19 @@ def group_normalization(
     float16 or bfloat16 `x` everything but the result is computed in float32.
 
     Args:
-        x: Floating-point tensor of rank 2 or more, the examples on its first axis.
-        groups: Positive integer that divides the number of channels.
-        gamma: Scale, a tensor of shape `(channels,)`, or `None` for 1.
-        beta: Offset, a tensor of shape `(channels,)`, or `None` for 0.
-        axis: Integer, the axis of the channels, not the first; its length must be known.
-        epsilon: Non-negative float, added to the variance.
+        x: floating-point tensor of rank 2 or more, the examples on its first axis.
+        groups: positive integer that divides the number of channels.
+        gamma: scale, a tensor of shape `(channels,)`, or `None` for 1.
+        beta: offset, a tensor of shape `(channels,)`, or `None` for 0.
+        axis: integer, the axis of the channels, not the first; its length must be known.
+        epsilon: non-negative float, added to the variance.
 
     Returns:
         Tensor of `x`'s shape and dtype.
 
     Raises:
-        TypeError: If `x` is not floating point, or `axis` or `epsilon` no number of its kind.
-        ValueError: If `axis` is the first, outside `x`'s rank or of unknown length, `groups` does
+        TypeError: if `x` is not floating point, or `axis` or `epsilon` is not a number of its kind.
+        ValueError: if `axis` is the first, outside `x`'s rank or of unknown length, `groups` does
             not divide the channels, `gamma` or `beta` has another shape, or `epsilon` is negative.
 
     Example:
@@ -84,10 +84,10 @@ def group_normalization(
         batch, gamma, beta = (tf.reshape(t, [-1, groups, members]) for t in (batch, gamma, beta))
         y = normalize_over([2], batch, gamma, beta, epsilon, examples=[0])
     else:
-        # (examples, positions before the channels, channels, positions behind them)
-        before, behind = tf.reduce_prod(shape[1:axis]), tf.reduce_prod(shape[axis + 1 :])
-        batch = tf.reshape(batch, [shape[0], before, channels, behind])
-        count = tf.cast(before * behind * members, dtype)
+        # (examples, positions before the channels, channels, positions after them)
+        before, after = tf.reduce_prod(shape[1:axis]), tf.reduce_prod(shape[axis + 1 :])
+        batch = tf.reshape(batch, [shape[0], before, channels, after])
+        count = tf.cast(before * after * members, dtype)
         y = _normalize(batch, gamma, beta, groups, count, epsilon)
     y = tf.cast(tf.reshape(y, shape), x.dtype)
     y.set_shape(x.shape)
@@ -95,12 +95,12 @@ def group_normalization(
 
 
 def _normalize(x, gamma, beta, groups, count, epsilon):
-    """Apply the equations above to an `x` of shape (examples, before, channels, behind)."""
+    """Apply the equations above to an `x` of shape (examples, before, channels, after)."""
     channels = x.shape[2]
     members = channels // groups
 
     def positions(t):
-        """(examples, before, channels, behind) summed to (examples, channels)."""
+        """(examples, before, channels, after) summed to (examples, channels)."""
         return tf.reduce_sum(t, axis=[1, 3])
 
     def group_mean(t):

@@ -34,19 +34,19 @@ def layer_normalization(
     Of a float16 or bfloat16 `x` everything but the result is computed in float32.
 
     Args:
-        x: Floating-point tensor of rank 1 or more.
-        gamma: Scale, a tensor with as many entries as the normalized axes have together, in the
+        x: floating-point tensor of rank 1 or more.
+        gamma: scale, a tensor with as many entries as the normalized axes have together, in the
             order of `x`'s axes; or `None` for 1.
-        beta: Offset, likewise; or `None` for 0.
-        axis: Integer or sequence of integers, the axes normalized over.
-        epsilon: Non-negative float, added to the variance.
+        beta: offset, likewise; or `None` for 0.
+        axis: integer or sequence of integers, the axes normalized over.
+        epsilon: non-negative float, added to the variance.
 
     Returns:
         Tensor of `x`'s shape and dtype.
 
     Raises:
-        TypeError: If `x` is not floating point, or `axis` or `epsilon` no number of its kind.
-        ValueError: If `axis` is empty, repeated or outside `x`'s rank, `gamma` or `beta` does not
+        TypeError: if `x` is not floating point, or `axis` or `epsilon` is not a number of its kind.
+        ValueError: if `axis` is empty, repeated or outside `x`'s rank, `gamma` or `beta` does not
             have as many entries as the normalized axes, or `epsilon` is negative.
 
     Example:

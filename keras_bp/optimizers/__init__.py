@@ -1,4 +1,4 @@
-"""Optimizers for Keras models and tapes: right where Keras's are not, fused, and sparse."""
+"""Optimizers for Keras models and tapes: correct where Keras's are not, fused, and sparse."""
 
 from keras_bp.optimizers.adam import Adam, AdamW
 from keras_bp.optimizers.lamb import Lamb

@@ -7,7 +7,7 @@ import keras
 PRESETS = {
     # The last word of the name of Keras's biases (bias, recurrent_bias, ...) and of the weights
     # of its normalization layers.
-    "bias_and_normalization": r"(^|[/_])(bias|gamma|beta|scale)$",
+    "bias_and_normalization": r"(^|[/_])(bias|gamma|beta|scale)$"
 }
 
 
@@ -32,7 +32,7 @@ def check_patterns(patterns):
 
 
 def path_of(variable):
-    """Return a variable's path, such as "dense/kernel", by which patterns find it."""
+    """Return a variable's path, such as "dense/kernel", in which patterns are searched."""
     if isinstance(variable, keras.Variable):
         return variable.path
     return variable.name.removesuffix(":0")
@@ -56,19 +56,19 @@ def decayed(variables, patterns, exact):
     Args:
         variables: list of variables.
         patterns: list of presets and regular expressions.
-        exact: those of the patterns that stand for one variable each.
+        exact: the patterns that stand for one variable each.
 
     Raises:
-        ValueError: if a pattern that is no preset matches none of the variables, or one that
-            stands for one variable matches several.
+        ValueError: if a pattern other than a preset matches no variable, or one that stands for one
+            variable matches several.
     """
     paths = [path_of(variable) for variable in variables]
     keep = [True] * len(paths)
     for pattern in patterns:
         expression = PRESETS.get(pattern, pattern)
         found = [re.search(expression, path) is not None for path in paths]
-        # A model without biases may well name the preset; any other pattern that finds
-        # nothing is a misspelling.
+        # A model without biases may name the preset; any other pattern that finds nothing is
+        # misspelled.
         if not any(found) and pattern not in PRESETS:
             raise ValueError(
                 "`exclude_from_decay` must match at least one variable with each pattern. "
@@ -76,8 +76,8 @@ def decayed(variables, patterns, exact):
             )
         if pattern in exact and sum(found) > 1:
             raise ValueError(
-                "`var_list` must hold variables whose paths tell them apart, since a file keeps "
-                f"no more of them. Received: one whose path {pattern!r} matches several of {paths}"
+                "`var_list` must hold variables with distinct paths, as a file keeps no more. "
+                f"Received: one whose path {pattern!r} matches several of {paths}"
             )
         keep = [before and not excluded for before, excluded in zip(keep, found, strict=True)]
     return keep

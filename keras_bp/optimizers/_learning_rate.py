@@ -1,4 +1,4 @@
-"""A learning rate that stays settable, also on top of a schedule."""
+"""A learning rate that can always be set, also on top of a schedule."""
 
 import typing
 
@@ -20,7 +20,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         rate(t) = factor * schedule(t)
 
     Setting a number sets the factor such that the rate at this step is that number: the schedule
-    keeps its shape from then on. Where a number is the rate (no schedule), there is no factor.
+    keeps its shape from then on. Without a schedule there is no factor.
 
     Args:
         learning_rate: number >= 0, a schedule, or a callable without arguments that returns the
@@ -37,13 +37,10 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         self._learning_rate_factor = None
         if callable(learning_rate):
             with keras.name_scope(self.name, caller=self):
-                # Not through add_variable: a factor is no slot and lives as the rate would.
+                # Not through add_variable: a factor is not a slot, but kept as the rate would be.
+                options = {"dtype": keras.config.floatx(), "aggregation": "only_first_replica"}
                 self._learning_rate_factor = keras.Variable(
-                    1.0,
-                    name="learning_rate_factor",
-                    dtype=keras.config.floatx(),
-                    trainable=False,
-                    aggregation="only_first_replica",
+                    1.0, name="learning_rate_factor", trainable=False, **options
                 )
 
     @property
@@ -69,7 +66,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
             value = value.numpy()
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value.item()
-        if not tf.is_tensor(value):  # one of a graph has no value yet
+        if not tf.is_tensor(value):  # a symbolic one has no value yet
             value = check_number("learning_rate", value, 0.0)
         if isinstance(self._learning_rate, keras.Variable):
             self._learning_rate.assign(value)
@@ -81,7 +78,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         if scheduled > 0.0:
             self._learning_rate_factor.assign(rate / scheduled)
         elif rate != 0.0:
-            # A warm-up that begins at 0 is left alone by a callback that sets what it read.
+            # A callback that sets the rate it has read leaves a warm-up that begins at 0 as it is.
             raise ValueError(
                 "`learning_rate` cannot be set where the schedule's own rate is 0, since no "
                 f"factor leads from 0 to another rate. Received: learning_rate={rate} at step "

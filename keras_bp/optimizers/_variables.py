@@ -1,4 +1,4 @@
-"""The variables and gradients of a step, and what is done to them one by one."""
+"""The variables and gradients of a step, and operations on single ones."""
 
 import typing
 
@@ -10,11 +10,11 @@ from keras_bp.optimizers._decay_exclusion import path_of
 
 
 def local(variable):
-    """Return the `tf.Variable` of the replica at hand, of a Keras or TensorFlow variable.
+    """Return the current replica's `tf.Variable` of a Keras or TensorFlow variable.
 
     Under a distribution strategy a variable has a copy in every replica. All copies get the same
-    update, computed from the same summed gradient, and so stay equal without a word between the
-    replicas. That is why an update may stand inside a `tf.cond`: Keras's, which goes through
+    update, computed from the same summed gradient, and so stay equal without communication between
+    the replicas. That is why an update may be inside a `tf.cond`: Keras's, which goes through
     `merge_call`, may not (RuntimeError with accumulation under MirroredStrategy).
     """
     if isinstance(variable, keras.Variable):
@@ -23,7 +23,7 @@ def local(variable):
         return variable
     context = tf.distribute.get_replica_context()
     copies = context.strategy.experimental_local_results(variable)
-    # The number counts over all workers, the copies are this worker's.
+    # The number counts all workers' replicas, the copies are this worker's.
     number = tf.get_static_value(context.replica_id_in_sync_group)
     return copies[int(number) % len(copies)]
 
@@ -42,15 +42,15 @@ def descend(variable, rate, direction):
 
 
 def move_averages(pairs, iterations, momentum, overwrite_frequency):
-    """Move averages towards their weights, once an update; the first update sets them.
+    """Move averages towards their weights, once per update; the first update sets them.
 
         average = b average + (1 - b) w,    with b = 0 in the first update
 
     Args:
-        pairs: list of (average, weight), `tf.Variable` of the replica at hand.
+        pairs: list of (average, weight), `tf.Variable` of the current replica.
         iterations: scalar integer variable, the number of updates made before this one.
         momentum: float, b.
-        overwrite_frequency: int, after how many updates the averages take the weights' place, or
+        overwrite_frequency: int, after how many updates the averages replace the weights, or
             `None`.
     """
     keep = tf.where(iterations == 0, tf.zeros((), tf.float64), momentum)
@@ -70,10 +70,10 @@ def move_averages(pairs, iterations, momentum, overwrite_frequency):
 class GradientSum(typing.NamedTuple):
     """One variable's sum of gradients since the last update.
 
-    The sum has the variable's shape. Beside it stands one flag a row, which tells the rows that a
-    gradient has reached: a sparse gradient of a table adds its rows and sets their flags, so that
-    a micro-step costs what its rows cost, and the update finds those rows again without looking
-    at the table. A dense gradient reaches all rows; a scalar has one.
+    The sum has the variable's shape. One flag per row tells which rows a gradient has reached: a
+    sparse gradient of a table adds its rows and sets their flags, so a micro-step costs what its
+    rows cost, and the update finds these rows without reading the table. A dense gradient reaches
+    all rows; a scalar has one.
 
     Attributes:
         total: the sum.
@@ -84,7 +84,7 @@ class GradientSum(typing.NamedTuple):
     reached: tf.Variable
 
     def add(self, gradient):
-        """Add a gradient: a tensor, or `tf.IndexedSlices` in which every id stands once."""
+        """Add a gradient: a tensor, or `tf.IndexedSlices` with every id once."""
         total, reached = self
         if isinstance(gradient, tf.IndexedSlices):
             values = tf.cast(gradient.values, total.dtype)
@@ -96,7 +96,7 @@ class GradientSum(typing.NamedTuple):
             reached.assign(tf.ones_like(reached))
 
     def mean(self, steps, by_rows):
-        """Return the sum over `steps` micro-steps as their mean, and empty it.
+        """Return the sum over `steps` micro-steps as their mean, and reset it.
 
         Args:
             steps: scalar tensor, the number of micro-steps.
@@ -132,7 +132,7 @@ def check_shapes(gradients, variables):
             continue
         given, wanted = gradient, tf.TensorShape(variable.shape)
         if isinstance(gradient, tf.IndexedSlices):
-            # Its rows, any number of them, are of the variable's other axes.
+            # Any number of rows, each with the variable's other axes.
             given, wanted = gradient.values, [None, *wanted[1:]]
         if not tf.TensorShape(wanted).is_compatible_with(given.shape):
             raise ValueError(
@@ -142,19 +142,19 @@ def check_shapes(gradients, variables):
 
 
 def as_gradient(gradient):
-    """Return what was given for a gradient, a nested list perhaps, as one."""
+    """Return a gradient, perhaps given as a nested list, as a tensor; slices and None stay."""
     if gradient is None or isinstance(gradient, tf.IndexedSlices):
         return gradient
     return tf.convert_to_tensor(gradient)
 
 
 def in_full_precision(gradient):
-    """Return a gradient in float32 where it is in half precision, before anything can round it."""
+    """Return a half-precision gradient in float32, before anything can round it."""
     return tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient
 
 
 def split_overwritten(gradients, variables):
-    """Tell gradients from what overwrites a variable: its next value (float8 scales).
+    """Separate gradients from values that overwrite a variable (float8 scales).
 
     Returns:
         Gradients, their variables, values, and the variables that they overwrite.

@@ -10,8 +10,8 @@ from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
-# Elements up to which plain operations are faster than the kernel, which spreads every array, be it
-# a bias of ten, over all threads.
+# Up to so many elements plain operations are faster than the kernel, which spreads every array over
+# all threads, even a bias of ten.
 _SMALL = 2**15
 
 
@@ -34,7 +34,7 @@ class Adam(Optimizer):
     float64 from the betas as the variable's dtype holds them, since 1 - 0.999 keeps four digits in
     float32.
 
-    A sparse gradient counts as the dense one it stands for: every row moves, as the rule says.
+    A sparse gradient counts as the dense one it represents: every row moves, as the rule says.
     `LazyAdam` and `DeferredAdam` touch the gradient's rows only.
 
     Args:
@@ -44,13 +44,9 @@ class Adam(Optimizer):
         epsilon: number > 0. Defaults to 1e-7.
         amsgrad: whether v under the root is the largest v so far. Defaults to `False`.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`, beside the rule.
-        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
+        epsilon_hat: whether epsilon is added to the root of the uncorrected average. Defaults
             to `True`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> w = tf.Variable([1.0, 2.0])
@@ -64,6 +60,8 @@ class Adam(Optimizer):
         convergence of Adam and beyond", algorithm 2.
     """
 
+    argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon", "amsgrad", "epsilon_hat")
+
     def __init__(
         self,
         learning_rate: LearningRate = 0.001,
@@ -76,13 +74,10 @@ class Adam(Optimizer):
         epsilon_hat: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
-        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
-        check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1 = float(beta_1)
-        self.beta_2 = float(beta_2)
-        self.epsilon = float(epsilon)
+        self.beta_1 = check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
+        self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
         self.amsgrad = amsgrad
         self.epsilon_hat = epsilon_hat
         self.slot_names = ("momentum", "velocity") + ("velocity_hat",) * bool(amsgrad)
@@ -91,7 +86,7 @@ class Adam(Optimizer):
         return [as_held(beta, dtype) for beta in (self.beta_1, self.beta_2)]
 
     def _coefficients(self, learning_rate, step, dtype):
-        """Return the step's size, epsilon and the betas, as the kernel wants them."""
+        """Return the step's size, epsilon and the betas, in the order of the kernel."""
         beta_1, beta_2 = self._betas(dtype)
         root = tf.sqrt(1 - beta_2**step)
         size = learning_rate * root / (1 - beta_1**step)
@@ -110,17 +105,6 @@ class Adam(Optimizer):
         largest.assign(tf.maximum(largest, square))
         descend(variable, size, mean / (tf.sqrt(largest) + epsilon))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "amsgrad": self.amsgrad,
-            "epsilon_hat": self.epsilon_hat,
-        }
-
 
 @serializable
 class AdamW(Adam):
@@ -138,12 +122,7 @@ class AdamW(Adam):
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
         weight_decay: number >= 0, lambda. Defaults to 0.004.
-        beta_1: number in [0, 1). Defaults to 0.9.
-        beta_2: number in [0, 1). Defaults to 0.999.
-        epsilon: number > 0. Defaults to 1e-7.
-        amsgrad: whether v under the root is the largest v so far. Defaults to `False`.
-        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
-            to `True`, Keras's rule.
+        beta_1, beta_2, epsilon, amsgrad, epsilon_hat: as in `Adam`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
     Raises:
@@ -177,16 +156,8 @@ class AdamW(Adam):
             raise ValueError(
                 "`weight_decay` must be a finite number in [0, inf). Received: weight_decay=None"
             )
-        super().__init__(
-            learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            amsgrad=amsgrad,
-            weight_decay=weight_decay,
-            epsilon_hat=epsilon_hat,
-            **kwargs,
-        )
+        kwargs.update(weight_decay=weight_decay, epsilon_hat=epsilon_hat)
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, **kwargs)
 
 
 def adam_step(variable, gradient, mean, square, size, epsilon, beta_1, beta_2):
@@ -199,25 +170,18 @@ def adam_step(variable, gradient, mean, square, size, epsilon, beta_1, beta_2):
         gradient: tensor of its shape and dtype, g.
         mean: `tf.Variable`, m.
         square: `tf.Variable`, v.
-        size: scalar tensor of its dtype, as the ones below.
+        size: scalar tensor of its dtype, like the ones below.
         epsilon: scalar tensor, eps.
         beta_1: scalar tensor, b1.
         beta_2: scalar tensor, b2.
     """
     if variable.shape.num_elements() > _SMALL:
-        # With powers of 0 the kernel's own correction is 1: it is in `size` already.
-        none = tf.zeros((), variable.dtype)
+        # With powers of 0 the kernel's own correction is 1: `size` includes it.
+        zero = tf.zeros((), variable.dtype)
+        handles = {"var": variable.handle, "m": mean.handle, "v": square.handle}
+        scalars = {"lr": size, "beta1": beta_1, "beta2": beta_2, "epsilon": epsilon}
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=mean.handle,
-            v=square.handle,
-            beta1_power=none,
-            beta2_power=none,
-            lr=size,
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=epsilon,
-            grad=gradient,
+            **handles, **scalars, beta1_power=zero, beta2_power=zero, grad=gradient
         )
         return
     descend(mean, 1 - beta_1, mean - gradient)

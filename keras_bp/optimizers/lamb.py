@@ -23,8 +23,8 @@ class Lamb(Optimizer):
         w -= a (||w|| / ||u||) u
 
     The ratio is 1 where either norm is 0. Keras's takes the decay out of u and applies it beside
-    the ratio, so that with a decay it is another rule. A variable that is excluded from the decay
-    keeps its ratio, as in the paper.
+    the ratio, which makes it another rule wherever there is a decay. A variable that is excluded
+    from the decay keeps its ratio, as in the paper.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
@@ -33,10 +33,6 @@ class Lamb(Optimizer):
         epsilon: number > 0. Defaults to 1e-7.
         weight_decay: number >= 0, lambda, or `None` for none.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> w = tf.Variable([3.0, 4.0])
@@ -50,6 +46,7 @@ class Lamb(Optimizer):
     """
 
     slot_names: tuple[str, ...] = ("momentum", "velocity")
+    argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon")
 
     def __init__(
         self,
@@ -60,13 +57,10 @@ class Lamb(Optimizer):
         weight_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
-        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
-        check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1 = float(beta_1)
-        self.beta_2 = float(beta_2)
-        self.epsilon = float(epsilon)
+        self.beta_1 = check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
+        self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
 
     def _coefficients(self, learning_rate, step, dtype):
         beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
@@ -89,15 +83,6 @@ class Lamb(Optimizer):
         usable = (weight_norm > 0) & (norm > 0)
         ratio = tf.where(usable, weight_norm / tf.where(usable, norm, 1), 1)
         descend(variable, rate * ratio, direction)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-        }
 
 
 def _norm(tensor):

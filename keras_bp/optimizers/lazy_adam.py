@@ -27,7 +27,7 @@ class LazyAdam(Adam):
     - `correction="global"`: the updates of the optimizer, t, as torch's SparseAdam does. A row's
       first step is then 1.0, 0.48 and 2.51 times the learning rate at t = 1, 10 and 1000;
     - `correction="row"`: the updates of the row itself, so that every first step is one learning
-      rate. It takes one number a row more.
+      rate. It takes one more number per row.
 
     A dense gradient makes Adam's step. The decay, too, reaches a table's rows only when they are
     in the batch.
@@ -39,13 +39,9 @@ class LazyAdam(Adam):
         epsilon: number > 0. Defaults to 1e-7.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
         correction: `"global"` or `"row"`. Defaults to `"global"`.
-        epsilon_hat: whether epsilon stands beside the root of the uncorrected average. Defaults
+        epsilon_hat: whether epsilon is added to the root of the uncorrected average. Defaults
             to `True`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> table = tf.Variable([[1.0], [1.0], [1.0]])
@@ -58,6 +54,8 @@ class LazyAdam(Adam):
         Kingma and Ba, 2015, "Adam: a method for stochastic optimization", algorithm 1, applied to
         the rows of a batch.
     """
+
+    argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon", "epsilon_hat", "correction")
 
     def __init__(
         self,
@@ -72,25 +70,18 @@ class LazyAdam(Adam):
         **kwargs: Any,
     ) -> None:
         if kwargs.pop("amsgrad", False):
-            raise TypeError("LazyAdam takes no `amsgrad`: it would be blind to the rows' absence.")
+            raise TypeError("LazyAdam takes no `amsgrad`: absent rows would not count in it.")
         if correction not in ("global", "row"):
             raise ValueError(
                 f'`correction` must be "global" or "row". Received: correction={correction!r}'
             )
-        super().__init__(
-            learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            weight_decay=weight_decay,
-            epsilon_hat=epsilon_hat,
-            **kwargs,
-        )
+        kwargs.update(weight_decay=weight_decay, epsilon_hat=epsilon_hat)
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
         self.correction = correction
 
     def _create_slots(self, variable):
         slots = super()._create_slots(variable)
-        # A scalar has no rows: it is corrected by the updates of all.
+        # A scalar has no rows: it is corrected by the count of all updates.
         if self.correction == "row" and len(variable.shape) > 0:
             slots.append(self._add_row_variable(variable, "row_updates", "int64"))
         return slots
@@ -114,7 +105,7 @@ class LazyAdam(Adam):
         if not isinstance(gradient, tf.IndexedSlices):
             if not updates:
                 return super()._rule(variable, gradient, slots, coefficients, decay)
-            # A dense gradient is one in which every row stands.
+            # A dense gradient holds every row.
             gradient = tf.IndexedSlices(gradient, tf.range(variable.shape[0]))
         ids, g = gradient.indices, gradient.values
         size, epsilon, beta_1, beta_2 = coefficients
@@ -133,9 +124,3 @@ class LazyAdam(Adam):
         counts = tf.reshape(tf.cast(updates, tf.float64), [-1] + [1] * (g.shape.rank - 1))
         size, epsilon, *_ = super()._coefficients(tf.cast(rate, tf.float64), counts, g.dtype)
         return tf.cast(size, g.dtype), tf.cast(epsilon, g.dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        config = {**super().get_config(), "correction": self.correction}
-        del config["amsgrad"]
-        return config

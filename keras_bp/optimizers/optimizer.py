@@ -1,4 +1,4 @@
-"""The base of every optimizer: the way of a gradient from `apply` to the rule.
+"""The base of every optimizer: how a gradient gets from `apply` to the rule.
 
 The class reads in the order of the steps in its docstring.
 """
@@ -30,7 +30,7 @@ _HALF = ("float16", "bfloat16")
 
 
 class Optimizer(SettableLearningRate):
-    """The base of every optimizer: the way of a gradient up to the rule.
+    """The base of every optimizer: what happens to a gradient before the rule.
 
     A `keras.optimizers.Optimizer`, so that `compile`, `fit`, `apply`, `apply_gradients` and files
     work as usual. In `apply` the gradients pass, in this order,
@@ -43,7 +43,7 @@ class Optimizer(SettableLearningRate):
        `loss_scale_factor`: each worker's LossScaleOptimizer decides for itself, and the others
        wait for its gradient;
     3. the sum of a sparse gradient's rows per id;
-    4. the mean over `gradient_accumulation_steps` micro-steps: all that follows happens once an
+    4. the mean over `gradient_accumulation_steps` micro-steps: all that follows happens once per
        update;
     5. clipping;
     6. weight decay, `w -= learning_rate * weight_decay * w`;
@@ -59,7 +59,8 @@ class Optimizer(SettableLearningRate):
     All arguments but the learning rate are given by keyword. The factor on a schedule, below, is
     part of the saved state, not of the configuration.
 
-    A rule derives from this class, names its slots, and overrides `_coefficients` and `_rule`.
+    A rule derives from this class, names its slots and arguments, and overrides `_coefficients` and
+    `_rule`.
 
     Args:
         learning_rate: number >= 0, a schedule, or a callable without arguments that returns the
@@ -72,11 +73,11 @@ class Optimizer(SettableLearningRate):
             most one of the three can be given.
         use_ema: whether to keep an exponential moving average of the weights, which takes their
             place at the end of `fit`. Defaults to `False`.
-        ema_momentum: number in [0, 1], the average's decay an update. Defaults to 0.99.
+        ema_momentum: number in [0, 1], the average's decay per update. Defaults to 0.99.
         ema_overwrite_frequency: integer >= 1, after how many updates the average takes the
             weights' place, again and again, or `None` for at the end only.
         loss_scale_factor: number > 0 by which the loss is multiplied, or `None`.
-        gradient_accumulation_steps: integer >= 2, micro-steps an update, or `None` for 1.
+        gradient_accumulation_steps: integer >= 2, micro-steps per update, or `None` for 1.
         exclude_from_decay: which variables do not decay: `"bias_and_normalization"`, or a regular
             expression that is searched in the variables' paths (`"block_1/"`, `"embeddings$"`), or
             a list of these. It is saved with the optimizer. Leave its start open: the paths of a
@@ -102,6 +103,9 @@ class Optimizer(SettableLearningRate):
     slot_names: tuple[str, ...] = ()
     """Names of the variables that a rule keeps for each weight."""
 
+    argument_names: tuple[str, ...] = ()
+    """Names of the rule's own arguments, kept as attributes, for `get_config`."""
+
     def __init__(
         self,
         learning_rate: LearningRate,
@@ -119,12 +123,11 @@ class Optimizer(SettableLearningRate):
         name: str | None = None,
         **kwargs: typing.Any,
     ) -> None:
-        numbers = {
-            "weight_decay": weight_decay,
+        numbers = {"weight_decay": weight_decay, "loss_scale_factor": loss_scale_factor}
+        numbers |= {
             "clipnorm": clipnorm,
             "clipvalue": clipvalue,
             "global_clipnorm": global_clipnorm,
-            "loss_scale_factor": loss_scale_factor,
         }
         for argument, number in numbers.items():
             if number is not None:
@@ -154,38 +157,38 @@ class Optimizer(SettableLearningRate):
     # What a rule overrides.
 
     def _check_variables(self, variables):
-        """Raise if the rule cannot be built on these variables."""
+        """Raise an error if the rule cannot be built on these variables."""
 
     def _create_slots(self, variable):
         """Return the slots of one variable, in the order in which they are saved."""
         return [self.add_variable_from_reference(variable, name) for name in self.slot_names]
 
     def _start(self, learning_rate, step):
-        """Do what is to be done once before an update, whatever the number of variables.
+        """Prepare an update: what is needed once, whatever the number of variables.
 
         Args:
             learning_rate: scalar float64 tensor.
             step: scalar float64 tensor, the number of this update, from 1.
         """
 
-    def _survey(self, gradients, variables, reached, learning_rate, step):
-        """Look at all gradients together, before any variable moves.
+    def _observe(self, gradients, variables, reached, learning_rate, step):
+        """See all gradients together, before any variable moves.
 
         Args:
             gradients: list of tensors and `tf.IndexedSlices`, clipped.
             variables: list of their variables.
-            reached: list with a scalar bool tensor for each, whether the update has a gradient of
-                it, or `None` where it surely has; or `None` for all.
+            reached: list with a scalar bool tensor for each, whether the update has a gradient for
+                it, or `None` where it certainly has; or `None` for all.
             learning_rate: scalar float64 tensor.
             step: scalar float64 tensor, the number of this update, from 1.
 
         Returns:
-            The gradients that the update goes on with.
+            The gradients that the update continues with.
         """
         return gradients
 
     def _coefficients(self, learning_rate, step, dtype):
-        """Return the rule's scalars, once an update and dtype, as a tuple of float64 tensors.
+        """Return the rule's scalars, once per update and dtype, as a tuple of float64 tensors.
 
         Args:
             learning_rate: scalar float64 tensor.
@@ -209,15 +212,15 @@ class Optimizer(SettableLearningRate):
         raise NotImplementedError(f"{type(self).__name__} must override `_rule`.")
 
     def _skip(self, variable):
-        """Do what an update owes a variable that has no gradient in it."""
+        """Treat a variable that has no gradient in an update."""
 
     def _by_rows(self, variable):
         """Tell whether a sparse gradient makes the rule touch the gradient's rows alone."""
         return False
 
     def _decay(self, variable, gradient, decay):
-        """Apply the decay before the rule; return what is left of it for the rule to do."""
-        # w -= decay w, not w *= 1 - decay: that factor has few digits of the decay left.
+        """Apply the decay before the rule; return what is left of it for the rule."""
+        # w -= decay w, not w *= 1 - decay: that factor keeps few digits of the decay.
         descend(variable, decay, tf.convert_to_tensor(variable))
 
     # Building.
@@ -238,7 +241,7 @@ class Optimizer(SettableLearningRate):
         if self.built:
             return
         variables = list(variables)
-        # Before anything is created: a refusal leaves no half-built optimizer.
+        # Before anything is created, so that an error leaves no half-built optimizer.
         self._check_variables(variables)
         self._decays = decayed(variables, self.exclude_from_decay, self._exact_exclusions)
         super().build(variables)
@@ -254,7 +257,7 @@ class Optimizer(SettableLearningRate):
                 master = self.add_variable_from_reference(variable, "float32")
             self._masters.append(master)
             slots.append([] if overwritten else self._create_slots(variable))
-        # As a function: Keras would take what a list holds for the optimizer's own variables.
+        # As a function: Keras would track what a list holds as variables of the optimizer.
         self._slots_of = lambda index: [local(slot) for slot in slots[index]]
 
     def _add_row_variable(self, variable, name, dtype):
@@ -278,9 +281,9 @@ class Optimizer(SettableLearningRate):
         self._exact_exclusions = [exactly(variable) for variable in var_list or []]
         self.exclude_from_decay = check_patterns(self._exact_exclusions + list(var_names or []))
 
-    # Steps 1 to 3: the gradients as they come in.
+    # Steps 1 to 3: incoming gradients.
 
-    # In a user's tf.function AutoGraph would rewrite this and all below, to no use.
+    # In a user's tf.function AutoGraph would needlessly rewrite this and all below.
     @tf.autograph.experimental.do_not_convert
     def apply(self, grads: list, trainable_variables: list | None = None) -> None:
         """Make one step, or one micro-step, with a gradient for each variable.
@@ -293,7 +296,7 @@ class Optimizer(SettableLearningRate):
         grads = [as_gradient(gradient) for gradient in grads]
         if not grads:
             return
-        grads, variables = self._pair(grads, trainable_variables)
+        grads, variables = self._match(grads, trainable_variables)
         with keras.name_scope(self.name, caller=self):
             grads = gradient_tools.sum_over_replicas([in_full_precision(g) for g in grads])
             grads, variables, values, overwritten = split_overwritten(grads, variables)
@@ -301,16 +304,16 @@ class Optimizer(SettableLearningRate):
                 grads = [gradient_tools.unscale(g, self.loss_scale_factor) for g in grads]
             grads = [deduplicated(gradient) for gradient in grads]
 
-            def take():
+            def accept():
                 self._overwrite(values, overwritten)
-                self._take(grads, variables)
+                self._accumulate(grads, variables)
 
             if self._skips_nonfinite_steps():
-                tf.cond(gradient_tools.all_finite(grads), take, lambda: None)
+                tf.cond(gradient_tools.all_finite(grads), accept, lambda: None)
             else:
-                take()
+                accept()
 
-    def _pair(self, grads, variables):
+    def _match(self, grads, variables):
         """Return gradients and variables of equal number, without those that have no gradient."""
         if variables is None:
             if not self.built:
@@ -328,9 +331,9 @@ class Optimizer(SettableLearningRate):
         return self._filter_empty_gradients(grads, variables)
 
     def __setattr__(self, name: str, value: typing.Any) -> None:
-        # keras.optimizers.LossScaleOptimizer sets this to None in the optimizer that it is put
-        # around, and tells it of itself in no other way. A property's setter would not be called:
-        # TensorFlow passes over what does not change an attribute.
+        # keras.optimizers.LossScaleOptimizer sets this to None in the optimizer that it wraps,
+        # which learns of it in no other way. A property's setter would not be called: TensorFlow
+        # ignores an assignment that does not change the attribute.
         if name == "loss_scale_factor":
             self._has_scale_around = value is None and hasattr(self, name)
         super().__setattr__(name, value)
@@ -338,15 +341,15 @@ class Optimizer(SettableLearningRate):
     def _skips_nonfinite_steps(self):
         """Tell whether a step with a gradient that is not finite is to be skipped.
 
-        With a scale of its own it is. A LossScaleOptimizer around it looks at the gradient before
-        the sum over the replicas, and takes what it finds in the first replica for all: what is
-        not finite in another one is for us to find.
+        It is with a `loss_scale_factor`. A LossScaleOptimizer around it looks at the gradient
+        before the sum over the replicas, and at the first replica's only: the others' are checked
+        here.
         """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return self.loss_scale_factor is not None or (self._has_scale_around and replicas > 1)
 
     def _overwrite(self, values, variables):
-        """Overwrite variables; of the values of several micro-steps the largest counts."""
+        """Overwrite variables; of several micro-steps' values the largest counts."""
         for value, variable in zip(values, variables, strict=True):
             own = local(variable)
             value = tf.cast(value, own.dtype)
@@ -359,8 +362,8 @@ class Optimizer(SettableLearningRate):
 
     # Step 4: the mean over micro-steps.
 
-    def _take(self, gradients, variables):
-        """Take a step's gradients in: update, or add them to the sums until these are full."""
+    def _accumulate(self, gradients, variables):
+        """Update at once, or add a step's gradients to the sums until these are full."""
         if not self.gradient_accumulation_steps:
             self._update(gradients, variables)
             return
@@ -383,8 +386,8 @@ class Optimizer(SettableLearningRate):
         """Update with the mean gradients and empty the sums.
 
         Args:
-            sparse: dictionary, for the variables that this step has a gradient of, whether it is
-                sparse. Others are updated if an earlier micro-step had a gradient of them.
+            sparse: dictionary, for the variables that have a gradient in this step, whether it is
+                sparse. Others are updated if they had one in an earlier micro-step.
         """
         steps = local(self._accumulated_steps)
         gradients, variables, reached = [], [], []
@@ -393,7 +396,7 @@ class Optimizer(SettableLearningRate):
                 continue
             total = self._sum_of(variable)
             reached.append(None if index in sparse else total.is_reached())
-            # A scalar has no rows to gather, though a rule may say that it works by rows.
+            # A scalar has no rows to gather, even if the rule works by rows.
             by_rows = sparse.get(index, len(variable.shape) > 0) and self._by_rows(variable)
             gradients.append(total.mean(steps, by_rows))
             variables.append(variable)
@@ -403,7 +406,7 @@ class Optimizer(SettableLearningRate):
     def flush(self) -> None:
         """Apply the micro-steps that are left over, as an update with their mean gradient.
 
-        It does nothing where none are left, or without accumulation. Call it outside of
+        Without any left, or without accumulation, it does nothing. Call it outside of
         `tf.function`, at the end of a custom loop; `fit` calls it by itself.
         """
         if not self.built or not self.gradient_accumulation_steps:
@@ -419,7 +422,7 @@ class Optimizer(SettableLearningRate):
         rate = tf.cast(tf.convert_to_tensor(self.learning_rate), tf.float64)
         step = tf.cast(local(self._iterations), tf.float64) + 1
         self._start(rate, step)
-        gradients = self._survey(gradients, variables, reached, rate, step)
+        gradients = self._observe(gradients, variables, reached, rate, step)
         coefficients = {
             dtype: [tf.cast(c, dtype) for c in self._coefficients(rate, step, dtype)]
             for dtype in {self._target(variable).dtype for variable in variables}
@@ -427,9 +430,8 @@ class Optimizer(SettableLearningRate):
         for gradient, variable, is_reached in zip(
             gradients, variables, reached or [None] * len(variables), strict=True
         ):
-            update = functools.partial(
-                self._update_variable, gradient, variable, rate, coefficients
-            )
+            arguments = gradient, variable, rate, coefficients
+            update = functools.partial(self._update_variable, *arguments)
             if is_reached is None:
                 update()
             else:
@@ -443,8 +445,8 @@ class Optimizer(SettableLearningRate):
         local(self._iterations).assign_add(1)
 
     def _clipped(self, gradients):
-        # By their values: `clip` would sum the rows once more, and compiled by XLA tf.unique takes
-        # the padding of ids of unknown number for ids.
+        # By their values: `clip` would sum the rows again, and under XLA tf.unique counts the
+        # padding of ids of unknown number as ids.
         names = "clipvalue", "clipnorm", "global_clipnorm"
         values = [gradient_tools.values_of(gradient) for gradient in gradients]
         clipped = gradient_tools.clip(values, **{name: getattr(self, name) for name in names})
@@ -457,7 +459,7 @@ class Optimizer(SettableLearningRate):
         return local(variable if master is None else master)
 
     def _up_to_date_target(self, variable):
-        """Return the target; a float32 copy takes over what was set from outside since."""
+        """Return the target, with a float32 copy updated if its variable was set from outside."""
         own, target = local(variable), self._target(variable)
         if own is not target:
             same = tf.cast(target, own.dtype) == own
@@ -465,7 +467,7 @@ class Optimizer(SettableLearningRate):
         return target
 
     def _complete(self, gradient, variable):
-        """Return a gradient as the rule takes it: in its dtype, dense unless it goes by rows."""
+        """Return a gradient as the rule expects it: in its dtype, dense unless it works by rows."""
         target = self._target(variable)
         gradient = tf.cast(gradient, target.dtype)
         if isinstance(gradient, tf.IndexedSlices) and not self._by_rows(variable):
@@ -488,21 +490,15 @@ class Optimizer(SettableLearningRate):
 
     def _update_averages(self):
         """Move the averages of `use_ema` towards the weights."""
-        pairs = [
-            (local(average), local(variable))
-            for average, variable in zip(
-                self._model_variables_moving_average, self._trainable_variables, strict=True
-            )
-            if average is not None
-        ]
+        averages = zip(self._model_variables_moving_average, self._trainable_variables, strict=True)
+        pairs = [(local(average), local(v)) for average, v in averages if average is not None]
         iterations = local(self._iterations)
         move_averages(pairs, iterations, self.ema_momentum, self.ema_overwrite_frequency)
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
         """Put the averages, in float32 for half precision, in the variables' place."""
-        for variable, average in zip(
-            self._trainable_variables, self._model_variables_moving_average, strict=True
-        ):
+        averages = zip(self._model_variables_moving_average, self._trainable_variables, strict=True)
+        for average, variable in averages:
             if average is not None:
                 variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
 
@@ -517,4 +513,5 @@ class Optimizer(SettableLearningRate):
         """Return the constructor's arguments, for `from_config`."""
         # A plain list: Keras tracks the lists of an optimizer, and its own cannot be pickled.
         patterns = list(self.exclude_from_decay) or None
-        return {**super().get_config(), "exclude_from_decay": patterns}
+        own = {name: getattr(self, name) for name in self.argument_names}
+        return {**super().get_config(), "exclude_from_decay": patterns, **own}

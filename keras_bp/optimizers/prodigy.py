@@ -1,4 +1,4 @@
-"""Adam that estimates how far it has to go, and takes its rate from that."""
+"""Adam that estimates the distance to a solution and derives its rate from it."""
 
 import math
 from typing import Any
@@ -51,10 +51,6 @@ class Prodigy(SelfTuning):
             warm-up of the learning rate. Defaults to `False`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
-
     Example:
         >>> w = tf.Variable([1.0, 2.0])
         >>> optimizer = keras_bp.optimizers.Prodigy()
@@ -69,6 +65,10 @@ class Prodigy(SelfTuning):
     """
 
     slot_names: tuple[str, ...] = ("initial", "weighted_sum", "momentum", "velocity")
+    argument_names: tuple[str, ...] = (
+        *("beta_1", "beta_2", "epsilon", "beta_3", "d0", "d_coef", "growth_rate"),
+        *("use_bias_correction", "safeguard_warmup"),
+    )
 
     def __init__(
         self,
@@ -86,17 +86,14 @@ class Prodigy(SelfTuning):
         safeguard_warmup: bool = False,
         **kwargs: Any,
     ) -> None:
-        check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
-        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
-        check_number("epsilon", epsilon, 0.0, low_open=True)
         if beta_3 is not None:
             beta_3 = check_number("beta_3", beta_3, 0.0, 1.0, high_open=True)
         if growth_rate is not None:
             growth_rate = check_number("growth_rate", growth_rate, 1.0)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1 = float(beta_1)
-        self.beta_2 = float(beta_2)
-        self.epsilon = float(epsilon)
+        self.beta_1 = check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
+        self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
         self.beta_3 = beta_3
         self.d0 = check_number("d0", d0, 0.0, low_open=True)
         self.d_coef = check_number("d_coef", d_coef, 0.0, low_open=True)
@@ -148,7 +145,7 @@ class Prodigy(SelfTuning):
         largest, numerator = local(self._largest_estimate), local(self._numerator)
         d = tf.identity(local(self._d))
         numerator.assign(self._memory * numerator + d / self.d0 * rate * progress)
-        # No gradient so far but zeros: no estimate.
+        # As long as all gradients were 0 there is no estimate.
         estimate = tf.math.divide_no_nan(self.d_coef * numerator, norm)
         largest.assign(tf.maximum(largest, estimate))
         new = tf.where(d == self.d0, tf.maximum(d, estimate), d)
@@ -160,8 +157,8 @@ class Prodigy(SelfTuning):
     def _coefficients(self, learning_rate, step, dtype):
         before, rate = local(self._d_before), local(self._adapted_rate)
         epsilon = self.epsilon * local(self._d)
-        # The averages are made with the betas as the dtype holds them; in float32 1 - 0.999 is
-        # 1.3e-5 of it off, and v with it, which is put right here.
+        # The averages use the betas as the dtype holds them. In float32 1 - 0.999 is off by 1.3e-5
+        # of itself, and so is v, which is corrected here.
         beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
         root = tf.sqrt((1 - beta_2) / (1 - self.beta_2))
         size = rate * root * (1 - self.beta_1) / (1 - beta_1)
@@ -172,18 +169,3 @@ class Prodigy(SelfTuning):
         if decay is not None:
             descend(variable, rate * self.weight_decay, tf.convert_to_tensor(variable))
         adam_step(variable, before * gradient, *slots[2:], *step)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "beta_3": self.beta_3,
-            "d0": self.d0,
-            "d_coef": self.d_coef,
-            "growth_rate": self.growth_rate,
-            "use_bias_correction": self.use_bias_correction,
-            "safeguard_warmup": self.safeguard_warmup,
-        }

@@ -29,15 +29,10 @@ class RMSprop(Optimizer):
         rho: number in [0, 1), the decay of the squares' average. Defaults to 0.9.
         momentum: number in [0, 1], b. Defaults to 0.
         epsilon: number > 0. Defaults to 1e-7.
-        centered: whether to divide by the variance in the place of the mean square. Defaults to
-            `False`.
+        centered: whether to divide by the variance instead of the mean square. Defaults to `False`.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
-        epsilon_in_sqrt: whether epsilon stands under the root. Defaults to `True`.
+        epsilon_in_sqrt: whether epsilon is added under the root. Defaults to `True`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> w = tf.Variable([1.0, 2.0])
@@ -51,6 +46,8 @@ class RMSprop(Optimizer):
         centered form.
     """
 
+    argument_names: tuple[str, ...] = ("rho", "momentum", "epsilon", "centered", "epsilon_in_sqrt")
+
     def __init__(
         self,
         learning_rate: LearningRate = 0.001,
@@ -63,20 +60,14 @@ class RMSprop(Optimizer):
         epsilon_in_sqrt: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_number("rho", rho, 0.0, 1.0, high_open=True)
-        check_number("momentum", momentum, 0.0, 1.0)
-        check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.rho = float(rho)
-        self.momentum = float(momentum)
-        self.epsilon = float(epsilon)
+        self.rho = check_number("rho", rho, 0.0, 1.0, high_open=True)
+        self.momentum = check_number("momentum", momentum, 0.0, 1.0)
+        self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
         self.centered = centered
         self.epsilon_in_sqrt = epsilon_in_sqrt
-        self.slot_names = (
-            "velocity",
-            *(["momentum"] if momentum else []),
-            *(["average_gradient"] if centered else []),
-        )
+        optional = ("momentum",) * bool(momentum) + ("average_gradient",) * bool(centered)
+        self.slot_names = ("velocity", *optional)
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients
@@ -100,14 +91,3 @@ class RMSprop(Optimizer):
             variable.assign_sub(velocity)
         else:
             descend(variable, rate, direction)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {
-            **super().get_config(),
-            "rho": self.rho,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
-            "centered": self.centered,
-            "epsilon_in_sqrt": self.epsilon_in_sqrt,
-        }

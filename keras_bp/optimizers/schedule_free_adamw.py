@@ -40,14 +40,13 @@ class ScheduleFreeAdamW(Optimizer):
         )
 
     Whatever puts weights back from outside while they are at x (EarlyStopping with
-    `restore_best_weights`, `load_weights`) leaves the optimizer in the belief that they are at x:
+    `restore_best_weights`, `load_weights`) goes unnoticed, and the optimizer still assumes x:
     restore weights and optimizer together, from a `.keras` file. ModelCheckpoint saves y and u,
     from which both x and y follow.
 
-    An update that finds the variables at x goes back to y first; its gradient and its decay
-    are those at x then.
-    Where batch normalization is used, its moving statistics belong to y: pass some batches
-    through the model at x with `training=True` before it is evaluated.
+    An update that finds the variables at x goes back to y first; its gradient and its decay are
+    those at x then. Where batch normalization is used, its moving statistics belong to y: pass some
+    batches through the model at x with `training=True` before it is evaluated.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.0025.
@@ -58,10 +57,6 @@ class ScheduleFreeAdamW(Optimizer):
         weight_decay: number >= 0, lambda, or `None` for none.
         r: number >= 0, the power of k+1 in the average's weights. Defaults to 0.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> w = tf.Variable([1.0, 2.0])
@@ -75,6 +70,7 @@ class ScheduleFreeAdamW(Optimizer):
     """
 
     slot_names: tuple[str, ...] = ("difference", "velocity")
+    argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon", "warmup_steps", "r")
 
     def __init__(
         self,
@@ -88,18 +84,13 @@ class ScheduleFreeAdamW(Optimizer):
         r: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        # x is found from y by a division by b1.
-        check_number("beta_1", beta_1, 0.0, 1.0, low_open=True, high_open=True)
-        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
-        check_number("epsilon", epsilon, 0.0, low_open=True)
-        check_integer("warmup_steps", warmup_steps, 0)
-        check_number("r", r, 0.0)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1 = float(beta_1)
-        self.beta_2 = float(beta_2)
-        self.epsilon = float(epsilon)
-        self.warmup_steps = warmup_steps
-        self.r = r
+        # x follows from y by a division by b1.
+        self.beta_1 = check_number("beta_1", beta_1, 0.0, 1.0, low_open=True, high_open=True)
+        self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
+        self.warmup_steps = check_integer("warmup_steps", warmup_steps, 0)
+        self.r = check_number("r", r, 0.0)
 
     def build(self, variables: list) -> None:
         """Create the slots, the sum of the average's weights and what it is made of."""
@@ -155,16 +146,16 @@ class ScheduleFreeAdamW(Optimizer):
         d = gradient / (tf.sqrt(square) * correction + self.epsilon)
         if decay is not None:
             d += variable * tf.constant(self.weight_decay, variable.dtype)
-        # Not times (1-c): a product XLA computes again for the next line, from a copy of the old u.
+        # Not times (1-c): XLA would compute that product again for the next line, from a copy of u.
         difference.assign((difference - d * reach) / inverse_keep)
         variable.assign_add(difference * pull - d * push)
 
     def use_average_weights(self) -> None:
-        """Put the average x in the variables' place; it does nothing where it is there already."""
+        """Put the average x in the variables' place, unless it is there."""
         self._switch(to_average=True)
 
     def use_training_weights(self) -> None:
-        """Put the training weights y back; it does nothing where they are there already."""
+        """Put the training weights y back, unless they are there."""
         self._switch(to_average=False)
 
     def finalize_variable_values(self, var_list: list) -> None:
@@ -194,14 +185,3 @@ class ScheduleFreeAdamW(Optimizer):
             target.assign_add(slots[0] * tf.cast(share, target.dtype))
             if own is not target:
                 own.assign(tf.cast(target, own.dtype))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "warmup_steps": self.warmup_steps,
-            "r": self.r,
-        }

@@ -1,4 +1,4 @@
-"""The rules that find their rate themselves: their base, DoG and Adam-HD."""
+"""Rules that find their own rate: their base, DoG and Adam-HD."""
 
 from typing import Any
 
@@ -15,24 +15,24 @@ from keras_bp.optimizers.optimizer import Optimizer
 
 
 class SelfTuning(Optimizer):
-    """What rules without a hand-made rate share: sums over all variables, before any moves.
+    """Base of the rules that find their rate: sums over all variables, before any of them moves.
 
-    In each update `_measure` returns a few numbers of each variable, and their sums over all of
-    them go to `_tune`, which returns the rate. They are taken of the gradients that the rule gets,
-    summed over replicas and micro-steps, unscaled and clipped, so that every replica finds the same
-    rate; and they are a part of the update, so that a step that is skipped leaves them alone. A
-    variable without gradient counts as one with zeros, and stays where it is.
+    In each update `_measure` returns a few numbers for each variable, and their sums over all
+    variables go to `_tune`, which returns the rate. They are computed from the gradients that the
+    rule gets (summed over replicas and micro-steps, unscaled, clipped), so every replica finds the
+    same rate; and they are part of the update, so a skipped step leaves them alone. A variable
+    without a gradient counts as one with zeros, and does not move.
 
-    Sums and scalars are in float64: a rate grows over many orders of size.
+    Sums and scalars are in float64: a rate grows over many orders of magnitude.
 
-    A rule that keeps where training began names "initial" as its first slot. It is filled by the
-    first update, not by `build`, since weights may be loaded in between.
+    A rule that needs the initial weights names "initial" as its first slot. The first update fills
+    it, not `build`, since weights may be loaded in between.
     """
 
     # What a rule overrides.
 
     def _begin(self, targets):
-        """Give the scalars the values that they begin with, before the first update.
+        """Initialize the scalars, before the first update.
 
         Args:
             targets: list of `tf.Variable`, all that the rule updates.
@@ -43,11 +43,11 @@ class SelfTuning(Optimizer):
         return ()
 
     def _measure(self, variable, gradient, slots, scales, decay):
-        """Return a variable's share in the sums, always the same number of scalar tensors.
+        """Return a variable's terms of the sums, always the same number of scalar tensors.
 
         Args:
-            variable: `tf.Variable`, not moved yet.
-            gradient: as the rule gets it; zeros where there is none.
+            variable: `tf.Variable`, before its update.
+            gradient: as the rule gets it; zeros if there is none.
             slots: list of `tf.Variable`.
             scales: what `_scales` returned, cast to the variable's dtype.
             decay: scalar tensor, `weight_decay`, or `None` where the variable does not decay.
@@ -66,12 +66,12 @@ class SelfTuning(Optimizer):
 
     @property
     def adapted_rate(self) -> keras.Variable:
-        """The rate of the last update, which the rule has found: a variable, 0 before the first."""
+        """The rate that the rule found for the last update: a variable, 0 before the first."""
         if not self.built:
-            raise AttributeError("`adapted_rate` is there once the optimizer is built.")
+            raise AttributeError("`adapted_rate` exists once the optimizer is built.")
         return self._adapted_rate
 
-    # What it makes of it.
+    # What the base does.
 
     def build(self, variables: list) -> None:
         """Create the slots and the scalars that all variables share."""
@@ -84,7 +84,7 @@ class SelfTuning(Optimizer):
     def _add_scalar(self, name):
         return self.add_variable((), dtype="float64", name=name)
 
-    def _survey(self, gradients, variables, reached, learning_rate, step):
+    def _observe(self, gradients, variables, reached, learning_rate, step):
         gradients = [self._complete(g, v) for g, v in zip(gradients, variables, strict=True)]
         given = {
             self._get_variable_index(variable): pair
@@ -122,7 +122,7 @@ class SelfTuning(Optimizer):
         return gradients
 
     def _start_from(self, targets, slots):
-        """In the first update, note where the variables are."""
+        """Store the initial weights in the first update."""
         started = local(self._started)
 
         def begin():
@@ -135,7 +135,7 @@ class SelfTuning(Optimizer):
         tf.cond(started, lambda: None, begin)
 
     def _decay(self, variable, gradient, decay):
-        # By the rate that the rule finds, in the rule.
+        # The rule decays, with the rate that it finds.
         return decay
 
 
@@ -151,16 +151,16 @@ class DoG(SelfTuning):
         w -= a r / sqrt(G + epsilon) g
 
     The first steps are tiny, whatever the loss; r grows with each of them until the weights are as
-    far away as they have to go, and G makes the rate fall from then on. a is `learning_rate`, a
+    far away as they need to be, and G makes the rate fall from then on. a is `learning_rate`, a
     factor that is left at 1. The rate of the last update, a r / sqrt(G + epsilon), is
     `adapted_rate`.
 
-    The rate falls slowly, so that the authors evaluate an average of the weights and find it
+    The rate falls slowly, so the authors evaluate an average of the weights, which they find
     crucial. Theirs weighs late weights more, with the number of updates; `use_ema=True` keeps an
     exponential one, see `keras_bp.optimizers.Optimizer`.
 
     As in the authors' package, decay is a part of the gradient and counts in G. Without decay a
-    sparse gradient touches its own rows only; w - w0 is read as a whole. The optimizer keeps w0:
+    sparse gradient touches its own rows only; w - w0 is read in full. The optimizer keeps w0:
     one number for each weight.
 
     Args:
@@ -169,13 +169,9 @@ class DoG(SelfTuning):
             1e-6; the authors take 1e-4 with batch normalization.
         epsilon: number > 0. Defaults to 1e-8.
         weight_decay: number >= 0, lambda, or `None` for none.
-        init_eta: number > 0, the rate until the weights have moved, in the place of what
-            `r_epsilon` makes of it, or `None`.
+        init_eta: number > 0, the rate until the weights have moved, instead of the one that
+            `r_epsilon` gives, or `None`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> w = tf.Variable([3.0, 4.0])
@@ -190,6 +186,7 @@ class DoG(SelfTuning):
     """
 
     slot_names: tuple[str, ...] = ("initial",)
+    argument_names: tuple[str, ...] = ("r_epsilon", "epsilon", "init_eta")
 
     def __init__(
         self,
@@ -203,11 +200,9 @@ class DoG(SelfTuning):
     ) -> None:
         if init_eta is not None:
             init_eta = check_number("init_eta", init_eta, 0.0, low_open=True)
-        check_number("r_epsilon", r_epsilon, 0.0, low_open=True)
-        check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.r_epsilon = float(r_epsilon)
-        self.epsilon = float(epsilon)
+        self.r_epsilon = check_number("r_epsilon", r_epsilon, 0.0, low_open=True)
+        self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
         self.init_eta = init_eta
 
     def build(self, variables: list) -> None:
@@ -228,7 +223,7 @@ class DoG(SelfTuning):
 
     def _measure(self, variable, gradient, slots, scales, decay):
         [initial] = slots
-        if isinstance(gradient, tf.IndexedSlices):  # in which every id stands once
+        if isinstance(gradient, tf.IndexedSlices):  # with every id once
             gradient = gradient.values
         gradient = _with_decay(gradient, variable, decay)
         squared_norm = gradient_tools.squared_norm
@@ -255,15 +250,6 @@ class DoG(SelfTuning):
             decay = tf.constant(self.weight_decay, variable.dtype)
         descend(variable, rate, _with_decay(gradient, variable, decay))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {
-            **super().get_config(),
-            "r_epsilon": self.r_epsilon,
-            "epsilon": self.epsilon,
-            "init_eta": self.init_eta,
-        }
-
 
 def _with_decay(gradient, variable, decay):
     return gradient if decay is None else gradient + decay * variable
@@ -283,15 +269,15 @@ class HypergradientAdam(SelfTuning):
         u_t = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)
         w -= a (u_t + lambda w)
 
-    a begins at `learning_rate`. To what a schedule says, or is set later, all moves so far are
-    added; where it says 0, nothing moves. The rate of the last update is `adapted_rate`.
+    a begins at `learning_rate`. All moves so far are added to the scheduled rate, or to one that is
+    set later; where that is 0, nothing moves. The rate of the last update is `adapted_rate`.
 
-    A move is of the size of h times the sum of the gradients' sizes: h wants to be small, and the
-    larger the model, the smaller. The authors take 1e-7 for a small network and 1e-8 for VGG;
+    A move is about h times the sum of the gradients' magnitudes, so h must be small, and smaller
+    the larger the model. The authors take 1e-7 for a small network and 1e-8 for VGG;
     with 0 this is Adam. Clipped gradients make bounded moves. The decay is no part of u.
 
-    u_(t-1) is found from m and v, so that the optimizer keeps no more than Adam. It counts a
-    variable as if it had moved, where it had no gradient in update t-1.
+    u_(t-1) is computed from m and v, so the optimizer keeps no more than Adam does. A variable
+    without a gradient in update t-1 counts as if it had moved.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
@@ -301,10 +287,6 @@ class HypergradientAdam(SelfTuning):
         epsilon: number > 0. Defaults to 1e-8.
         weight_decay: number >= 0, lambda, or `None` for none.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> w = tf.Variable([1.0, 2.0])
@@ -321,6 +303,7 @@ class HypergradientAdam(SelfTuning):
     """
 
     slot_names: tuple[str, ...] = ("momentum", "velocity")
+    argument_names: tuple[str, ...] = ("hypergradient_rate", "beta_1", "beta_2", "epsilon")
 
     def __init__(
         self,
@@ -332,18 +315,14 @@ class HypergradientAdam(SelfTuning):
         weight_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_number("hypergradient_rate", hypergradient_rate, 0.0)
-        check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
-        check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
-        check_number("epsilon", epsilon, 0.0, low_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.hypergradient_rate = float(hypergradient_rate)
-        self.beta_1 = float(beta_1)
-        self.beta_2 = float(beta_2)
-        self.epsilon = float(epsilon)
+        self.hypergradient_rate = check_number("hypergradient_rate", hypergradient_rate, 0.0)
+        self.beta_1 = check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
+        self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
+        self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
 
     def build(self, variables: list) -> None:
-        """Create the slots, and the sum of the rate's moves."""
+        """Create the slots, and the sum of the rate's changes."""
         if self.built:
             return
         super().build(variables)
@@ -354,7 +333,7 @@ class HypergradientAdam(SelfTuning):
         return tf.sqrt(1 - beta_2**step) / (1 - beta_1**step)
 
     def _scales(self, learning_rate, step, dtype):
-        # In update 1 there is no last one, and m is 0.
+        # Before update 1 there was none, and m is 0.
         return tf.constant(self.epsilon, tf.float64), self._correction(
             tf.maximum(step - 1, 1), dtype
         )
@@ -381,13 +360,3 @@ class HypergradientAdam(SelfTuning):
         if decay is not None:
             descend(variable, rate * self.weight_decay, tf.convert_to_tensor(variable))
         adam_step(variable, gradient, *slots, *step)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {
-            **super().get_config(),
-            "hypergradient_rate": self.hypergradient_rate,
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-        }

@@ -34,10 +34,6 @@ class SGD(Optimizer):
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
-
     Example:
         >>> w = tf.Variable([1.0, 2.0])
         >>> keras_bp.optimizers.SGD(0.5).apply([tf.constant([1.0, -1.0])], [w])
@@ -49,6 +45,8 @@ class SGD(Optimizer):
         learning", equations 1 to 4.
     """
 
+    argument_names: tuple[str, ...] = ("momentum", "nesterov")
+
     def __init__(
         self,
         learning_rate: LearningRate = 0.01,
@@ -57,9 +55,8 @@ class SGD(Optimizer):
         weight_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_number("momentum", momentum, 0.0, 1.0)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.momentum = float(momentum)
+        self.momentum = check_number("momentum", momentum, 0.0, 1.0)
         self.nesterov = nesterov
         self.slot_names = ("momentum",) if momentum else ()
 
@@ -82,10 +79,6 @@ class SGD(Optimizer):
         else:
             descend(variable, rate, gradient)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
-
 
 @serializable
 class Momentum(Optimizer):
@@ -95,17 +88,13 @@ class Momentum(Optimizer):
 
     The average has the size of a gradient, so that the learning rate a means the same at every b.
     `SGD(momentum=b)` accumulates instead: at a constant rate its steps are these with a / (1 - b)
-    in the place of a.
+    in place of a.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.01.
         beta: number in [0, 1), b, the average's decay. Defaults to 0.9.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> w = tf.Variable([1.0, 2.0])
@@ -118,6 +107,7 @@ class Momentum(Optimizer):
     """
 
     slot_names: tuple[str, ...] = ("velocity",)
+    argument_names: tuple[str, ...] = ("beta",)
 
     def __init__(
         self,
@@ -126,9 +116,8 @@ class Momentum(Optimizer):
         weight_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_number("beta", beta, 0.0, 1.0, high_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta = float(beta)
+        self.beta = check_number("beta", beta, 0.0, 1.0, high_open=True)
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients
@@ -140,10 +129,6 @@ class Momentum(Optimizer):
             grad=gradient * (1 - self.beta),
             momentum=tf.constant(self.beta, variable.dtype),
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {**super().get_config(), "beta": self.beta}
 
 
 @serializable
@@ -159,7 +144,7 @@ class Nesterov(Optimizer):
 
         v' = b v + a g;  phi' = phi - a g - b v'
 
-    The iterates are those of the rule, whatever the learning rate does from step to step. As v
+    The iterates are those of the rule, however the learning rate changes from step to step. As v
     goes to 0, phi and theta meet. It is the rule of `SGD(momentum=b, nesterov=True)`, with the
     sign of v turned.
 
@@ -168,10 +153,6 @@ class Nesterov(Optimizer):
         beta: number in [0, 1), b, the velocity's decay. Defaults to 0.9.
         weight_decay: number >= 0, or `None` for none: `phi -= a * weight_decay * phi`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
-
-    Raises:
-        TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range.
 
     Example:
         >>> w = tf.Variable([1.0, 2.0])
@@ -185,6 +166,7 @@ class Nesterov(Optimizer):
     """
 
     slot_names: tuple[str, ...] = ("velocity",)
+    argument_names: tuple[str, ...] = ("beta",)
 
     def __init__(
         self,
@@ -193,9 +175,8 @@ class Nesterov(Optimizer):
         weight_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_number("beta", beta, 0.0, 1.0, high_open=True)
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta = float(beta)
+        self.beta = check_number("beta", beta, 0.0, 1.0, high_open=True)
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients
@@ -208,7 +189,3 @@ class Nesterov(Optimizer):
             momentum=tf.constant(self.beta, variable.dtype),
             use_nesterov=True,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for `from_config`."""
-        return {**super().get_config(), "beta": self.beta}

@@ -6,29 +6,29 @@ overridden, nothing computed twice, and the weights stay the same, bit for bit.
 
 **Where it looks.** `fit` calls `model.train_function(iterator)` for each batch (or each
 `steps_per_execution` batches). In there Keras's `train_step` calls `optimizer.scale_loss(loss)` and
-`optimizer.apply(gradients, variables)`, whatever the optimizer: these are the two places where
-loss and gradients pass by.
+`optimizer.apply(gradients, variables)`, whatever the optimizer: loss and gradients pass through
+these two calls.
 
 **What is replaced.** A `RecordingTrainFunction` takes the place of `model.train_function` while
 `fit` runs. It holds the model's own function, and traces a second one (and a third that also
-samples what is costly, such as histograms). Only a call that a callback has announced by `arm` runs
-one of these, and only while it runs do `scale_loss` and `apply`, as attributes of the optimizer,
-and the layers' `call`, where outputs are recorded, also call the recorders. So `train_on_batch` and
-`evaluate` are never recorded, and an exception leaves optimizer and layers as they were.
+samples costly quantities, such as histograms). Only a call that a callback has announced with `arm`
+runs one of these, and only while it runs do `scale_loss` and `apply`, as attributes of the
+optimizer, and the layers' `call`, where outputs are recorded, also call the recorders. So
+`train_on_batch` and `evaluate` are never recorded, and an exception leaves optimizer and layers as
+they were.
 
 **What is recorded.** No summary can be written and no Python runs inside a compiled step. So a
 recorder's operations become part of the traced step, and write to a variable on the device: a ring
 of rows, one for each update step, with loss, rates, squared norms of gradients and statistics of
 the layers' outputs (`StepRecorder`). Reading a gradient must not change how the optimizer rounds:
-see `own_product`. Other recorders add to it: `Recorder` is the base of all, and says what they are
-called with. Several recorders share the traced functions, so that several callbacks can watch one
-`fit`.
+see `own_product`. `Recorder` is the base of all recorders. Several recorders share the traced
+functions, so that several callbacks can watch one `fit`.
 
 **Who reads, and when.** A `RecordingCallback` announces the steps in `on_train_batch_begin` and
-reads the ring about once a second, before it is full and at each epoch's end; it hands the new
-`Updates` to a subclass, which writes an `EventFile`, draws a picture, or looks for faults. How far
-weights move is measured between the calls, by an `UpdateMeter`, since a step would need a second
-copy of the weights for it.
+reads the ring about once per second, before it is full and at each epoch's end; it hands the new
+`Updates` to a subclass, which writes an `EventFile`, draws a picture, or looks for faults. An
+`UpdateMeter` measures how far weights move between calls, since a step would need a second copy of
+the weights for it.
 
     fit -> RecordingTrainFunction -> traced step: scale_loss -> see_loss, apply -> see_update
                                                                                |

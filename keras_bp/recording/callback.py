@@ -1,4 +1,4 @@
-"""What callbacks that watch the update steps of a `fit` share."""
+"""The base of the callbacks that watch the update steps of a `fit`."""
 
 import time
 import warnings
@@ -15,12 +15,12 @@ from keras_bp.recording.train_function import RecordingTrainFunction
 
 
 class RecordingCallback(keras.callbacks.Callback):
-    """Sees every update step of a plain `fit`; a subclass says what it does with them.
+    """Sees every update step of a plain `fit`; a subclass uses what was recorded.
 
     Keras hands a callback no gradients. While the train function runs, this callback listens to
     the optimizer's `scale_loss` and `apply`, through which every optimizer of Keras receives the
-    loss and the gradients; no `train_step` is overridden and no model subclassed. What is recorded
-    is kept on the device and read from time to time.
+    loss and the gradients; no `train_step` is overridden and no model subclassed. The records
+    are kept on the device and read from time to time.
 
     A subclass overrides `_begin`, `_take` and `_end`, and `_new_recorder` where it records more.
     Once updates were taken it may use
@@ -32,7 +32,7 @@ class RecordingCallback(keras.callbacks.Callback):
 
     Args:
         outputs: whether the layers' outputs are recorded, or `"every"`, see `StepRecorder`.
-        seconds: how long the updates of several calls may wait to be taken; 0 for none.
+        seconds: how long the updates of several calls may wait to be read; 0 for no wait.
     """
 
     def __init__(self, outputs: bool | str = False, seconds: float = 1.0) -> None:
@@ -51,7 +51,7 @@ class RecordingCallback(keras.callbacks.Callback):
         return StepRecorder(self.model, self._outputs)
 
     def _begin(self):
-        """Prepare for the first step, and raise if something is wrong."""
+        """Prepare for the first step, or raise an error."""
 
     def _take(self, updates):
         """Use the `Updates` made up to `self._last_step`."""
@@ -63,7 +63,7 @@ class RecordingCallback(keras.callbacks.Callback):
     # Keras's hooks.
 
     def set_model(self, model: keras.Model) -> None:
-        """Keras's hook: take over the model that `fit` is about to train."""
+        """Keras's hook: take the model that `fit` is about to train."""
         # A fit that an exception ended never called on_train_end.
         self._stop()
         RecordingTrainFunction.remove_from(model)
@@ -91,7 +91,7 @@ class RecordingCallback(keras.callbacks.Callback):
         self._function.arm(self._sampling)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Keras's hook: take the updates, if enough wait."""
+        """Keras's hook: take the updates, if enough are waiting."""
         self._calls += 1
         full = (self._calls + 1) * self.model.steps_per_execution > self._recorder.places
         if full or time.monotonic() - self._taken_at >= self._seconds:
@@ -113,14 +113,14 @@ class RecordingCallback(keras.callbacks.Callback):
         self._stop()
 
     def _new_meter(self):
-        """Return an `UpdateMeter` of the variables that the step updates, as far as is known."""
+        """Return an `UpdateMeter` of the variables that the step updates, as far as known."""
         # As they were traced: a layer may have been frozen since.
         return UpdateMeter(self._recorder.variables or self.model.trainable_variables)
 
     def _start_if_needed(self):
         """Record from the next step on, with what an earlier `fit` has traced if it fits."""
-        # Not at on_train_begin, where another callback may yet restore the optimizer's state; and
-        # again where one has made the train function anew, perhaps with another optimizer.
+        # Not in on_train_begin, after which another callback may restore the optimizer's state; and
+        # again if one has remade the train function, perhaps with another optimizer.
         if self._recording and self._function.in_place():
             return
         if self._recording:
@@ -136,7 +136,7 @@ class RecordingCallback(keras.callbacks.Callback):
         self._calls, self._taken_at, self._recording = 0, time.monotonic(), True
 
     def _stop(self):
-        """Take what is left and let go of the model."""
+        """Take what is left and release the model."""
         if self._function is not None and self._function.in_place():
             self._take_updates()
             RecordingTrainFunction.remove_from(self.model)
@@ -172,8 +172,8 @@ class RecordingCallback(keras.callbacks.Callback):
 class UpdateMeter:
     """Measures the norms of an update and of the weights, outside the step.
 
-    Inside it, each step would hold and read a second copy of all weights. Outside, the values
-    before are kept by reference, and only a step that is measured pays for a copy.
+    Inside, each step would hold and read a second copy of all weights. Outside, the values before
+    are kept by reference, and only a measured step pays for a copy.
 
     Args:
         variables: list of Keras variables.
@@ -193,14 +193,14 @@ class UpdateMeter:
         return list(map(id, self._variables)) == list(map(id, variables))
 
     def start(self) -> None:
-        """Hold the values as they are."""
+        """Hold the present values."""
         self._before = [tf.convert_to_tensor(v.value) for v in self._variables]
 
     def stop(self) -> np.ndarray:
         """Return squared norms, (3, variables): of the update, of the weights before and after."""
         after = [_wide(tf.convert_to_tensor(v.value)) for v in self._variables]
         before, self._before = map(_wide, self._before), None
-        # Eagerly: tracing this once costs as much as some forty measurements.
+        # Eagerly: tracing this costs as much as some forty measurements.
         squares = [
             tf.nn.l2_loss(tensor)
             for b, a in zip(before, after, strict=True)
@@ -215,7 +215,7 @@ def _wide(tensor):
 
 
 class LayerSelection:
-    """The layers that a user chose, by path; a path stands for the layers inside it too.
+    """The layers that a user chose, by path; a path includes the layers inside it.
 
     Args:
         paths: list of strings, or None for all layers.
@@ -238,7 +238,7 @@ class LayerSelection:
         return self._paths is None or any(_within(path, chosen) for chosen in self._paths)
 
     def check(self, model: keras.Model) -> None:
-        """Raise unless every path names layers of a built model."""
+        """Raise an error unless every path names layers of a built model."""
         paths = {layer for layer, _ in variable_paths(model).values()}
         paths |= set(layer_paths(model).values())
         for chosen in self._paths or ():

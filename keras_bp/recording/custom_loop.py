@@ -23,7 +23,7 @@ def record_custom_loop(
     loss: Any,
     step: Any,
 ) -> None:
-    """Compute a step's norms, eagerly or in its graph, and call a Python function with them.
+    """Compute a step's norms, eagerly or in its graph, and pass them to a Python function.
 
     Args:
         write: function of tags (tuple), values (list of floats) and step (integer or None).

@@ -1,4 +1,4 @@
-"""Writing to a TensorBoard event file without ever stopping the training that it describes."""
+"""A TensorBoard event file whose failed writes never stop the training."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ class EventFile:
     """An event file in `log_dir`; after a failed write it warns once and writes no more.
 
     The records are made here and written by `tf.io.TFRecordWriter`: through
-    `tf.summary.experimental.write_raw_pb` each takes some 300 times as long.
+    `tf.summary.experimental.write_raw_pb` each would take some 300 times as long.
 
     Args:
         log_dir: string or `os.PathLike`, the directory; it is made if it does not exist.
@@ -88,7 +88,7 @@ class EventFile:
         self._write(event, 0)
 
     def flush(self) -> None:
-        """Hand over to the file system what has been written so far."""
+        """Flush what has been written so far to the file system."""
         self._attempt(lambda writer: writer.flush())
 
     def close(self) -> None:
@@ -122,5 +122,5 @@ class EventFile:
 
 
 def _message(error):
-    """Return what a TensorFlow or system error says, without the name of the kernel."""
+    """Return the message of a TensorFlow or system error, without the name of the kernel."""
     return getattr(error, "message", None) or str(error)

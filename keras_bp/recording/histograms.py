@@ -23,8 +23,8 @@ def count_buckets(values: tf.Tensor) -> tf.Tensor:
         values: tensor of any shape and numeric dtype.
 
     Returns:
-        A float64 tensor of shape (32,): the smallest and the largest finite entry, 0 where there
-        is none, and the counts.
+        A float64 tensor of shape (32,): the smallest and the largest finite entry, 0 if there is
+        none, and the counts.
     """
     values = tf.reshape(tf.cast(values, _wide(values.dtype)), [-1])
     finite = tf.math.is_finite(values)
@@ -32,7 +32,7 @@ def count_buckets(values: tf.Tensor) -> tf.Tensor:
     low = tf.reduce_min(tf.where(finite, values, values.dtype.max))
     high = tf.reduce_max(tf.where(finite, values, values.dtype.min))
     low, high = (tf.where(any_finite, edge, 0) for edge in (low, high))
-    # Halves, as the width itself may be beyond the dtype's range; 0 where it is below.
+    # Halves, as the width itself may overflow the dtype; 0 where it underflows.
     width = high / 2 - low / 2
     share = (values / 2 - low / 2) / tf.where(width > 0, width, 1)
     # The largest entry belongs to the last bucket, and a single value, as in TensorBoard, too.
@@ -46,14 +46,14 @@ def count_buckets(values: tf.Tensor) -> tf.Tensor:
 
 
 def _count(bucket):
-    # Each is some ten times as fast as the other in its own case.
+    # Each is some ten times as fast as the other in its case.
     if compiled_by_xla():
         return tf.math.unsorted_segment_sum(tf.ones_like(bucket), bucket, BUCKETS + 1)
     return tf.math.bincount(bucket, minlength=BUCKETS + 1, maxlength=BUCKETS + 1)
 
 
 def count_values(values: Array) -> np.ndarray:
-    """Count as `count_buckets` does, outside of a step: for small arrays ten times as fast.
+    """Count like `count_buckets`, outside of a step: for small arrays ten times as fast.
 
     Args:
         values: array of any shape and numeric dtype.

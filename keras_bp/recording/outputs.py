@@ -15,28 +15,28 @@ from keras_bp.gradients import sum_over_replicas
 from keras_bp.recording.histograms import EMPTY, count_buckets
 
 STATISTICS = ("variance", "dead", "saturated", "not_finite", "values", "spread")
-"""For each layer: the variance of its outputs; the share of its units that are other than 0 in less
-than 1 % of the batch; the share of its outputs within 0.01 of a bound of its activation, NaN where
-that has none; the share of its outputs that are NaN or infinite; the number of values of a unit,
+"""For each layer: the variance of its outputs; the share of its units that are nonzero in less than
+1 % of the batch; the share of its outputs within 0.01 of a bound of its activation, NaN if it
+has none; the share of its outputs that are NaN or infinite; the number of values of a unit,
 over the batch and all positions; the variance between its units, 0 where all give the same."""
 
 BOUNDS = {"sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 _ACTIVE_SHARE, _NEAR = 0.01, 0.01
-# Computed in one kernel with a product and a bias before them, these are rounded differently.
+# If computed in one kernel with a product and a bias before them, these round differently.
 _FUSED = {"Add", "AddV2", "BiasAdd", "Elu", "Sigmoid", "Tanh"}
 
 
 class LayerOutputs:
     """Listens to the calls of a model's layers.
 
-    A layer is what the model's `summary` lists, in the model or in models inside it, whatever
-    layers it is itself made of. A layer that is called several times counts with its last call.
+    A layer is what the model's `summary` lists, in the model or in models inside it, whatever it
+    contains. A layer that is called several times counts with its last call.
 
     Args:
         model: a `keras.Model`.
-        every: whether `layers` lists those without weights and activation too. `take` then passes
-            over a layer that TensorFlow computes in one kernel with an activation or a sum after
-            it: another reader of what lies between would change how the step is rounded.
+        every: whether `layers` lists those without weights and activation too. `take` then skips
+            a layer that TensorFlow computes in one kernel with an activation or a sum after it:
+            another reader of the value between them would change how the step is rounded.
 
     Attributes:
         called: the layers in the order in which the last step first called them, and
@@ -84,7 +84,7 @@ class LayerOutputs:
         return [layer for layer in every if layer.weights or activation_of(layer) is not None]
 
     def take(self, layers: Sequence[keras.Layer]) -> list:
-        """Return the layers' last outputs, None where one was not called since the last time."""
+        """Return the layers' last outputs, None for a layer that was not called since."""
         seen, self._replica.seen = self._seen(), {}
         producers = {id(o): layer for layer, (_, outputs) in seen.items() for o in outputs}
         self.called = list(seen)
@@ -93,7 +93,7 @@ class LayerOutputs:
         }
         here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         outputs = [seen[layer][1][0] if layer in seen else None for layer in layers]
-        # What an inner tf.function or a loop computes cannot be read outside of it.
+        # The values of an inner tf.function or a loop cannot be read outside of it.
         outputs = [
             o if here is None or getattr(o, "graph", None) is here else None for o in outputs
         ]
@@ -120,7 +120,7 @@ def histograms(outputs: Sequence[Any]) -> tf.Tensor:
 
 
 def activation_of(layer: keras.Layer) -> str | None:
-    """Return the name of a layer's activation, its own or the one that it is, or None."""
+    """Return the name of the activation that a layer has or is, or None."""
     activation = getattr(layer, "activation", None)
     if activation is None:
         return "relu" if isinstance(layer, keras.layers.ReLU) else None
@@ -142,7 +142,7 @@ def _has_units(output):
 
 
 def _is_fused(output):
-    """Tell whether the only reader of an output may be computed with it in one kernel."""
+    """Tell whether an output and its only reader may be computed in one kernel."""
     if output is None or tf.executing_eagerly():
         return False
     consumers = output.consumers()

@@ -1,4 +1,4 @@
-"""Recorders: what is taken of each step inside the traced train function, kept on the device."""
+"""Recorders: operations in the traced train function that record each step on the device."""
 
 import contextlib
 import functools
@@ -24,13 +24,13 @@ _BOUNDS = ("clipvalue", "clipnorm", "global_clipnorm")
 class Recorder:
     """The base of all recorders: what a `RecordingTrainFunction` calls while a step is traced.
 
-    A subclass overrides `see_update`, and `watching` where more is to be replaced or created.
+    A subclass overrides `see_update`, and `watching` if more must be replaced or created.
 
     Args:
         model: a compiled `keras.Model`.
 
     Attributes:
-        sampling: whether the step that is being traced also takes what is costly, set by the
+        sampling: whether the step that is being traced also samples costly quantities, set by the
             `RecordingTrainFunction`.
         sees_loss: whether the train step handed its loss to `optimizer.scale_loss`.
         sees_update: whether it handed gradients to `optimizer.apply`.
@@ -49,7 +49,7 @@ class Recorder:
     def see_loss(self, loss: Any, scale_loss: Callable[[Any], Any]) -> None:
         """Take the loss that the step is about to scale, and the factor of the scaling."""
         self._replica.loss = loss
-        # Asking the optimizer for 1 scaled is right for every kind of loss scaling.
+        # Letting the optimizer scale 1 is correct for every kind of loss scaling.
         self._replica.factor = tf.cast(scale_loss(tf.ones((), tf.float32)), tf.float64)
 
     def see_update(
@@ -62,7 +62,7 @@ class Recorder:
         """Resume after unrecorded steps."""
 
     def _factor(self):
-        """Return the factor that the step's gradients carry, 1 where it scales no loss."""
+        """Return the factor in the step's gradients, 1 if it scales no loss."""
         seen = vars(self._replica)
         return seen["factor"] if "factor" in seen else tf.ones((), tf.float64)
 
@@ -75,7 +75,7 @@ class Recorder:
         return sum_over_replicas([loss])[0], factor
 
     def _variable(self, value):
-        """Create a variable of which each replica writes its own copy, all with the same values."""
+        """Create a variable whose copies the replicas write, all with the same values."""
         with tf.init_scope(), self._model.distribute_strategy.scope():
             return tf.Variable(
                 value,
@@ -119,8 +119,8 @@ class StepRecorder(Recorder):
 
     in float64, so that the numbers, 1 for the recorder's first update step, stay exact. An update
     step is one in which the optimizer's `iterations` advance: not a micro-step that only
-    accumulates, and not a step that loss scaling skips because a gradient is not finite. Rows go
-    round in a ring of `places`; a step that is no update goes to an extra row.
+    accumulates, and not a step that loss scaling skips because a gradient is not finite. Rows form
+    a ring of `places`; a step that is not an update goes to an extra row.
 
     Args:
         model: a compiled `keras.Model`.
@@ -132,15 +132,14 @@ class StepRecorder(Recorder):
         optimizers: the model's optimizer, or those inside a composite, in the order of
             `Updates.rates`, and
         layers: the layers, in the order of `Updates.outputs`; all None until they are known.
-        updates_before: the number of update steps that the optimizer made before.
+        updates_before: the number of update steps that the optimizer had made before.
         outputs: the `LayerOutputs`, or None.
         places: the number of update steps after which a row is written over.
-        sampled_kinds: what steps that are sampled also measure of each layer, see
-            `sampled_measures`.
+        sampled_kinds: what sampled steps also measure of each layer, see `sampled_measures`.
 
     Raises:
         ValueError: if the optimizers inside a composite accumulate over different numbers of
-            micro-steps; where they are not built yet, in the first step.
+            micro-steps; if they are not built yet, in the first step.
     """
 
     sampled_kinds: tuple[str, ...] = ()
@@ -201,7 +200,7 @@ class StepRecorder(Recorder):
 
     def watching(self) -> contextlib.AbstractContextManager:
         """Return the context in which the step is to be traced."""
-        # Not before: across several workers a variable is created by all of them together.
+        # Not before: several workers create a variable together.
         if self.variables is not None and self._rows is None:
             self._create_rows()
         return contextlib.nullcontext() if self.outputs is None else self.outputs.watched()
@@ -228,7 +227,7 @@ class StepRecorder(Recorder):
         updates, steps = self._counts()
 
         updated = updates > updates_before
-        # A micro-batch that loss scaling skipped is no part of the mean gradient.
+        # A micro-batch that loss scaling skipped is not part of the mean gradient.
         taken = updated | (steps != steps_before)
         loss_sum = self._totals[0] + tf.where(taken, loss, 0.0)
         losses = self._totals[1] + tf.cast(taken, tf.float64)
@@ -248,7 +247,7 @@ class StepRecorder(Recorder):
             self._histograms.assign(tf.where(updated, counts, self._histograms))
 
     def _gradients(self, gradients, variables, factor):
-        """Return this replica's part of the true gradient of each variable, and the whole of it."""
+        """Return this replica's part of each variable's true gradient, and the whole gradient."""
         gradients = dict(zip(map(id, variables), gradients, strict=True))
         own = [
             # The "gradient" of such a variable (a float8 scale) is its next value.
@@ -257,8 +256,8 @@ class StepRecorder(Recorder):
         ]
         own = [unscale(own_product(gradient), factor) for gradient in own]
         if self._cycle > 1:
-            # Of use in the last micro-step only, but under a tf.cond XLA would compile the
-            # optimizer's own branches otherwise, with another rounding.
+            # Needed only in the last micro-step, but with a tf.cond XLA would compile the
+            # optimizer's own branches differently, with another rounding.
             own = self._mean_gradients(own)
         return own, sum_over_replicas(own)
 
@@ -270,7 +269,7 @@ class StepRecorder(Recorder):
             parts = [[gradients[i] for i in its] for gradients in (received, own)]
             total += _applied_square(optimizer, *parts)
             unclipped.difference_update(its)
-        # Added up, not taken off the sum of all: beside the square of 1e8 a clipped 1 is nothing.
+        # Added up, not subtracted from the total: beside the square of 1e8 a clipped 1 vanishes.
         return total + tf.reduce_sum(tf.gather(squares, tf.constant(sorted(unclipped), tf.int32)))
 
     def _count(self, received, outputs):
@@ -280,7 +279,7 @@ class StepRecorder(Recorder):
         return tf.concat([counts, histograms(outputs)], axis=0) if outputs else counts
 
     def _mean_gradients(self, gradients):
-        """Return the means over the micro-batches, as the optimizer is about to take them."""
+        """Return the means over the micro-batches, as the optimizer will form them."""
         means = []
         for gradient, variable in zip(gradients, self.variables, strict=True):
             if gradient is not None:
@@ -292,8 +291,8 @@ class StepRecorder(Recorder):
         return means
 
     def _counts(self):
-        """Return the number of update steps, and one that moves with every (micro-)step taken."""
-        # An optimizer without variables never advances, so the one furthest on counts.
+        """Return the number of update steps, and one that changes with every (micro-)step."""
+        # An optimizer without variables never advances, so the largest count is used.
         updates = (tf.cast(o.iterations, tf.int64) for o in self.optimizers)
         # Keras's optimizers count all micro-steps, this package's those since the last update.
         steps = (getattr(o, "_accumulated_steps", _keras.counter_of(o)) for o in self.optimizers)
@@ -313,9 +312,9 @@ class StepRecorder(Recorder):
         return self._updates(rows)
 
     def last_without_update(self) -> Updates:
-        """Return what was recorded of the last step that was no update, as `Updates` of one.
+        """Return what was recorded of the last step that was not an update, as `Updates` of one.
 
-        Its loss is NaN where loss scaling has skipped the step.
+        Its loss is NaN if loss scaling has skipped the step.
         """
         return self._updates(self._read(self._rows)[-1:])
 
@@ -330,7 +329,7 @@ class StepRecorder(Recorder):
     def sampled_measures(self, layer_of_variable: np.ndarray, layers: int) -> list[np.ndarray]:
         """Return what the last sampled step measured, an array (layers,) for each sampled kind.
 
-        It is empty where nothing was measured.
+        It is empty if nothing was measured.
 
         Args:
             layer_of_variable: for each of `variables` the number of its layer.
@@ -350,10 +349,11 @@ class StepRecorder(Recorder):
 def own_product(tensor: Any) -> Any:
     """Return a gradient to read without changing how the optimizer's step is rounded.
 
-    TensorFlow's graph optimizer reorders a product of products, a * b * rate, where nobody else
-    reads a * b, and XLA fuses likewise. Another reader would thus change how the optimizer's step
-    is rounded: for Keras's BatchNormalization, whose gamma has such a gradient, under SGD. So a
-    product is computed anew, in float64, which is not merged with the one that the optimizer reads.
+    TensorFlow's graph optimizer reorders a product of products, a * b * rate, if nothing else reads
+    a * b, and XLA fuses likewise. Another reader would thus change how the optimizer's step is
+    rounded: for Keras's BatchNormalization, whose gamma has such a gradient, under SGD. So the
+    product is computed again, in float64, which is not merged with the one that the optimizer
+    reads.
     """
     if tf.executing_eagerly() or not isinstance(tensor, tf.Tensor) or tensor.op.type != "Mul":
         return tensor
@@ -386,8 +386,8 @@ def _applied_square(optimizer, received, own):
         bounds = {bound: getattr(optimizer, bound) for bound in _BOUNDS}
         clipped = clip(received, **bounds)
     else:
-        # Keras's optimizers clip what the replica has, before the sum over the replicas, and a
-        # sparse gradient by the norm of its rows as they come: only their own code tells.
+        # Keras's optimizers clip the replica's part, before the sum over the replicas, and a sparse
+        # gradient by the norm of its rows as they are: only their own code gives the result.
         clipped = sum_over_replicas(
             _keras.clip_by_optimizer(optimizer, [g for g in own if g is not None])
         )

@@ -13,13 +13,13 @@ from keras_bp.recording.recorder import Recorder
 class RecordingTrainFunction:
     """Stands in for `model.train_function` while a recorded `fit` runs.
 
-    `fit` calls `self.train_function` by name for every batch. This object takes its place and
-    holds the model's own function, one traced while the optimizer's `scale_loss` and `apply` and
-    perhaps the layers' `call` also call the recorders, and one in which these count histograms
-    too. Only a call announced by `arm` runs one of the latter, and only while it runs are methods
-    replaced. So `train_on_batch` is never recorded, and a `fit` that an exception ends leaves no
-    trace in optimizer and layers, and in the model no more than this object, which then runs the
-    model's own function.
+    `fit` calls `self.train_function` by name for every batch. This object takes its place and holds
+    the model's own function, one traced while the optimizer's `scale_loss` and `apply` and perhaps
+    the layers' `call` also call the recorders, and one in which these count histograms too. Only a
+    call announced by `arm` runs one of the latter, and methods are replaced only while it runs. So
+    `train_on_batch` is never recorded, and a `fit` that an exception ends leaves no trace in
+    optimizer and layers, and in the model only this object, which then runs the model's own
+    function.
 
     Several recorders share the traced functions, so that several callbacks can watch one `fit`.
 
@@ -39,26 +39,26 @@ class RecordingTrainFunction:
 
     @classmethod
     def of(cls, model: keras.Model) -> Self:
-        """Return the one that stands in the model already, or put one there."""
+        """Return the model's recording train function, which is put in place if there is none."""
         if not isinstance(model.train_function, cls):
             model.train_function = cls(model)
         return model.train_function
 
     @classmethod
     def remove_from(cls, model: keras.Model) -> None:
-        """Give the model its own train function back, if one stands in for it."""
+        """Restore the model's own train function, if one stands in for it."""
         if isinstance(model.train_function, cls):
             model.train_function = model.train_function._plain
 
     def add(self, recorder: Recorder, guest: bool = False) -> None:
-        """Let one more recorder see the steps to come, a guest only those of this `fit`."""
+        """Let another recorder see the coming steps, a guest only those of this `fit`."""
         self._recorders.append(recorder)
         if guest:
             self._guests.append(recorder)
         self._recording = {}
 
     def put_back(self, model: keras.Model) -> bool:
-        """Stand in once more for the same model's same function; tell whether it is the same."""
+        """Stand in again if the model still has the same function; tell whether it has."""
         if model.train_function is self._plain and model.optimizer is self._optimizer:
             model.train_function = self
             if self._guests:
@@ -72,7 +72,7 @@ class RecordingTrainFunction:
         return self._model.train_function is self
 
     def arm(self, sampling: bool = False) -> None:
-        """Record the next call, if `sampling` for one of the recorders with histograms."""
+        """Record the next call, with histograms if a recorder asks for `sampling`."""
         self._armed = True
         self._sampling |= sampling
 
@@ -89,7 +89,7 @@ class RecordingTrainFunction:
             return self._function(sampling)(iterator)
 
     def _function(self, sampling):
-        """Return the function to trace; what is traced stays in it."""
+        """Return the function to trace, which keeps what was traced."""
         if sampling not in self._recording:
             self._model.make_train_function(force=True)
             self._recording[sampling] = self._model.train_function

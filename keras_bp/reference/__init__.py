@@ -1,4 +1,4 @@
-"""Backpropagation in plain NumPy, float64: the independent twin that the tests compare with."""
+"""Backpropagation in plain NumPy, float64: the reference that the tests compare with."""
 
 from keras_bp.reference.activations import (
     linear,
@@ -26,16 +26,7 @@ from keras_bp.reference.network import (
     categorical_cross_entropy,
     initialize,
 )
-from keras_bp.reference.optimizers import (
-    LAMB,
-    NAG,
-    SGD,
-    Adam,
-    AdamW,
-    Momentum,
-    Optimizer,
-    RMSprop,
-)
+from keras_bp.reference.optimizers import LAMB, NAG, SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
 from keras_bp.reference.schedules import (
     cosine,
     cosine_restarts,

@@ -12,7 +12,7 @@ def check_matrix(name, value, shape):
         shape: pair of ints; `None` stands for any size of at least 1.
 
     Returns:
-        A float64 array, `value` itself where it is one already.
+        A float64 array, `value` itself if it is one.
 
     Raises:
         ValueError: if the shape is another.
@@ -32,7 +32,7 @@ def check_matrix(name, value, shape):
 
 
 def check_labels(Y, shape, *, distribution):
-    """Return the labels as a float64 matrix once the closed form A - Y holds for them.
+    """Return the labels as a float64 matrix, if the closed form A - Y holds for them.
 
     Args:
         Y: array-like. The labels.

@@ -15,7 +15,7 @@ def numerical_gradients(
     """Return central differences of a function with respect to every entry of some arrays.
 
     g_i = (J(theta_i + e) - J(theta_i - e)) / 2e, which costs two evaluations per entry. Each
-    entry is changed in place and then set back to the very number it was.
+    entry is changed in place and then reset to exactly its value.
 
     Args:
         function: function without arguments that returns a float and reads `parameters`.
@@ -96,7 +96,7 @@ def gradient_check(network: Network, X: Array, Y: Array, epsilon: float = 1e-5) 
     """Compare a network's backward pass with central differences over all of its parameters.
 
     Dropout's masks are drawn once and used in every evaluation, so that the cost stays one
-    function of the parameters. A ReLU whose input lies within reach of `epsilon` from 0 has no
+    function of the parameters. A ReLU whose input is within `epsilon` of 0 has no
     derivative that differences could find, and the figure is large though nothing is wrong. A
     few examples and biases other than 0 keep such kinks out: with zero biases, a column whose
     units are all off puts the next layer exactly on its kink.

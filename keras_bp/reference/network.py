@@ -1,8 +1,8 @@
 """A fully connected network of L layers in plain NumPy: first weights, cost, forward, backward.
 
-The cross-entropies take the pre-activations Z[L] of the output layer instead of A[L]. That keeps
-them exact and finite where the output is saturated: a probability that rounds to 0 or 1 has lost
-what its logarithm needs.
+The cross-entropies take the pre-activations Z[L] of the output layer instead of A[L]. So they
+are exact and finite where the output is saturated: a probability that rounds to 0 or 1 has lost the
+digits of its logarithm.
 """
 
 from collections.abc import Sequence
@@ -80,9 +80,6 @@ def binary_cross_entropy(Z: Array, Y: Array) -> float:
         Z: array of shape (units, m), the pre-activations of the sigmoid.
         Y: array of shape (units, m), labels or probabilities in [0, 1].
 
-    Returns:
-        A float.
-
     Raises:
         ValueError: if a shape is wrong or a label lies outside [0, 1].
 
@@ -106,9 +103,6 @@ def categorical_cross_entropy(Z: Array, Y: Array) -> float:
         Z: array of shape (classes, m), the pre-activations of the softmax.
         Y: array of shape (classes, m), one-hot labels or probabilities; columns sum to 1.
 
-    Returns:
-        A float.
-
     Raises:
         ValueError: if a shape is wrong, a label lies outside [0, 1], or a column of `Y` does
             not sum to 1.
@@ -123,8 +117,8 @@ def categorical_cross_entropy(Z: Array, Y: Array) -> float:
     top = Z.argmax(axis=0, keepdims=True)
     shifted = Z - np.take_along_axis(Z, top, axis=0)
     others = np.exp(shifted)
-    # The largest class contributes exactly 1 to the sum of exponentials. Leaving that 1 to log1p
-    # keeps what the other classes add when it is far below the spacing of floats near 1.
+    # The largest class contributes exactly 1 to the sum of exponentials. log1p adds that 1 without
+    # losing what the other classes add, even far below the spacing of floats near 1.
     np.put_along_axis(others, top, 0.0, axis=0)
     log_probabilities = shifted - np.log1p(others.sum(axis=0, keepdims=True))
     return float(-np.sum(Y * log_probabilities) / Z.shape[1])
@@ -198,7 +192,7 @@ class Network:
         dZ[l] = dA[l] * g[l]'(Z[l])
 
     Inverted dropout multiplies A[l] of the hidden layers by D / keep_prob, and dA[l] likewise.
-    `forward` draws nothing itself: the masks are an argument, so that the same cost can be
+    `forward` itself draws nothing: the masks are an argument, so that the same cost can be
     evaluated twice.
 
     Args:
@@ -230,9 +224,8 @@ class Network:
 
     References:
         Rumelhart, Hinton and Williams, 1986, "Learning representations by back-propagating errors",
-        equations 4 to 7.
-        Srivastava et al., 2014, "Dropout: a simple way to prevent neural networks from
-        overfitting", section 4.
+        equations 4 to 7. Srivastava et al., 2014, "Dropout: a simple way to prevent neural networks
+        from overfitting", section 4.
     """
 
     def __init__(
@@ -368,7 +361,7 @@ class Network:
         return np.eye(len(A), dtype=int)[:, A.argmax(axis=0)]
 
     def accuracy(self, X: Array, Y: Array) -> float:
-        """Return the share of right labels: of all units with sigmoid, of columns with softmax.
+        """Return the share of correct labels: of all units with sigmoid, of columns with softmax.
 
         Raises:
             ValueError: if the shape or the values of `Y` are wrong.
@@ -394,7 +387,7 @@ def _check_sizes(layer_sizes):
 
 
 def _check_activations(activations, sizes):
-    """Return one activation name per layer; for `None`, ReLU and then what fits the output."""
+    """Return one activation name per layer; for `None`, ReLU and then the output's."""
     if activations is None:
         output = "sigmoid" if sizes[-1] == 1 else "softmax"
         return ("relu",) * (len(sizes) - 2) + (output,)
@@ -420,7 +413,7 @@ def _check_activations(activations, sizes):
 
 
 def _check_masks(masks, sizes, m):
-    """Return the masks, `{}` for `None`, once each hidden layer has one of shape (n[l], m)."""
+    """Return the masks, `{}` for `None`; each hidden layer needs one of shape (n[l], m)."""
     masks = {} if masks is None else masks
     shapes = {layer: np.shape(mask) for layer, mask in masks.items()}
     expected = {layer: (size, m) for layer, size in enumerate(sizes[1:-1], start=1)}

@@ -12,11 +12,10 @@ Schedule = Callable[[int], float]
 
 
 class Optimizer:
-    """What all rules share: the learning rate, the count of updates, one state per array.
+    """Base of the rules: the learning rate, the count of updates, one state per array.
 
-    A rule's subclass defines `_rule(theta, g, state, rate, index)`, which returns the new array
-    and writes its averages into `state`, a dictionary that begins empty. An average that is not
-    there yet counts as 0.
+    A rule's subclass defines `_rule(theta, g, state, rate, index)`, which returns the new array and
+    writes its averages into `state`, a dictionary that begins empty. A missing average counts as 0.
 
     Args:
         learning_rate: float >= 0, or a schedule: a function of the number of updates made
@@ -152,12 +151,12 @@ class NAG(Optimizer):
 
         v' = b v + a grad(phi);  theta' = theta - v'
 
-    Here the arrays that are trained are phi itself, so that the gradient which a network
-    computes is the one that the rule needs. Putting theta = phi + b v into the two lines gives
+    Here the trained arrays are phi itself, so that the gradient that a network computes is the one
+    that the rule needs. Putting theta = phi + b v into the two lines gives
 
         v' = b v + a g;  phi' = phi - a g - b v'
 
-    theta can be had at any time as phi + beta * state["v"]; the two meet as v goes to 0.
+    theta is phi + beta * state["v"] at any time; the two meet as v goes to 0.
 
     Args:
         learning_rate: float >= 0, or a schedule. Defaults to 0.01.
@@ -222,8 +221,8 @@ class Adam(Optimizer):
         mh = m / (1 - b1^t);  vh = v / (1 - b2^t)
         theta -= a mh / (sqrt(vh) + eps)
 
-    Both averages begin at 0; dividing by 1 - b^t takes that beginning out of them. Epsilon
-    stands beside the corrected root. Keras's Adam puts it beside the uncorrected one, which
+    Both averages begin at 0; dividing by 1 - b^t corrects for that. Epsilon
+    is added to the corrected root. Keras's Adam adds it to the uncorrected one, which
     is a larger epsilon in the first steps.
 
     Args:

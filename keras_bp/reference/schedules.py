@@ -1,9 +1,9 @@
 """Learning-rate schedules.
 
-Each function here takes a schedule's settings and returns the schedule: a function of the step
-t = 0, 1, 2, ... (the number of updates made before this one) that returns a float. A step may be
-any finite number >= 0; a step or a setting that is not within its bounds raises a TypeError or a
-ValueError. GPT-3's rate and batch size are functions of the tokens seen so far instead.
+Each function here takes a schedule's settings and returns the schedule: a function of the step t =
+0, 1, 2, ... (the number of updates made before this one) that returns a float. A step may be any
+finite number >= 0; a step or a setting out of bounds raises a TypeError or a ValueError. GPT-3's
+rate and batch size are functions of the tokens seen so far instead.
 """
 
 import math
@@ -201,7 +201,7 @@ def gpt3_learning_rate(
     """GPT-3's rate as a function of the tokens seen: linear rise, then a cosine to 10 %.
 
     The cosine ends when `decay_tokens` have been seen in all, the rise included; the rest of
-    the training, up to 300 billion tokens there, goes on at the floor.
+    the training, up to 300 billion tokens there, continues at the floor.
 
     Args:
         peak: float >= 0, the highest rate (6e-5 for the model of 175 billion parameters).

@@ -84,16 +84,16 @@ def train(
     seed: int = 0,
     on_epoch_end: Callable[[int, float], object] | None = None,
 ) -> list[float]:
-    """Train a network on mini-batches, shuffled anew in every epoch.
+    """Train a network on mini-batches, reshuffled in every epoch.
 
     Args:
         network: `Network`; its parameters are replaced at each update.
         X: array of shape (n[0], m), finite.
         Y: array of shape (n[L], m), labels in [0, 1].
         optimizer: `Optimizer`. It keeps its averages and its count of updates, so that a
-            second call goes on where the first one ended.
+            second call continues where the first one ended.
         epochs: int >= 1, passes over the data.
-        batch_size: int >= 1, examples in an update: m is batch, 1 is stochastic, and what lies
+        batch_size: int >= 1, examples per update: m is batch, 1 is stochastic, and anything
             between is mini-batch gradient descent. Defaults to 64.
         seed: int >= 0, of the shuffling. Defaults to 0.
         on_epoch_end: function of the epoch, from 1, and its cost; called after each epoch.

@@ -1,4 +1,4 @@
-"""A rise before a schedule, and several schedules one after another."""
+"""A warm-up before a schedule, and several schedules in sequence."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -32,14 +32,14 @@ class Warmup(Schedule):
         rate(t) = b + (s(0) - b) t / w for t < w,    s(t - w) from w on
 
     Args:
-        schedule: Any `keras.optimizers.schedules.LearningRateSchedule`, or a number for a
+        schedule: any `keras.optimizers.schedules.LearningRateSchedule`, or a number for a
             constant rate, s. Keras's own compute in float32.
-        warmup_steps: Integer of 1 or more, w, in update steps.
-        initial_learning_rate: Number of 0 or more, b: the rate at step 0. Defaults to 0.
+        warmup_steps: integer of 1 or more, w, in update steps.
+        initial_learning_rate: number of 0 or more, b: the rate at step 0. Defaults to 0.
 
     Raises:
-        TypeError: If `schedule` is no schedule, or another argument not a number of its kind.
-        ValueError: If a number is out of its range.
+        TypeError: if `schedule` is not a schedule, or another argument not a number of its kind.
+        ValueError: if a number is out of its range.
 
     Example:
         >>> decay = keras_bp.schedules.StepDecay(1.0, decay_steps=10)
@@ -99,14 +99,14 @@ class WarmupCosine(Schedule):
         rate(t) = m                                                         from T on
 
     Args:
-        peak_learning_rate: Number of 0 or more, the rate at step w.
-        total_steps: Integer of 2 or more, T, in update steps.
-        warmup_steps: Integer in [1, total_steps), w, in update steps.
-        minimum_learning_rate: Number in [0, peak_learning_rate], m. Defaults to 0.
+        peak_learning_rate: number of 0 or more, the rate at step w.
+        total_steps: integer of 2 or more, T, in update steps.
+        warmup_steps: integer in [1, total_steps), w, in update steps.
+        minimum_learning_rate: number in [0, peak_learning_rate], m. Defaults to 0.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.WarmupCosine(1.0, total_steps=110, warmup_steps=10)
@@ -149,20 +149,20 @@ class WarmupCosine(Schedule):
 class Sequential(Schedule):
     """Follows one schedule after another, each counted from its own start.
 
-    The step of a boundary is the first of the schedule after it. Nothing joins the rates: there
-    is a jump where a schedule does not end at the next one's first rate. The last one has no end.
+    A boundary is the first step of the schedule after it. The rates are not joined: there is a jump
+    where a schedule does not end at the next one's first rate. The last one has no end.
 
         rate(t) = s_i(t - b_i) for b_i <= t < b_(i+1),    b_0 = 0
 
     Args:
-        schedules: List of one or more `keras.optimizers.schedules.LearningRateSchedule`s, or
+        schedules: list of one or more `keras.optimizers.schedules.LearningRateSchedule`s, or
             numbers for constant rates. Keras's own compute in float32.
-        boundaries: List of increasing integers of 1 or more, in update steps: where each schedule
+        boundaries: list of increasing integers of 1 or more, in update steps: where each schedule
             but the first begins.
 
     Raises:
-        TypeError: If one of `schedules` is no schedule, or one of `boundaries` not an integer.
-        ValueError: If there is no schedule, or the boundaries do not increase or are not one
+        TypeError: if one of `schedules` is not a schedule, or one of `boundaries` not an integer.
+        ValueError: if there is no schedule, or the boundaries do not increase or are not one
             fewer than the schedules.
 
     Example:
@@ -173,9 +173,7 @@ class Sequential(Schedule):
     """
 
     def __init__(
-        self,
-        schedules: Sequence[float | LearningRateSchedule],
-        boundaries: Sequence[int],
+        self, schedules: Sequence[float | LearningRateSchedule], boundaries: Sequence[int]
     ) -> None:
         for name, value in (("schedules", schedules), ("boundaries", boundaries)):
             if not isinstance(value, (list, tuple)):

@@ -9,8 +9,8 @@ from keras_bp._keras import serializable
 from keras_bp.schedules.schedule import Schedule, between, half_cosine
 
 _MODES = ("triangular", "triangular2", "exp_range")
-# A restart that lies this share of the steps ahead is there: float64 puts the start of a period
-# within some 1e-14 of it, and no step lies that near a restart without being meant.
+# A restart at most this share of the steps ahead counts as reached: float64 puts the start of a
+# period within some 1e-14 of it, and no other step lies that near.
 _ROUNDING = 1e-12
 
 
@@ -27,18 +27,18 @@ class Cyclical(Schedule):
         h       = 1,  2^(1 - cycle)  or  gamma^t
 
     Args:
-        minimum_learning_rate: Number in [0, peak_learning_rate], lo: the rate at steps 0, 2s,
+        minimum_learning_rate: number in [0, peak_learning_rate], lo: the rate at steps 0, 2s,
             4s and so on.
-        peak_learning_rate: Number of 0 or more, hi: the rate at step s.
-        half_cycle_steps: Integer of 1 or more, s, in update steps. The paper advises 2 to 10
+        peak_learning_rate: number of 0 or more, hi: the rate at step s.
+        half_cycle_steps: integer of 1 or more, s, in update steps. The paper advises 2 to 10
             epochs' worth.
         mode: `"triangular"`, `"triangular2"` or `"exp_range"`. Defaults to `"triangular"`.
-        gamma: Number in (0, 1], the height's factor per step in `"exp_range"`; the other modes do
+        gamma: number in (0, 1], the height's factor per step in `"exp_range"`; the other modes do
             not use it. Defaults to 0.99994.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range, or the mode unknown.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range, or the mode unknown.
 
     Example:
         >>> schedule = keras_bp.schedules.Cyclical(0.1, 1.1, 10, mode="triangular2")
@@ -87,7 +87,7 @@ class Cyclical(Schedule):
 
 @serializable
 class CosineRestarts(Schedule):
-    """Falls along half a cosine, starts anew at the top, and so on (SGDR).
+    """Falls along half a cosine, restarts at the top, and so on (SGDR).
 
     Each period is `period_factor` times as long as the one before, and its peak `peak_factor` times
     as far above the minimum. The step at which a period ends is the first of the next: it has the
@@ -98,20 +98,20 @@ class CosineRestarts(Schedule):
 
     The period i is the whole part of a logarithm, which rounding can put one too low at a restart
     (it does in `keras.optimizers.schedules.CosineDecayRestarts`, which works in float32). Here the
-    logarithm is only a first guess, which a comparison with the next period's start corrects.
+    logarithm is a first guess, corrected by a comparison with the next period's start.
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0: the first peak.
-        first_period_steps: Integer of 1 or more, T_0, in update steps.
-        period_factor: Number in [1, 1e6], f (`T_mult` in the paper). With a fraction, restarts may
+        initial_learning_rate: number of 0 or more, a0: the first peak.
+        first_period_steps: integer of 1 or more, T_0, in update steps.
+        period_factor: number in [1, 1e6], f (`T_mult` in the paper). With a fraction, restarts may
             fall between two steps; the later one is then the first of the new period. Defaults
             to 1.
-        peak_factor: Number in (0, 1], g. Defaults to 1.
-        minimum_learning_rate: Number in [0, initial_learning_rate], m. Defaults to 0.
+        peak_factor: number in (0, 1], g. Defaults to 1.
+        minimum_learning_rate: number in [0, initial_learning_rate], m. Defaults to 0.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.CosineRestarts(1.0, 10, period_factor=2, peak_factor=0.5)
@@ -150,11 +150,9 @@ class CosineRestarts(Schedule):
         else:
             restarts, share_left = self._growing_periods(steps.number())
         fallen = tf.pow(tf.constant(self.peak_factor, tf.float64), restarts)
-        peak = (
-            self.minimum_learning_rate
-            + (self.initial_learning_rate - self.minimum_learning_rate) * fallen
-        )
-        return half_cosine(self.minimum_learning_rate, peak, share_left)
+        floor = self.minimum_learning_rate
+        peak = floor + (self.initial_learning_rate - floor) * fallen
+        return half_cosine(floor, peak, share_left)
 
     def _growing_periods(self, step):
         """Return how many restarts there were, and the share of this period still to come."""
@@ -185,16 +183,16 @@ class OneCycle(Schedule):
         rate(t) = end + (peak - end)/2 (1 + cos(pi (t - w) / (T - w)))      for w <= t < T
 
     Args:
-        peak_learning_rate: Number of 0 or more.
-        total_steps: Integer of 1 or more, T, in update steps.
-        warmup_share: Number in (0, 1), the share of the steps in which the rate rises. The top may
+        peak_learning_rate: number of 0 or more.
+        total_steps: integer of 1 or more, T, in update steps.
+        warmup_share: number in (0, 1), the share of the steps in which the rate rises. The top may
             fall between two steps. Defaults to 0.25.
-        start_divisor: Number of 1 or more, d: the first rate is the peak over it. Defaults to 25.
-        final_divisor: Number of 1 or more, D: the last rate is the peak over it. Defaults to 1e5.
+        start_divisor: number of 1 or more, d: the first rate is the peak over it. Defaults to 25.
+        final_divisor: number of 1 or more, D: the last rate is the peak over it. Defaults to 1e5.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.OneCycle(1.0, total_steps=100)
@@ -227,8 +225,8 @@ class OneCycle(Schedule):
 
     def _rate(self, steps):
         peak, total = self.peak_learning_rate, self.total_steps
-        # Both phases reach the peak at w, so that here it does not matter on which side of a
-        # rounded w a step falls.
+        # Both phases reach the peak at w, so it does not matter on which side of a rounded w a step
+        # falls.
         rise = tf.minimum(steps.number() / (self.warmup_share * total), 1.0)
         left = tf.minimum(steps.share_left(total) / (1.0 - self.warmup_share), 1.0)
         rising = half_cosine(peak / self.start_divisor, peak, rise)

@@ -1,6 +1,7 @@
 """Learning rates that only fall."""
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -19,13 +20,13 @@ class StepDecay(Schedule):
         rate(t) = a0 f^floor(t / k)
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0.
-        decay_steps: Integer of 1 or more, k: the update steps from one fall to the next.
-        factor: Number in (0, 1], f. Defaults to 0.5.
+        initial_learning_rate: number of 0 or more, a0.
+        decay_steps: integer of 1 or more, k: the update steps from one fall to the next.
+        factor: number in (0, 1], f. Defaults to 0.5.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.StepDecay(1.0, decay_steps=10)
@@ -37,12 +38,7 @@ class StepDecay(Schedule):
         rate falls to a tenth at each plateau.
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: int,
-        factor: float = 0.5,
-    ) -> None:
+    def __init__(self, initial_learning_rate: float, decay_steps: int, factor: float = 0.5) -> None:
         super().__init__(
             initial_learning_rate=check_number("initial_learning_rate", initial_learning_rate, 0.0),
             decay_steps=check_integer("decay_steps", decay_steps, 1),
@@ -70,14 +66,14 @@ class ExponentialDecay(Schedule):
     computes in float32; its `staircase=True` is `StepDecay` here.
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0.
-        decay_steps: Integer of 1 or more, n: the update steps in which the rate falls by the
+        initial_learning_rate: number of 0 or more, a0.
+        decay_steps: integer of 1 or more, n: the update steps in which the rate falls by the
             factor.
-        decay_rate: Number in (0, 1], r. Defaults to 1/e.
+        decay_rate: number in (0, 1], r. Defaults to 1/e.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.ExponentialDecay(1.0, 10, decay_rate=0.5)
@@ -90,10 +86,7 @@ class ExponentialDecay(Schedule):
     """
 
     def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: int,
-        decay_rate: float = 1.0 / math.e,
+        self, initial_learning_rate: float, decay_steps: int, decay_rate: float = 1.0 / math.e
     ) -> None:
         super().__init__(
             initial_learning_rate=check_number("initial_learning_rate", initial_learning_rate, 0.0),
@@ -106,8 +99,30 @@ class ExponentialDecay(Schedule):
         return self.initial_learning_rate * tf.pow(decay_rate, steps.number() / self.decay_steps)
 
 
+class _Falling(Schedule):
+    """Falls to the minimum along a curve, which a subclass names, and stays there."""
+
+    _curve: Callable[..., tf.Tensor]
+
+    def __init__(
+        self, initial_learning_rate: float, total_steps: int, minimum_learning_rate: float = 0.0
+    ) -> None:
+        top = check_number("initial_learning_rate", initial_learning_rate, 0.0)
+        super().__init__(
+            initial_learning_rate=top,
+            total_steps=check_integer("total_steps", total_steps, 1),
+            minimum_learning_rate=check_number(
+                "minimum_learning_rate", minimum_learning_rate, 0.0, top
+            ),
+        )
+
+    def _rate(self, steps):
+        left = steps.share_left(self.total_steps)
+        return self._curve(self.minimum_learning_rate, self.initial_learning_rate, left)
+
+
 @serializable
-class LinearDecay(Schedule):
+class LinearDecay(_Falling):
     """Falls in a straight line and stays at the minimum.
 
         rate(t) = a0 - (a0 - m) t / T for t < T,    m from T on
@@ -115,13 +130,13 @@ class LinearDecay(Schedule):
     It is `keras.optimizers.schedules.PolynomialDecay` with the power 1.
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0.
-        total_steps: Integer of 1 or more, T, in update steps.
-        minimum_learning_rate: Number in [0, initial_learning_rate], m. Defaults to 0.
+        initial_learning_rate: number of 0 or more, a0.
+        total_steps: integer of 1 or more, T, in update steps.
+        minimum_learning_rate: number in [0, initial_learning_rate], m. Defaults to 0.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.LinearDecay(
@@ -136,28 +151,11 @@ class LinearDecay(Schedule):
         refinement", which finds the straight line down to 0 the one to try first.
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        total_steps: int,
-        minimum_learning_rate: float = 0.0,
-    ) -> None:
-        top = check_number("initial_learning_rate", initial_learning_rate, 0.0)
-        super().__init__(
-            initial_learning_rate=top,
-            total_steps=check_integer("total_steps", total_steps, 1),
-            minimum_learning_rate=check_number(
-                "minimum_learning_rate", minimum_learning_rate, 0.0, top
-            ),
-        )
-
-    def _rate(self, steps):
-        left = steps.share_left(self.total_steps)
-        return between(self.minimum_learning_rate, self.initial_learning_rate, left)
+    _curve = staticmethod(between)
 
 
 @serializable
-class CosineAnnealing(Schedule):
+class CosineAnnealing(_Falling):
     """Falls along half a cosine, slowly at first and at last, and stays at the minimum.
 
         rate(t) = m + (a0 - m)/2 (1 + cos(pi t / T)) for t < T,    m from T on
@@ -165,13 +163,13 @@ class CosineAnnealing(Schedule):
     `keras.optimizers.schedules.CosineDecay` gives the minimum as a share `alpha` of the first rate.
 
     Args:
-        initial_learning_rate: Number of 0 or more, a0.
-        total_steps: Integer of 1 or more, T, in update steps.
-        minimum_learning_rate: Number in [0, initial_learning_rate], m. Defaults to 0.
+        initial_learning_rate: number of 0 or more, a0.
+        total_steps: integer of 1 or more, T, in update steps.
+        minimum_learning_rate: number in [0, initial_learning_rate], m. Defaults to 0.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.CosineAnnealing(
@@ -185,21 +183,4 @@ class CosineAnnealing(Schedule):
         equation 5, without the restarts.
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        total_steps: int,
-        minimum_learning_rate: float = 0.0,
-    ) -> None:
-        top = check_number("initial_learning_rate", initial_learning_rate, 0.0)
-        super().__init__(
-            initial_learning_rate=top,
-            total_steps=check_integer("total_steps", total_steps, 1),
-            minimum_learning_rate=check_number(
-                "minimum_learning_rate", minimum_learning_rate, 0.0, top
-            ),
-        )
-
-    def _rate(self, steps):
-        left = steps.share_left(self.total_steps)
-        return half_cosine(self.minimum_learning_rate, self.initial_learning_rate, left)
+    _curve = staticmethod(half_cosine)

@@ -12,11 +12,11 @@ from keras_bp.schedules.schedule import Schedule, Steps, between, half_cosine
 
 @serializable
 class GPT3(Schedule):
-    """Follows GPT-3's recipe, in which the tokens seen decide the rate, not the steps.
+    """Follows GPT-3's recipe, in which the rate depends on the tokens seen, not on the steps.
 
-    The batches grow with the tokens n seen before them, so that an update late in the training
-    counts for many early ones. The schedule knows from the step how many tokens went by, if the
-    batches have the sizes that `batch_size` names:
+    The batches grow with the tokens n seen before them, so that a late update counts as many early
+    ones. The schedule derives the tokens from the step, if the batches have the sizes that
+    `batch_size` returns:
 
         B(n)      = first + (last - first) min(n / ramp, 1)
         n_(k+1)   = n_k + B(n_k),    n_0 = 0
@@ -29,23 +29,23 @@ class GPT3(Schedule):
     and a weight decay of 0.1.
 
     Args:
-        peak_learning_rate: Number of 0 or more. Defaults to 6e-5, that of the model with 175
+        peak_learning_rate: number of 0 or more. Defaults to 6e-5, that of the model with 175
             billion parameters.
-        warmup_tokens: Positive number under `decay_tokens`: the tokens of the linear rise.
+        warmup_tokens: positive number under `decay_tokens`: the tokens of the linear rise.
             Defaults to 375 million.
-        decay_tokens: Positive number: when the cosine ends, counted from the start of training.
+        decay_tokens: positive number: when the cosine ends, counted from the start of training.
             Defaults to 260 billion; GPT-3 is then trained on 40 billion more at the last rate.
-        minimum_learning_rate: Number in [0, peak_learning_rate], m, the last rate. Defaults to
+        minimum_learning_rate: number in [0, peak_learning_rate], m, the last rate. Defaults to
             `None`, a tenth of the peak.
-        ramp_tokens: Positive number: when the batches are at their full size, 4 to 12 billion by
+        ramp_tokens: positive number: when the batches are at their full size, 4 to 12 billion by
             the model's size. Defaults to 12 billion.
-        first_batch_tokens: Integer of 1 or more, the first batch's tokens. Defaults to 32,000.
-        last_batch_tokens: Integer of `first_batch_tokens` or more, the tokens of a batch after the
+        first_batch_tokens: integer of 1 or more, the first batch's tokens. Defaults to 32,000.
+        last_batch_tokens: integer of `first_batch_tokens` or more, the tokens of a batch after the
             growth. Defaults to 3.2 million.
 
     Raises:
-        TypeError: If an argument is not a number of its kind.
-        ValueError: If an argument is out of its range.
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if an argument is out of its range.
 
     Example:
         >>> schedule = keras_bp.schedules.GPT3()
@@ -94,7 +94,7 @@ class GPT3(Schedule):
         """Return how many tokens were seen before update `step`.
 
         Args:
-            step: As the schedule's own.
+            step: as the schedule's own.
 
         Returns:
             An int64 tensor in the shape of `step`: the closed form, rounded.
@@ -105,7 +105,7 @@ class GPT3(Schedule):
         """Return how many tokens the batch of update `step` has.
 
         Args:
-            step: As the schedule's own; of a fraction, the whole part counts.
+            step: as the schedule's own; of a fraction, the whole part counts.
 
         Returns:
             An int64 tensor in the shape of `step`. The sizes of the batches before a step add up
@@ -122,8 +122,8 @@ class GPT3(Schedule):
             return step * last
         growth = (last - first) / self.ramp_tokens
         log_factor = math.log1p(growth)
-        # The first step at whose start the ramp is over. Should rounding make it one too many, that
-        # step's batch has the full size by the recurrence as well.
+        # The first step that starts after the ramp. If rounding makes it one too many, that step's
+        # batch has the full size by the recurrence as well.
         ramp_steps = math.ceil(math.log(last / first) / log_factor)
         on_ramp = tf.math.expm1(tf.minimum(step, ramp_steps) * log_factor) / growth
         return first * on_ramp + last * tf.maximum(step - ramp_steps, 0.0)

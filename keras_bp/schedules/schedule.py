@@ -1,7 +1,6 @@
-"""What all schedules are made of: the base class, the step without rounding, and the curves.
+"""Common parts of the schedules: the base class, the step without rounding, and the curves.
 
-A schedule that follows other schedules asks them by `rate_of`, and keeps them in a file by
-`serialize`.
+A schedule that follows other schedules calls them by `rate_of`, and saves them by `serialize`.
 """
 
 import math
@@ -13,7 +12,7 @@ import tensorflow as tf
 
 from keras_bp._types import Array
 
-# float64 holds it exactly, and twice it still fits in int64.
+# Exact in float64, and twice as much still fits in int64.
 _LAST = 2.0**61
 
 
@@ -21,13 +20,13 @@ class Steps:
     """The number of updates made so far: a whole part in int64 and what exceeds it in float64.
 
     Boundaries and periods are whole numbers of steps, so every decision (before or after, which
-    period) is taken on the whole part in integer arithmetic. A float division may
-    not decide it: `tf.function` turns a division by a constant into a multiplication by its
-    reciprocal, which puts some multiples of the constant just below a whole number.
+    period) uses the whole part in integer arithmetic. A float division cannot decide it:
+    `tf.function` turns a division by a constant into a multiplication by its reciprocal, which puts
+    some multiples of the constant just below a whole number.
 
     Args:
         whole: int64 tensor, 0 or more.
-        fraction: float64 tensor in [0, 1), or `None` where the steps came as integers.
+        fraction: float64 tensor in [0, 1), or `None` if the steps came as integers.
     """
 
     def __init__(self, whole, fraction=None):
@@ -38,7 +37,7 @@ class Steps:
     def of(cls, step):
         """Read a number, an array, a tensor or a variable; steps below 0 count as 0."""
         if not (isinstance(step, (tf.Variable, keras.Variable)) or tf.is_tensor(step)):
-            # By way of NumPy, because TensorFlow would make an int32 of a Python int.
+            # Through NumPy, because TensorFlow would turn a Python int into an int32.
             step = np.asarray(step)
             if step.dtype.kind not in "iuf":
                 raise TypeError(_expected(step.tolist()))
@@ -53,20 +52,20 @@ class Steps:
 
     @classmethod
     def zero(cls):
-        """The first step of all, a scalar."""
+        """Return the very first step, a scalar."""
         return cls(tf.constant(0, tf.int64))
 
     def number(self):
-        """The steps in float64."""
+        """Return the steps in float64."""
         number = tf.cast(self.whole, tf.float64)
         return number if self.fraction is None else number + self.fraction
 
     def before(self, end):
-        """Whether fewer than `end` steps have been made."""
+        """Tell whether fewer than `end` steps have been made."""
         return self.whole < end
 
     def since(self, start):
-        """The steps made since `start`; none before it."""
+        """Return the steps made since `start`, 0 before it."""
         whole = tf.maximum(self.whole - start, 0)
         if self.fraction is None:
             return Steps(whole)
@@ -75,19 +74,19 @@ class Steps:
         )
 
     def share_made(self, length):
-        """The share of `length` steps that has been made, from 0 up to 1, in float64."""
+        """Return the share of `length` steps that has been made, from 0 up to 1, in float64."""
         return tf.minimum(self.number() / length, 1.0)
 
     def share_left(self, length):
-        """The share of `length` steps that is still to come, from 1 down to 0, in float64."""
-        # Subtracted as integers, for the last steps of a long schedule to keep all their digits.
+        """Return the share of `length` steps that is left, from 1 down to 0, in float64."""
+        # Subtracted as integers, so that the last steps of a long schedule keep all digits.
         left = tf.cast(length - self.whole, tf.float64)
         if self.fraction is not None:
             left -= self.fraction
         return tf.maximum(left, 0.0) / length
 
     def periods(self, length):
-        """How many periods of `length` steps are over (int64), and the `Steps` into this one."""
+        """Return the number of full periods of `length` steps, int64, and the `Steps` since."""
         over = self.whole // length
         return over, Steps(self.whole - over * length, self.fraction)
 
@@ -102,11 +101,11 @@ def _expected(step):
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that depends on the step, computed in float64.
 
-    A subclass hands its checked arguments, by name and in order, to this constructor and defines
+    A subclass passes its checked arguments, by name and in order, to this constructor and defines
     `_rate`.
 
     Args:
-        **arguments: The constructor's arguments; each becomes an attribute and part of the
+        **arguments: the constructor's arguments; each becomes an attribute and part of the
             configuration.
     """
 
@@ -140,8 +139,8 @@ def between(low, high, share):
 def half_cosine(low, high, share):
     """Go along half a cosine from `low` (share 0) to `high` (share 1), flat at both ends.
 
-    The weight (1 - cos(pi share)) / 2 is written as a squared sine: near share 0 the cosine is
-    1 but for its last digits, and the difference would have none of its own.
+    The weight (1 - cos(pi share)) / 2 is written as a squared sine: near share 0 the cosine is 1 up
+    to its last digits, and the difference would cancel.
     """
     return between(low, high, tf.sin(0.5 * math.pi * share) ** 2)
 
@@ -152,8 +151,8 @@ def rate_of(schedule, steps):
         return schedule._rate(steps)
     if isinstance(schedule, float):
         return tf.fill(tf.shape(steps.whole), tf.constant(schedule, tf.float64))
-    # Steps that came as integers are handed on as integers, as by an optimizer. Keras's schedules
-    # make floatx of them; a float step is given to them as that.
+    # Integer steps are passed on as integers, as by an optimizer; Keras's schedules turn them into
+    # floatx. A float step is passed on as floatx.
     step = steps.whole
     if steps.fraction is not None:
         step = tf.cast(steps.number(), keras.config.floatx())
@@ -163,22 +162,22 @@ def rate_of(schedule, steps):
 
     if step.shape.rank == 0:
         return rate(step)
-    # Most compute a whole array at once. Keras's CosineDecay with a warm-up does not, nor one that
-    # gives the same rate whatever the step: those are asked for each step by itself. While a graph
-    # is made nothing fails yet (tf.cond looks at its condition as it runs), so there all are.
+    # Most compute a whole array at once. Keras's CosineDecay with a warm-up does not, nor one whose
+    # rate does not depend on the step: those are called for each step. While a graph is traced
+    # nothing fails yet (tf.cond evaluates its condition as it runs), so there all are.
     if tf.executing_eagerly():
         try:
             rates = rate(step)
             if rates.shape == step.shape:
                 return rates
-        except Exception:  # of any kind in a user's schedule; asked step by step, it comes again
+        except Exception:  # of any kind in a user's schedule; step by step, it comes again
             pass
     rates = tf.map_fn(rate, tf.reshape(step, [-1]), fn_output_signature=tf.float64)
     return tf.reshape(rates, tf.shape(step))
 
 
 def serialize(schedule):
-    """Return a schedule's serialized form; a number stands for itself."""
+    """Return a schedule's serialized form; a number stays a number."""
     return keras.saving.serialize_keras_object(schedule)
 
 
@@ -193,7 +192,7 @@ def describe(schedule):
         return repr(schedule)
     try:
         config = schedule.get_config()
-    except NotImplementedError:  # a schedule that was never meant for a file
+    except NotImplementedError:  # a schedule that cannot be saved
         return repr(schedule)
     arguments = ", ".join(f"{name}={value!r}" for name, value in config.items())
     return f"{type(schedule).__name__}({arguments})"

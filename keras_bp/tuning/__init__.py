@@ -1,4 +1,4 @@
-"""Tuning the learning rate: the range test, and schedules that a training finds for itself.
+"""Tuning the learning rate: the range test, and schedules found in the first steps of a training.
 
 `find_learning_rate` trains a model for some steps at rising rates and records the loss. `discovery`
 predicts a whole schedule from the first steps of a training; in `fit`,

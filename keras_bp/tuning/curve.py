@@ -1,4 +1,4 @@
-"""What a learning rate range test recorded, and the rules that read one rate off it."""
+"""The result of a learning rate range test, and the rules that suggest a rate from it."""
 
 import dataclasses
 from typing import Any
@@ -16,8 +16,8 @@ _SLIDE_THRESHOLD = 0.005
 def _valley(learning_rates, losses):
     """Return the rate in the middle of the longest decline.
 
-    The longest run of update steps, not necessarily neighbours, whose losses fall strictly: its
-    end is where it ends, its beginning as many steps earlier as it has members.
+    It is the longest run of update steps, not necessarily neighbours, with strictly falling losses:
+    it ends at its last member, and begins as many steps earlier as it has members.
     """
     lengths = np.ones(len(losses), int)
     for i in range(1, len(losses)):
@@ -32,8 +32,8 @@ def _valley(learning_rates, losses):
 def _slide(learning_rates, losses):
     """Return the rate at which the loss begins to bend, seen from the right.
 
-    A window slides from the end of the curve to the left as long as the slopes at its two ends
-    differ; where they agree the curve is straight, and the rise at the end is out of sight.
+    A window slides from the end of the curve to the left while the slopes at its two ends differ;
+    where they agree the curve is straight, and the final rise is outside the window.
     """
     slopes = np.gradient(losses)
     differences = np.abs(slopes[_SLIDE_WINDOW:] - slopes[:-_SLIDE_WINDOW])
@@ -52,7 +52,7 @@ def _minimum(learning_rates, losses):
     return learning_rates[np.argmin(losses)] / 10.0
 
 
-# Each with the least number of points that it needs.
+# Each rule with the least number of points that it needs.
 _RULES = {
     "valley": (_valley, 5),
     "slide": (_slide, _SLIDE_WINDOW + 1),
@@ -68,7 +68,7 @@ class LearningRateCurve:
     Attributes:
         learning_rates: float64 array, the rate of each update step, rising.
         losses: float64 array of the same length, the true loss of each update step's batch, before
-            the update. All are finite: a loss that is not ends the sweep and is left out.
+            the update. All are finite: any other loss ends the sweep and is left out.
         smoothed_losses: float64 array of the same length, the losses' average with exponentially
             falling weights.
         steps: integer, the update steps that were planned.
@@ -78,10 +78,9 @@ class LearningRateCurve:
 
     Example:
         >>> import numpy as np
-        >>> from keras_bp.tuning import LearningRateCurve
         >>> rates = np.geomspace(1e-7, 10.0, 100)
         >>> losses = 1.0 + np.log10(rates / 1e-2) ** 2
-        >>> curve = LearningRateCurve(rates, losses, losses, 100, "completed")
+        >>> curve = keras_bp.tuning.LearningRateCurve(rates, losses, losses, 100, "completed")
         >>> round(curve.suggest("minimum"), 4)
         0.001
     """
@@ -93,29 +92,26 @@ class LearningRateCurve:
     stop_reason: str
 
     def suggest(self, rule: str = "valley") -> float:
-        r"""Read one learning rate off the smoothed curve.
+        r"""Suggest a learning rate from the smoothed curve.
 
-        Every rule leaves out the first tenth of the planned steps, in which the average has few
-        losses to go by, and the last five points, which belong to the divergence (as fastai does).
+        Every rule leaves out the first tenth of the planned steps, where the average rests on few
+        losses, and the last five points, which belong to the divergence (as fastai does).
 
         - `"valley"`: the middle of the longest decline, the longest series of update steps, not
           necessarily neighbours, with falling losses. It depends neither on the loss's units nor
           on how far the loss rises in the end.
         - `"slide"`: from the right, the rate at which two slopes fifteen update steps apart first
-          agree within 0.005 a step: a little before the loss begins to rise. It is meant for losses
-          of the order of 1.
+          agree within 0.005 per step: a little before the loss begins to rise. It is meant for
+          losses of the order of 1.
         - `"steep"`: where $\Delta \bar L / \Delta \ln \alpha$ is least, the left end of that step.
         - `"minimum"`: a tenth of the rate at the lowest loss.
 
         Args:
             rule: string, one of the four. Defaults to `"valley"`.
 
-        Returns:
-            A float, the learning rate.
-
         Raises:
-            ValueError: if there is no such rule, if the curve is too short for it, or if the loss
-                falls nowhere.
+            ValueError: if the rule is unknown, if the curve is too short for it, or if the loss
+                never falls.
         """
         if rule not in _RULES:
             raise ValueError(f"`rule` must be one of {list(_RULES)}. Received: rule={rule!r}")
@@ -145,9 +141,6 @@ class LearningRateCurve:
         Args:
             ax: a Matplotlib `Axes` to draw into; a new figure's if `None`, the default.
 
-        Returns:
-            The `Axes`.
-
         Raises:
             ImportError: if Matplotlib is not installed.
         """
@@ -160,31 +153,17 @@ class LearningRateCurve:
                     "pip install keras_bp[examples]"
                 ) from error
             _, ax = pyplot.subplots(layout="constrained")
-        ax.plot(
-            self.learning_rates,
-            self.losses,
-            color="tab:gray",
-            alpha=0.5,
-            linewidth=0.8,
-            label="loss of each batch",
-        )
+        faint = {"color": "tab:gray", "alpha": 0.5, "linewidth": 0.8}
+        ax.plot(self.learning_rates, self.losses, label="loss of each batch", **faint)
         ax.plot(self.learning_rates, self.smoothed_losses, color="black", label="average")
         markers = dict(zip(_RULES, ("o", "s", "^", "D"), strict=True))
         colors = dict(zip(_RULES, ("tab:red", "tab:orange", "tab:blue", "tab:green"), strict=True))
         for rule, rate in self._suggestions().items():
             height = np.interp(np.log(rate), np.log(self.learning_rates), self.smoothed_losses)
-            ax.plot(
-                rate,
-                height,
-                color=colors[rule],
-                marker=markers[rule],
-                markersize=8,
-                markeredgecolor="white",
-                linestyle="none",
-                zorder=3,
-                label=f"{rule}: {rate:.1e}",
-            )
-        # What diverges would press all that matters to a flat line.
+            style = {"markersize": 8, "markeredgecolor": "white", "linestyle": "none", "zorder": 3}
+            style |= {"color": colors[rule], "marker": markers[rule]}
+            ax.plot(rate, height, label=f"{rule}: {rate:.1e}", **style)
+        # A diverging loss would compress the rest to a flat line.
         low, start = min(self.losses), max(self.smoothed_losses[: self.steps // 10 + 1])
         margin = 0.1 * (start - low) or 0.1 * abs(start) or 0.1
         ax.set_ylim(low - margin, start + 4.0 * margin)
@@ -203,7 +182,7 @@ class LearningRateCurve:
         return f"<LearningRateCurve {', '.join(facts)}>"
 
     def _suggestions(self):
-        """Return what each rule that has an answer suggests."""
+        """Return the suggestion of each rule that has one."""
         rates = {}
         for rule in _RULES:
             try:

@@ -15,7 +15,7 @@ from keras_bp._trial import lent_learning_rate, unchanged
 from keras_bp._types import Array
 from keras_bp.tuning.curve import LearningRateCurve
 
-# With fewer, neighbouring rates lie so far apart that one step may skip all that train.
+# With fewer steps, neighbouring rates are so far apart that one step may skip all useful ones.
 _LEAST_STEPS = 20
 
 
@@ -40,9 +40,9 @@ def find_learning_rate(
 
     $$\alpha_k = \alpha_{min} (\alpha_{max} / \alpha_{min})^{k / (K - 1)}.$$
 
-    Too small a rate leaves the loss where it is, a good one lets it fall, too large a one makes it
-    explode. What is recorded is the loss $L_k$ of that step's batch alone, before its update, with
-    the penalties of layers, and its average with the share $\beta$ of the past,
+    Too small a rate leaves the loss unchanged, a good one lets it fall, too large a one makes it
+    explode. Recorded are the loss $L_k$ of that step's batch alone, before its update, with the
+    penalties of layers, and its average with the share $\beta$ of the past,
 
     $$\bar L_k = \frac{1 - \beta}{1 - \beta^{k + 1}} \sum_{i \le k} \beta^{k - i} L_i.$$
 
@@ -54,11 +54,11 @@ def find_learning_rate(
     statistics, the optimizer's variables and rate, metrics, seeds of layers, the random states of
     Python, NumPy, TensorFlow and Keras, `train_function`, `history` and `stop_training`. A `fit`
     that follows is bit for bit the one without the sweep. A model, optimizer or metric that was
-    not built is not built afterwards; the next `fit` creates it from the same initializers. What
-    lies in the data is not turned back: batches taken from a generator, the order that a
-    `tf.data` dataset shuffles its next pass into, what `on_epoch_end` of a `PyDataset` did. Give
-    the sweep its own generator or dataset where that matters. What a custom train step changes
-    outside the model is not restored either.
+    not built is not built afterwards; the next `fit` creates it from the same initializers. The
+    data are not rewound: batches taken from a generator, the order into which a `tf.data` dataset
+    shuffles its next pass, what `on_epoch_end` of a `PyDataset` did. If that matters, give the
+    sweep its own generator or dataset. What a custom train step changes outside the model is not
+    restored either.
 
     Every optimizer inside a `LossScaleOptimizer` or a `MultiOptimizer` gets the swept rate, and a
     schedule or a callable is set aside. With `gradient_accumulation_steps`, an update step takes
@@ -67,8 +67,8 @@ def find_learning_rate(
     Limits: it is a test of the first steps, from the weights that the model has now and at this
     batch size; run it again when either changes. It is not reliable for fine-tuning transformers:
     a few steps at a rate that the pretrained weights do not survive can still lower the loss, and
-    the rate that works there lies far below what the rules suggest. Nor does it see what a warm-up
-    would allow.
+    the rate that works there lies far below the suggestion. Nor does it show what a warm-up would
+    allow.
 
     Args:
         model: a compiled `keras.Model`, built or not.
@@ -99,12 +99,11 @@ def find_learning_rate(
 
     Example:
         >>> import keras, numpy as np
-        >>> from keras_bp.tuning import find_learning_rate
         >>> keras.utils.set_random_seed(0)
         >>> model = keras.Sequential([keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
         >>> model.compile("adam", "mean_squared_error")
         >>> x = np.random.rand(256, 4).astype("float32")
-        >>> curve = find_learning_rate(model, x, x.sum(axis=1, keepdims=True))
+        >>> curve = keras_bp.tuning.find_learning_rate(model, x, x.sum(axis=1, keepdims=True))
         >>> 1e-4 < curve.suggest() < 1.0
         True
 
@@ -133,13 +132,8 @@ def find_learning_rate(
 
     with unchanged(model) as snapshot:
         with model.distribute_strategy.scope():
-            rate = keras.Variable(
-                low,
-                dtype="float32",
-                trainable=False,
-                aggregation="only_first_replica",
-                name="swept_learning_rate",
-            )
+            options = {"trainable": False, "aggregation": "only_first_replica"}
+            rate = keras.Variable(low, dtype="float32", name="swept_learning_rate", **options)
         with (
             lent_learning_rate(model.optimizer, rate, snapshot.remember) as optimizers,
             warnings.catch_warnings(),
@@ -152,8 +146,8 @@ def find_learning_rate(
                 divergence_factor,
                 ends_with_data=isinstance(x, collections.abc.Iterator),
             )
-            # `fit` makes a train function of its own, with one step per call; and it trains, even
-            # where a callback that resumes trainings left another first epoch behind.
+            # `fit` makes its own train function, with one step per call; and it trains even if a
+            # callback that resumes trainings has left another first epoch behind.
             vars(model).update(train_function=None, steps_per_execution=1)
             set_initial_epoch(model, None)
             warnings.filterwarnings("ignore", "Your input ran out of data")
@@ -164,7 +158,7 @@ def find_learning_rate(
                 class_weight=class_weight,
                 batch_size=batch_size if is_arrays else None,
                 shuffle=is_arrays or getattr(x, "num_batches", None) is not None,
-                # Enough even where each pass over the data has a single batch.
+                # Enough even if each pass over the data has a single batch.
                 epochs=steps * sweep.batches_per_update(),
                 callbacks=[sweep],
                 verbose=0,
@@ -194,7 +188,7 @@ def _require_trainable(model):
 
 
 def _is_arrays(x):
-    """Tell arrays, tensors and structures of them from what yields batches by itself."""
+    """Tell whether `x` is made of arrays or tensors, and not a source of batches."""
     leaves = keras.tree.flatten(x)
     if not leaves or any(leaf is None for leaf in leaves):
         raise TypeError(f"`x` must be arrays, a dataset or a generator. Received: x={x!r}")
@@ -287,7 +281,7 @@ class _Sweep(keras.callbacks.Callback):
         self._average = keep * self._average + (1.0 - keep) * loss
         self._smoothed.append(self._average / (1.0 - keep ** len(self._losses)))
         best = min(self._smoothed)
-        # The same as factor * best where losses are positive; and no stop at once where not.
+        # The same as factor * best for positive losses, without an immediate stop for others.
         bound = best + (self._divergence_factor - 1.0) * abs(best)
         if self._smoothed[-1] > bound:
             self._stop("loss diverged")

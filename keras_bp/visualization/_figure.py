@@ -1,17 +1,17 @@
-"""What the pictures share: a figure, axes, line styles, and gradients' magnitudes as colours.
+"""Common parts of the pictures: a figure, axes, line styles, and magnitudes as colours.
 
 Matplotlib, an extra, is imported only when something is drawn.
 """
 
 import numpy as np
 
-# Okabe and Ito's colours, which all kinds of colour blindness tell apart; without their yellow,
-# which a white page swallows.
+# Okabe and Ito's colours, distinct in all kinds of colour blindness; without their yellow, which is
+# invisible on white.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
-# Below this share of the largest magnitude all look alike: the eye tells no more decades apart.
+# Magnitudes more decades below the largest look alike: the eye distinguishes no more.
 _DECADES = 8
-# Two colours that viridis has not, and that no colour blindness takes for one of its own.
+# Two colours outside viridis, distinct from it in all kinds of colour blindness.
 ZERO, NOT_FINITE = "0.8", "#d55e00"
 
 
@@ -35,21 +35,21 @@ def new_figure(caller, size):
 
 
 def tidy(ax):
-    """Take away what is no ink for data, and add faint lines to read values by."""
+    """Remove chart junk, and add a faint grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.2)
     ax.set_axisbelow(True)
 
 
 def logarithmic(ax):
-    """Make the y axis of a finished plot logarithmic, with labels that are read at a glance."""
+    """Make the y axis of a finished plot logarithmic, with readable labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     ax.yaxis.set_major_formatter(plain)
-    # Over one decade or two the powers of ten alone are too few.
+    # Over one or two decades the powers of ten are too few.
     ax.yaxis.set_minor_locator(LogLocator(subs=range(2, 10) if high < 10 * low else (2, 5)))
     ax.yaxis.set_minor_formatter(plain if high < 100 * low else NullFormatter())
     ax.grid(which="minor", alpha=0.2)
@@ -69,15 +69,15 @@ def line_styles(names):
 class Magnitudes:
     """The colours of an array of numbers of 0 or more.
 
-    Zero and infinity have colours of their own, outside of the scale.
+    Zero and infinity have their own colours, outside of the scale.
 
     Args:
-        values: array of any shape; a NaN is no value, and has no colour.
+        values: array of any shape; NaN means no value, and has no colour.
         symbol: string, what the values are called in the legend.
 
     Attributes:
-        exponents: float64 array of the same shape: the decimal logarithms, for 0 something below
-            the scale's end and for infinity something above it.
+        exponents: float64 array of the same shape: the decimal logarithms, below the scale for 0
+            and above it for infinity.
         style: dictionary of `cmap` and `norm`, for Matplotlib.
     """
 
@@ -89,11 +89,11 @@ class Magnitudes:
         with np.errstate(divide="ignore"):
             exponents = np.log10(values)
         finite = exponents[np.isfinite(exponents)]
-        # Whole decades, for the colour bar to begin and end with a tick.
+        # Whole decades, so that the colour bar begins and ends with a tick.
         high = np.ceil(finite.max()) if len(finite) else 0.0
         low = max(np.floor(finite.min()), high - _DECADES) if len(finite) else high
         low = min(low, high - 1.0)
-        # Finite numbers for what lies outside, since Matplotlib leaves out what is infinite.
+        # Finite numbers outside the scale, since Matplotlib leaves out infinity.
         self.exponents = np.clip(exponents, low, high)
         self.exponents[values == 0.0] = low - 1.0
         self.exponents[values == np.inf] = high + 1.0
@@ -119,7 +119,7 @@ class Magnitudes:
         return bar
 
     def legend(self, **style):
-        """List a legend's handles for zero and for what is not finite, where there are any."""
+        """List a legend's handles for zero and for values that are not finite, if there are any."""
         from matplotlib.lines import Line2D
 
         return [

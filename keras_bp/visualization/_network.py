@@ -1,4 +1,4 @@
-"""The drawing of a network: where its neurons stand, and what they are coloured by."""
+"""The drawing of a network: the places and the colours of its neurons."""
 
 import dataclasses
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from keras_bp.visualization._figure import Magnitudes
 
-# Of a column with more neurons than both together, so many are drawn at either end.
+# So many neurons are drawn at either end of a column that has more than both together.
 _AT_THE_TOP, _AT_THE_END = 6, 6
 _GAP_BETWEEN_BRANCHES = 2.5  # in neurons
-_INCHES_A_NEURON = 0.36
-_INCHES_A_LETTER = 0.085
-_INCHES_A_SCALE = 3.0
+_INCHES_PER_NEURON = 0.36
+_INCHES_PER_LETTER = 0.085
+_INCHES_PER_SCALE = 3.0
 _SHARE_OF_BARS = 0.8  # of the width of a stage
-_POINTS_A_NEURON = 17.0
+_POINTS_PER_NEURON = 17.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Network:
 
     def __init__(self, columns, backward):
         self._columns = columns
-        # What is not finite is all one here: NaN as well.
+        # All values that are not finite are alike here, NaN too.
         self._dz = {
             name: np.where(np.isnan(dz).any(axis=0), np.inf, np.abs(dz).mean(axis=0))
             for name, dz in backward.dz.items()
@@ -50,11 +50,11 @@ class Network:
         self._dw = {name: np.linalg.norm(dw) for name, dw in backward.dw.items()}
         self._places, tallest = _places(columns)
         stages = [column.stage for column in columns]
-        # Names stand beside each other where branches do.
+        # Names of branches are side by side.
         letters = max((len(c.name) + 2) * stages.count(c.stage) for c in columns)
         self.size = (
-            2.6 + (stages[-1] + 1) * max(1.7, _INCHES_A_LETTER * letters / _SHARE_OF_BARS),
-            max(2.4, _INCHES_A_NEURON * tallest) + self.bar_height + 1.2,
+            2.6 + (stages[-1] + 1) * max(1.7, _INCHES_PER_LETTER * letters / _SHARE_OF_BARS),
+            max(2.4, _INCHES_PER_NEURON * tallest) + self.bar_height + 1.2,
         )
 
     def draw(self, ax):
@@ -65,8 +65,8 @@ class Network:
             self._label(ax, column)
         ax.set_axis_off()
         ax.margins(0.08, 0.04)
-        # Of one height, whatever the network's.
-        scale = dict(ax=ax, shrink=_INCHES_A_SCALE / (self.size[1] - self.bar_height), aspect=20)
+        # Of fixed height, whatever the network's.
+        scale = dict(ax=ax, shrink=_INCHES_PER_SCALE / (self.size[1] - self.bar_height), aspect=20)
         magnitudes.color_bar(neurons, "neurons: mean |dZ|", pad=0.01, **scale)
         ax.figure.colorbar(weights, label="lines: weight", pad=0.03, **scale)
         handles = magnitudes.legend(marker="o", markersize=9, markeredgecolor="0.2")
@@ -84,8 +84,8 @@ class Network:
             seen[stage] += 1
         norms = np.array(list(self._dw.values()))
         shown = np.where(np.isfinite(norms), norms, 0.0)
-        # A logarithmic axis from a whole decade to a whole decade, as the neurons' colours have
-        # it: of a gradient that vanishes layer by layer a linear one would show the last bar only.
+        # A logarithmic axis of whole decades, like the neurons' colours: for a gradient that
+        # vanishes layer by layer a linear axis would show only the last bar.
         exponents = np.log10(shown[shown > 0.0]) if shown.any() else np.zeros(1)
         bottom, top = 10.0 ** np.floor(exponents.min()), 10.0 ** np.ceil(exponents.max())
         bottom = min(bottom, top / 10.0)
@@ -116,7 +116,7 @@ class Network:
                         weights.append(kernel[first_row + unit, target])
         weights = np.asarray(weights, dtype=np.float64)
         largest = np.abs(weights[np.isfinite(weights)]).max(initial=0.0) or 1.0
-        # Large weights last: they must not lie below the many small ones.
+        # Large weights last: the many small ones must not cover them.
         order = np.argsort(np.abs(weights))
         share = np.abs(np.nan_to_num(weights[order], posinf=0.0, neginf=0.0)) / largest
         collection = LineCollection(
@@ -157,22 +157,22 @@ class Network:
             (place.x, place.heights[0]),
             (0, 13),
             textcoords="offset points",
-            # Lines that pass behind must not make it unreadable.
+            # Readable in front of lines.
             bbox=dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1.0),
             **style,
         )
 
 
-_CIRCLE = dict(s=_POINTS_A_NEURON**2, edgecolors="0.2", linewidths=0.8, zorder=2)
+_CIRCLE = dict(s=_POINTS_PER_NEURON**2, edgecolors="0.2", linewidths=0.8, zorder=2)
 
 
 def _places(columns):
-    """Return column -> `_Place`, and how many neurons the tallest stage is high."""
+    """Return column -> `_Place`, and the height of the tallest stage in neurons."""
     places, tallest = {}, 0.0
     for stage in range(columns[-1].stage + 1):
         branches = [column for column in columns if column.stage == stage]
         if stage:
-            # Each beside what feeds it, for fewer lines to cross.
+            # Each beside its source, so that fewer lines cross.
             branches.sort(key=lambda column: -_height_of_sources(column, places))
         offsets = [_offsets(column.units) for column in branches]
         total = sum(o[1][-1] + 1.0 for o in offsets) + _GAP_BETWEEN_BRANCHES * (len(branches) - 1)

@@ -59,20 +59,20 @@ _ACCEPTED = (
 
 
 def plot_backprop(model: keras.Model, x: Any, y: Any) -> "Figure":
-    r"""Draw a network with what one backward pass through it computes.
+    r"""Draw a network with the results of one backward pass.
 
-    The network is drawn from left to right, a circle a neuron:
+    The network is drawn from left to right, one circle per neuron:
 
     - A circle's colour is $\frac{1}{m} \sum_i |dZ_i|$, the neuron's gradient with respect to its
       pre-activation, averaged in absolute value over the m examples. $dZ_i$ is that of the
-      example's own loss, as in the chapter: it does not shrink with the batch. A neuron without
-      any gradient (a ReLU that is off for the whole batch) is grey. Inputs have no $dZ$.
+      example's own loss: it does not shrink with the batch. A neuron without
+      a gradient (a ReLU that is off for the whole batch) is grey. Inputs have no $dZ$.
     - A line's colour and width are its weight.
     - A bar below a layer is $\|dW\|_2$, the norm of the gradient of the batch's loss with respect
       to the layer's kernel, penalties of regularizers included.
 
-    Of layers with more than 12 neurons the first 6 and the last 6 are drawn, and the picture says
-    so. Branches of a functional model stand one above the other.
+    Of layers with more than 12 neurons the first 6 and the last 6 are drawn, with a note. Branches
+    of a functional model are drawn one above the other.
 
     The gradients are those of the next training step on this batch: with dropout, and with the
     batch's own statistics in batch normalization. Model, optimizer, metrics and seeds are left as
@@ -81,26 +81,22 @@ def plot_backprop(model: keras.Model, x: Any, y: Any) -> "Figure":
     Args:
         model: a `keras.Model`, Sequential or functional, built, and compiled with a loss that
             averages over the batch, as losses do by default. It consists of `Dense` layers (of
-            Keras or of keras_bp); between them may stand layers that keep each neuron apart:
+            Keras or of keras_bp); between them may be layers that keep each neuron separate:
             activations, dropout and noise, normalizations, `Flatten` and `Reshape`; branches may
             be joined by `Concatenate`, `Add` and the like. Only the inputs and the dense layers
             are drawn.
-        x: array of shape `(batch, ...)`, or a list or a dictionary of them: a batch of inputs, all
-            of which goes through the network at once.
+        x: array of shape `(batch, ...)`, or a list or a dictionary of them: a batch of inputs,
+            which goes through the network at once.
         y: the batch's targets, as `fit` takes them.
-
-    Returns:
-        A Matplotlib `Figure`.
 
     Raises:
         ImportError: if Matplotlib is not installed.
-        TypeError: if `model` is no `keras.Model`, or the batch no arrays.
+        TypeError: if `model` is not a `keras.Model`, or the batch not arrays.
         ValueError: if it is not compiled with a loss, not built, of another kind, or has a layer
             that cannot be drawn, which the message names; or if the batch is empty, or `x` and `y`
-            do not have as many examples.
+            differ in their numbers of examples.
 
     Example:
-        >>> from keras_bp.visualization import plot_backprop
         >>> model = keras.Sequential(
         ...     [
         ...         keras.Input((2,)),
@@ -110,7 +106,7 @@ def plot_backprop(model: keras.Model, x: Any, y: Any) -> "Figure":
         ... )
         >>> model.compile(loss="binary_crossentropy")
         >>> x, y = keras_bp.reference.spiral()
-        >>> figure = plot_backprop(model, x.T, y.T)
+        >>> figure = keras_bp.visualization.plot_backprop(model, x.T, y.T)
         >>> figure.savefig("backprop.png")
 
     References:
@@ -156,7 +152,7 @@ def _check_batch(x, y):
     sizes = {len(leaf) for leaf in keras.tree.flatten([x, y])}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
-            "`x` and `y` must hold as many examples, and one or more. Received: arrays of "
+            "`x` and `y` must hold equally many examples, one or more. Received: arrays of "
             f"{' and '.join(map(str, sorted(sizes)))} examples"
         )
 
@@ -191,7 +187,7 @@ def _columns_of(model):
         model: a built Sequential or functional `keras.Model`.
 
     Raises:
-        TypeError: if `model` is no `keras.Model`.
+        TypeError: if `model` is not a `keras.Model`.
         ValueError: if it is of another kind, or not built, or has a layer that cannot be drawn.
     """
     graph = _graph(model)
@@ -248,16 +244,16 @@ def _column(node, sources, calls):
 
 
 def _passed_on(node, sources):
-    """Return the sources of a tensor that no neurons of its own stand for."""
+    """Return the sources of a tensor without neurons of its own."""
     operation, shapes = node.operation, [tensor.shape for tensor in node.input_tensors]
     if isinstance(operation, _KEEP_NEURONS):
         return sources[0]
     if isinstance(operation, _MERGE_NEURONS) and len(set(shapes)) == 1:
-        return [source for of_one_input in sources for source in of_one_input]
+        return [source for inputs in sources for source in inputs]
     if isinstance(operation, keras.layers.Concatenate) and {len(shape) for shape in shapes} == {2}:
         result, first = [], 0
-        for of_one_input, shape in zip(sources, shapes, strict=True):
-            result += [(column, first + row) for column, row in of_one_input]
+        for inputs, shape in zip(sources, shapes, strict=True):
+            result += [(column, first + row) for column, row in inputs]
             first += shape[-1]
         return result
     raise _refusal(node)
@@ -308,7 +304,7 @@ def _backward(model, dense_layers, x, y):
         m times the gradient of the mean.
     """
     x, y = (keras.tree.map_structure(tf.convert_to_tensor, data) for data in (x, y))
-    # All are handed in, since in the scope Keras finds no other variables to penalize.
+    # All are passed, since in the scope Keras finds no other variables to penalize.
     variables = [(variable, variable.value) for variable in model.variables]
     with keras.StatelessScope(variables) as scope, _pre_activations(dense_layers) as z:
         kernels = [scope.get_current_value(layer.kernel) for layer in dense_layers]
@@ -329,7 +325,7 @@ def _backward(model, dense_layers, x, y):
 
 @contextlib.contextmanager
 def _pre_activations(dense_layers):
-    """Let layers note what they hand to their activation; yield name -> that tensor."""
+    """Let layers note their activation's input; yield name -> that tensor."""
     noted = {}
     with contextlib.ExitStack() as stack:
         for layer in dense_layers:
@@ -345,8 +341,8 @@ def _noting(layer, noted):
         a = activation(z)
         logits, _ = _keras.logits_of(a)
         if type(layer) is layers.Dense and logits is not None:
-            # As the layer itself does after sigmoid and softmax: otherwise the package's losses
-            # would take softmax logits for sigmoid logits.
+            # As the layer itself does: otherwise the package's losses would take softmax logits for
+            # sigmoid logits.
             _keras.set_logits(a, logits, activation.__name__)
         return a
 

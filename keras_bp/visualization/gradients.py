@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PREFIX, _GLOBAL = "gradient_norm/", "gradient_norm/global"
-# A picture has no more columns of pixels: where there are more steps, each stands for several.
+# The most columns of a picture: with more steps, a column stands for several.
 _MOST_COLUMNS = 600
 _KEYS = {"layer", "tasks", "cosine", "conflicting", "steps"}
 _GREY = "0.8"
@@ -23,31 +23,27 @@ _GREY = "0.8"
 def plot_gradient_flow(source: Path | Any) -> "Figure":
     """Draw the gradient norm of each layer at each update step, from a run's TensorBoard files.
 
-    A row a layer, from the first layer of the network at the top to the last (layers that were
-    frozen at first come after those that were not); a column an update step; the colour is the
-    decimal logarithm of the norm. A gradient that vanishes on its way back gets darker from the
-    bottom to the top, one that explodes brighter. A norm of 0, and one that is NaN or infinite,
-    have colours of their own, which the legend names.
+    There is one row per layer, from the first layer of the network at the top to the last (layers
+    that were frozen at first come last), and one column per update step; the colour is the decimal
+    logarithm of the norm. A gradient that vanishes on its way back gets darker from the bottom to
+    the top, one that explodes brighter. A norm of 0, and one that is NaN or infinite, have their
+    own colours, which the legend names.
 
-    Of more than 600 steps several share a column, which shows the largest norm among them. Where a
-    layer was not written, as one that was frozen at first, nothing is drawn.
+    With more than 600 steps several share a column, which shows their largest norm. Where a layer
+    was not written, such as one that was frozen at first, nothing is drawn.
 
     Args:
         source: string or `os.PathLike`, the `log_dir` of a `keras_bp.callbacks.GradientMonitor`;
-            or the monitor itself, or any object with such an attribute `log_dir`. Read are the
-            scalars `gradient_norm/<layer path>`, all but `gradient_norm/global`. Where a step was
-            written twice, the later one counts.
-
-    Returns:
-        A Matplotlib `Figure`.
+            or the monitor itself, or any object with such an attribute `log_dir`. The scalars
+            `gradient_norm/<layer path>` are read, except `gradient_norm/global`. If a step was
+            written twice, the later value counts.
 
     Raises:
         ImportError: if Matplotlib is not installed.
         TypeError: if `source` is neither a path nor an object that has one.
-        ValueError: if there is no event file, or none with such scalars.
+        ValueError: if there is no event file with such scalars.
 
     Example:
-        >>> from keras_bp.visualization import plot_gradient_flow
         >>> model = keras.Sequential(
         ...     [keras.layers.Dense(8, "tanh", name="hidden"), keras.layers.Dense(1, name="out")]
         ... )
@@ -55,7 +51,7 @@ def plot_gradient_flow(source: Path | Any) -> "Figure":
         >>> monitor = keras_bp.callbacks.GradientMonitor("tb_logs/flow")
         >>> x = np.random.default_rng(0).normal(size=(64, 4))
         >>> _ = model.fit(x, x[:, :1], verbose=0, callbacks=[monitor])
-        >>> figure = plot_gradient_flow(monitor)
+        >>> figure = keras_bp.visualization.plot_gradient_flow(monitor)
         >>> figure.savefig("gradient_flow.png")
     """
     log_dir = getattr(source, "log_dir", source)
@@ -108,39 +104,36 @@ def _read(log_dir):
         norms = ((p.step, tf.make_ndarray(p.tensor_proto).item()) for p in points)
         series.append({step: np.inf if np.isnan(norm) else norm for step, norm in norms})
     steps = sorted(set().union(*series))
-    norms = np.array([[of_one.get(step, np.nan) for step in steps] for of_one in series])
+    norms = np.array([[norms.get(step, np.nan) for step in steps] for norms in series])
     return [tag.removeprefix(_PREFIX) for tag in tags], np.array(steps), norms
 
 
 def _columns(steps, norms):
-    """Put neighbouring steps together where there are too many; return edges and columns."""
+    """Merge neighbouring steps if there are too many; return edges and columns."""
     starts = np.linspace(0, len(steps), min(len(steps), _MOST_COLUMNS), endpoint=False).astype(int)
-    # Each step reaches half of the way to its neighbours, which need not be the steps next to it.
+    # Each step reaches halfway to its neighbours, which need not be the adjacent steps.
     middles = (steps[1:] + steps[:-1]) / 2
     reach = (steps[1] - steps[0]) / 2 if len(steps) > 1 else 0.5
     edges = np.r_[steps[0] - reach, middles[starts[1:] - 1], steps[-1] + reach]
-    # fmax passes over a NaN, which stands for a step that has no norm.
+    # fmax ignores NaN, which stands for a step without a norm.
     return edges, np.fmax.reduceat(norms, starts, axis=1)
 
 
 def plot_gradient_conflict(source: Any) -> "Figure":
-    """Draw how two tasks' gradients lie to one another, for each layer and pair of tasks.
+    """Draw how two tasks' gradients compare, for each layer and pair of tasks.
 
-    A row a layer, from the first layer of the network at the top to the last, and below a line all
-    shared layers together, `global`; a column a pair of tasks. The colour is the mean cosine
-    between the two gradients over the steps: blue where the tasks help one another, white at 0, red
-    where they are against one another. The number is the share of the steps in which they conflict,
-    those whose cosine is below 0. A cell is grey where the tasks do not share the layer, or one of
-    them had no gradient there in any step.
+    There is one row per layer, from the first layer of the network at the top to the last, then
+    below a line all shared layers together, `global`; and one column per pair of tasks. The colour
+    is the mean cosine between the two gradients over the steps: blue where the tasks help each
+    other, white at 0, red where they conflict. The number is the share of the steps in which they
+    conflict, those with a cosine below 0. A cell is grey where the tasks do not share the layer, or
+    one of them never had a gradient there.
 
-    The scale reaches as far to the one side of 0 as to the other, to the next tenth.
+    The scale is symmetric about 0, and ends at a tenth.
 
     Args:
         source: a `keras_bp.callbacks.GradientConflict` that has watched a `fit`, or what its method
             `table` returns, or some rows of that.
-
-    Returns:
-        A Matplotlib `Figure`.
 
     Raises:
         ImportError: if Matplotlib is not installed.
@@ -148,7 +141,6 @@ def plot_gradient_conflict(source: Any) -> "Figure":
         ValueError: if it has no rows, as before the first update step.
 
     Example:
-        >>> from keras_bp.visualization import plot_gradient_conflict
         >>> inputs = keras.Input((4,))
         >>> trunk = keras.layers.Dense(8, "relu", name="trunk")(inputs)
         >>> outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("down", "up")}
@@ -159,7 +151,7 @@ def plot_gradient_conflict(source: Any) -> "Figure":
         >>> conflict = keras_bp.callbacks.GradientConflict("tb_logs/conflict")
         >>> y = {"down": -x[:, :1], "up": x[:, :1]}
         >>> _ = model.fit(x, y, verbose=0, callbacks=[conflict])
-        >>> figure = plot_gradient_conflict(conflict)
+        >>> figure = keras_bp.visualization.plot_gradient_conflict(conflict)
         >>> figure.savefig("gradient_conflict.png")
     """
     rows = source.table() if callable(getattr(source, "table", None)) else source
@@ -191,7 +183,7 @@ def plot_gradient_conflict(source: Any) -> "Figure":
     ax.set_xticks(np.arange(len(pairs)) + 0.5, labels)
     ax.tick_params(length=0)
     ax.invert_yaxis()
-    # Above the figure's middle, since the axes are narrow where there is one pair.
+    # Centred on the figure, since the axes are narrow with a single pair.
     figure.suptitle("Cosine between two tasks' gradients,\nand share of conflicting steps")
     if not np.isfinite(cosines).all():
         _explain_grey(figure)
@@ -199,9 +191,9 @@ def plot_gradient_conflict(source: Any) -> "Figure":
 
 
 def _limit(cosines):
-    """Return the end of the scale: a tenth, so that the ticks are short."""
+    """Return the end of the scale: a tenth, so that tick labels are short."""
     known = np.abs(cosines[np.isfinite(cosines)])
-    # A cosine that was meant to be 0.3 may be rounded upwards.
+    # A cosine of 0.3 may be rounded upwards.
     return max(math.ceil(10.0 * known.max() - 1e-9), 1) / 10.0 if known.size else 1.0
 
 

@@ -29,12 +29,12 @@ def compare_optimizers(
 ) -> "OptimizerComparison":
     """Train the same networks with several optimizers on several data sets, and compare.
 
-    At a seed, all optimizers start from the same weights, see the same batches in the same order,
-    another one in each epoch, and get the same dropout: `keras.utils.set_random_seed` is called
+    For a seed, all optimizers start from the same weights, see the same batches in the same order
+    (a new one in each epoch), and get the same dropout: `keras.utils.set_random_seed` is called
     with it before each model is made.
 
-    What is compared depends on each optimizer's learning rate as much as on its rule: tune the
-    rates before drawing conclusions.
+    The result depends on each optimizer's learning rate as much as on its rule: tune the rates
+    before drawing conclusions.
 
     Args:
         make_model: callable `(x, y)` that returns a new `keras.Model`, not compiled; x and y are a
@@ -58,11 +58,10 @@ def compare_optimizers(
             four arrays, or a seed comes twice.
 
     Example:
-        >>> from keras_bp.visualization import compare_optimizers
         >>> def make_model(x, y):
         ...     return keras.Sequential([keras.layers.Dense(1, activation="sigmoid")])
         >>> x = np.linspace(-1.0, 1.0, 64).reshape(-1, 1)
-        >>> comparison = compare_optimizers(
+        >>> comparison = keras_bp.visualization.compare_optimizers(
         ...     make_model,
         ...     {"SGD": lambda: keras_bp.optimizers.SGD(0.5), "Adam": keras_bp.optimizers.Adam},
         ...     {"sign": (x, x > 0)},
@@ -92,21 +91,21 @@ def compare_optimizers(
 
     results = {}
     for dataset, arrays in datasets.items():
-        # Seeds outside: what the machine does meanwhile spreads over all optimizers.
+        # Seeds in the outer loop: disturbances of the machine spread over all optimizers.
         runs: dict[str, list] = {name: [] for name in optimizers}
         for seed in checked_seeds:
             for name, make in optimizers.items():
                 run = _train(make_model, (name, make), arrays, loss, epochs, batch_size, seed)
                 runs[name].append(run)
         results[dataset] = {
-            name: [np.asarray(values, dtype=np.float64) for values in zip(*of_one, strict=True)]
-            for name, of_one in runs.items()
+            name: [np.asarray(values, dtype=np.float64) for values in zip(*seeds, strict=True)]
+            for name, seeds in runs.items()
         }
 
     def part(k):
         return {
-            dataset: {name: arrays[k] for name, arrays in of_one.items()}
-            for dataset, of_one in results.items()
+            dataset: {name: arrays[k] for name, arrays in by_name.items()}
+            for dataset, by_name in results.items()
         }
 
     return OptimizerComparison(
@@ -115,14 +114,14 @@ def compare_optimizers(
 
 
 def _train(make_model, named_optimizer, arrays, loss, epochs, batch_size, seed):
-    """Return one run's losses and seconds of each epoch, and between them the accuracy."""
+    """Return one run's losses of each epoch, accuracy, and seconds of each epoch."""
     name, make = named_optimizer
     x, y, x_test, y_test = arrays
     keras.utils.set_random_seed(seed)
     model = make_model(x, y)
     if not isinstance(model, keras.Model):
         raise TypeError(f"`make_model` must return a keras.Model. Received: {model!r}")
-    # Built here, for the weights not to depend on what an optimizer draws when it is made.
+    # Built here, so that the weights do not depend on what an optimizer's constructor draws.
     if not model.built:
         model.build((None, *x.shape[1:]))
     optimizer = make()
@@ -178,14 +177,14 @@ def _check_callable(name, value):
 
 
 def _check_arrays(name, arrays):
-    """Return (x, y, x_test, y_test), the test arrays the training's where there are none."""
+    """Return (x, y, x_test, y_test), with the training arrays in place of missing test arrays."""
     if not isinstance(arrays, (tuple, list)) or len(arrays) not in (2, 4):
         raise ValueError(f"`{name}` must be (x, y) or (x, y, x_test, y_test). Received: {arrays!r}")
     arrays = [np.asarray(array) for array in arrays]
     for x, y in (arrays[:2], arrays[-2:]):
         if not len(x) or len(x) != len(y):
             raise ValueError(
-                f"`{name}` must have as many targets as inputs, and one or more. "
+                f"`{name}` must have as many targets as inputs, one or more. "
                 f"Received: shapes {[array.shape for array in arrays]}"
             )
     return *arrays[:2], *arrays[-2:]
@@ -196,7 +195,7 @@ class OptimizerComparison:
     """Losses, accuracies and times, as `compare_optimizers` returns them; `str()` is a table.
 
     The first three attributes are dictionaries of dictionaries: a data set's name -> an
-    optimizer's name -> float64 array, the first axis of which are the seeds.
+    optimizer's name -> float64 array, with the seeds on its first axis.
 
     Attributes:
         losses: arrays of shape `(seeds, epochs)`, the mean training loss of each epoch.
@@ -206,8 +205,7 @@ class OptimizerComparison:
         seeds: tuple of integers.
 
     Example:
-        >>> from keras_bp.visualization import OptimizerComparison
-        >>> comparison = OptimizerComparison(
+        >>> comparison = keras_bp.visualization.OptimizerComparison(
         ...     losses={"moons": {"Adam": np.array([[0.7, 0.4], [0.7, 0.3]])}},
         ...     accuracies={"moons": {"Adam": np.array([0.9, 0.95])}},
         ...     epoch_seconds={"moons": {"Adam": np.array([[0.9, 0.1], [0.8, 0.1]])}},
@@ -233,19 +231,16 @@ class OptimizerComparison:
 
         Returns:
             float64 array of shape `(seeds,)`: the median over the epochs after the first, or the
-            first one's where there is no other.
+            first one's if there is no other.
         """
         epochs = self.epoch_seconds[dataset][optimizer]
         return np.median(epochs[:, 1:] if epochs.shape[1] > 1 else epochs, axis=1)
 
     def plot(self) -> "Figure":
-        """Draw a row a data set: the losses, the accuracies and the times.
+        """Draw one row per data set: the losses, the accuracies and the times.
 
         Lines and bars are medians over the seeds, bands and whiskers reach from the least to the
         greatest.
-
-        Returns:
-            A Matplotlib `Figure`.
 
         Raises:
             ImportError: if Matplotlib is not installed.
@@ -284,21 +279,15 @@ class OptimizerComparison:
         logarithmic(ax)
 
     def _draw_spread(self, ax, names, values, form):
-        """Draw a row an optimizer: the median as a point, the range as a line."""
+        """Draw one row per optimizer: the median as a point, the range as a line."""
         styles = line_styles(names)
-        for row, (name, of_one) in enumerate(zip(names, values, strict=True)):
+        for row, (name, of_seeds) in enumerate(zip(names, values, strict=True)):
             color = styles[name]["color"]
-            ax.hlines(row, of_one.min(), of_one.max(), color=color, linewidth=2.5, alpha=0.5)
-            median = np.median(of_one)
+            ax.hlines(row, of_seeds.min(), of_seeds.max(), color=color, linewidth=2.5, alpha=0.5)
+            median = np.median(of_seeds)
             ax.plot(median, row, "o", color=color)
-            ax.annotate(
-                form.format(median),
-                (median, row),
-                (0, 6),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            style = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+            ax.annotate(form.format(median), (median, row), (0, 6), **style)
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.7)
         ax.margins(x=0.12)
@@ -342,10 +331,10 @@ def _spread(values, form):
 
 
 def shuffled_batches(x, y, batch_size, seed):
-    """Return a `tf.data.Dataset` of batches, which is shuffled anew for each epoch.
+    """Return a `tf.data.Dataset` of batches, reshuffled for each epoch.
 
     `fit` shuffles arrays too, but once a global seed is set (seen with Keras 3.15) into the same
-    order for every epoch: then the same examples share a batch to the end.
+    order for every epoch: then the same examples always share a batch.
 
     Args:
         x: array of shape `(examples, ...)`.

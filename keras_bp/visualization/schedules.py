@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule | float
 
-# More than a line in a picture has pixels.
+# More than the pixels of a line in a picture.
 _MOST_POINTS = 2000
 _PEAK = 0.1
 # With fewer, a phase of the schedules would have no step.
@@ -40,7 +40,7 @@ def plot_schedules(
     *,
     losses: Mapping[str, Array] | None = None,
 ) -> "Figure":
-    """Draw learning-rate schedules over a training, and what training with each came to.
+    """Draw learning-rate schedules over a training, and the losses of training with each.
 
     Args:
         schedules: mapping, a name -> a `keras.optimizers.schedules.LearningRateSchedule` (this
@@ -51,9 +51,6 @@ def plot_schedules(
         losses: mapping, a schedule's name -> the training losses of its epochs, drawn in a second
             panel with their exponential moving average; `train_with_schedules` returns one.
             Defaults to `None`: no second panel.
-
-    Returns:
-        A Matplotlib `Figure`.
 
     Raises:
         ImportError: if Matplotlib is not installed.
@@ -77,7 +74,7 @@ def plot_schedules(
                 f"`losses` must have names of `schedules`, {list(schedules)}. Received: {name!r}"
             )
 
-    # The steps that are made: the last one is made at one less than their number.
+    # The last step's number is one less than the number of steps.
     steps = np.linspace(0, epochs * steps_per_epoch - 1, _MOST_POINTS).astype(int)
     steps = np.unique(steps)
     styles = line_styles(schedules)
@@ -85,7 +82,7 @@ def plot_schedules(
     figure = new_figure("plot_schedules", (9.5, 0.6 + 3.6 * panels))
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     for name, schedule in schedules.items():
-        # The sequence of one asks any schedule for many steps at once, and takes numbers.
+        # A sequence of one evaluates any schedule for many steps at once, and takes numbers.
         rates = package_schedules.Sequential([schedule], boundaries=[])(steps)
         axes[0].plot(steps / steps_per_epoch, rates, label=name, **styles[name])
     axes[0].set(title="Learning rate", ylim=(0, None))
@@ -119,14 +116,14 @@ def train_with_schedules(
     """Train a small network once with each schedule, from the same weights on the same batches.
 
     The network has [2, 16, 8, 1] units and is trained on the 400 points of two spirals in batches
-    of 40, 10 update steps per epoch, by Nesterov's momentum of 0.9.
-    The noise of the points is 0.1, so large that the arms overlap: with a loss that cannot become
-    0, the batches' gradients never agree, and only a falling rate lets the weights come to rest.
+    of 40, 10 update steps per epoch, by Nesterov's momentum of 0.9. The noise of the points is 0.1,
+    so large that the arms overlap: since the loss cannot reach 0, the batches' gradients never
+    agree, and only a falling rate lets the weights settle.
 
     Args:
         schedules: mapping, a name -> a `keras.optimizers.schedules.LearningRateSchedule` or a
             number. Defaults to all schedules of `keras_bp.schedules`, as `plot_schedules` has them
-            for 10 steps an epoch.
+            for 10 steps per epoch.
         epochs: integer of 1 or more. Defaults to 200.
         seed: integer of 0 or more: `keras.utils.set_random_seed` is called with it before each
             training. Defaults to 0.
@@ -140,8 +137,7 @@ def train_with_schedules(
         ValueError: if a number is out of its range.
 
     Example:
-        >>> from keras_bp.visualization import train_with_schedules
-        >>> losses = train_with_schedules({"constant": 0.05}, epochs=3)
+        >>> losses = keras_bp.visualization.train_with_schedules({"constant": 0.05}, epochs=3)
         >>> losses["constant"].shape
         (3,)
     """
@@ -162,7 +158,7 @@ def train_with_schedules(
         model.compile(
             optimizers.Nesterov(schedule, beta=0.9),
             package_losses.BinaryCrossentropy(),
-            # The whole epoch in one call: most of a small network's time goes into calls.
+            # The whole epoch in one call: with a small network most of the time goes into calls.
             steps_per_execution=_STEPS_PER_EPOCH,
         )
         batches = shuffled_batches(x, y, _BATCH_SIZE, seed)
@@ -205,15 +201,17 @@ def _schedules_or_default(schedules, total_steps):
 def _default_schedules(total_steps):
     """Return name -> schedule for a training of `total_steps` update steps, 10 or more.
 
-    All start from, or rise to, the same rate of 0.1; those that have an end have it at the last
-    step.
+    All start from, or rise to, the same rate of 0.1; those with an end reach it at the last step.
     """
     quarter, warmup = total_steps // 4, max(total_steps // 20, 1)
     # Periods of one, two and four sevenths.
     seventh = math.ceil(total_steps / 7)
-    # GPT-3's 300 billion tokens made small: from batches of 10 tokens to batches of 100 within a
-    # quarter of the steps, and the proportions of its warm-up, ramp and decay.
+    # GPT-3's 300 billion tokens scaled down: from batches of 10 tokens to batches of 100 within a
+    # quarter of the steps, with the proportions of its warm-up, ramp and decay.
     tokens = 84 * total_steps
+    sizes = {"warmup_tokens": 0.005 * tokens, "decay_tokens": 260 / 300 * tokens}
+    sizes["ramp_tokens"] = 12 / 300 * tokens * 3
+    parts = package_schedules.Warmup(_PEAK, warmup), package_schedules.LinearDecay(_PEAK, quarter)
     return {
         "StepDecay": package_schedules.StepDecay(_PEAK, quarter),
         "ExponentialDecay": package_schedules.ExponentialDecay(_PEAK, quarter),
@@ -228,19 +226,8 @@ def _default_schedules(total_steps):
             package_schedules.ExponentialDecay(_PEAK, quarter), warmup
         ),
         "WarmupCosine": package_schedules.WarmupCosine(_PEAK, total_steps, warmup),
-        "Sequential": package_schedules.Sequential(
-            [
-                package_schedules.Warmup(_PEAK, warmup),
-                package_schedules.LinearDecay(_PEAK, quarter),
-            ],
-            [total_steps - quarter],
-        ),
+        "Sequential": package_schedules.Sequential(parts, [total_steps - quarter]),
         "GPT3": package_schedules.GPT3(
-            _PEAK,
-            warmup_tokens=0.005 * tokens,
-            decay_tokens=260 / 300 * tokens,
-            ramp_tokens=12 / 300 * tokens * 3,
-            first_batch_tokens=10,
-            last_batch_tokens=100,
+            _PEAK, **sizes, first_batch_tokens=10, last_batch_tokens=100
         ),
     }

@@ -1,4 +1,4 @@
-"""Training over several workers: they find one another, or say what is wrong, before it begins."""
+"""Training over several workers: find each other, or report what is wrong, first."""
 
 from keras_bp.workers.check_same import check_same
 from keras_bp.workers.multi_worker_strategy import multi_worker_strategy

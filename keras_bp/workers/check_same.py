@@ -1,4 +1,4 @@
-"""What must be the same on all workers."""
+"""The check that all workers agree."""
 
 import json
 from typing import Any
@@ -9,9 +9,9 @@ import tensorflow as tf
 def check_same(strategy: tf.distribute.Strategy, **facts: Any) -> None:
     """Check that all workers of a strategy have the same facts.
 
-    If code, options or shapes of variables differ, workers wait for one another in different
-    operations, fail with an unrelated error, or train on without one. Call this on all workers
-    before the model is made in the strategy's scope.
+    If code, options or shapes of variables differ, workers wait for each other in different
+    operations, fail with an unrelated error, or train without one. Call this on all workers before
+    the model is created in the strategy's scope.
 
     Args:
         strategy: the `tf.distribute.Strategy`.
@@ -57,7 +57,7 @@ def _compare(all_facts):
 
 
 def _difference(one, two):
-    """Return both values, or of two texts or lists the first lines or members that differ."""
+    """Return both values, or for two texts or lists the first lines or members that differ."""
     if isinstance(one, str) and isinstance(two, str):
         one, two = one.splitlines(), two.splitlines()
     if isinstance(one, list) and isinstance(two, list):

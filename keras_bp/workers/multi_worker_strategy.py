@@ -18,18 +18,15 @@ _EXPECTED = (
 def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMirroredStrategy:
     """Wait until all workers are up, and return their `tf.distribute.MultiWorkerMirroredStrategy`.
 
-    TensorFlow's own constructor waits up to an hour for a worker that does not come up, and says
-    nothing. This function looks for the others first, at the addresses in TF_CONFIG, while it
-    listens at its own. Call it at the start of the program, before anything is computed.
+    TensorFlow's own constructor silently waits up to an hour for a missing worker. This function
+    first contacts the others, at the addresses in TF_CONFIG, while it listens at its own. Call it
+    at the start of the program, before anything is computed.
 
     Every worker must have one device: with several GPUs on a machine, start a worker for each,
     with CUDA_VISIBLE_DEVICES set to one of them. Worker 0 is the chief.
 
     Args:
         seconds: number above 0, how long the others may take to come up. Defaults to 300.
-
-    Returns:
-        The strategy.
 
     Raises:
         TypeError: if `seconds` is not a number.
@@ -72,7 +69,7 @@ def _read_cluster():
     task = config.get("task") if isinstance(config, dict) else None
     if not isinstance(cluster, dict) or not isinstance(task, dict):
         raise _wrong(f"TF_CONFIG={text!r}, without a `cluster` and a `task`")
-    # Worker 0 is the chief: tasks of other types have no place in this loop.
+    # Worker 0 is the chief: there are no tasks of other types.
     if list(cluster) != ["worker"] or task.get("type") != "worker":
         raise _wrong(f"cluster={cluster!r}, task={task!r}; all must be of type 'worker'")
     names = cluster["worker"]
@@ -121,8 +118,8 @@ def _wait_for_all(workers, index, seconds):
                         f"seconds={seconds}; worker {index} waited for "
                         + ", ".join(f"worker {n} ({_text(a)})" for n, a in waiting.items())
                     )
-                # Once a worker has seen all others, TensorFlow's server listens in its place. In
-                # between, the connection fails and is tried again.
+                # Once a worker has seen all others, TensorFlow's server listens in its place. Until
+                # then the connection fails and is tried again.
                 try:
                     socket.create_connection(address, timeout=min(left, 5.0)).close()
                     del waiting[number]

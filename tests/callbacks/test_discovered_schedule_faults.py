@@ -56,7 +56,7 @@ def test_features_far_outside(monkeypatch):
     """A tenth of the rate that led to the lowest loss of the sweep, the rule "minimum"."""
     monkeypatch.setattr(discovery.MetaLearner, "outside", lambda self, features: [3])
     callback = DiscoveredSchedule()
-    with pytest.warns(RuntimeWarning, match="far outside of what was learnt from: depth 0"):
+    with pytest.warns(RuntimeWarning, match="far outside of the training tasks' range: depth 0"):
         fit(build(), callback)
     rates, rows = np.array(callback.probe.rates), np.array(callback.probe.rows)
     start = callback.probe.sweep_start

@@ -286,7 +286,7 @@ def test_a_warm_up_from_zero(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rate_is_there_once_it_is_built(name):
     optimizer = make(name)
-    with pytest.raises(AttributeError, match="`adapted_rate` is there once"):
+    with pytest.raises(AttributeError, match="`adapted_rate` exists once"):
         _ = optimizer.adapted_rate
     optimizer.build([tf.Variable(1.0)])
     assert optimizer.adapted_rate.numpy() == 0

@@ -1,1 +1,1 @@
-"""`TrainingDashboard`: its panels, and where they are shown."""
+"""`TrainingDashboard`: its panels and its screens."""

@@ -5,12 +5,12 @@ import typing
 
 import numpy as np
 
-# Told apart with every kind of colour vision (Okabe and Ito), and in print by their lightness.
+# Distinct in every kind of colour vision (Okabe and Ito), and in print by their lightness.
 _BLUE, _ORANGE, _RED = "#0072B2", "#D55E00", "#B2182B"
 _RATES = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-# viridis without its palest end, which cannot be seen on white.
+# viridis without its palest end, which is invisible on white.
 _PALEST = 0.9
-# So many layers are named and drawn one below the other; the ridges of more overlap.
+# Up to so many layers have separate rows and names; with more, the ridges overlap.
 _ROWS = 12
 _LONGEST_LABEL = 18
 
@@ -36,11 +36,11 @@ class Record(typing.NamedTuple):
     weights: list
     """For each layer a histogram: rows (left edge, right edge, count)."""
     warning: str
-    """What is wrong with the losses, or an empty string."""
+    """A warning about the losses, or an empty string."""
 
 
 class DashboardPanels:
-    """A figure with the five panels, and what changes in it to show a `Record`.
+    """A figure with the five panels, which can show one `Record` after another.
 
     Attributes:
         figure: the `matplotlib.figure.Figure`, not one of pyplot's.
@@ -52,7 +52,7 @@ class DashboardPanels:
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         self.figure = Figure(figsize=(12, 7), dpi=100)
-        # Room at the right for half of the number at the end of an axis.
+        # Room on the right for half of the number at the end of an axis.
         self._layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, rect=(0, 0, 0.985, 1))
         self._room = None, None  # the figure's size, and the lengths of its labels
         self._title = self.figure.suptitle("", fontsize="medium", color="0.3")
@@ -114,10 +114,10 @@ class DashboardPanels:
 
     def _make_room(self):
         """Lay out the panels again, if labels have become longer or the window has changed."""
-        # Drawing would take twice as long with a layout each time, which a figure with a layout
-        # engine does. There is always room for one more character.
+        # With a layout at each drawing, as a figure with a layout engine does, drawing would take
+        # twice as long. There is always room for one more character.
         labels = [ax.get_yticklabels() for ax in self.axes.values()]
-        lengths = [max((len(label.get_text()) for label in of), default=0) for of in labels]
+        lengths = [max((len(label.get_text()) for label in axis), default=0) for axis in labels]
         size, known = self._room
         if size != tuple(self.figure.get_size_inches()) or np.any(np.subtract(lengths, known) > 1):
             self._layout.execute(self.figure)
@@ -134,12 +134,12 @@ class DashboardPanels:
         norms, weights = self.axes["norms"], self.axes["weights"]
         self._norms = [_line(norms, color=c, label=n, alpha=0.2, linewidth=0.6) for n, c in named]
         self._means = [_line(norms, color=c, label=n) for n, c in named]
-        # An edge of its own colour keeps a ridge visible that is narrower than a pixel, and a
-        # white one separates ridges that overlap.
+        # An edge of the same colour keeps a ridge visible that is narrower than a pixel; a white
+        # one separates ridges that overlap.
         edges = colors if len(layers) <= _ROWS else "white"
         self._ridges = PolyCollection([], facecolors=colors, edgecolors=edges, linewidths=0.6)
         weights.add_collection(self._ridges, autolim=False)
-        # The first layer on top. Of many layers some are named, the first and the last among them.
+        # The first layer on top. Of many layers only some are named, the first and last included.
         rows = np.linspace(0, len(layers) - 1, min(len(layers), _ROWS)).round().astype(int)
         weights.set_yticks(-rows, [_short(layers[row]) for row in rows])
         self._height = 0.95 * max(1, len(layers) / _ROWS)
@@ -163,7 +163,7 @@ class DashboardPanels:
         note = "not finite" if values.size else "none so far"
         self._notes["validation"].set_text("" if np.isfinite(values).any() else note)
         self._notes["loss"].set_text(record.warning)
-        # Both panels have the same limits, so that the generalization gap shows as a height.
+        # Both panels have the same limits, so that the generalization gap is visible as a height.
         parts = record.losses, record.epochs, record.validations
         values = np.concatenate([part[1].ravel() for part in parts])
         for name in "loss", "validation":
@@ -198,16 +198,16 @@ def _show(lines, points, marked=1):
 
 
 def _short(path):
-    """Return the end of a long path, which tells more than its beginning."""
+    """Return the end of a long path, which says more than its beginning."""
     return path if len(path) <= _LONGEST_LABEL else "…" + path[1 - _LONGEST_LABEL :]
 
 
 def _smoothed(steps, values):
-    """Return geometric means over some 4 % of the points, column by column, of positive values."""
+    """Return the geometric means of positive values over some 4 % of the points, by column."""
     half = len(values) // 100
     if not half:
         return steps, values
-    # A thinned series holds pairs of the smallest and the largest, which belong together.
+    # A thinned series holds pairs of a smallest and a largest value, which belong together.
     even = len(values) // 2 * 2
     steps, values = (part[:even].reshape(-1, 2, part.shape[1]) for part in (steps, values))
     known = np.isfinite(values) & (values > 0)
@@ -218,7 +218,7 @@ def _smoothed(steps, values):
 
 
 def _window_sums(rows, half):
-    """Return for each row the sum over it and over `half` of its neighbours on either side."""
+    """Return for each row its sum with `half` neighbours on either side."""
     sums = np.concatenate([np.zeros((1, rows.shape[1])), rows.cumsum(axis=0)])
     place = np.arange(len(rows))
     return sums[np.minimum(place + half + 1, len(rows))] - sums[np.maximum(place - half, 0)]
@@ -258,7 +258,7 @@ def _fit_logarithmic(ax, values):
     low, high = math.log10(low), math.log10(high)
     margin = max(0.04 * (high - low), (1 - (high - low)) / 2)
     _set_scale(ax, "log")
-    # The range of float64 ends shortly after.
+    # Not far from the end of float64's range.
     ax.set_ylim(10 ** max(low - margin, -300), 10 ** min(high + margin, 300))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 2 else (1,), numticks=8))
     ax.yaxis.set_minor_locator(NullLocator())
@@ -286,12 +286,12 @@ def _write_numbers(ax):
 
 
 class ThinnedSeries:
-    """Values over steps, in a bounded number of points whose line looks like that of all of them.
+    """Values over steps, reduced to a bounded number of points that draw the same line.
 
-    A column of pixels that holds a thousand points shows their range. So when there are `points`
-    of them, the smallest and the largest of each 4 in a row stay, at the steps where they were,
-    and from then on 2 of each 4 steps, later of 8, 16, ... The points stay evenly spread, and are
-    recorded values, not averages. A value that is not finite stays only where there is no other.
+    A column of pixels with a thousand points shows their range. So when there are `points` points,
+    the smallest and the largest of each 4 in a row stay, at their steps, and from then on 2 of each
+    4 steps, later of 8, 16, ... The points stay evenly spread, and are recorded values, not
+    averages. A value that is not finite stays only where there is no other.
 
     Args:
         points: multiple of 4, the number of points at which the series is thinned out.
@@ -300,20 +300,20 @@ class ThinnedSeries:
     def __init__(self, points=2000):
         self._limit = points
         self._points = []  # pairs of (columns,) arrays: steps, values
-        self._block = []  # those that are not thinned out yet
-        self._steps_a_point = 1
+        self._block = []  # not thinned out yet
+        self._steps_per_point = 1
 
     def add(self, steps, rows):
         """Add rows, array of shape (n, columns), of n steps."""
         for step, row in zip(steps, rows, strict=True):
             self._block.append((np.full(len(row), step), row))
-            if len(self._block) == 2 * self._steps_a_point:
+            if len(self._block) == 2 * self._steps_per_point:
                 self._points += _extremes(self._block)
                 self._block = []
             if len(self._points) == self._limit:
                 blocks = range(0, self._limit, 4)
                 self._points = [p for i in blocks for p in _extremes(self._points[i : i + 4])]
-                self._steps_a_point *= 2
+                self._steps_per_point *= 2
 
     def points(self):
         """Return steps and values, two arrays of shape (points, columns)."""
@@ -325,7 +325,7 @@ class ThinnedSeries:
 
 
 def _extremes(points):
-    """Return the smallest and the largest of some points, in each column, in their order."""
+    """Return the smallest and the largest point of each column, in their order."""
     if len(points) == 2:
         return points
     steps, values = (np.stack(part) for part in zip(*points, strict=True))

@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 
-# A GIF holds at most so many pictures: 35 MB of them, until it is written.
+# The most pictures in a GIF: 35 MB until it is written.
 _FRAMES = 40
-_MILLISECONDS_A_FRAME = 200
+_MILLISECONDS_PER_FRAME = 200
 _MILLISECONDS_AT_THE_END = 3000
 
 _NUMBERS = itertools.count()
@@ -27,7 +27,7 @@ def screen_for(filepath, figure):
 
 
 class Screen:
-    """Shows a figure. It has a canvas of its own, and does not depend on what the figure shows.
+    """Shows a figure on its own canvas, whatever the figure shows.
 
     Args:
         figure: a `matplotlib.figure.Figure`.
@@ -44,7 +44,7 @@ class Screen:
         raise NotImplementedError(f"{type(self).__name__} must override `show`.")
 
     def refresh(self):
-        """Handle events, about once a second between two drawings."""
+        """Handle events, about once per second between two drawings."""
 
     def end(self):
         """End, after the `fit`'s last picture."""
@@ -89,18 +89,18 @@ class _File(Screen):
 
 
 class PngFile(_File):
-    """Writes each picture to a PNG file, over the one before."""
+    """Writes each picture to a PNG file, replacing the one before."""
 
     def show(self):
-        """Draw the figure and write the file anew."""
+        """Draw the figure and rewrite the file."""
         self._put(_png(self._canvas))
 
 
 class GifFile(_File):
-    """Collects pictures, and writes them as an animation in the end.
+    """Collects pictures, and writes them as an animation at the end.
 
-    Where there are too many, every second one is dropped, and from then on only every second
-    drawing is kept. The last picture of all is always among them.
+    When there are too many, every second one is dropped, and from then on only every second
+    drawing is kept. The last picture is always included.
     """
 
     def __init__(self, path, figure):
@@ -129,7 +129,7 @@ class GifFile(_File):
         if not self._frames:
             return
         first, *others = self._frames
-        durations = [_MILLISECONDS_A_FRAME] * len(others) + [_MILLISECONDS_AT_THE_END]
+        durations = [_MILLISECONDS_PER_FRAME] * len(others) + [_MILLISECONDS_AT_THE_END]
         file = io.BytesIO()
         first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
         self._put(file.getvalue())
@@ -140,7 +140,7 @@ class GifFile(_File):
 
 
 class Notebook(Screen):
-    """Shows the figure below the cell that runs, each picture in the place of the one before."""
+    """Shows the figure below the running cell, each picture in place of the one before."""
 
     def __init__(self, figure):
         super().__init__(figure)
@@ -163,7 +163,7 @@ class Notebook(Screen):
 
 
 class Window(Screen):
-    """Shows the figure in a window of pyplot's backend, until somebody closes it."""
+    """Shows the figure in a window of pyplot's backend, until the user closes it."""
 
     def __init__(self, figure):
         super().__init__(figure)
@@ -181,7 +181,7 @@ class Window(Screen):
             manager = pyplot.new_figure_manager(0, FigureClass=lambda: self._figure)
         except ImportError as error:  # the chosen backend finds no screen
             raise _no_window(error) from error
-        # A backend that draws into files only has no window.
+        # A backend that only draws into files has no window.
         if type(manager).show is FigureManagerBase.show:
             raise _no_window(f"Matplotlib's backend {pyplot.get_backend()!r} opens no window")
         self._manager = manager
@@ -191,7 +191,7 @@ class Window(Screen):
         self.refresh()
 
     def show(self):
-        """Draw the figure anew."""
+        """Draw the figure again."""
         if self._manager is not None:
             self._manager.canvas.draw()
             self.refresh()
@@ -224,8 +224,8 @@ def _png(canvas):
 
 
 def _in_notebook():
-    # A notebook's kernel has imported IPython before it runs anything. Its application tells it
-    # from IPython in a terminal, which shows no pictures.
+    # A notebook's kernel has imported IPython before it runs anything. Its application
+    # distinguishes it from IPython in a terminal, which shows no pictures.
     if "IPython" not in sys.modules:
         return False
     shell = sys.modules["IPython"].get_ipython()
@@ -240,11 +240,11 @@ def _no_window(reason):
 
 
 class DrawingPace:
-    """Keeps the time spent on drawing below a share of the time that passes.
+    """Keeps the time spent on drawing below a share of the elapsed time.
 
-    Drawing is due when one more, as long as the last one, would leave the sum within the share of
-    the time since the start, and itself within that of the time since the last one: time saved in a
-    long pause is not spent at once.
+    A drawing is due when, if it takes as long as the last one, all drawings stay within the share
+    of the time since the start, and this one within the share of the time since the last one: time
+    saved in a long pause is not spent at once.
 
     Args:
         share: number between 0 and 1.
@@ -278,7 +278,7 @@ class DrawingPace:
 
     @contextlib.contextmanager
     def drawing(self):
-        """Count the time that the `with` block takes, and remember it as that of a drawing."""
+        """Count the time that the `with` block takes, and remember it as a drawing's."""
         before, self._last_began = self._spent, time.perf_counter()
         with self.spending():
             yield

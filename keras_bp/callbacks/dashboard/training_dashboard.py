@@ -15,7 +15,7 @@ from keras_bp.callbacks.dashboard._screens import DrawingPace, screen_for
 from keras_bp.recording import RecordingCallback, count_values, rows
 
 _SHARE = 0.05
-# Seconds for the first drawing, which finds fonts and lays out the panels, on a slow machine.
+# Seconds for the first drawing, which loads fonts and lays out the panels, on a slow machine.
 _FIRST_DRAWING = 0.3
 
 
@@ -35,9 +35,9 @@ class TrainingDashboard(RecordingCallback):
       are also those of the norms' lines.
 
     The losses' axis is logarithmic where they are positive and span more than a factor of 10.
-    Values that are not finite are left out of the lines; a note says so.
+    Values that are not finite are left out of the lines, with a note.
 
-    `filepath` says where it is shown:
+    `filepath` determines where it is shown:
 
     - It ends with `.png`: in that file, which each picture replaces. The file can be read at any
       moment, and is whole even after a kill.
@@ -52,11 +52,11 @@ class TrainingDashboard(RecordingCallback):
 
     A drawing takes a tenth of a second or more. Its time is measured, and a picture is drawn only
     if all drawings, this one included, stay within 5 % of the time since the first step: one every
-    few seconds, the first after 6. One is always drawn at the end, which lengthens a training of a
+    few seconds, the first after 6. There is always one at the end, which lengthens a training of a
     few seconds. The weights are the same, bit for bit, with and without the dashboard.
 
     Some 2000 points per line are kept of a long training, the smallest and the largest of
-    neighbouring steps, so that the line looks as if all were drawn. A second `fit` goes on in the
+    neighbouring steps, so that the line looks as if all were drawn. A second `fit` continues in the
     same picture, unless it trains other layers.
 
     Args:
@@ -64,19 +64,19 @@ class TrainingDashboard(RecordingCallback):
             directory is made if it does not exist. Defaults to `None`: a notebook or a window.
 
     Attributes:
-        figure: the `matplotlib.figure.Figure`, from the beginning of the first `fit` on; `None`
-            before. It is not one of pyplot's.
+        figure: the `matplotlib.figure.Figure`, from the start of the first `fit`; `None` before.
+            It is not one of pyplot's.
 
     Raises:
         ImportError: if Matplotlib is not installed: `pip install keras_bp[examples]`.
         TypeError: if `filepath` is not a path.
-        ValueError: if it ends otherwise; and by `fit`, before the first update, if the file cannot
-            be written, if `filepath` is `None` and there is neither a notebook nor a window, or if
-            the model has no optimizer or is built and has no trainable weights.
+        ValueError: if it has another ending; and by `fit`, before the first update, if the file
+            cannot be written, if `filepath` is `None` and there is neither a notebook nor a window,
+            or if the model has no optimizer or is built and has no trainable weights.
 
     It works with `jit_compile` and `run_eagerly`, with `steps_per_execution`, and under
     `tf.distribute.MirroredStrategy`. A drawing that fails later, on a full disk for instance, gives
-    one RuntimeWarning, and training goes on without it. Several dashboards may watch one `fit`.
+    one RuntimeWarning, and training continues without it. Several dashboards may watch one `fit`.
 
     Example:
     ```python
@@ -114,7 +114,7 @@ class TrainingDashboard(RecordingCallback):
             self._screen = screen_for(self.filepath, self.figure)
         self._screen.begin()
         self._failed = self._counting = False
-        # Keras does not tell a callback of an exception, but drops it in the end.
+        # Keras does not tell a callback of an exception, but drops it at the end.
         if self._at_an_exception is not None:
             self._at_an_exception.detach()
         self._at_an_exception = weakref.finalize(self, self._screen.abandon)
@@ -153,7 +153,7 @@ class TrainingDashboard(RecordingCallback):
         norms = self._norms(updates.squares)[:, :-1]
         columns = updates.rates.shape[1], self._layers
         if self._columns != columns:
-            self._start_anew(columns)
+            self._reset(columns)
         steps = np.arange(self._last_step - len(norms) + 1, self._last_step + 1)
         if self._first_step is None:
             self._first_step = steps[0]
@@ -167,7 +167,7 @@ class TrainingDashboard(RecordingCallback):
         with self._pace.spending():
             self._attempt(self._screen.refresh)
 
-    def _start_anew(self, columns):
+    def _reset(self, columns):
         """Begin an empty record of these learning rates and layers."""
         self._columns = columns
         self._losses, self._rates, self._gradients = (ThinnedSeries() for _ in range(3))
@@ -180,20 +180,20 @@ class TrainingDashboard(RecordingCallback):
             self._draw()
 
     def _draw(self):
-        """Draw what has been taken."""
-        # A recorder that has seen no update yet, of a new optimizer for instance, knows no layers.
+        """Draw what has been recorded."""
+        # A recorder that has seen no update yet (of a new optimizer, say) knows no layers.
         if self._columns is not None and self._layers is not None:
             with self._pace.drawing():
                 self._attempt(lambda: self._panels.update(self._record()))
                 self._attempt(self._screen.show)
 
     def _attempt(self, action):
-        """Do a part of the drawing, unless an earlier attempt has failed."""
+        """Perform a part of the drawing, unless an earlier part has failed."""
         if self._failed:
             return
         try:
             action()
-        except Exception as error:  # of any kind: it must not end a training of hours
+        except Exception as error:  # of any kind: it must not end a training of several hours
             self._failed = True
             warnings.warn(
                 f"TrainingDashboard(filepath={self.filepath!r}) stops drawing in this fit; "
@@ -207,14 +207,12 @@ class TrainingDashboard(RecordingCallback):
         if self._wrong:
             steps = f"{self._wrong:,} step" + "s" * (self._wrong > 1)
             warning = f"not finite in {steps}, first in step {self._first_wrong:,}"
+        series = {"losses": self._losses, "epochs": self._epochs, "validations": self._validations}
+        series |= {"rates": self._rates, "norms": self._gradients}
         return Record(
+            **{name: values.points() for name, values in series.items()},
             title=f"{self.model.name}: {self._epoch}, update step {self._last_step:,}",
             layers=self._layers,
-            losses=self._losses.points(),
-            epochs=self._epochs.points(),
-            validations=self._validations.points(),
-            rates=self._rates.points(),
-            norms=self._gradients.points(),
             weights=self._histograms(),
             steps=(self._first_step, self._last_step),
             warning=warning,

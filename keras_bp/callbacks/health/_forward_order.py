@@ -24,12 +24,12 @@ class Link(typing.NamedTuple):
 
     layer: int
     output: int
-    """The layer itself, or the activation layer that alone takes its outputs."""
+    """The layer itself, or the activation layer that is the only one to take its outputs."""
     source: int | None
     """The layer that feeds it, None where unknown."""
     units: int
     widening: float
-    """Its number of outputs over that of its inputs, from its kernel's shape."""
+    """The number of its outputs over that of its inputs, from the kernel's shape."""
     alone: bool
     """Whether the next layers take this layer's outputs only."""
     normalized: bool
@@ -41,8 +41,8 @@ class ForwardOrder:
 
     There are two lists: the layers that hold trainable variables, with the paths of
     `variable_paths`, and those that `model.summary()` lists and whose outputs are recorded, with
-    the paths of `layer_paths`. The place of a layer of the first list is that of the layer of the
-    second that it is or lies in.
+    the paths of `layer_paths`. The place of a layer of the first list is the index of the layer of
+    the second that it is or lies in.
 
     Args:
         model: a built `keras.Model`.
@@ -61,7 +61,7 @@ class ForwardOrder:
         outputs: tuple of the paths of the layers that were called, in order. One array
             entry for each of them:
         output_order: its index in the recorder's layers,
-        hidden: whether its outputs go into a layer with weights, as far as is known,
+        hidden: whether its outputs go into a layer with weights, as far as known,
         can_die: whether its activation may be 0 for all inputs.
         links: list, the `Link`s of the hidden dense and convolutional layers.
     """
@@ -74,7 +74,7 @@ class ForwardOrder:
         self.output_order = np.array([recorder.layers.index(layer) for layer in called], int)
         self.can_die = np.array([can_die(layer) for layer in called], bool)
         followers = _followers(seen.sources)
-        hidden = [any(layer.weights for layer in _behind(layer, followers)) for layer in called]
+        hidden = [any(layer.weights for layer in _downstream(layer, followers)) for layer in called]
         self.hidden = np.array(hidden, bool)
         self.links = [
             _link(layer, number, seen.sources, followers)
@@ -85,10 +85,10 @@ class ForwardOrder:
         variables = recorder.variables
         # A shared variable belongs to the layer that is called first.
         owners = {id(v): number[layer] for layer in reversed(called) for v in layer.weights}
-        nowhere = len(called)
-        places = np.full(len(layers), nowhere)
-        np.minimum.at(places, layer_of_variable, [owners.get(id(v), nowhere) for v in variables])
-        places[places == nowhere] = -1
+        missing = len(called)
+        places = np.full(len(layers), missing)
+        np.minimum.at(places, layer_of_variable, [owners.get(id(v), missing) for v in variables])
+        places[places == missing] = -1
         self.order = np.argsort(places, kind="stable")
         self.places = places[self.order]
         self.called = self.places >= 0
@@ -112,7 +112,7 @@ def _followers(sources):
     return followers
 
 
-def _behind(layer, followers):
+def _downstream(layer, followers):
     """List the layers that are called with a layer's outputs, up to those that hold weights."""
     found, waiting = [], list(followers[layer])
     while waiting:
@@ -125,9 +125,9 @@ def _behind(layer, followers):
 
 def _link(layer, number, sources, followers):
     """Return a layer's `Link`."""
-    behind = _behind(layer, followers)
-    alone = all(len(sources[other]) == 1 for other in behind)
-    normalized = any(isinstance(other, _NORMALIZATIONS) for other in behind)
+    downstream = _downstream(layer, followers)
+    alone = all(len(sources[other]) == 1 for other in downstream)
+    normalized = any(isinstance(other, _NORMALIZATIONS) for other in downstream)
     own, output = sources[layer], layer
     if len(followers[layer]) == 1 and _is_activation(followers[layer][0]):
         (output,) = followers[layer]

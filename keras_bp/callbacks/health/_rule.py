@@ -1,4 +1,4 @@
-"""What a rule of `TrainingHealth` is, what it looks at and what it says."""
+"""The base of `TrainingHealth`'s rules, what they see and what they report."""
 
 import dataclasses
 import typing
@@ -35,7 +35,7 @@ class Update(typing.NamedTuple):
     means: np.ndarray
     """Root mean square of its entries, NaN for embeddings."""
     moves: Array
-    """Norm of the update of each of `order.layers`; None where it was not measured."""
+    """Norm of the update of each of `order.layers`; None if it was not measured."""
     ratios: Array
     """Norm of the update over norm of the weights, NaN for weights of norm 0; or None."""
     weights: Array
@@ -53,7 +53,7 @@ class Update(typing.NamedTuple):
 
 
 class Epochs(typing.NamedTuple):
-    """The epochs so far as the rules see them."""
+    """The epochs so far, as the rules see them."""
 
     start: float
     """The first batches' mean loss, or the first epoch's where the train step does not show it."""
@@ -73,14 +73,14 @@ class Symptom(typing.NamedTuple):
     advice: str | None = None
     """Replaces the rule's advice."""
     at_once: bool = False
-    """Whether it is a finding at once, however many updates the rule asks for."""
+    """Whether it is a finding at once, however many updates the rule requires."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """A fault of a training: what it is, where, and what to try.
 
-    `str(finding)` is a sentence or two that says all of it.
+    `str(finding)` says all of it in a sentence or two.
 
     Attributes:
         rule: string, the name of the rule, such as `"vanishing"`.
@@ -112,6 +112,10 @@ class Rule:
 
     A rule keeps no record of a training. It overrides `in_update`, and has a field `updates`, the
     number of consecutive updates in which a layer must show a symptom; or it overrides `in_epochs`.
+
+    Raises:
+        TypeError: if an argument is not a number of its kind.
+        ValueError: if one is out of its range.
     """
 
     name: typing.ClassVar[str]
@@ -127,7 +131,7 @@ class Rule:
                 check_number(field.name, value, 0.0, high, low_open=True)
 
     def in_update(self, update: Update) -> list[Symptom] | None:
-        """Return the symptoms in an `Update`, a list, or None where they cannot be known."""
+        """Return the symptoms in an `Update`, a list, or None if they cannot be known."""
         return None
 
     def in_epochs(self, epochs: Epochs) -> list[Symptom]:

@@ -1,4 +1,4 @@
-"""From what rules see in single updates to findings."""
+"""Turns what rules see in single updates into findings."""
 
 import collections
 
@@ -48,7 +48,7 @@ def checked_rules(rules):
 
 
 class HealthWatch:
-    """Asks rules about each update and epoch, and counts how long a symptom lasts.
+    """Applies rules to each update and epoch, and counts how long a symptom lasts.
 
     Args:
         rules: list of rules.
@@ -67,7 +67,7 @@ class HealthWatch:
     def see_update(self, update):
         """Return the new findings after an `Update`, a list."""
         self.course.add(update)
-        # What follows the first NaN or infinity tells nothing more.
+        # After the first NaN or infinity there is nothing more to find.
         if any(finding.rule == "not_finite" for finding in self.findings):
             return []
         new = []
@@ -97,7 +97,7 @@ class HealthWatch:
         return [finding for pair in seen for finding in self._find(*pair, step)]
 
     def _find(self, rule, symptom, step):
-        """Return the finding in a list, or nothing if there is one like it already."""
+        """Return the finding in a list, or an empty list if it is known."""
         if any((f.rule, f.layer) == (rule.name, symptom.layer) for f in self.findings):
             return []
         advice = symptom.advice or rule.advice
@@ -108,12 +108,12 @@ class HealthWatch:
 
 
 class TrainingCourse:
-    """How loss and gradients were at the start of a training, and how the loss is now.
+    """Loss and gradients at the start of a training, and the loss now.
 
     Attributes:
         updates: the number of updates seen.
-        start: the mean loss of the first ten batches, or of those there were; NaN where there was
-            none or the train step does not show it.
+        start: the mean loss of the first ten batches, or of fewer if there were fewer; NaN if there
+            was no batch or the train step does not show the loss.
         replaced: whether an update of a layer was larger than its weights.
         masked: set, the layers whose outputs held NaN or infinity in a healthy update.
         losses: list of the epochs' training losses.
@@ -156,7 +156,7 @@ class TrainingCourse:
             self.validated.append((logs["loss"], logs["val_loss"]))
 
     def first_norm(self):
-        """Return the median norm of all gradients over the first updates, infinite before them."""
+        """Return the median norm of all gradients over the first updates, infinity before them."""
         return float(np.median(self._first_norms)) if self._first_norms else np.inf
 
     def learned(self):

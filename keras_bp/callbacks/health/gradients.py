@@ -16,9 +16,9 @@ class NotFinite(Rule):
 
     - in the forward pass, the first layer whose outputs hold NaN or infinity, in the order of
       the calls; a layer whose outputs hold some in healthy updates too, such as the -inf of a
-      mask, is passed over. If all outputs are finite, it began in the loss;
+      mask, is skipped. If all outputs are finite, it began in the loss;
     - if the loss is finite, in the backward pass: the layer nearest to the output whose gradient is
-      not finite. It, or what lies between it and the next, has no finite derivative there.
+      not finite. That layer, or what lies between it and the next, has no finite derivative there.
 
     Outputs that are not finite are no finding while loss and gradients are finite. Nor is a step
     that loss scaling skips, unless an epoch has only such steps. Norms above about 1e19
@@ -59,7 +59,7 @@ class NotFinite(Rule):
 
 
 def _between(order, last):
-    """Name the layers whose derivative may be at fault: this one, and those up to the next."""
+    """Name the layers whose derivative may be the cause: this one, and those up to the next."""
     here = order.places[last]
     if here < 0:
         return f"`{order.layers[last]}`"
@@ -79,8 +79,8 @@ class Exploding(Rule):
     - if it is the largest of all, and the norm of all gradients is more than `growth` times what
       it was at first (the median of the first 10 updates).
 
-    Norms are taken after clipping, so a training whose optimizer clips them below `norm` is
-    silent. One update is enough by default: after the first explosion the next step may be NaN.
+    Norms are taken after clipping, so a training whose optimizer clips them below `norm` gives no
+    finding. One update is enough by default: after the first explosion the next step may be NaN.
     The rule `NotFinite` finds gradients that are NaN or infinite.
 
     Args:
@@ -88,10 +88,6 @@ class Exploding(Rule):
         growth: number above 0. Defaults to 100.
         norm: number above 0, in units of loss per unit of weight. Defaults to 10.
         updates: integer of 1 or more. Defaults to 1.
-
-    Raises:
-        TypeError: if an argument is not a number.
-        ValueError: if it is out of its range.
 
     References:
         Pascanu, Mikolov and Bengio, 2013, "On the difficulty of training recurrent neural
@@ -143,7 +139,7 @@ class Vanishing(Rule):
     - the norm of the first layer's gradient is below `first`, and below `ratio` times that of the
       last layer, in the order of the forward pass;
     - the mean |g| of a layer, taken as the root mean square of the gradient's entries, is below
-      `mean`. At a minimum all gradients are small, as they should be: it counts only if
+      `mean`. At a minimum all gradients are small, as they should be: this counts only if
       another layer's is 1000 times as large, or if the loss has not fallen since training began.
 
     The finding names the first such layer. A dead layer stops the gradients of those before it,
@@ -155,10 +151,6 @@ class Vanishing(Rule):
         ratio: number above 0. Defaults to 1e-3.
         first: number above 0. Defaults to 1e-4.
         updates: integer of 1 or more. Defaults to 10.
-
-    Raises:
-        TypeError: if an argument is not a number.
-        ValueError: if it is out of its range.
 
     References:
         Glorot and Bengio, 2010, "Understanding the difficulty of training deep feedforward neural

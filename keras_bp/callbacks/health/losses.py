@@ -1,4 +1,4 @@
-"""Rules of the epochs' losses: no fall, or a validation loss that rises."""
+"""Rules of the epochs' losses: no decrease, or a rising validation loss."""
 
 import dataclasses
 
@@ -11,22 +11,18 @@ from keras_bp.callbacks.health._rule import Epochs, Rule, Symptom, share
 class LossNotFalling(Rule):
     """The training loss falls by less than `fall` of itself in `epochs` epochs.
 
-    The fall is that of the straight line through the losses of so many epochs and the one before
-    them, so that a single low epoch does not hide it.
+    The fall is that of a straight line through the losses of these epochs and the one before, so
+    that a single low epoch does not hide it.
 
-    The loss of a training that has converged does not fall any more either, and no rule can know
-    how low it can go. So it counts only while the loss is above `learned` times the mean
-    of the first ten batches. A model that has learned less because there is no more to learn is
-    found all the same; `EarlyStopping` ends such a training.
+    The loss of a converged training no longer falls either, and no rule can know how low it can go.
+    So this counts only while the loss is above `learned` times the mean of the first ten batches. A
+    model that has learned less because there is no more to learn is found nevertheless;
+    `EarlyStopping` ends such a training.
 
     Args:
         fall: number in (0, 1]. Defaults to 0.001.
         epochs: integer of 1 or more. Defaults to 10.
         learned: number in (0, 1]. Defaults to 0.5.
-
-    Raises:
-        TypeError: if an argument is not a number.
-        ValueError: if it is out of its range.
     """
 
     name = "loss_not_falling"
@@ -74,10 +70,6 @@ class Overfitting(Rule):
         gap: number above 0. Defaults to 0.1.
         rise: number above 0. Defaults to 0.1.
         epochs: integer of 1 or more. Defaults to 5.
-
-    Raises:
-        TypeError: if an argument is not a number.
-        ValueError: if it is out of its range.
 
     References:
         Prechelt, 1998, "Early stopping - but when?", which calls the rise the generalization loss.

@@ -1,4 +1,4 @@
-"""Rules of layers' outputs: dead or saturated units, first weights that rescale signals."""
+"""Rules of layers' outputs: dead or saturated units, initial weights that rescale signals."""
 
 import dataclasses
 
@@ -13,19 +13,15 @@ _ENOUGH = 32
 class DeadUnits(Rule):
     """Too many of a layer's ReLU units are 0 for the whole batch.
 
-    A unit counts as dead if it is other than 0 in less than 1 % of the batch (of batch and
+    A unit counts as dead if it is nonzero in less than 1 % of the batch (of batch and
     positions in a convolution). No gradient passes through it. The share must be exceeded in
     `updates` consecutive updates: small healthy layers lose half of their units for some twenty
-    steps, and get them back. Where a unit has fewer than 32 values in a batch, healthy units are
-    often 0 in all of them, and only a layer whose units are all dead counts.
+    steps, then recover. Where a unit has fewer than 32 values in a batch, healthy units are often 0
+    in all of them, and only a layer whose units are all dead counts.
 
     Args:
         share: number in (0, 1]. Defaults to 0.5.
         updates: integer of 1 or more. Defaults to 50.
-
-    Raises:
-        TypeError: if an argument is not a number.
-        ValueError: if it is out of its range.
 
     References:
         Maas, Hannun and Ng, 2013, "Rectifier nonlinearities improve neural network acoustic
@@ -62,17 +58,13 @@ class Saturation(Rule):
     """Too many of a layer's sigmoid or tanh outputs lie within 0.01 of a bound.
 
     There the derivative is below 0.02, and the layers before learn almost nothing. It is found
-    after `updates` consecutive updates. Only layers whose outputs go into another one that holds
-    weights are looked at: the output layer of a classifier saturates as it learns, and its
+    after `updates` consecutive updates. Only layers whose outputs go into another layer with
+    weights are checked: the output layer of a classifier saturates as it learns, and its
     gradient does not vanish, since the loss cancels the derivative.
 
     Args:
         share: number in (0, 1]. Defaults to 0.5.
         updates: integer of 1 or more. Defaults to 10.
-
-    Raises:
-        TypeError: if an argument is not a number.
-        ValueError: if it is out of its range.
 
     References:
         Glorot and Bengio, 2010, "Understanding the difficulty of training deep feedforward neural
@@ -89,7 +81,7 @@ class Saturation(Rule):
     updates: int = 10
 
     def in_update(self, update: Update) -> list[Symptom] | None:
-        """Return the symptoms of the hidden layers of which too much is saturated."""
+        """Return the symptoms of the hidden layers with too many saturated outputs."""
         saturated = update.statistics["saturated"]
         return [
             Symptom(
@@ -113,11 +105,12 @@ class PoorInitialization(Rule):
     up to the first update that is larger than the weights. It finds the first layer that shows a
     symptom in `updates` consecutive updates:
 
-    - all its units give the same, or 0: constant first weights get the same gradient and stay so;
+    - all its units give the same output, or 0: constant initial weights get equal gradients and
+      stay constant;
     - the variance of its outputs is more than `ratio` times that of the layer that feeds it, or
-      less than a `ratio`th. Over ten layers that is a factor of 1e10. A layer that has more
-      outputs than inputs may shrink the variance in that proportion too, as Glorot's
-      initialization lets it, to keep the gradients from growing.
+      less than a `ratio`th. Over ten layers that is a factor of 1e10. A layer with more outputs
+      than inputs may also shrink the variance in that proportion, as with Glorot's initialization,
+      which keeps the gradients from growing.
 
     The variances were measured in dense and convolutional networks of 2 to 20 layers.
     He with ReLU, Glorot with tanh, ReLU or sigmoid, LeCun with SELU: within a factor of 6. With
@@ -128,24 +121,19 @@ class PoorInitialization(Rule):
 
     - a layer whose outputs go into normalization: whatever its weights, the variance after it is 1,
       and such networks train;
-    - one that feeds a sum, since another branch carries the signal there (residual branches that
+    - a layer that feeds a sum, where another branch carries the signal (residual branches that
       begin at 0 are healthy);
-    - one of fewer than 16 units, whose variance is a matter of chance;
+    - a layer of fewer than 16 units, whose variance is a matter of chance;
     - the first layer, the model's outputs, and a layer fed by an operation outside any layer.
 
     Args:
         ratio: number above 0. Defaults to 10.
         steps: integer of 1 or more. Defaults to 10.
-        updates: integer of 1 or more. Defaults to 1: the first pass sees the first weights.
-
-    Raises:
-        TypeError: if an argument is not a number.
-        ValueError: if it is out of its range.
+        updates: integer of 1 or more. Defaults to 1: the first pass sees the initial weights.
 
     References:
         Glorot and Bengio, 2010, "Understanding the difficulty of training deep feedforward neural
-        networks", equations 10 to 16; He et al., 2015, "Delving deep into rectifiers", section
-        2.2.
+        networks", equations 10 to 16; He et al., 2015, "Delving deep into rectifiers", section 2.2.
     """
 
     name = "poor_initialization"

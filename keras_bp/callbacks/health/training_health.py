@@ -1,4 +1,4 @@
-"""Find what goes wrong in a training while it runs."""
+"""Finds faults of a training while it runs."""
 
 import math
 import warnings
@@ -17,7 +17,7 @@ _MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20
 
 
 class TrainingHealth(RecordingCallback):
-    """Watches a plain `model.fit` and says what goes wrong, where, and what to try.
+    """Watches a plain `model.fit` and reports what goes wrong, where, and what to try.
 
     It sees every update step's gradients, updates, outputs and loss as `GradientMonitor` does, and
     the weights are the same, bit for bit, with and without it. It applies ten rules:
@@ -36,12 +36,12 @@ class TrainingHealth(RecordingCallback):
     - `"loss_not_falling"`: by less than 0.1 % in 10 epochs, though little was learned;
     - `"overfitting"`: the validation loss rises, 10 % above the training loss, in 5 epochs.
 
-    Updates and epochs are consecutive. Where no number of updates is given, one is enough: the
-    first may end the training, or be the only one to show the fault. The rules' classes are in
+    Updates and epochs are consecutive. Without a number of updates, one is enough: the first may
+    end the training, or be the only one to show the fault. The rules' classes are in
     `keras_bp.callbacks.health_rules` (`"dead_units"` is `DeadUnits`): their arguments are the
     thresholds, and their docstrings say which healthy trainings look similar and are not reported.
-    A rule makes at most one finding per layer. A fault may have several findings, since dead units
-    for instance stop the gradients of the layers before them. The first is nearest to the cause.
+    A rule makes at most one finding per layer. A fault may have several findings: dead units, for
+    instance, stop the gradients of the layers before them. The first is nearest to the cause.
 
     `fit` prints the report as it ends, unless it was called with `verbose=0`. A second `fit` of
     the same model adds to the findings of the first; with another model, or a new optimizer, the
@@ -72,8 +72,8 @@ class TrainingHealth(RecordingCallback):
     Paths of layers, update steps, what counts as one, and where the callback works are
     `GradientMonitor`'s. Updates and weights are measured in the first 10 updates of a `fit` and in
     every tenth after, for which a copy of the weights is made; with `steps_per_execution` the
-    update is that of a whole call, over its steps. Steps that loss scaling skips are no updates
-    and no faults, unless there have been none but such for 20 steps as an epoch ends.
+    update is that of a whole call, over its steps. Steps that loss scaling skips are neither
+    updates nor faults, unless all of the last 20 steps were skipped when an epoch ends.
 
     Example:
         >>> layers = [keras.layers.Dense(16, "sigmoid", name=f"d{i}") for i in range(20)]
@@ -182,7 +182,7 @@ class TrainingHealth(RecordingCallback):
 
     def _take(self, updates):
         measured = None
-        # The weights of a layer that its first batch builds could not be measured before.
+        # The weights of a layer that the first batch builds could not be measured before.
         if self._meter is not None and not self._meter.measures(self._recorder.variables):
             self._meter = None
         if self._meter is not None and self._meter.running:
@@ -195,7 +195,7 @@ class TrainingHealth(RecordingCallback):
         self._judge(updates, measured)
 
     def _judge(self, updates, measured=None):
-        """Show the rules each of the updates, and act on their findings."""
+        """Apply the rules to each update, and act on their findings."""
         if self._order is None or self._order[0] is not self._recorder:
             about = self.model, self._recorder, self._layers, self._layer_of_variable
             self._order = self._recorder, ForwardOrder(*about)
@@ -237,7 +237,7 @@ class TrainingHealth(RecordingCallback):
         )
 
     def _judge_skipped(self, loss):
-        """Judge the last step, if loss scaling has skipped it and all before."""
+        """Judge the last step, if loss scaling has skipped it and all steps before."""
         if self._layers is None:
             self._name_layers()
         skipped = self._recorder.last_without_update()

@@ -1,4 +1,4 @@
-"""Rules of updates: none at all, far too large, far too small."""
+"""Rules of updates: missing, far too large, far too small."""
 
 import dataclasses
 
@@ -11,26 +11,22 @@ from keras_bp.callbacks.health._rule import Rule, Symptom, Update
 class UnchangedWeights(Rule):
     """A layer's trainable weights are the same, bit for bit, after `updates` updates in a row.
 
-    The layer is cut off from the loss (`stop_gradient`, a dead layer behind it, an operation
+    The layer is cut off from the loss (`stop_gradient`, a dead layer after it, an operation
     without a gradient), its gradient underflows, or the learning rate is 0. A layer that is frozen
     by `trainable=False` has no trainable weights and is left out. At a minimum weights may
-    stand still: it counts only if the loss has not fallen since the training began, or if
+    stand still: this counts only if the loss has not fallen since the training began, or if
     another layer's update has more than 1e-6 times the norm of its weights.
 
     If all layers show the symptom, the finding is the first one's.
 
     Args:
         updates: integer of 1 or more. Defaults to 3.
-
-    Raises:
-        TypeError: if it is not an integer.
-        ValueError: if it is out of its range.
     """
 
     name = "unchanged_weights"
     advice = (
         "See whether the loss depends on the layer through operations that have a gradient, and "
-        "whether its learning rate is above 0; if it is meant, freeze it with trainable=False."
+        "whether its learning rate is above 0; if intended, freeze it with trainable=False."
     )
 
     updates: int = 3
@@ -61,7 +57,7 @@ class UpdateRatio(Rule):
       ratios are measured against the large weights that it left. Weights that began at 0, or
       smaller than 1e-3 in the root mean square, may grow by so much and are left out.
     - Below `low` but not 0, in `updates` consecutive updates, the weights hardly move. At a
-      minimum that is as it should be: it counts only if the loss has not fallen
+      minimum that is as it should be: this counts only if the loss has not fallen
       since the training began, or if another layer's ratio is above 1e-6.
 
     If all layers show the symptom, the finding is the first one's.
@@ -70,10 +66,6 @@ class UpdateRatio(Rule):
         high: number above 0. Defaults to 10.
         low: number above 0. Defaults to 1e-8.
         updates: integer of 1 or more, for `low`. Defaults to 10.
-
-    Raises:
-        TypeError: if an argument is not a number.
-        ValueError: if it is out of its range.
     """
 
     name = "update_ratio"

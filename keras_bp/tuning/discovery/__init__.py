@@ -1,7 +1,7 @@
 """Schedules that are predicted from the first steps of a training.
 
-`Probe` plans these steps and records what is seen of them, `features` turns that into numbers
-without units, `MetaLearner` predicts from them how each schedule will end, and `discover` chooses.
+`Probe` plans these steps and records their measurements, `features` turns these into numbers
+without units, `MetaLearner` predicts from them how each schedule ends, and `discover` chooses.
 In `fit`, `keras_bp.callbacks.DiscoveredSchedule` does all of it.
 
 The coefficients come from cheap trainings: `python -m tools.discovery.train` in the repository.

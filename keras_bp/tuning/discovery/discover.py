@@ -1,4 +1,4 @@
-"""From a probe to a schedule: what can be chosen, and the model that chooses."""
+"""From a probe to a schedule: the choices, and the model that chooses."""
 
 import dataclasses
 import functools
@@ -11,27 +11,21 @@ from keras_bp._types import Array, Path
 from keras_bp.schedules import CosineAnnealing, LinearDecay, Warmup
 from keras_bp.tuning.discovery.probe import NAMES, Probe, features, reference_rate, swept
 
-SHAPES = (
-    (0.0, "constant"),
-    (0.0, "cosine"),
-    (0.0, "linear"),
-    (0.1, "cosine"),
-    (0.1, "linear"),
-)
-"""Pairs of the share of the steps in which the rate rises, and of how it falls afterwards."""
+SHAPES = ((0.0, "constant"), (0.0, "cosine"), (0.0, "linear"), (0.1, "cosine"), (0.1, "linear"))
+"""Pairs of the share of the steps in which the rate rises, and the kind of decay afterwards."""
 
 PEAKS = 10 ** np.linspace(-2, 0, 9)
 """The peaks to choose from, relative to the probe's reference rate; higher ones risk divergence."""
 
 _SHIPPED = pathlib.Path(__file__).parent / "coefficients.npz"
-# A feature is still near at this many ranges beyond the range that was learnt from.
+# A feature still counts as near this many ranges beyond the range of the training tasks.
 _MARGIN = 1.0
-# Standardized features are clipped at this; beyond, the model knows nothing.
+# Standardized features are clipped here; the model knows nothing beyond.
 _DEVIATIONS = 3.0
 
 
 def warmup_steps(share: float, steps: int) -> int:
-    """Return how many of the steps a share is, rounded down."""
+    """Return a share of the steps, rounded down."""
     return int(share * steps)
 
 
@@ -47,7 +41,7 @@ def make_schedule(
         steps: integer of 1 or more.
 
     Raises:
-        ValueError: if `decay` is another.
+        ValueError: if `decay` is not one of these.
     """
     if decay not in ("constant", "cosine", "linear"):
         raise ValueError(
@@ -66,7 +60,7 @@ def make_schedule(
 class MetaLearner:
     """Predicts, from a probe's features, the regrets of all schedules, and chooses one.
 
-    The regret of a schedule is how far its last loss is behind the best of all, as a share of the
+    The regret of a schedule is how far its last loss is above the best of all, as a share of the
     best one's whole fall: r = (L - L_best) / (L_start - L_best), at most 1. What is predicted is
     its square root, in which small regrets are told apart: a quadratic function of the features,
     which are standardized and clipped at three deviations.
@@ -103,10 +97,9 @@ class MetaLearner:
         return float(PEAKS[peak]), SHAPES[shape], float(regrets[peak, shape])
 
     def outside(self, features: Array) -> np.ndarray:
-        """Return the indices of the features that lie far outside of what was learnt from.
+        """Return the indices of the features that lie far outside of the training tasks' ranges.
 
-        The number of steps is left out: a longer training is like the longest that was learned
-        from.
+        The number of steps is left out: a longer training behaves like the longest of the tasks.
         """
         low, high = (self.arrays[name] for name in ("low", "high"))
         margin = _MARGIN * (high - low)
@@ -133,13 +126,14 @@ class Discovery:
     """A schedule that was predicted from a probe, or the safe one.
 
     Attributes:
-        peak_learning_rate: float, the highest rate; None where a safe schedule has yet to get one.
+        peak_learning_rate: float, the highest rate; None in a safe schedule that has not got one
+            yet.
         warmup_share: float, the share of the steps in which the rate rises.
         decay: string, `"constant"`, `"cosine"` or `"linear"`, how it falls afterwards.
-        expected_regret: float, what the model expects the schedule to be behind the best of all,
+        expected_regret: float, how far the model expects the schedule to be behind the best of all,
             as a share of the whole fall of the loss; None for the safe one.
-        features: dict of the features by name, see `features`; empty where there are none.
-        fallback_reason: string, why the schedule is the safe one; None where it was predicted.
+        features: dict of the features by name, see `features`; empty if there are none.
+        fallback_reason: string, why the schedule is the safe one; None if it was predicted.
     """
 
     peak_learning_rate: float | None
@@ -183,8 +177,8 @@ def discover(probe: Probe, total_steps: int, model: MetaLearner | None = None) -
 
     Returns:
         A `Discovery`. Where the probe has a `fault`, it is the safe one, without a peak; and where
-        features lie far outside of those that the model has learnt from, the safe one at a tenth
-        of the rate that led to the lowest loss of the sweep.
+        features lie far outside of the training tasks' ranges, the safe one at a tenth of the
+        rate that led to the lowest loss of the sweep.
 
     Example:
         >>> from keras_bp.tuning import discovery
@@ -209,7 +203,7 @@ def discover(probe: Probe, total_steps: int, model: MetaLearner | None = None) -
     seen = dict(zip(NAMES, map(float, values), strict=True))
     outside = [NAMES[i] for i in model.outside(values)]
     if outside:
-        reason = "features far outside of what was learnt from: " + ", ".join(
+        reason = "features far outside of the training tasks' range: " + ", ".join(
             f"{name} {seen[name]:.3g}" for name in outside
         )
         return Discovery.safe(_tenth_of_the_lowest(probe), reason, seen)
@@ -218,6 +212,6 @@ def discover(probe: Probe, total_steps: int, model: MetaLearner | None = None) -
 
 
 def _tenth_of_the_lowest(probe):
-    """Return what the range test's rule "minimum" would."""
+    """Return the suggestion of the range test's rule "minimum"."""
     rates, falls = swept(probe)
     return float(rates[np.argmax(falls)]) / 10

@@ -1,4 +1,4 @@
-"""The first steps of a training: their rates, what is seen of them, and what that tells."""
+"""The first steps of a training: their rates, what is measured in them, and the features."""
 
 import math
 from collections.abc import Sequence
@@ -23,41 +23,41 @@ NAMES = (
 """The features of a probe, in the order in which `features` returns them."""
 
 SEEN = ("loss", "square", "with_before", "along_before", "weights", "update", "along")
-"""What is seen of a step, in this order: the batch's loss; of its gradient g the squared norm, the
-products with the gradient and with the update before; the squared norms of the weights and of the
-update d that the step makes; and the product of g with d."""
+"""What is measured in a step, in this order: the batch's loss; the squared norm of its gradient g;
+the products of g with the previous gradient and the previous update; the squared norms of the
+weights and of the step's update d; and the product of g with d."""
 
-# Of the sweep, in units of the rate at which the first-order decrease is the whole loss.
+# Of the sweep, in units of the rate at which the first-order decrease equals the loss.
 _LOWEST, _HIGHEST = 3e-3, 30.0
 _STILL_STEPS = 4
 _SMALL = 1e-4
 _BOTTOM = 0.02
-# A momentum makes updates ten times as long; seen in the tasks that are learnt from is 3.8.
+# Momentum makes updates ten times as long; the largest in the training tasks is 3.8.
 _LARGEST_GROWTH = 10.0
-# Of updates over weights and rate. Seen is 0.07 at least, and 1e-7 with Lamb.
+# Of updates over weights and rate. It was at least 0.07, and 1e-7 with Lamb.
 _LEAST_DEVIATION = 0.02
 _TINY = 1e-150  # far below the square of a float32, so no unit
 
 
 class Probe:
-    """Plans the rates of the first steps, and records what is seen of each.
+    """Plans the rates of the first steps, and records what is measured in each.
 
     The first step is made at the rate 0; the next four at rates so small that they change next to
-    nothing, but for the first of these such that an update has 1e-4 of the norm of the weights. The
-    product of gradient and update tells by how much a rate lowers the loss to first order, whatever
-    the optimizer's rule. The rate at which that is the whole loss is the unit
+    nothing, adjusted until an update has 1e-4 of the norm of the weights. The product of gradient
+    and update tells by how much a rate lowers the loss to first order, whatever the optimizer's
+    rule. The rate at which that equals the loss is the unit
 
         u = L / (-g . d / rate),
 
-    and the rest of the steps sweep the rate geometrically from 0.003 u to 30 u. The sweep ends at
-    its last step; where the loss is not finite, has risen by 0.3 of its first level, or in two
-    steps one after the other by 0.1 of it (and by six times, or three times, its deviation in the
-    steps before the sweep, where batches differ more than that); and where a loss above 0 has
-    fallen to 0.02 of that level, where there is nothing left to see.
+    and the remaining steps sweep the rate geometrically from 0.003 u to 30 u. The sweep ends at its
+    last step; when the loss is not finite, has risen by 0.3 of its first level, or in two
+    successive steps by 0.1 of it (and by six times, or three times, its deviation before the sweep,
+    if batches differ more than that); or when a loss above 0 has fallen to 0.02 of that level,
+    where there is nothing left to see.
 
-    A loss times c leaves u as it is for Adam and divides it by c for SGD; weights times c, in a
-    model that computes the same, multiply it by c for Adam and by c^2 for SGD. So do the rates that
-    train.
+    Multiplying the loss by c leaves u unchanged for Adam and divides it by c for SGD; multiplying
+    the weights by c, in a model that computes the same, multiplies it by c for Adam and by c^2 for
+    SGD. The rates that train scale likewise.
 
     Args:
         steps: integer, the update steps of the probe at most.
@@ -65,11 +65,11 @@ class Probe:
 
     Attributes:
         rates: list, the rates of the steps seen.
-        rows: list, what was seen of each, in the order of `SEEN`.
+        rows: list, the measurements of each, in the order of `SEEN`.
         unit: the unit of rates, None before it is measured.
         sweep_start: the number of the first step of the sweep, None before.
         diverged: whether the loss rose so far that it ended the sweep.
-        finite: the number of first rows all of whose numbers are finite.
+        finite: the number of rows before the first that is not finite.
     """
 
     def __init__(self, steps: int, parameters: int | None = None) -> None:
@@ -91,7 +91,7 @@ class Probe:
 
     @property
     def finite(self) -> int:
-        """How many rows there are before the first with a NaN or an infinity."""
+        """The number of rows before the first with a NaN or an infinity."""
         taken = (k for k, row in enumerate(self.rows) if not all(map(math.isfinite, row)))
         return next(taken, len(self.rows))
 
@@ -101,7 +101,7 @@ class Probe:
         if self.rows and not math.isfinite(self.rows[0][0]):
             return "the loss of the first step is not finite"
         start = self.sweep_start
-        # The last of the five may be the one that is not finite.
+        # The last of the five may be not finite.
         if start is None or len(self.rows) < start + 5 or self.finite < start + 4:
             return "the sweep ended within five steps"
         if self.unit is None:
@@ -126,7 +126,7 @@ class Probe:
         return np.pad(rates, (0, count - len(rates)), "edge")
 
     def see(self, rate: float, row: Sequence[float]) -> None:
-        """Take what was seen of the next step."""
+        """Record the measurements of the next step."""
         self.rates.append(float(rate))
         self.rows.append([float(value) for value in row])
         loss = self.rows[-1][0]
@@ -140,12 +140,12 @@ class Probe:
             self._at_bottom |= abs(loss) < _BOTTOM * level
 
     def _fault_of_updates(self):
-        """Tell if the updates are of a rule of another kind than those that are learnt from."""
+        """Return why the updates are unlike those of the training tasks' rules, or None."""
         rows = np.array(self.rows)
         taken = np.isfinite(rows).all(axis=1)
         rows, rates = rows[taken][self.sweep_start - 1 :], np.array(self.rates)[taken]
         lengths = np.sqrt(rows[:, 5]) / rates[self.sweep_start - 1 :]
-        # What a gradient that grows explains is left out.
+        # Growth that a growing gradient explains does not count.
         squares = np.maximum.accumulate(rows[:, 1]) / rows[0, 1]
         growth = np.max(lengths / np.sqrt(np.maximum(squares, 1.0)))
         if not growth <= _LARGEST_GROWTH * lengths[0]:
@@ -157,16 +157,16 @@ class Probe:
         return None
 
     def _crude_rate(self):
-        """Return a rate that is small for gradient descent, and for a rule that normalizes."""
+        """Return a rate that is small for gradient descent and for rules that normalize."""
         _, square, _, _, weights, _, _ = self.rows[0]
         if not weights or not square:
             return _SMALL
         return _SMALL * math.sqrt(weights) / math.sqrt(max(square, self.parameters))
 
     def _correction(self):
-        """Return the factor to the rate at which an update is as small as it is to be."""
-        # Weights in float32 lose what is much smaller; a small loss makes small gradients, and
-        # the rate that is right for them is not known before an update was seen.
+        """Return the factor on the rate that makes an update as small as wanted."""
+        # Much smaller updates vanish in float32 weights; a small loss has small gradients, whose
+        # rate is unknown before an update was seen.
         weights, update = self.rows[-1][4:6]
         if not weights:
             return 1.0
@@ -179,7 +179,7 @@ class Probe:
         """Find the unit, and lay out the sweep."""
         made = len(self.rows)
         rows, rates = np.array(self.rows), np.array(self.rates)
-        # The last ones: a momentum has grown by then.
+        # The last ones, in which momentum has built up.
         gain = np.mean(-rows[-2:, 6] / rates[-2:])
         self._level, self._noise = np.mean(rows[:, 0]), np.std(rows[:, 0])
         if gain > 0.0 and self._level != 0.0:
@@ -191,7 +191,7 @@ class Probe:
 
 
 def _varies(lengths, squares):
-    """Tell whether lengths vary in another way than these squared norms do."""
+    """Tell whether lengths vary differently from the roots of these squares."""
     shares = lengths / np.sqrt(squares + 1e-60)
     return np.std(shares) >= _LEAST_DEVIATION * shares.mean()
 
@@ -199,9 +199,8 @@ def _varies(lengths, squares):
 def features(probe: Probe, total_steps: int) -> np.ndarray:
     """Return the features of a probe, a float64 array in the order of `NAMES`.
 
-    Rates are logarithms in the probe's unit u (see `Probe`), and without the lag of a momentum (see
-    `lag`); norms are ratios. So none changes when the loss or the weights are measured in another
-    unit.
+    Rates are logarithms in the probe's unit u (see `Probe`), without the lag of momentum (see
+    `lag`); norms are ratios. So the features do not depend on the units of loss and weights.
 
         lowest      the rate of the sweep whose update led to the lowest loss, smoothed
         halfway     the rate that first led halfway down to it
@@ -263,25 +262,25 @@ def features(probe: Probe, total_steps: int) -> np.ndarray:
 def reference_rate(probe: Probe) -> float:
     """Return the rate that peaks are chosen from: between the lowest point and the sweep's end.
 
-    The geometric mean of the rate that led to the lowest loss and the last one. It needs no
-    learning, and the best peaks of families of tasks lie nearer to a fixed share of it than to one
-    of the unit, or of either of the two.
+    It is the geometric mean of the rate that led to the lowest loss and the last one. It needs no
+    learning, and across families of tasks the best peaks lie nearer to a fixed share of it than to
+    one of the unit, or of either of the two.
     """
     rates, falls = swept(probe)
     return float(lag(probe)[1] * np.sqrt(rates[np.argmax(falls)] * _finite(probe)[1][-1]))
 
 
 def lag(probe: Probe) -> tuple[float, float]:
-    """Return an update's momentum, and the factor from a rate of the sweep to one that stays.
+    """Return an update's momentum, and the factor from a rate of the sweep to a constant one.
 
-    Where d' = m d - rate s g, as with Keras's SGD, products with g' tell m and s. An update then
-    adds up to 1 / (1 - m) times one without momentum where the rate stays, but only to
-    1 / (1 - m / q) where each rate is q times the one before; the factor is their ratio. Where
-    updates are not of this form, as Adam's, whose momentum is of gradients, m is 0.
+    If d' = m d - rate s g, as with Keras's SGD, products with g' give m and s. At a constant rate
+    an update then grows to 1 / (1 - m) times one without momentum, but only to 1 / (1 - m / q)
+    where each rate is q times the one before; the factor is their ratio. For updates of another
+    form, such as Adam's with its average of gradients, m is 0.
     """
     rows, rates = _finite(probe)
     start = probe.sweep_start
-    # The steps before are too small for weights in float32 to hold all of their digits.
+    # Earlier steps are too small for float32 weights to hold all of their digits.
     _, square, _, along_before, _, _, along = rows[start + 1 :].T
     plain = rates[start + 1 :] * square + _TINY
     known = np.stack([along_before / plain, -np.ones(len(plain))], axis=1)
