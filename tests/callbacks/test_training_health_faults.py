@@ -31,7 +31,7 @@ def pixels(examples=640):
 def classifier(*hidden, inputs=(64,), optimizer="adam", loss="sparse_categorical_crossentropy"):
     layers = [keras.Input(inputs), *hidden, L.Dense(10, "softmax", name="out")]
     model = keras.Sequential(layers)
-    model.compile(optimizer, loss)
+    model.compile(optimizer, loss, jit_compile=False)  # XLA takes longer than these trainings
     return model
 
 
