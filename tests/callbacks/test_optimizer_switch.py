@@ -169,7 +169,7 @@ def test_the_range_test_tries_the_new_rule_and_leaves_no_trace(data):
 
     def rate(model):
         seen.append((type(model.optimizer), float(model.optimizer.learning_rate)))
-        seen.append(keras_bp.find_learning_rate(model, *data, batch_size=5, steps=30).suggest())
+        seen.append(keras_bp.find_learning_rate(model, *data, batch_size=5, steps=20).suggest())
         return seen[-1]
 
     model, twin = build(), build()
