@@ -279,7 +279,7 @@ def test_accumulated_gradients_are_concatenated(data, tmp_path, read_events):
 def test_every_and_a_second_fit(data, tmp_path, read_events):
     """Beside a monitor, in one directory: what is written thins out, what is counted does not."""
     x, y = data[0], targets(data[0])
-    model, snapshots = model_of_three(), Snapshots()
+    model, snapshots = model_of_three(run_eagerly=True), Snapshots()
     conflict, steps = GradientConflict(tmp_path, every=3, layers=["block"]), []
     monitor = GradientMonitor(tmp_path)
     for _ in range(2):

@@ -127,14 +127,16 @@ def test_last_histogram_is_that_of_the_weights(data, tmp_path, read_events):
     np.testing.assert_allclose(histogram[:, 0], edges[:-1], atol=1e-6)
 
 
-@pytest.mark.parametrize("accumulation, jit_compile", [(None, False), (2, True)])
-def test_repeated_ids_of_an_embedding(accumulation, jit_compile, tmp_path, read_events):
+@pytest.mark.parametrize(
+    "accumulation, options", [(None, {"run_eagerly": True}), (2, {"jit_compile": True})]
+)
+def test_repeated_ids_of_an_embedding(accumulation, options, tmp_path, read_events):
     ids = np.array([[1, 1, 1], [2, 1, 2], [0, 3, 0], [3, 3, 3]])
     targets = np.array([[1.0], [0.0], [2.0], [1.0]], "float32")
     model = keras.Sequential([keras.Input((3,)), L.Embedding(5, 2, name="e"), L.Flatten()])
     model.add(L.Dense(1, name="d"))
     optimizer = optimizers.SGD(0.1, gradient_accumulation_steps=accumulation)
-    model.compile(optimizer, "mse", jit_compile=jit_compile)
+    model.compile(optimizer, "mse", **options)
     snapshots = Snapshots()
     fit = {"batch_size": 2, "shuffle": False, "verbose": 0}
     model.fit(ids, targets, callbacks=[snapshots, GradientMonitor(tmp_path)], **fit)
@@ -176,10 +178,9 @@ def test_accumulation_writes_the_mean_once_an_update(data, tmp_path, read_events
 
 def test_micro_steps_in_one_call_leave_the_updates_rows_alone(data, tmp_path, read_events):
     written = []
-    for steps_per_execution in 1, 5:
+    for options in {"run_eagerly": True}, {"steps_per_execution": 5, "jit_compile": False}:
         optimizer = optimizers.SGD(0.05, gradient_accumulation_steps=2)
-        options = {"steps_per_execution": steps_per_execution, "jit_compile": False}
-        model, log_dir = small_model(optimizer, **options), tmp_path / str(steps_per_execution)
+        model, log_dir = small_model(optimizer, **options), tmp_path / str(len(written))
         fit = {"batch_size": 5, "shuffle": False, "verbose": 0}
         model.fit(*data, epochs=2, callbacks=[GradientMonitor(log_dir)], **fit)
         written.append(read_events(log_dir))
@@ -191,7 +192,7 @@ def test_micro_steps_in_one_call_leave_the_updates_rows_alone(data, tmp_path, re
 
 def test_gradients_are_unscaled_and_not_clipped(data, tmp_path, read_events):
     optimizer = optimizers.SGD(0.1, loss_scale_factor=1000.0, clipnorm=1e-3)
-    model, snapshots = small_model(optimizer, jit_compile=False), Snapshots()
+    model, snapshots = small_model(optimizer, run_eagerly=True), Snapshots()
     fit = {"batch_size": 12, "shuffle": False, "verbose": 0}
     model.fit(*data, callbacks=[snapshots, GradientMonitor(tmp_path)], **fit)
     steps = zip(snapshots.weights, batches(*data, 12), strict=True)
@@ -207,9 +208,8 @@ def test_mixed_float16_and_steps_that_loss_scaling_skips(accumulation, data, tmp
     # Small enough for 2^15 times the gradient to be a float16 number.
     x, y = 0.1 * data[0][:20], 0.1 * data[1][:20]
     x[5] = np.inf  # the second batch of 5 has a gradient that is not finite
-    model = small_model(
-        optimizers.SGD(0.1, gradient_accumulation_steps=accumulation), jit_compile=False
-    )
+    optimizer = optimizers.SGD(0.1, gradient_accumulation_steps=accumulation)
+    model = small_model(optimizer, run_eagerly=not accumulation, jit_compile=False)
     assert isinstance(model.optimizer, optimizers.LossScaleOptimizer)
     snapshots = Snapshots()
     fit = {"batch_size": 5, "shuffle": False, "verbose": 0}
@@ -234,7 +234,7 @@ def multi_optimizer(**first):
 
 def test_a_composite_has_a_learning_rate_for_each_optimizer(data, tmp_path, read_events):
     optimizer = optimizers.LossScaleOptimizer(multi_optimizer())
-    model, snapshots = small_model(optimizer, jit_compile=False), Snapshots()
+    model, snapshots = small_model(optimizer, run_eagerly=True), Snapshots()
     fit = {"batch_size": 12, "shuffle": False, "verbose": 0}
     model.fit(*data, callbacks=[snapshots, GradientMonitor(tmp_path)], **fit)
     steps = zip(snapshots.weights, batches(*data, 12), strict=True)
@@ -253,7 +253,7 @@ def test_a_composite_has_a_learning_rate_for_each_optimizer(data, tmp_path, read
 def test_a_composite_whose_optimizers_are_made_as_it_is_built(data, tmp_path, read_events):
     one, two = optimizers.SGD(0.5), optimizers.SGD(0.25)
     optimizer = optimizers.MultiOptimizer(lambda variable: one if "d2" in variable.path else two)
-    model = small_model(optimizer, jit_compile=False)
+    model = small_model(optimizer, run_eagerly=True)
     model.fit(*data, batch_size=12, verbose=0, callbacks=[GradientMonitor(tmp_path)])
     events = read_events(tmp_path)
     assert_series(events["learning_rate/0"], [0.25, 0.25])
@@ -280,7 +280,7 @@ class _Rare(L.Layer):
 
 def test_a_variable_without_a_gradient_counts_as_zero(data, tmp_path, read_events):
     model = keras.Sequential([keras.Input((4,)), _Rare(name="rare"), L.Dense(1, name="d")])
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse", run_eagerly=True)
     with pytest.warns(UserWarning, match="Gradients do not exist"):
         model.fit(*data, batch_size=23, verbose=0, callbacks=[GradientMonitor(tmp_path)])
     events = read_events(tmp_path)
@@ -290,7 +290,7 @@ def test_a_variable_without_a_gradient_counts_as_zero(data, tmp_path, read_event
 
 def test_a_value_handed_over_as_gradient_is_none(data, tmp_path, read_events):
     """Keras's float8 layers hand the optimizer the next value of a scale in a gradient's place."""
-    model = small_model("sgd", jit_compile=False)
+    model = small_model("sgd", run_eagerly=True)
     model.layers[1].bias.overwrite_with_gradient = True
     weights = model.get_weights()
     model.fit(*data, batch_size=23, verbose=0, callbacks=[GradientMonitor(tmp_path)])
@@ -300,7 +300,7 @@ def test_a_value_handed_over_as_gradient_is_none(data, tmp_path, read_events):
 
 def test_float64_model(data, tmp_path, read_events):
     keras.config.set_dtype_policy("float64")
-    model = small_model("sgd", jit_compile=False)
+    model = small_model("sgd", run_eagerly=True)
     weights = model.get_weights()
     model.fit(*data, batch_size=23, verbose=0, callbacks=[GradientMonitor(tmp_path)])
     _, gradients = own_pass(model, weights, *data)
@@ -310,7 +310,7 @@ def test_float64_model(data, tmp_path, read_events):
 
 def test_a_model_that_is_built_by_the_first_batch(data, tmp_path, read_events):
     model = keras.Sequential([L.Dense(2, name="d1"), L.Dense(1, name="d2")], name="net")
-    model.compile("adam", "mse", jit_compile=False)
+    model.compile("adam", "mse", run_eagerly=True)
     model.fit(*data, batch_size=12, verbose=0, callbacks=[GradientMonitor(tmp_path)])
     weights = {f"weights/{d}/{v}" for d in ("d1", "d2") for v in ("kernel", "bias")}
     assert set(read_events(tmp_path)) == always(["d1", "d2"]) | weights
@@ -329,7 +329,7 @@ class _NoScaling(keras.Model):
 def test_a_train_step_that_shows_no_loss(data, tmp_path, read_events):
     x = keras.Input((4,))
     model = _NoScaling(x, L.Dense(1, name="d")(x), name="net")
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse", run_eagerly=True)
     model.optimizer.build(model.trainable_variables)
     weights = model.get_weights()
     model.fit(*data, batch_size=23, verbose=0, callbacks=[GradientMonitor(tmp_path)])
@@ -346,7 +346,7 @@ def test_replicas_are_summed(tmp_path, read_events, replicas):
     with replicas.scope():
         model = keras.Sequential([keras.Input((3,)), L.Embedding(5, 2, name="e"), L.Flatten()])
         model.add(L.Dense(1, name="d"))
-        model.compile(optimizers.SGD(0.1), "mse")
+        model.compile(optimizers.SGD(0.1), "mse", jit_compile=False)
     snapshots = Snapshots()
     fit = {"batch_size": 8, "shuffle": False, "verbose": 0}
     model.fit(ids, targets, callbacks=[snapshots, GradientMonitor(tmp_path)], **fit)

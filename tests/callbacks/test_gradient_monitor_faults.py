@@ -21,7 +21,8 @@ def small_model(optimizer="sgd", **options):
     keras.utils.set_random_seed(0)
     layers = [keras.Input((4,)), L.Dense(3, "tanh", name="d1"), L.Dense(1, name="d2")]
     model = keras.Sequential(layers)
-    model.compile(optimizer, "mse", **{"jit_compile": False, **options})
+    # Tracing takes longer than the few steps of these trainings.
+    model.compile(optimizer, "mse", **(options or {"run_eagerly": True}))
     return model
 
 
@@ -58,39 +59,49 @@ def raise_(error):
     return action
 
 
-def large_model(optimizer, jit_compile):
+def large_model(optimizer, **options):
     """Dense, normalization, dropout and a penalty: whatever rounding could tell apart."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
-    dropout = [] if jit_compile else [L.Dropout(0.3)]  # XLA takes seconds to compile it
     layers = [keras.Input((4,)), L.Dense(64, "gelu", kernel_regularizer="l2")]
-    layers += [L.BatchNormalization(), *dropout, L.Dense(1)]
-    model = keras.Sequential(layers)
-    model.compile(optimizer(), "mse", jit_compile=jit_compile)
+    layers += [L.BatchNormalization(), L.Dropout(0.3)]
+    if options == JIT:  # which takes seconds to compile a penalty, dropout and gelu
+        layers = [keras.Input((4,)), L.Dense(64, "tanh"), L.BatchNormalization()]
+    model = keras.Sequential([*layers, L.Dense(1)])
+    model.compile(optimizer(), "mse", **options)
     return model
 
 
+EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}
+
+
 @pytest.mark.parametrize(
-    "optimizer, jit_compile",
+    "optimizer, compiled",
     [
         # gamma's gradient is a product, which TensorFlow joins with the rate of SGD's step ...
-        (lambda: optimizers.SGD(0.01, momentum=0.9), False),
+        (lambda: optimizers.SGD(0.01, momentum=0.9), GRAPH),
         # ... and XLA with the sum of the accumulated gradients.
-        (lambda: optimizers.Adam(0.01, gradient_accumulation_steps=2), True),
-        (lambda: optimizers.SGD(0.01, clipnorm=0.1), True),
-        (lambda: optimizers.LossScaleOptimizer(optimizers.RMSprop(0.01, clipnorm=0.1)), False),
+        (lambda: optimizers.SGD(0.01, momentum=0.9, gradient_accumulation_steps=2), JIT),
+        (lambda: optimizers.SGD(0.01, clipnorm=0.1), JIT),
+        (lambda: optimizers.LossScaleOptimizer(optimizers.RMSprop(0.01, clipnorm=0.1)), GRAPH),
+        (
+            lambda: optimizers.LossScaleOptimizer(
+                optimizers.SGD(0.01, clipnorm=0.1, gradient_accumulation_steps=2)
+            ),
+            EAGER,
+        ),
     ],
-    ids=["sgd", "accumulation-jit", "clip-jit", "loss-scale"],
+    ids=["sgd", "accumulation-jit", "clip-jit", "loss-scale", "all-eager"],
 )
 @pytest.mark.parametrize(
     "options",
     [{}, pytest.param({"histograms_every": 3, "activations": True}, marks=pytest.mark.long)],
     ids=str,
 )
-def test_training_is_the_same_to_the_bit(optimizer, jit_compile, options, data, tmp_path):
+def test_training_is_the_same_to_the_bit(optimizer, compiled, options, data, tmp_path):
     data, results = [array[:20] for array in data], []
     for callbacks in [], [GradientMonitor(tmp_path, **options)]:
-        model = large_model(optimizer, jit_compile)
+        model = large_model(optimizer, **compiled)
         history = fit(model, data, *callbacks, epochs=2)
         variables = model.weights + model.optimizer.variables
         results.append((history.history, [(v.path, v.numpy()) for v in variables]))
@@ -131,7 +142,7 @@ def test_steps_go_on_in_a_second_fit_and_in_a_loaded_model(data, tmp_path, read_
 def test_steps_go_on_with_a_new_optimizer(data, tmp_path, read_events):
     model, monitor = small_model(), GradientMonitor(tmp_path)
     fit(model, data, monitor)
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     fit(model, data, monitor)
     assert steps(read_events(tmp_path)) == list(range(1, 11))
 
@@ -145,7 +156,7 @@ def test_state_that_another_callback_restores(data, tmp_path, read_events):
             self.model.optimizer.iterations.assign(100)
 
     back = At(2, lambda model: model.optimizer.iterations.assign(7))
-    fit(small_model(run_eagerly=True), data, GradientMonitor(tmp_path), Resume(), back)
+    fit(small_model(), data, GradientMonitor(tmp_path), Resume(), back)
     assert steps(read_events(tmp_path)) == [101, 102, 103, 104, 105]
 
 
@@ -154,15 +165,17 @@ def test_an_optimizer_that_another_callback_puts_in(data, tmp_path, read_events)
         model.optimizer = optimizers.SGD(0.5)
         model.make_train_function(force=True)
 
-    fit(small_model(run_eagerly=True), data, GradientMonitor(tmp_path), At(2, switch))
+    fit(small_model(), data, GradientMonitor(tmp_path), At(2, switch))
     events = read_events(tmp_path)
     rates = {1: 0.01, 2: 0.01, 3: 0.01, 4: 0.5, 5: 0.5}
     assert {s: round(float(v), 6) for s, v in events["learning_rate"].items()} == rates
 
 
-@pytest.mark.parametrize("error, before", [(RuntimeError, False), (KeyboardInterrupt, True)])
-def test_fit_that_is_stopped(error, before, data, tmp_path, read_events):
-    model, monitor = small_model(), GradientMonitor(tmp_path)
+@pytest.mark.parametrize(
+    "error, before, options", [(RuntimeError, False, EAGER), (KeyboardInterrupt, True, GRAPH)]
+)
+def test_fit_that_is_stopped(error, before, options, data, tmp_path, read_events):
+    model, monitor = small_model(**options), GradientMonitor(tmp_path)
     attributes = set(vars(model.optimizer))
     with pytest.raises(error):
         fit(model, data, monitor, At(2, raise_(error), before=before))
@@ -170,7 +183,7 @@ def test_fit_that_is_stopped(error, before, data, tmp_path, read_events):
     assert not {"apply", "scale_loss"} & set(vars(model.optimizer))
 
     # What comes next is as without a monitor: nothing of it is recorded.
-    twin = small_model()
+    twin = small_model(**options)
     with contextlib.suppress(error):
         fit(twin, data, At(2, raise_(error), before=before))
     for each in model, twin:
@@ -187,7 +200,7 @@ def test_fit_that_is_stopped(error, before, data, tmp_path, read_events):
 
 def test_interrupt_inside_the_step(data, tmp_path, read_events):
     """As when Ctrl-C comes while the train function runs: the steps before it are written."""
-    model, monitor = small_model(run_eagerly=True), GradientMonitor(tmp_path)
+    model, monitor = small_model(), GradientMonitor(tmp_path)
     original = type(model.optimizer).update_step
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
 
@@ -205,19 +218,19 @@ def test_interrupt_inside_the_step(data, tmp_path, read_events):
 
 def test_train_on_batch_is_untouched(data, tmp_path, read_events):
     """Also inside a monitored fit, which goes on recording."""
-    model = small_model(run_eagerly=True)
+    model = small_model()
     alone = At(2, lambda model: model.train_on_batch(*data))
     fit(model, data, GradientMonitor(tmp_path), alone)
     assert int(model.optimizer.iterations) == 6
     events = read_events(tmp_path)
     assert len(events["loss/batch"]) == 5
-    twin = small_model(run_eagerly=True)
+    twin = small_model()
     fit(twin, data, At(2, lambda model: model.train_on_batch(*data)))
     np.testing.assert_equal(model.get_weights(), twin.get_weights())
 
 
 def test_two_monitors_record_the_same(data, tmp_path, read_events):
-    model = small_model()
+    model = small_model(jit_compile=False)
     model.make_train_function()
     function = model.train_function
     fit(model, data, GradientMonitor(tmp_path / "a"), GradientMonitor(tmp_path / "b"))
@@ -228,7 +241,7 @@ def test_two_monitors_record_the_same(data, tmp_path, read_events):
 
 
 def test_a_monitor_of_a_stopped_fit_does_not_hinder_another(data, tmp_path, read_events):
-    model = small_model(run_eagerly=True)
+    model = small_model()
     with pytest.raises(RuntimeError):
         fit(model, data, GradientMonitor(tmp_path / "a"), At(2, raise_(RuntimeError())))
     recorders = []
@@ -249,22 +262,22 @@ def test_a_full_disk_costs_one_warning_and_no_training(data, tmp_path, read_even
         size = path.stat().st_size + 1000
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
 
-    model = small_model(run_eagerly=True)
+    model = small_model()
     try:
         with pytest.warns(RuntimeWarning, match=r"training goes on.*File too large") as caught:
-            history = fit(model, data, GradientMonitor(tmp_path), At(1, limit), epochs=6)
+            history = fit(model, data, GradientMonitor(tmp_path), At(1, limit), epochs=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert len(caught) == 1 and str(tmp_path) in str(caught[0].message)
-    assert len(history.history["loss"]) == 6 and int(model.optimizer.iterations) == 30
-    assert 1 <= len(read_events(tmp_path)["loss/batch"]) < 30
-    twin = small_model(run_eagerly=True)
-    fit(twin, data, epochs=6)
+    assert len(history.history["loss"]) == 4 and int(model.optimizer.iterations) == 20
+    assert 1 <= len(read_events(tmp_path)["loss/batch"]) < 20
+    twin = small_model()
+    fit(twin, data, epochs=4)
     np.testing.assert_equal(model.get_weights(), twin.get_weights())
 
 
 def test_weights_that_are_no_numbers_are_monitored_to_the_end(data, tmp_path, read_events):
-    model = small_model(optimizers.SGD(1e38), run_eagerly=True)
+    model = small_model(optimizers.SGD(1e38))
     fit(model, data, GradientMonitor(tmp_path), epochs=2)
     events = read_events(tmp_path)
     assert np.isnan(events["loss/batch"][10]) and np.isnan(events["gradient_norm/global"][10])
@@ -288,7 +301,7 @@ def test_default_log_dir():
 
 def test_log_dir_that_cannot_be_made(data, tmp_path):
     (tmp_path / "file").write_text("")
-    model = small_model(run_eagerly=True)
+    model = small_model()
     before = model.get_weights()
     with pytest.raises(ValueError, match=r"`log_dir` must name.*Received: log_dir=.*file/below"):
         fit(model, data, GradientMonitor(pathlib.Path(tmp_path / "file" / "below")))
@@ -297,7 +310,7 @@ def test_log_dir_that_cannot_be_made(data, tmp_path):
 
 
 def test_model_without_trainable_weights(data, tmp_path):
-    model = small_model(run_eagerly=True)
+    model = small_model()
     model.trainable = False
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"trainable weights.*Received: model 'sequential"):
@@ -314,7 +327,7 @@ def test_model_without_an_optimizer(data, tmp_path):
 
 def test_a_fit_inside_a_fit(data, tmp_path, read_events):
     """The inner one ends the file, and the outer one goes on in a file of its own."""
-    model, monitor = small_model(run_eagerly=True), GradientMonitor(tmp_path)
+    model, monitor = small_model(), GradientMonitor(tmp_path)
     inner = At(1, lambda model: fit(model, data, monitor))
     fit(model, data, inner, monitor)
     assert sorted(read_events(tmp_path)["gradient_norm/global"]) == list(range(1, 11))
@@ -322,7 +335,7 @@ def test_a_fit_inside_a_fit(data, tmp_path, read_events):
 
 def test_a_layer_that_is_frozen_between_fits(data, tmp_path, read_events):
     """Keras trains on with the step that it has traced until `compile` is called again."""
-    model, monitor = small_model(), GradientMonitor(tmp_path, updates_every=1)
+    model, monitor = small_model(jit_compile=False), GradientMonitor(tmp_path, updates_every=1)
     fit(model, data, monitor)
     model.layers[0].trainable = False
     before = model.layers[0].get_weights()
@@ -343,7 +356,7 @@ class OwnUpdate(keras.Model):
 def test_a_train_step_without_the_optimizer_is_told(callback, data, tmp_path):
     x = keras.Input((4,))
     model = OwnUpdate(x, L.Dense(1)(x), name="net")
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse", run_eagerly=True)
     message = f"{callback.__name__} saw no update: .* 'net' does not call `apply`"
     with pytest.warns(RuntimeWarning, match=message):
         fit(model, data, callback(log_dir=tmp_path))

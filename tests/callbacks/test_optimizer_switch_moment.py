@@ -1,24 +1,19 @@
 """OptimizerSwitch switches after a plateau, once, and goes along with other callbacks."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
-import switch_cases
-from switch_cases import PLATEAU, SWITCHED, fit, numpy_2, state
+from switch_cases import PLATEAU, SWITCHED, build, fit, numpy_2, state
 
 from keras_bp.callbacks import OptimizerSwitch
 from keras_bp.optimizers import SGD
 
-# When it switches does not depend on how the steps are run, nor on how many they are.
-build = functools.partial(switch_cases.build, run_eagerly=True)
 
-
-@pytest.fixture
-def data(data):
-    """Two batches of 5."""
-    return [array[:10] for array in data]
+def plain(**options):
+    """For what depends on the logs alone."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True, **options)
+    return model
 
 
 class At(keras.callbacks.Callback):
@@ -63,7 +58,7 @@ class Script(keras.callbacks.Callback):
 )
 def test_the_plateau_is_that_of_keras(values, options, switched, data):
     """The switch comes one epoch after ReduceLROnPlateau, with the same arguments, reduces."""
-    model, rates = build("sgd"), []
+    model, rates = plain(), []
     switch = OptimizerSwitch(0.05, monitor="own", **{"mode": "min", **options})
     look = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: rates.append(float(model.optimizer.learning_rate))
@@ -71,7 +66,7 @@ def test_the_plateau_is_that_of_keras(values, options, switched, data):
     options = {"mode": "min", "min_delta": 1e-4, **options}
     plateau = keras.callbacks.ReduceLROnPlateau("own", cooldown=99, **options)
     # The rate is looked at before the switch is made.
-    fit(model, data, Script("own", values), plateau, look, switch, epochs=6)
+    fit(model, data, Script("own", values), plateau, look, switch, epochs=6, batch_size=23)
     assert switch.switched_at_epoch == switched
     reduced = [epoch for epoch, rate in enumerate(rates) if rate < rates[0]]
     assert (reduced[0] if reduced else None) == switched
@@ -80,16 +75,15 @@ def test_the_plateau_is_that_of_keras(values, options, switched, data):
 def test_the_direction_is_inferred(data):
     values = [0.1, 0.2, 0.3, 0.2, 0.2, 0.2]
     for monitor, switched in ("accuracy", 4), ("loss", 2), ("val_accuracy", 4):
-        model = build("sgd")
-        model.compile("sgd", "mse", metrics=["accuracy"], run_eagerly=True)
+        model = plain(metrics=["accuracy"])
         switch = OptimizerSwitch(0.05, monitor=monitor, patience=1)
-        fit(model, data, Script(monitor, values), switch, epochs=6)
+        fit(model, data, Script(monitor, values), switch, epochs=6, batch_size=23)
         assert switch.switched_at_epoch == switched, monitor
 
 
 def test_a_quantity_of_no_known_direction(data):
     with pytest.raises(ValueError, match="OptimizerSwitch .*monitor=own.*mode='max'"):
-        fit(build(), data, OptimizerSwitch(0.05, monitor="own"))
+        fit(plain(), data, OptimizerSwitch(0.05, monitor="own"))
 
 
 def test_a_quantity_that_is_not_there_is_told(data):
@@ -97,7 +91,8 @@ def test_a_quantity_that_is_not_there_is_told(data):
     values = [1.0, None, 1.0, 1.0, 1.0, 1.0]
     switch = OptimizerSwitch(0.05, monitor="own", patience=2, mode="min")
     with pytest.warns(UserWarning, match="watches `own`, which is not .* loss, mae") as caught:
-        fit(build(), data, Script("own", values), switch, epochs=6)
+        model = plain(metrics=["mae"])
+        fit(model, data, Script("own", values), switch, epochs=6, batch_size=23)
     assert len(caught) == 1 and switch.switched_at_epoch == 4
 
 

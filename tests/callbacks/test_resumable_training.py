@@ -17,27 +17,30 @@ L = keras.layers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-# Several of the optimizers have Adam inside of them.
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adam"])
+EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.long), {"run_eagerly": True}],
+    "name, options",
+    [
+        # Several of the optimizers have Adam inside of them.
+        *((name, EAGER) for name in OPTIMIZERS if name != "adam"),
+        ("accumulation", GRAPH),
+        pytest.param("accumulation", JIT, marks=pytest.mark.long),
+    ],
     ids=str,
 )
 def test_resumed_is_uninterrupted(name, options, data, tmp_path):
-    if options and name != "accumulation":
-        pytest.skip("one optimizer shows the modes")
-
     def make():
         return make_model(OPTIMIZERS[name](), **options)
 
     whole = make()
     history = fit(whole, data)
-    every_place = name == "accumulation" and not options
-    cuts = [(0, 2), (2, 1), (3, 4)] if every_place else [(2, 1)]
+    every_place = name == "accumulation" and options == EAGER
+    cuts = [(0, 2), (1, 1), (2, 3)] if every_place else [(1, 1)]
     model, resumed = cut_and_resumed(make, data, tmp_path, cuts)
     np.testing.assert_equal(state(model), state(whole))
-    assert resumed.history == history.history and resumed.epoch == [0, 1, 2, 3]
+    assert resumed.history == history.history and resumed.epoch == [0, 1, 2]
 
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
@@ -70,13 +73,13 @@ def test_what_other_callbacks_have_counted(data, tmp_path):
     assert type(resumed["best"]["loss"]) is tuple and resumed["params"]["epochs"] == 2
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_data_by_the_epoch(seed, data, tmp_path):
+def test_data_by_the_epoch(data, tmp_path):
+    """With the global seed 0 and an epoch 0, a pair that tf.data could take for no seed at all."""
     orders = []
 
     def run():
         model, resumable = make_model(), ResumableTraining(tmp_path)
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(0)
         pairs = tf.data.Dataset.from_tensor_slices(data)
         batches = resumable.by_epoch(lambda epoch: pairs.shuffle(23, seed=epoch).batch(5))
         assert int(batches.cardinality()) == 5
@@ -94,17 +97,20 @@ def test_data_by_the_epoch(seed, data, tmp_path):
 
 
 def test_replicas(data, tmp_path, replicas):
-    def make():
-        with replicas.scope():
-            return make_model(keras_bp.optimizers.Adam(0.01, gradient_accumulation_steps=2))
-
-    data = [array[:20] for array in data]
-    whole = make()
-    fit(whole, data, ResumableTraining(tmp_path), epochs=3, batch_size=10)
-    forget(tmp_path, 3)
-    model = make()
-    fit(model, data, ResumableTraining(tmp_path), epochs=3, batch_size=10)
-    np.testing.assert_equal(state(model), state(whole))
+    """All that the last epoch has changed is put back, on both of them."""
+    with replicas.scope():
+        optimizer = keras_bp.optimizers.Adam(0.01, gradient_accumulation_steps=2)
+        model = make_model(optimizer, jit_compile=False)
+    data = [array[:12] for array in data]
+    fit(model, data, ResumableTraining(tmp_path), epochs=2, batch_size=4)
+    whole = state(model)
+    forget(tmp_path, 2)
+    assert fit(model, data, ResumableTraining(tmp_path), epochs=2, batch_size=4).epoch == [0, 1]
+    assert model.optimizer.iterations.numpy() == 3
+    np.testing.assert_equal(state(model), whole)
+    for variable in model.trainable_variables:
+        one, other = replicas.experimental_local_results(variable.value)
+        np.testing.assert_equal(one.numpy(), other.numpy())
 
 
 def test_global_random_states(data, tmp_path):
@@ -118,9 +124,9 @@ def test_global_random_states(data, tmp_path):
 
     whole, resumed = Drawing(), Drawing()
     fit(make_model(), data, ResumableTraining(tmp_path), whole)
-    forget(tmp_path, 4)
+    forget(tmp_path, 3)
     fit(make_model(), data, ResumableTraining(tmp_path), resumed)
-    assert resumed.drawn == whole.drawn[3:]
+    assert resumed.drawn == whole.drawn[2:]
 
 
 def test_what_other_callbacks_count(data, tmp_path):
@@ -155,7 +161,7 @@ def test_metrics_that_are_arrays(data, tmp_path):
     x, y = data[0], np.eye(3, dtype="float32")[np.arange(23) % 3]
     model = keras.Sequential([keras.Input((4,)), L.Dense(3, "softmax")])
     f1 = keras.metrics.F1Score(average=None)
-    model.compile("sgd", "categorical_crossentropy", metrics=[f1], jit_compile=False)
+    model.compile("sgd", "categorical_crossentropy", metrics=[f1], run_eagerly=True)
     fit(model, (x, y), ResumableTraining(tmp_path), epochs=2)
     history = fit(model, (x, y), ResumableTraining(tmp_path), epochs=3)
     assert np.shape(history.history["f1_score"]) == (3, 3)
@@ -187,4 +193,4 @@ def test_beside_a_monitor(data, tmp_path, read_events):
         steps.append(
             [e.step for e in events if any(v.tag == "loss/batch" for v in e.summary.value)]
         )
-    assert steps == [list(range(1, 9)), list(range(6, 16))]
+    assert steps == [list(range(1, 8)), list(range(5, 13))]

@@ -31,16 +31,16 @@ def checkpoints(directory):
     return sorted(directory.glob("epoch-*.data-*"), key=lambda p: int(p.name[6:].split(".")[0]))
 
 
-@pytest.mark.parametrize("name", ["adam", "several", "scaled"])
+@pytest.mark.parametrize("name", ["several", "scaled"])
 def test_a_corrupt_checkpoint_is_passed_over(name, data, tmp_path):
     whole = make_model(OPTIMIZERS[name]())
     fit(whole, data)
     with pytest.raises(KeyboardInterrupt):
-        fit(make_model(OPTIMIZERS[name]()), data, ResumableTraining(tmp_path), Cut(3, 1))
+        fit(make_model(OPTIMIZERS[name]()), data, ResumableTraining(tmp_path), Cut(2, 1))
     older, newest = checkpoints(tmp_path)
     newest.write_bytes(newest.read_bytes()[:1000])
     model = make_model(OPTIMIZERS[name]())
-    with pytest.warns(RuntimeWarning, match=r"epoch-3 cannot be read, and an earlier one"):
+    with pytest.warns(RuntimeWarning, match=r"epoch-2 cannot be read, and an earlier one"):
         fit(model, data, ResumableTraining(tmp_path))
     np.testing.assert_equal(state(model), state(whole))
 

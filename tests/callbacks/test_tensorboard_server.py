@@ -55,7 +55,7 @@ def patiently(get):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_tensorboard_shows_the_run(data, tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name="d1")])
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse", run_eagerly=True)
     monitor = GradientMonitor(tmp_path / "run", histograms_every=2)
     model.fit(*data, batch_size=5, epochs=2, verbose=0, callbacks=[monitor])
     with server(tmp_path) as get:

@@ -71,10 +71,10 @@ def names(folder):
 
 def test_a_gif_holds_the_course_up_to_the_last_picture(data, tmp_path, always_due):
     gif, png = TrainingDashboard(str(tmp_path / "d.GIF")), TrainingDashboard(tmp_path / "d.png")
-    fit(small_model(), data, gif, png, epochs=2)
+    fit(small_model(), data, gif, png)
     with Image.open(tmp_path / "d.GIF") as image:
         # After each batch, each epoch and in the end; Pillow joins what is alike.
-        assert image.format == "GIF" and 8 <= image.n_frames <= 13
+        assert image.format == "GIF" and 5 <= image.n_frames <= 7
         image.seek(image.n_frames - 1)
         last = np.asarray(image.convert("RGB"), dtype=int)
     difference = np.abs(last - pixels(tmp_path / "d.png"))
@@ -137,11 +137,10 @@ def test_a_picture_that_is_cut_off_leaves_the_one_before(moment, data, tmp_path,
     assert names(tmp_path) == ["d.png"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_fit_that_is_stopped(error, data, tmp_path, always_due):
+def test_fit_that_is_stopped(data, tmp_path, always_due):
     model, dashboard = small_model(), TrainingDashboard(tmp_path / "d.png")
-    with pytest.raises(error):
-        fit(model, data, dashboard, At(2, raise_(error())))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, dashboard, At(2, raise_(KeyboardInterrupt())))
     first = pixels(tmp_path / "d.png")
     assert names(tmp_path) == ["d.png"] and pyplot.get_fignums() == []
     fit(model, data, dashboard)
@@ -175,15 +174,15 @@ def test_a_full_disk_costs_one_warning_and_no_training(data, tmp_path, always_du
     try:
         with pytest.warns(RuntimeWarning, match=r"training goes on.*File too large") as caught:
             history = fit(
-                model, data, TrainingDashboard(tmp_path / "d.png"), At(1, limit), epochs=3
+                model, data, TrainingDashboard(tmp_path / "d.png"), At(1, limit), epochs=2
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert len(caught) == 1 and "d.png" in str(caught[0].message)
-    assert len(history.history["loss"]) == 3
+    assert len(history.history["loss"]) == 2
     assert (tmp_path / "d.png").read_bytes() == pictures[0] and names(tmp_path) == ["d.png"]
     twin = small_model()
-    fit(twin, data, epochs=3)
+    fit(twin, data, epochs=2)
     np.testing.assert_equal(model.get_weights(), twin.get_weights())
 
 

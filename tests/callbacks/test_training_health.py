@@ -231,9 +231,8 @@ def test_no_file_without_a_log_dir(tmp_path, monkeypatch):
     "options",
     [
         {"jit_compile": True},
-        {"jit_compile": False},
         {"run_eagerly": True},
-        {"steps_per_execution": 5},
+        {"jit_compile": False, "steps_per_execution": 5},
     ],
     ids=str,
 )
@@ -253,12 +252,11 @@ def composite():
 @pytest.mark.parametrize(
     "optimizer",
     [
-        lambda: optimizers.LossScaleOptimizer(optimizers.SGD(0.01)),
+        lambda: optimizers.LossScaleOptimizer(composite()),
         lambda: optimizers.SGD(0.01, gradient_accumulation_steps=2),
         lambda: keras_bp.optimizers.AdamW(0.01, gradient_accumulation_steps=2),
-        composite,
     ],
-    ids=["loss scale", "accumulation", "AdamW", "composite"],
+    ids=["loss scale, composite", "accumulation", "AdamW"],
 )
 def test_optimizers(optimizer):
     health = collect([rule for rule in NAMES if rule != "loss_not_falling"])
@@ -269,16 +267,11 @@ def test_optimizers(optimizer):
 def test_replicas(replicas):
     with replicas.scope():
         model = saturated(jit_compile=False)
-    health = collect(NAMES)
-    fit(model, health, batch_size=6, x=data(64)[0], y=data(64)[1])
-    assert named(health) == [("saturation", "h1", 10)]
-    x, y = data(24)
-    x[4] = np.nan  # on the second replica
-    with replicas.scope():
-        model = healthy(jit_compile=False)
+    x, y = data(66)
+    x[64] = np.nan  # in the eleventh batch, on the second replica
     health = collect(NAMES)
     fit(model, health, batch_size=6, x=x, y=y)
-    assert named(health) == [("not_finite", "h0", 1)]
+    assert named(health) == [("saturation", "h1", 10), ("not_finite", "h0", 11)]
 
 
 @tf.custom_gradient
@@ -317,11 +310,10 @@ class Subclassed(keras.Model):
     [
         (lambda x: keras.ops.log(x - 9), ("not_finite", "operation")),
         (no_derivative, ("not_finite", "block/first")),
-        (lambda x: 1e-12 * x, ("vanishing", "block/first")),
         (amplified, ("exploding", "block/first")),
         (lambda x: 1.0 * x, ("unchanged_weights", "unused")),
     ],
-    ids=["log", "no derivative", "vanishing", "exploding", "unused"],
+    ids=["log", "no derivative", "exploding", "unused"],
 )
 def test_subclassed_model(function, expected):
     keras.utils.set_random_seed(0)
@@ -349,7 +341,7 @@ class NoScaling(keras.Model):
 def test_a_train_step_of_ones_own():
     inputs = keras.Input((4,))
     model = NoScaling(inputs, L.Dense(1, name="out")(L.Dense(8, "tanh", name="h0")(inputs)))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=False)
     health = collect(NAMES)
     fit(model, health, epochs=12)
     assert health.findings == []
@@ -360,12 +352,12 @@ def test_a_train_step_of_ones_own():
 
 def test_beside_other_callbacks(tmp_path, read_events):
     alone = collect()
-    fit(saturated(), alone, epochs=2)
+    fit(saturated(), alone)
     health, stopping = collect(), keras.callbacks.EarlyStopping("loss", patience=5)
     monitor = GradientMonitor(tmp_path, histograms_every=3, activations=True)
-    fit(saturated(), monitor, health, stopping, collect(["vanishing"]), epochs=2)
+    fit(saturated(), monitor, health, stopping, collect(["vanishing"]))
     assert health.findings == alone.findings
-    assert list(read_events(tmp_path)["loss/batch"]) == list(range(1, 25))
+    assert list(read_events(tmp_path)["loss/batch"]) == list(range(1, 13))
 
 
 # That nothing is changed.
@@ -392,7 +384,7 @@ def image_model():
 
 
 def dense_model():
-    layers = [L.Dense(16, "gelu"), L.LayerNormalization(), L.Dense(16), L.Activation("tanh")]
+    layers = [L.Dense(8, "gelu"), L.LayerNormalization(), L.Activation("tanh")]
     return keras.Sequential([keras.Input((4,)), *layers, L.Dense(1)])
 
 
@@ -411,7 +403,7 @@ def test_training_is_the_same_to_the_bit(model, jit_compile):
         keras.backend.clear_session()
         keras.utils.set_random_seed(0)
         trained = model()
-        trained.compile(optimizers.AdamW(0.01), "mse", jit_compile=jit_compile)
+        trained.compile(optimizers.SGD(0.01, momentum=0.9), "mse", jit_compile=jit_compile)
         history = fit(trained, *callbacks)
         variables = trained.weights + trained.optimizer.variables
         results.append((history.history, [v.numpy() for v in variables]))
@@ -436,17 +428,18 @@ def test_a_second_fit_goes_on():
 
 def test_epochs_of_several_fits():
     health, model = collect(["loss_not_falling"]), healthy(optimizers.SGD(0.0))
+    x, y = data(10)
     for _ in range(11):
         assert health.findings == []
-        fit(model, health)
-    assert named(health) == [("loss_not_falling", None, 11 * 12)]
+        fit(model, health, x=x, y=y)
+    assert named(health) == [("loss_not_falling", None, 11 * 2)]
 
 
 def test_another_optimizer_or_model_begins_anew():
     health, model = collect(["saturation", "poor_initialization"]), saturated()
     fit(model, health)
     assert named(health) == [("saturation", "h1", 10)]
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     fit(model, health)
     # The count of the steps goes on: these are not the first of the weights.
     assert named(health) == [("saturation", "h1", 22)]
@@ -483,16 +476,18 @@ def test_an_exception_in_the_middle(tmp_path, read_events):
 
 def test_updates_are_measured_in_the_first_ten_and_every_tenth():
     """The rate falls to 0 with update 25: nothing moves in the measured updates 30, 40 and 50."""
-    model, health = healthy(optimizers.SGD(0.01)), collect(["unchanged_weights"])
+    model = healthy(optimizers.SGD(0.01), jit_compile=False)
+    health = collect(["unchanged_weights"])
     stop = At(24, lambda model: model.optimizer.learning_rate.assign(0.0))
     fit(model, health, stop, epochs=5)
     assert named(health) == [("unchanged_weights", "h0", 50)]
 
 
-def overflowing(layer):
+def overflowing(layer, **options):
     """A model in float16 whose gradients are scaled by 2^15 at first."""
     keras.config.set_dtype_policy("mixed_float16")
-    model = build(L.Dense(8, "tanh", name="h0"), layer, optimizer=optimizers.SGD(1e-3))
+    hidden, optimizer = L.Dense(8, "tanh", name="h0"), optimizers.SGD(1e-3)
+    model = build(hidden, layer, optimizer=optimizer, **options)
     assert isinstance(model.optimizer, optimizers.LossScaleOptimizer)
     return model
 
@@ -507,7 +502,7 @@ def test_steps_that_loss_scaling_skips_are_no_finding():
 
 
 def test_steps_that_loss_scaling_skips_for_ever():
-    health, model = collect(NAMES), overflowing(L.Lambda(no_derivative))
+    health, model = collect(NAMES), overflowing(L.Lambda(no_derivative), jit_compile=False)
     fit(model, health, epochs=1)
     assert health.findings == []
     fit(model, health, epochs=4)
@@ -523,7 +518,7 @@ def test_masks_of_minus_infinity_are_healthy():
     mask = L.Lambda(lambda x: keras.ops.where(x > 0, x, -np.inf), name="mask")
     x = L.Softmax()(mask(L.Dense(64, name="h0")(inputs)))
     model = keras.Model(inputs, L.Dense(1, name="out")(x))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=False)
     health, (x, y) = collect(NAMES), data()
     fit(model, health, x=x, y=y)
     assert health.findings == []
@@ -559,7 +554,7 @@ def test_clipping_mends_an_explosion():
 
 def test_a_model_that_is_built_by_the_first_batch():
     model = keras.Sequential([L.Dense(8, "relu", name="h0"), L.Dense(1, name="out")])
-    model.compile(optimizers.SGD(0.0), "mse")
+    model.compile(optimizers.SGD(0.0), "mse", jit_compile=False)
     health = collect(NAMES)
     fit(model, health)
     assert named(health) == [("unchanged_weights", "h0", 4)]
@@ -582,7 +577,7 @@ def test_a_layer_that_is_frozen_between_fits_is_measured_on():
 def test_frozen_layers_are_no_finding():
     model = build(L.Dense(8, "tanh", name="h0"), L.Dense(8, "tanh", name="h1"))
     model.layers[0].trainable = False
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)
     health = collect(NAMES)
     fit(model, health)
     assert health.findings == []
