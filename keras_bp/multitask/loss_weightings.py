@@ -128,9 +128,9 @@ class GradNorm(LossWeighting):
         ValueError: if one is out of its range, or when called without losses.
 
     Example:
-        >>> combiner = keras_bp.multitask.GradNorm(alpha=0.0, learning_rate=1e-3)
+        >>> combiner = keras_bp.multitask.GradNorm(alpha=0.0, learning_rate=0.01)
         >>> jacobian, losses = tf.constant([[3.0, 0.0], [0.0, 1.0]]), tf.constant([1.0, 1.0])
-        >>> for _ in range(1000):
+        >>> for _ in range(80):
         ...     gradient = combiner(jacobian, losses)
         >>> gradient.numpy().round(1).tolist()
         [1.5, 1.5]
@@ -205,9 +205,9 @@ class UncertaintyWeighting(LossWeighting):
         ValueError: if it is not above 0 and finite, or when called without losses.
 
     Example:
-        >>> combiner = keras_bp.multitask.UncertaintyWeighting()
+        >>> combiner = keras_bp.multitask.UncertaintyWeighting(learning_rate=0.5)
         >>> jacobian, losses = tf.constant([[1.0, 0.0], [-1.0, 1.0]]), tf.constant([2.0, 0.1])
-        >>> for _ in range(1000):
+        >>> for _ in range(50):
         ...     gradient = combiner(jacobian, losses)
         >>> gradient.numpy().round(3).tolist()
         [-4.75, 5.0]

@@ -15,17 +15,18 @@ folder = pathlib.Path(sys.argv[1])
 data = np.load(folder / "data.npz")
 
 sys.modules["keras_bp"] = None  # an import of it fails
-for path in sorted(folder.glob("exported_*")):
-    number = path.name.removeprefix("exported_")
-    served, x = tf.saved_model.load(path), tf.constant(data[f"x_{number}"])
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        outputs = served.serve(x)
-        total = tf.reduce_sum(outputs * tf.range(3.0))
-    arrays = {"outputs": outputs}
-    if x.dtype.is_floating:
-        arrays["gradient"] = tape.gradient(total, x)
-    np.savez(folder / f"served_{number}.npz", **arrays)
+served, numbers = tf.saved_model.load(folder / "exported"), tf.constant(data["numbers"])
+with tf.GradientTape(persistent=True) as tape:
+    tape.watch(numbers)
+    outputs = served.serve([numbers, tf.constant(data["ids"])])
+    totals = [tf.reduce_sum(output * tf.range(3.0)) for output in outputs]
+arrays = {}
+for number, (output, total) in enumerate(zip(outputs, totals, strict=True)):
+    arrays[f"outputs_{number}"] = output
+    gradient = tape.gradient(total, numbers)
+    if gradient is not None:
+        arrays[f"gradient_{number}"] = gradient
+np.savez(folder / "served.npz", **arrays)
 assert not [name for name in sys.modules if name.startswith("keras_bp.")]
 del sys.modules["keras_bp"]
 

@@ -61,24 +61,21 @@ SCHEDULES = {
     "Warmup": (0.05, 2),
     "WarmupCosine": (0.05, 8, 2),
 }
-# Each name of a kind stands in one of them at least; DeferredAdam beside its embedding.
+# Each name of a kind stands in one of them at least, each optimizer in one; DeferredAdam beside its
+# embedding.
 TRAININGS = [
-    ("BatchNormalization", "BinaryCrossentropy", "SGD", "CosineAnnealing"),
+    ("BatchNormalization", "CategoricalCrossentropy", "SGD", "WarmupCosine"),
     ("DeferredEmbedding", "CategoricalCrossentropy", "DeferredAdam", "CosineRestarts"),
     ("Dense", "SparseCategoricalCrossentropy", "Adam", "Cyclical"),
     ("Dropout", "SparseCategoricalCrossentropy", "AdamW", "ExponentialDecay"),
     ("Embedding", "BinaryCrossentropy", "LazyAdam", "GPT3"),
     ("GroupNormalization", "CategoricalCrossentropy", "Lamb", "LinearDecay"),
     ("LayerNormalization", "SparseCategoricalCrossentropy", "Momentum", "OneCycle"),
-    ("Dense", "BinaryCrossentropy", "Nesterov", "Sequential"),
-    ("Embedding", "CategoricalCrossentropy", "RMSprop", "StepDecay"),
+    ("FeedbackConv2D", "CategoricalCrossentropy", "Nesterov", "Sequential"),
+    ("DirectFeedback", "BinaryCrossentropy", "RMSprop", "StepDecay"),
     ("LayerNormalization", "BinaryCrossentropy", "ScheduleFreeAdamW", "Warmup"),
-    ("FeedbackDense", "SparseCategoricalCrossentropy", "Adam", "CosineAnnealing"),
-    ("FeedbackConv2D", "CategoricalCrossentropy", "Nesterov", "LinearDecay"),
-    ("DirectFeedback", "BinaryCrossentropy", "RMSprop", "ExponentialDecay"),
-    ("BatchNormalization", "CategoricalCrossentropy", "SGD", "WarmupCosine"),
     ("Embedding", "CategoricalCrossentropy", "Prodigy", "CosineAnnealing"),
-    ("Dense", "BinaryCrossentropy", "DoG", "LinearDecay"),
+    ("FeedbackDense", "SparseCategoricalCrossentropy", "DoG", "LinearDecay"),
     ("Dense", "SparseCategoricalCrossentropy", "HypergradientAdam", "StepDecay"),
 ]
 # What stands before a layer: what it takes, and some weights that get its inputs' gradient.

@@ -2,26 +2,15 @@
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from keras_bp import layers, optimizers
 
 NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
-# Left to `-m long` where a test is slow and looks at what the base does: these differ from one of
-# the others in nothing but their rule, which cheaper tests and parity pin down.
-REPRESENTED = (
-    "Adam",
-    "DoG",
-    "HypergradientAdam",
-    "Lamb",
-    "Momentum",
-    "Nesterov",
-    "RMSprop",
-)
-SLOW = [
-    pytest.param(name, marks=pytest.mark.long) if name in REPRESENTED else name for name in NAMES
-]
+# One of each kind of update that the base makes: of a whole variable, of a table's rows, of rows
+# that are deferred, with sums over all variables. The others differ from one of these in their rule
+# alone, which parity pins down.
+KINDS = ["AdamW", "LazyAdam", "DeferredAdam", "Prodigy"]
 
 # What a class refuses beside a table whose rows it defers.
 REFUSED = {"DeferredAdam": ("weight_decay", "use_ema")}

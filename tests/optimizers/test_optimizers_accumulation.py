@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from optimizer_cases import (
-    NAMES,
-    REPRESENTED,
-    SLOW,
+    KINDS,
     Problem,
     X,
     Y,
@@ -49,8 +47,7 @@ def loop(net, size):
 @pytest.mark.parametrize(
     "name, bound",
     [
-        *((name, "clipnorm") for name in NAMES if name not in REPRESENTED),
-        *(pytest.param(n, "clipnorm", marks=pytest.mark.long) for n in REPRESENTED),
+        *((name, "clipnorm") for name in KINDS),
         ("AdamW", "clipvalue"),
         ("AdamW", "global_clipnorm"),
     ],
@@ -67,7 +64,7 @@ def test_four_micro_batches_are_one_batch(name, bound):
     assert_close(slots(net.optimizer), slots(twin.optimizer), ROUNDING)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", KINDS)
 def test_nothing_moves_inside_of_an_update(name):
     problem, optimizer = Problem(name), make(name, gradient_accumulation_steps=3, weight_decay=0.1)
     problem.steps(optimizer, 2)
@@ -78,7 +75,7 @@ def test_nothing_moves_inside_of_an_update(name):
     assert all(np.any(a != b) for a, b in zip(problem.read(), Problem(name).read(), strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_flush_applies_the_rest_as_a_smaller_mean(name):
     problem, optimizer = Problem(name), make(name, gradient_accumulation_steps=4, weight_decay=0.1)
     optimizer.flush()  # not built yet: nothing to do
@@ -108,7 +105,7 @@ def test_flush_without_accumulation_does_nothing():
     assert_same(problem.read(), before)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", KINDS)
 def test_schedules_count_updates(name):
     """A rate that falls from update to update, over two updates of three micro-steps."""
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 0.01])

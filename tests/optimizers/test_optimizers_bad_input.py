@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizer_cases import NAMES, SLOW, Problem, assert_same, make
+from optimizer_cases import KINDS, NAMES, Problem, assert_same, make
 
 from keras_bp import optimizers
 
@@ -164,7 +164,7 @@ def refused(problem, optimizer, match, gradients, *variables):
     assert_same([*problem.read(), *(v.numpy() for v in optimizer.variables)], before)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", KINDS)
 def test_gradients_that_do_not_fit(name):
     problem, optimizer = Problem(name), make(name)
     matrix, scalar, table = problem.gradients(0)
@@ -185,7 +185,7 @@ def test_gradients_that_do_not_fit(name):
         refused(problem, optimizer, match, gradients, problem.variables)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", KINDS)
 def test_variables_that_it_was_not_built_with(name):
     problem, optimizer = Problem(name), make(name)
     problem.steps(optimizer, 1)
@@ -195,7 +195,7 @@ def test_variables_that_it_was_not_built_with(name):
     assert int(optimizer.iterations) == 2
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", KINDS)
 def test_no_gradient_at_all(name):
     problem, optimizer = Problem(name), make(name)
     problem.steps(optimizer, 1)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizer_cases import NAMES, SLOW, Problem, assert_same, make
+from optimizer_cases import KINDS, NAMES, Problem, assert_same, make
 
 schedules = keras.optimizers.schedules
 
@@ -81,7 +81,7 @@ def test_a_schedule_in_the_place_of_another_and_of_a_number():
         assert len(optimizer.variables) == 2
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", KINDS)
 def test_setting_holds_inside_of_a_graph(name):
     """The trace reads the rate: it is not frozen into it."""
     problem, twin = Problem(name), Problem(name)

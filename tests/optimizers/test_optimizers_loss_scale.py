@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from optimizer_cases import (
-    NAMES,
-    REPRESENTED,
-    SLOW,
+    KINDS,
     Problem,
     X,
     Y,
@@ -36,7 +34,7 @@ def state(problem, optimizer):
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2, "use_ema": True}])
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_step_that_is_not_finite_is_skipped_whole(name, options):
     problem = Problem(name)
     optimizer = make(name, loss_scale_factor=16.0, weight_decay=0.1, clipnorm=1.0, **options)
@@ -52,7 +50,7 @@ def test_a_step_that_is_not_finite_is_skipped_whole(name, options):
     assert_same(problem.read(), twin.read())
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_factor_is_divided_out(name):
     """A power of two, which changes no digit; the embedding's gradient is sparse (K2)."""
     problem, twin = Problem(name), Problem(name)
@@ -75,8 +73,7 @@ def test_the_factor_is_divided_out(name):
 @pytest.mark.parametrize(
     "name, graph",
     [
-        *((name, False) for name in NAMES if name not in REPRESENTED),
-        *(pytest.param(name, False, marks=pytest.mark.long) for name in REPRESENTED),
+        *((name, False) for name in KINDS),
         ("LazyAdam", True),
     ],
 )

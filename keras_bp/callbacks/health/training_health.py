@@ -76,11 +76,11 @@ class TrainingHealth(RecordingCallback):
     updates nor faults, unless all of the last 20 steps were skipped when an epoch ends.
 
     Example:
-        >>> layers = [keras.layers.Dense(16, "sigmoid", name=f"d{i}") for i in range(20)]
+        >>> layers = [keras.layers.Dense(16, "sigmoid", name=f"d{i}") for i in range(8)]
         >>> model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
         >>> health = keras_bp.callbacks.TrainingHealth(["vanishing"], action="stop")
-        >>> x = np.random.default_rng(0).normal(size=(256, 4))
+        >>> x = np.random.default_rng(0).normal(size=(80, 4))
         >>> _ = model.fit(x, x[:, :1], batch_size=8, verbose=0, callbacks=[health])
         >>> [(finding.rule, finding.layer, finding.step) for finding in health.findings]
         [('vanishing', 'd0', 10)]
