@@ -14,12 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 X = np.float32(np.random.default_rng(3).normal(size=(96, cases.INPUTS)))
 Y = np.argmax(X[:, : cases.CLASSES], axis=1)
 RULES = {"feedback": cases.chain, "direct": cases.direct}
-OPTIMIZERS = [name for name in optimizers.__all__ if name != "Optimizer"]
 every_rule = pytest.mark.parametrize("rule", RULES)
-# The other takes the same way through Keras, at another second or two.
-one_rule = pytest.mark.parametrize(
-    "rule", ["feedback", pytest.param("direct", marks=pytest.mark.long)]
-)
 
 
 def compiled(rule, optimizer=None, dtype="float32", **options):
@@ -47,23 +42,12 @@ def assert_same(arrays, others):
         np.testing.assert_array_equal(one, other)
 
 
-# An optimizer that decays weights and one that holds two sets of them; all in the long tests.
-FEW = {("Lamb", "feedback"), ("ScheduleFreeAdamW", "direct")}
-
-
-@pytest.mark.parametrize(
-    "name, rule",
-    [
-        pytest.param(name, rule, marks=[] if (name, rule) in FEW else [pytest.mark.long])
-        for name in OPTIMIZERS
-        for rule in RULES
-    ],
-)
-def test_every_optimizer(name, rule):
+# No optimizer sees the fixed matrices: one that decays weights, one that holds two sets of them.
+@pytest.mark.parametrize("name, rule", [("Lamb", "feedback"), ("ScheduleFreeAdamW", "direct")])
+def test_fixed_matrices_stay_as_they_are(name, rule):
     model = compiled(rule, getattr(optimizers, name)(0.02), run_eagerly=True)
     before, loss = fixed(model), fit(model, epochs=2, batch_size=48)
-    assert np.isfinite(loss).all()
-    assert loss[1] < loss[0] or name == "DoG"  # which begins with a tiny rate
+    assert np.isfinite(loss).all() and loss[1] < loss[0]
     assert_same(fixed(model), before)
 
 
@@ -78,18 +62,18 @@ def test_compiled_by_xla(rule):
         np.testing.assert_allclose(one, two, atol=1e-3)
 
 
-@one_rule
+@every_rule
 def test_mixed_precision(rule):
     model = compiled(rule, dtype="mixed_float16")
-    wide = compiled(rule)
+    wide = compiled(rule, run_eagerly=True)
     optimizer = keras.optimizers.LossScaleOptimizer(optimizers.Adam(0.02), 1024.0)
-    model.compile(optimizer, model.loss, jit_compile=False)
+    model.compile(optimizer, model.loss, run_eagerly=True)
     for one, two in zip(model.trainable_weights, wide.trainable_weights, strict=True):
         assert one.dtype == "float32"
         np.testing.assert_array_equal(one, two)
     assert model(X).dtype == tf.float16
-    # Half precision rounds by 5e-4, in 9 steps.
-    np.testing.assert_allclose(fit(model), fit(wide), rtol=0.02)
+    # Half precision rounds by 5e-4, in 3 steps.
+    np.testing.assert_allclose(fit(model, epochs=1), fit(wide, epochs=1), rtol=0.02)
 
 
 def test_the_matrices_of_half_precision_models_are_wide():
@@ -123,12 +107,11 @@ def test_a_saved_model_trains_on_to_the_bit(rule, tmp_path):
     assert_same(other.get_weights(), model.get_weights())
 
 
-@one_rule
-def test_it_trains_by_another_rule_than_backpropagation(rule):
-    """But to a network that has learned."""
+@every_rule
+def test_it_learns_by_another_rule_than_backpropagation(rule):
     model = compiled(rule)
     plain = cases.chain(layers.Dense, "float32")
-    plain.compile(optimizers.Adam(0.02), model.loss)
+    plain.compile(optimizers.Adam(0.02), model.loss, run_eagerly=True)
     for one, two in zip(plain.trainable_weights, model.trainable_weights, strict=True):
         one.assign(two)
     losses_of_both = fit(model, epochs=30), fit(plain, epochs=1)

@@ -69,7 +69,11 @@ def test_a_model_with_a_traced_step_is_swept_too(data, linear):
 @pytest.mark.parametrize("factor", [4.0, 1.5])
 def test_it_stops_where_the_average_diverges(data, linear, factor):
     curve = find_learning_rate(
-        linear(), *data, min_learning_rate=1e-2, divergence_factor=factor, smoothing=0.5
+        linear(),
+        _dataset(data).repeat(),
+        min_learning_rate=1e-2,
+        divergence_factor=factor,
+        smoothing=0.5,
     )
     bounds = factor * np.minimum.accumulate(curve.smoothed_losses)
     assert curve.stop_reason == "loss diverged"
@@ -80,7 +84,11 @@ def test_it_stops_where_the_average_diverges(data, linear, factor):
 
 def test_a_loss_that_is_not_finite_ends_the_sweep_and_is_left_out(data, linear):
     curve = find_learning_rate(
-        linear(), *data, min_learning_rate=1.0, max_learning_rate=1e10, divergence_factor=np.inf
+        linear(),
+        _dataset(data).repeat(),
+        min_learning_rate=1.0,
+        max_learning_rate=1e10,
+        divergence_factor=np.inf,
     )
     assert curve.stop_reason == "loss not finite"
     assert 3 < len(curve.losses) < 100 and np.isfinite(curve.losses).all()
@@ -91,7 +99,9 @@ def test_negative_losses_do_not_end_the_sweep(data, linear):
     def loss(y_true, y_pred):
         return tf.reduce_mean((y_true - y_pred) ** 2) - 10.0
 
-    curve = find_learning_rate(linear(loss=loss), *data, max_learning_rate=0.1, steps=20)
+    curve = find_learning_rate(
+        linear(loss=loss), _dataset(data).repeat(), max_learning_rate=0.1, steps=20
+    )
     assert curve.stop_reason == "completed" and (curve.losses < 0).all()
 
 

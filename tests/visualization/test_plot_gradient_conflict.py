@@ -88,7 +88,7 @@ def test_a_callback_and_its_table_give_the_same(tmp_path):
     trunk = keras.layers.Dense(3, name="a_last")(trunk)
     outputs = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("one", "two")}
     model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combiner=keras_bp.multitask.Sum())
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse", run_eagerly=True)
     conflict = keras_bp.callbacks.GradientConflict(tmp_path)
     x = np.random.default_rng(0).normal(size=(20, 4))
     model.fit(x, {"one": x[:, :1], "two": x[:, 1:2]}, verbose=0, callbacks=[conflict])

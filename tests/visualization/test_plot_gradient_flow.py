@@ -106,7 +106,7 @@ def test_a_monitor_and_its_directory_give_the_same(tmp_path):
             keras.layers.Dense(1, name="a_last"),
         ]
     )
-    model.compile("sgd", "mean_squared_error")
+    model.compile("sgd", "mean_squared_error", run_eagerly=True)
     monitor = keras_bp.callbacks.GradientMonitor(tmp_path / "run")
     model.fit(x, x[:, :1], batch_size=5, epochs=2, callbacks=[monitor], verbose=0)
     layers, edges, norms = _read(plot_gradient_flow(monitor))

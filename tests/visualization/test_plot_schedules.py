@@ -12,7 +12,7 @@ def _lines(ax):
     return {line.get_label(): line.get_xydata().T for line in ax.get_lines()}
 
 
-@pytest.mark.parametrize("epochs, steps_per_epoch", [(200, 10), (1, 10), (7, 3)])
+@pytest.mark.parametrize("epochs, steps_per_epoch", [(1, 10), (7, 3)])
 def test_by_default_all_schedules_are_drawn(epochs, steps_per_epoch):
     figure = plot_schedules(epochs=epochs, steps_per_epoch=steps_per_epoch)
     figure.canvas.draw()
@@ -119,22 +119,18 @@ def test_refusals_of_the_training(arguments, error, message):
 
 
 def test_trainings_differ_in_the_schedule_alone():
-    given = {"first": 0.05, "still": 0.0, "again": schedules.Sequential([0.05], [])}
-    losses = train_with_schedules(given, epochs=3, seed=1)
+    warm_up = schedules.Warmup(0.1, 100)
+    given = {"first": warm_up, "still": 0.0, "again": schedules.Sequential([warm_up], [])}
+    losses = train_with_schedules(given, epochs=60)
     assert list(losses) == list(given)
     np.testing.assert_array_equal(losses["first"], losses["again"])
     # At a rate of 0 each epoch has the loss of the first weights: about that of a guess.
     np.testing.assert_allclose(losses["still"], losses["still"][0], rtol=1e-5)
     assert 0.5 < losses["still"][0] < 1.0
-    assert losses["first"][-1] < losses["first"][0]
+    # Seen: 0.28; the guess of one half has 0.69, a straight line through the arms 0.64.
+    assert losses["first"][-1] < 0.4
     other = train_with_schedules({"still": 0.0}, epochs=1, seed=2)
     assert abs(other["still"][0] - losses["still"][0]) > 1e-4
-
-
-def test_training_learns_the_spirals():
-    losses = train_with_schedules({"warm-up": schedules.Warmup(0.1, 100)}, epochs=60)
-    # Seen: 0.28; the guess of one half has 0.69, a straight line through the arms 0.64.
-    assert losses["warm-up"][-1] < 0.4
 
 
 @pytest.mark.long
