@@ -35,6 +35,7 @@ COMBINERS = [name for name in multitask.__all__ if name not in BASES]
 # The corner of the right image, the canvas's and the image's height and width: as Sener and Koltun
 # (2018) put MNIST's digits on 36 x 36 pixels, and scale them down to 28 x 28.
 LAYOUTS = {8: (3, 11, 11), 28: (6, 36, 28)}
+BATCHES = 100  # an epoch, of the normalizations
 NORMALIZATIONS = {
     "BatchNormalization": lambda: layers.BatchNormalization(momentum=0.9),
     "LayerNormalization": lambda: layers.LayerNormalization(axis=(1, 2, 3)),
@@ -174,8 +175,8 @@ def compare_normalizations(train, test, arguments):
     batches = tf.data.Dataset.from_generator(
         lambda: varying_batches(train), output_signature=signature
     )
-    fit = dict(epochs=arguments.epochs, steps_per_epoch=100, shuffle=False, verbose=0)
-    print(f"\n{100 * arguments.epochs} batches of 1 to 32 images")
+    fit = dict(epochs=arguments.epochs, steps_per_epoch=BATCHES, shuffle=False, verbose=0)
+    print(f"\n{BATCHES * arguments.epochs} batches of 1 to 32 images")
     for name, normalization in NORMALIZATIONS.items():
         runs = []
         for seed in range(arguments.seeds):

@@ -37,6 +37,7 @@ from tools import discovery  # noqa: E402
 
 CONTEXT = 32
 RATE = 1e-3  # Adam's own
+PEAKS = discovery.HAND_TUNED["adam"]  # of the grid
 TICKS = [-5, -2, 0, 2, 5, 10, 20, 50, 100]
 
 
@@ -210,7 +211,7 @@ def methods(bench):
 
 def oracle(bench, seeds):
     """Return the (30, seeds) training losses of the hand-tuned grid, and its test accuracies."""
-    rates = discovery.schedules(discovery.HAND_TUNED["adam"], bench.steps)
+    rates = discovery.schedules(PEAKS, bench.steps)
     results = np.array([[bench.schedule(seed, column) for seed in seeds] for column in rates.T])
     return np.nan_to_num(results[..., 0], nan=np.inf), results[..., 1]
 
@@ -272,7 +273,7 @@ def main(arguments=None):
         for name, (train, *arguments) in methods(bench).items()
         if name in (options.methods or [name])
     }
-    peak = discovery.HAND_TUNED["adam"][best // len(SHAPES)]
+    peak = PEAKS[best // len(SHAPES)]
     print(
         f"{options.problem}: {bench.model.count_params():,} weights, {bench.steps} update steps; "
         f"loss of the first weights {start:.4f}\noracle: peak {peak:g}, "

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -22,24 +23,29 @@ def _measure():
     return module
 
 
-def test_layers_benchmark_runs():
-    command = [sys.executable, "layers.py", "--only", "GroupNormalization", "--jit", "off"]
-    run = subprocess.run(
-        [*command, "--seconds", "0.01"], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300
-    )
-    assert run.returncode == 0, run.stderr
-    lines = [line.split() for line in run.stdout.splitlines() if line.startswith("GroupNorm")]
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Return a function: command line -> output of a benchmark, without a start of TensorFlow."""
+
+    def run(*command_line):
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        monkeypatch.setattr(sys, "argv", list(command_line))
+        runpy.run_path(str(BENCHMARKS / command_line[0]), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_layers_benchmark_runs(run_here):
+    command = ["layers.py", "--only", "GroupNormalization", "--jit", "off", "--seconds", "0.01"]
+    lines = [line.split() for line in run_here(*command).splitlines() if line.startswith("Group")]
     assert len(lines) == 4
     assert all(float(ratio) > 0 for line in lines for ratio in line[-2:])
 
 
-def test_optimizers_benchmark_runs():
-    command = [sys.executable, "optimizers.py", "--only", "nesterov", "--jit", "off"]
-    run = subprocess.run(
-        [*command, "--seconds", "0.01"], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300
-    )
-    assert run.returncode == 0, run.stderr
-    lines = [line.split() for line in run.stdout.splitlines() if line.startswith("SGD nesterov")]
+def test_optimizers_benchmark_runs(run_here):
+    command = ["optimizers.py", "--only", "nesterov", "--jit", "off", "--seconds", "0.01"]
+    lines = [line.split() for line in run_here(*command).splitlines() if line.startswith("SGD")]
     assert len(lines) == 3
     # The slots take no more memory than Keras's.
     assert all(line[-2] == line[-1] for line in lines)

@@ -1,6 +1,7 @@
 """One training in two ways, on one device or on replicas, and how far two trainings are apart."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -39,7 +40,7 @@ OPTIONS = {
 
 def sgd(name):
     """Return a function that makes SGD, on which every bound tells: Adam undoes a factor."""
-    return lambda: optimizers.SGD(0.5, **OPTIONS[name])
+    return lambda: optimizers.SGD(0.5, **OPTIONS.get(name, {}))
 
 
 def scope(strategy):
@@ -148,6 +149,12 @@ def by_loop(strategy, make, optimizer, x=X, y=LABELS, loss=loss_function, batch=
     with scope(strategy):
         optimizer.finalize_variable_values(model.trainable_variables)
     return values, model.get_weights(), model
+
+
+@functools.cache
+def with_option(strategy, name):
+    """Return the losses and weights of `small` with an option, or without one: trained once."""
+    return by_loop(strategy, small, sgd(name))[:2]
 
 
 def difference(one, other):

@@ -10,6 +10,7 @@ from distribution_cases import (
     difference,
     sgd,
     small,
+    with_option,
     with_words,
 )
 
@@ -20,28 +21,25 @@ DEFERRED = {"gradient_accumulation_steps": 4, "global_clipnorm": 0.4}
 NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
 
 
-@pytest.mark.parametrize(
-    "way, name",
-    [
-        *((by_loop, name) for name in OPTIONS),
-        (by_fit, "all"),
-        *(
-            pytest.param(by_fit, n, marks=pytest.mark.long)
-            for n in ("clipvalue", "clipnorm", "global_clipnorm", "accumulation")
-        ),
-    ],
-)
-def test_two_replicas_are_one(way, name, replicas):
+@pytest.mark.parametrize("name", OPTIONS)
+def test_two_replicas_are_one(name, replicas):
     """50 steps are 12 updates of 4 micro-steps, and a last one of 2."""
-    two, one = (way(strategy, small, sgd(name)) for strategy in (replicas, None))
-    assert difference(two, one) < BOUND
+    assert difference(with_option(replicas, name), with_option(None, name)) < BOUND
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "all" else pytest.param(n, marks=pytest.mark.long) for n in OPTIONS],
+)
+def test_fit_makes_the_same_steps(name, replicas):
+    """The loop divides the sum by the rows, a power of two, and fit the two halves by theirs."""
+    assert difference(by_fit(replicas, small, sgd(name)), with_option(replicas, name)) == 0
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_option_tells(name):
     """Far more than the bound above: it would show an option that one of the two ignores."""
-    plain = by_loop(None, small, lambda: optimizers.SGD(0.5))
-    assert difference(by_loop(None, small, sgd(name)), plain) > 1000 * BOUND
+    assert difference(with_option(None, name), with_option(None, "plain")) > 1000 * BOUND
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_two_replicas_are_one_within_the_precision(policy, replicas):
 @pytest.mark.parametrize(
     "policy, two, row, value",
     [
-        ("mixed_float16", False, 0, 7e4),  # an infinity in float16 alone
+        # An infinity in float16 alone.
         pytest.param("mixed_float16", True, 0, 7e4, marks=pytest.mark.long),
         ("mixed_float16", True, BATCH - 1, 7e4),
         ("mixed_bfloat16", False, 0, np.inf),

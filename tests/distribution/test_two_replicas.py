@@ -1,7 +1,19 @@
 """Two replicas train as one device with the global batch: every layer, every loss, 50 steps."""
 
 import keras
-from distribution_cases import BOUND, IDS, LABELS, WORDS, X, by_fit, by_loop, difference, small
+from distribution_cases import (
+    BOUND,
+    IDS,
+    LABELS,
+    WORDS,
+    X,
+    by_fit,
+    by_loop,
+    difference,
+    sgd,
+    small,
+    with_option,
+)
 
 from keras_bp import layers, losses, optimizers
 
@@ -70,23 +82,10 @@ def test_feedback_alignment(replicas):
     assert difference(two, one) < BOUND
 
 
-def test_fit_and_a_loop_make_the_same_steps(replicas):
-    def optimizer():
-        return optimizers.Adam(0.01, global_clipnorm=0.5)
-
-    fit, loop = (way(replicas, small, optimizer) for way in (by_fit, by_loop))
-    # The loop divides the sum by the rows, a power of two, and fit the two halves by theirs.
-    assert difference(fit, loop) == 0
-
-
 def test_statistics_that_are_not_synchronized_are_seen(replicas):
     """Each replica has its own batch's then: what the bound is there to find."""
-
-    def optimizer():
-        return optimizers.Adam(0.01)
-
-    two = by_loop(replicas, lambda: small(synchronized=False), optimizer)
-    assert difference(two, by_loop(None, small, optimizer)) > 1000 * BOUND
+    two = by_loop(replicas, lambda: small(synchronized=False), sgd("plain"))
+    assert difference(two, with_option(None, "plain")) > 1000 * BOUND
 
 
 def test_dropout_draws_as_keras_does(replicas):
@@ -98,7 +97,9 @@ def test_dropout_draws_as_keras_does(replicas):
         return keras.Sequential([keras.Input((6,)), *parts])
 
     ours, theirs = (
-        by_fit(replicas, lambda library=library: network(library), lambda: optimizers.SGD(0.1))
+        by_fit(
+            replicas, lambda library=library: network(library), sgd("plain"), X[:80], LABELS[:80]
+        )
         for library in (layers, keras.layers)
     )
     assert difference(ours, theirs) < BOUND

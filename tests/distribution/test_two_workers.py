@@ -1,4 +1,4 @@
-"""Two workers train as one device with the global batch, over 50 steps."""
+"""Two workers that train as one device with the global batch, over 50 steps, or that differ."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from distribution_cases import BOUND, OPTIONS, STEPS, by_loop, difference, sgd, small
+from distribution_cases import BOUND, OPTIONS, STEPS, difference, with_option
 
 import keras_bp
 
@@ -47,15 +47,40 @@ def train(folder, names):
     assert [worker.returncode for worker in workers] == [0, 0], output
 
 
-@pytest.mark.parametrize(
-    "names", [("all",), pytest.param(tuple(OPTIONS), marks=pytest.mark.long)], ids=len
-)
-def test_two_workers_are_one(names, tmp_path):
-    """Each clipping, accumulation, and all of it, with synchronized batch normalization."""
-    train(tmp_path, names)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of two workers that trained with all options."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(folder, ["all"])
+    return folder
+
+
+def check(folder, names):
     for name in names:
-        arrays = dict(np.load(tmp_path / f"{name}.npz"))
+        arrays = dict(np.load(folder / f"{name}.npz"))
         losses = arrays.pop("losses")
         two = losses, [arrays[f"arr_{index}"] for index in range(len(arrays))]
         assert len(losses) == STEPS
-        assert difference(two, by_loop(None, small, sgd(name))) < BOUND, name
+        assert difference(two, with_option(None, name)) < BOUND, name
+
+
+def test_two_workers_are_one(trained):
+    """Clipping, accumulation and averages, with synchronized batch normalization."""
+    check(trained, ["all"])
+
+
+@pytest.mark.long
+def test_two_workers_are_one_with_each_option(tmp_path):
+    train(tmp_path, OPTIONS)
+    check(tmp_path, OPTIONS)
+
+
+def test_workers_that_differ(trained):
+    expected = (
+        "All workers must have the same `variables`. Received: "
+        "'sequential/hidden/kernel (4, 6)' (number 0) on worker 0, "
+        "'sequential/hidden/kernel (4, 8)' (number 0) on worker 1"
+    )
+    for index in range(2):
+        report = (trained / f"report{index}").read_text().splitlines()
+        assert report == ["the same", expected]

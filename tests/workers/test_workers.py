@@ -1,24 +1,21 @@
-"""Workers find one another, or say which is missing or differs, or what TF_CONFIG should be."""
+"""Workers find one another, or say which is missing, or what TF_CONFIG should be.
+
+Those that differ are in tests/distribution/test_two_workers.py, with two processes.
+"""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 import tensorflow as tf
 
-import keras_bp
 from keras_bp.workers import check_same, multi_worker_strategy
 
 # The waiting by itself: the strategy can only be made in a process that has computed nothing.
 from keras_bp.workers.multi_worker_strategy import _wait_for_all
 
-HERE = pathlib.Path(__file__).parent
 ADDRESSES = ["127.0.0.1:2222", "127.0.0.1:2223"]
 
 
@@ -131,29 +128,3 @@ def test_several_devices_a_worker(monkeypatch, replicas):
 def test_one_program_is_the_same_as_itself(replicas):
     for strategy in (replicas, tf.distribute.get_strategy()):
         check_same(strategy, size=3, shapes=[(2, 3), None], text="ä")
-
-
-def test_workers_that_differ(tmp_path):
-    """Two real workers: they agree on the batch size, and have another layer's width."""
-    addresses = [f"{host}:{port}" for host, port in free_addresses(2)]
-    source = str(pathlib.Path(keras_bp.__file__).parents[1])
-    workers = []
-    for index in range(2):
-        config = {"TF_CONFIG": json.dumps(tf_config(addresses, index)), "PYTHONPATH": source}
-        command = [sys.executable, HERE / "differing_workers.py", tmp_path / "report"]
-        environment = {**os.environ, **config}
-        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
-    try:
-        assert [worker.wait(120) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    expected = (
-        "All workers must have the same `variables`. Received: "
-        "'sequential/hidden/kernel (4, 6)' (number 0) on worker 0, "
-        "'sequential/hidden/kernel (4, 8)' (number 0) on worker 1"
-    )
-    for index in range(2):
-        report = (tmp_path / f"report{index}").read_text().splitlines()
-        assert report == ["the same", expected]
