@@ -47,8 +47,7 @@ def in_every_way(function, arguments, upstream, signature, exact=False):
     yield tf.function(run, jit_compile=True, autograph=False)(upstream, *arguments)
 
 
-@pytest.mark.parametrize("leading", [(4,), (2, 3), (2, 1, 3)])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("leading, bias", [((4,), False), ((2, 3), True), ((2, 1, 3), True)])
 def test_dense(leading, bias):
     x, kernel, feedback, b = normal(*leading, 5), normal(5, 3), normal(5, 3), normal(3)
     arguments, dz = [x, kernel, feedback, *[b] * bias], normal(*leading, 3)

@@ -37,9 +37,7 @@ CHANGES = {
     "0.1 % too large": lambda g: 1.001 * g,
     "0.1 % too small": lambda g: 0.999 * g,
     "sign": lambda g: -g,
-    "zero": lambda g: 0.0 * g,
     "cut off": lambda g: None,
-    "nan": lambda g: np.nan * g,
     "one entry, 0.1 %": _one_entry(1.001),
     "one entry, sign": _one_entry(-1.0),
     "one entry, zero": _one_entry(0.0),
@@ -47,10 +45,13 @@ CHANGES = {
 }
 
 
+RELU = ("0.1 % too small", "one entry, sign", "one entry, zero")
+
+
 @pytest.mark.parametrize(
     "activation, change",
-    [(tf.tanh, change) for change in CHANGES]
-    + [(tf.nn.relu, change) for change in CHANGES if "0.1 %" in change or "zero" in change],
+    [(tf.tanh, change) for change in CHANGES if change not in RELU[:2]]
+    + [(tf.nn.relu, change) for change in RELU],
 )
 def test_a_wrong_kernel_gradient(rng, with_gradient, activation, change):
     report = _check(rng, activation, with_gradient(CHANGES[change]))

@@ -89,8 +89,8 @@ def test_the_seed_fixes_the_entries_and_the_weights(rng):
         return report.rows[0].worst_index, report.rows[0].analytic
 
     x = rng.normal(size=(6, 7))
-    assert figures(3) == figures(3)
-    assert figures(3) != figures(4)
+    found = figures(3)
+    assert figures(3) == found != figures(4)
 
 
 @pytest.mark.parametrize("max_entries, checked", [(1, 1), (41, 41), (42, 42), (43, 42), (None, 42)])
@@ -104,14 +104,14 @@ def test_sampled_entries_are_drawn_without_replacement(with_gradient):
     """With 41 of 42 entries one is left out: a single wrong entry is found, or is that one."""
     x = np.linspace(-1.0, 1.0, 42)
     found = 0
-    for wrong in range(0, 42, 6):
+    for wrong in range(0, 42, 14):
         mask = np.where(np.arange(42) == wrong, 2.0, 1.0)
         spoil = with_gradient(lambda g, mask=mask: g * mask)
         report = check_gradients(lambda v, f=spoil: tf.sin(f(v)), x, max_entries=41)
         if report.verdict == "wrong":
             assert report.rows[0].worst_index == (wrong,)
             found += 1
-    assert found >= 6
+    assert found >= 2
 
 
 def test_a_large_epsilon_shows_the_truncation_error():
