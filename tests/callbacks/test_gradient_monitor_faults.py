@@ -80,9 +80,8 @@ EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile
     [
         # gamma's gradient is a product, which TensorFlow joins with the rate of SGD's step ...
         (lambda: optimizers.SGD(0.01, momentum=0.9), GRAPH),
-        # ... and XLA with the sum of the accumulated gradients.
-        (lambda: optimizers.SGD(0.01, momentum=0.9, gradient_accumulation_steps=2), JIT),
-        (lambda: optimizers.SGD(0.01, clipnorm=0.1), JIT),
+        # ... and XLA with the sum of the accumulated gradients, which are clipped after that.
+        (lambda: optimizers.SGD(0.01, clipnorm=0.1, gradient_accumulation_steps=2), JIT),
         (lambda: optimizers.LossScaleOptimizer(optimizers.RMSprop(0.01, clipnorm=0.1)), GRAPH),
         (
             lambda: optimizers.LossScaleOptimizer(
@@ -91,7 +90,7 @@ EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile
             EAGER,
         ),
     ],
-    ids=["sgd", "accumulation-jit", "clip-jit", "loss-scale", "all-eager"],
+    ids=["sgd", "accumulation-clip-jit", "loss-scale", "all-eager"],
 )
 @pytest.mark.parametrize(
     "options",

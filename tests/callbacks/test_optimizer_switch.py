@@ -85,7 +85,10 @@ def test_the_loss_scale_that_was_reached_is_kept(data, tmp_path):
 
 
 def test_replicas(data, replicas):
-    model = build(strategy=replicas, dropout=0.0, jit_compile=False)
+    keras.utils.set_random_seed(0)
+    with replicas.scope():
+        model = keras.Sequential([keras.Input((4,)), L.Dense(3, "tanh"), L.Dense(1)])
+        model.compile("adam", "mse", jit_compile=False)
     switch, kept = OptimizerSwitch(0.05, **PLATEAU), []
     keep = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: kept.append(model.get_weights())

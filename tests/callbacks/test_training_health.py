@@ -177,7 +177,7 @@ def test_stop():
 def test_a_function_gets_the_findings_and_may_raise():
     found = []
     health = TrainingHealth(["saturation"], action=found.append)
-    fit(saturated(), health, epochs=2)
+    fit(saturated(), health)
     assert found == health.findings and len(found) == 1
 
     def refuse(finding):
@@ -190,7 +190,8 @@ def test_a_function_gets_the_findings_and_may_raise():
     fit(model)
 
 
-def test_report(capsys):
+def test_report(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     health = collect(NAMES)
     fit(healthy(), health, verbose=2)
     assert health.report == "TrainingHealth: nothing found in 12 update steps"
@@ -201,6 +202,7 @@ def test_report(capsys):
     lines = health.report.splitlines()
     assert lines[0] == "TrainingHealth: 1 finding in 12 update steps"
     assert lines[1:] == [f"- {health.findings[0]}"]
+    assert list(tmp_path.iterdir()) == []  # no file without a `log_dir`
 
 
 def test_tensorboard(tmp_path, read_events):
@@ -216,12 +218,6 @@ def test_tensorboard(tmp_path, read_events):
         "training_health/saturation/h1": {10: str(health.findings[1])},
         "training_health/report": {12: health.report},
     }
-
-
-def test_no_file_without_a_log_dir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    fit(saturated(), collect())
-    assert list(tmp_path.iterdir()) == []
 
 
 # Where it works.

@@ -191,7 +191,13 @@ NO_GRADIENT = {"vanishing", "unchanged_weights"}
 # are another's like are left to the long tests.
 FAULTS = [
     (deep_sigmoid, "vanishing", "h0", set()),
-    (deep_tanh_with_tiny_weights, "poor_initialization", "h1", {"vanishing"}),
+    pytest.param(
+        deep_tanh_with_tiny_weights,
+        "poor_initialization",
+        "h1",
+        {"vanishing"},
+        marks=pytest.mark.long,
+    ),
     (exploding_recurrent, "exploding", "rnn/simple_rnn_cell", DIVERGES),
     pytest.param(
         exploding_tanh_recurrent,
@@ -204,7 +210,7 @@ FAULTS = [
         deep_relu_with_normal_weights, "poor_initialization", "h1", DIVERGES, marks=pytest.mark.long
     ),
     (convolutions_with_normal_weights, "poor_initialization", "c1", {"exploding"}),
-    (zero_weights, "poor_initialization", "h0", NO_GRADIENT),
+    pytest.param(zero_weights, "poor_initialization", "h0", NO_GRADIENT, marks=pytest.mark.long),
     (constant_weights, "poor_initialization", "h0", set()),
     (negative_biases, "dead_units", "h1", NO_GRADIENT | {"poor_initialization"}),
     (large_tanh_weights, "saturation", "h1", {"poor_initialization"}),
