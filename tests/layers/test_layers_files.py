@@ -51,7 +51,8 @@ def trained():
     for module in (keras.layers, layers):
         keras.utils.set_random_seed(3)
         models[module] = network(module)
-        models[module].compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        options = {"loss": "sparse_categorical_crossentropy", "run_eagerly": True}
+        models[module].compile(keras.optimizers.SGD(0.1), **options)
         models[module].fit(X, Y, batch_size=8, verbose=0)
     return models
 

@@ -10,13 +10,14 @@ from keras_bp import layers, losses
 FIT = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
 
 
-def replicated():
+def replicated(run_eagerly):
     """A model with batch normalization over the steps that a mask lets through."""
     parts = [keras.layers.Masking(), layers.Dense(5, "relu")]
     parts += [layers.BatchNormalization(synchronized=True), layers.Dense(4)]
     parts += [keras.layers.GlobalAveragePooling1D(), layers.Dense(3, "softmax")]
     model = keras.Sequential([keras.Input((6, 4)), *parts])
-    model.compile(keras.optimizers.SGD(0.1), losses.SparseCategoricalCrossentropy())
+    loss = losses.SparseCategoricalCrossentropy()
+    model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=run_eagerly)
     return model
 
 
@@ -36,7 +37,7 @@ def test_synchronized_replicas_are_one_device_with_the_whole_batch(replicas):
     for strategy in (replicas, None):
         keras.utils.set_random_seed(1)
         with strategy.scope() if strategy else contextlib.nullcontext():
-            model = replicated()
+            model = replicated(run_eagerly=strategy is None)
         history = model.fit(sequences, y, **FIT).history["loss"]
         results.append((history, model.get_weights()))
     (losses_, weights), (expected_losses, expected) = results

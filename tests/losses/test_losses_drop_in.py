@@ -112,15 +112,15 @@ WEIGHTS = {
 }
 
 
-# Reductions are Keras's own code: each once with weights, the weights with one reduction.
+# Reductions are Keras's own code, which sees the loss before them alone: each once with weights,
+# the weights with one reduction and one loss of each shape of labels.
 @pytest.mark.parametrize(
-    "reduction, weights",
+    "name, reduction, weights",
     [
-        *((reduction, "a step") for reduction in REDUCTIONS),
-        *(("sum_over_batch_size", weights) for weights in WEIGHTS if weights != "a step"),
+        *(("BinaryCrossentropy", reduction, "a step") for reduction in REDUCTIONS),
+        *((name, "sum_over_batch_size", weights) for name in NAMES[::2] for weights in WEIGHTS),
     ],
 )
-@pytest.mark.parametrize("name", NAMES)
 def test_reductions_and_sample_weights(name, reduction, weights):
     shape = (4, 2, 3) if weights != "an example" and weights != "all zero" else (4, 3)
     labels, predictions = data(name, shape)
@@ -128,7 +128,7 @@ def test_reductions_and_sample_weights(name, reduction, weights):
     assert_like_keras(name, labels, predictions, call=call, reduction=reduction)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size", "mean_with_sample_weight"])
 @pytest.mark.parametrize("name", NAMES)
 def test_masks(name, reduction):
     labels, predictions = data(name, (4, 2, 3))
@@ -204,10 +204,10 @@ def test_ignored_predictions_may_be_anything():
     np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
 
 
-# Each dtype beside float32 on either side, with itself, and the two half precisions.
+# Each dtype beside float32 on either side, and the two half precisions.
 DTYPES = ["float16", "bfloat16", "float64"]
 PAIRS = [pair for dtype in DTYPES for pair in ((dtype, "float32"), ("float32", dtype))]
-PAIRS += [(dtype, dtype) for dtype in DTYPES] + [("bfloat16", "float16"), ("float32", "float32")]
+PAIRS += [("bfloat16", "float16")]
 
 
 @pytest.mark.parametrize("dtype, policy", PAIRS)

@@ -42,10 +42,11 @@ def test_in_a_graph_with_unknown_dimensions(case):
     compare(differentiate(*calculus.tensors(case.arguments)), case)
 
 
-# These take another way under XLA; of the others one case is compiled.
+# These ask whether they are compiled by XLA and take another way then.
 ASK_FOR_XLA = ("batch_normalization", "binary", "categorical", "dropout")
-FIRST = {case.name.split()[0]: case for case in reversed(BRANCHES)}.values()
-COMPILED = [case for case in BRANCHES if case.name.startswith(ASK_FOR_XLA) or case in FIRST]
+COMPILED = [case for case in BRANCHES if case.name.startswith(ASK_FOR_XLA)]
+# Of the others one op stands for all: XLA compiles what a graph holds.
+COMPILED += [case for case in BRANCHES if case.name.startswith("group_normalization")][:1]
 
 
 @pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.name)

@@ -95,7 +95,12 @@ def test_batch_jacobian(name):
     calculus.assert_near(np.stack(gradient), truth(name)[1][which], FIRST_ORDER)
 
 
-@forward
+# Of the backward rules these have the most operations.
+@pytest.mark.parametrize(
+    "case",
+    [c for c in FORWARD if c.name.startswith(("softmax", "batch", "layer", "binary"))],
+    ids=lambda case: case.name,
+)
 def test_forward_mode_over_a_tape(case):
     arguments = calculus.tensors(case.arguments)
     tangents = direction(arguments)
