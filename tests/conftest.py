@@ -18,9 +18,7 @@ STARTERS = [
     "test_endurance.py",
     "test_multi_worker.py",
     "test_two_workers.py",
-    "test_workers.py",
     "test_saving.py",
-    "test_benchmarks.py",
 ]
 
 

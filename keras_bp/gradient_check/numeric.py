@@ -149,9 +149,9 @@ class Evaluator:
                 return i + 1, results.write(i, self._objective())
 
         count = tf.size(entries) * shifts
-        start = 0, tf.TensorArray(tf.float64, size=count)
+        initial = 0, tf.TensorArray(tf.float64, size=count)
         _, results = tf.while_loop(
-            lambda i, _: i < count, evaluate_one, start, parallel_iterations=1
+            lambda i, _: i < count, evaluate_one, initial, parallel_iterations=1
         )
         return tf.reshape(results.stack(), (-1, shifts))
 
