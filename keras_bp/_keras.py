@@ -85,6 +85,8 @@ PRIVATE_NAMES = {
     "keras.src.random.seed_generator.global_seed_generator": "the state that dropout draws on; a "
     "resumed training would draw other masks",
     "keras.src.utils.tracking.Tracker": "a trial puts back what a layer tracked before",
+    "tf.__internal__.tracking.TrackableDataStructure": "TensorFlow's stand-in for lists and "
+    "dicts of an object; a trial would leave them as the training has changed them",
     "keras.src.callbacks.monitor_callback.MonitorCallback": "the base of EarlyStopping, whose "
     "arguments OptimizerSwitch has",
     "tensorflow.python.eager.context": "the operations' seeds and the cache of kernels; a trial "
@@ -94,6 +96,10 @@ PRIVATE_NAMES = {
     "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA; "
     "without it a slower form would be taken there",
 }
+
+TrackedContainer = tf.__internal__.tracking.TrackableDataStructure
+LEARNING_RATE = "_learning_rate"
+"""The attribute from which an optimizer reads its rate, to lend it another one for a while."""
 
 serializable = keras.saving.register_keras_serializable(package=PACKAGE)
 """Class decorator: registers the class as `keras_bp>ClassName`.
@@ -248,11 +254,16 @@ def leaf_optimizers(optimizer: keras.optimizers.Optimizer) -> list[keras.optimiz
 
     A `LossScaleOptimizer` holds one optimizer, a `MultiOptimizer` several.
     """
-    if hasattr(optimizer, "inner_optimizer"):
-        return leaf_optimizers(optimizer.inner_optimizer)
-    if hasattr(optimizer, "optimizers"):
-        return [leaf for inner in optimizer.optimizers for leaf in leaf_optimizers(inner)]
-    return [optimizer]
+    holders = "inner_optimizer", "optimizers"
+    every = all_optimizers(optimizer)
+    return [one for one in every if not any(hasattr(one, holder) for holder in holders)]
+
+
+def all_optimizers(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """List an optimizer and all inside it, a wrapper or composite before what it holds."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    members = getattr(optimizer, "optimizers", ()) if inner is None else [inner]
+    return [optimizer, *(found for member in members for found in all_optimizers(member))]
 
 
 @contextlib.contextmanager

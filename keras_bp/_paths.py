@@ -39,6 +39,13 @@ def variable_paths(model):
     return paths
 
 
+def path_of(variable):
+    """Return a variable's path, such as "dense/kernel", in which patterns are searched."""
+    if isinstance(variable, keras.Variable):
+        return variable.path
+    return variable.name.removesuffix(":0")
+
+
 def layer_paths(model):
     """Map each layer that a model's `summary` lists, and those of models in it, to its path.
 

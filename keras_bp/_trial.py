@@ -21,7 +21,7 @@ _OBJECTS = (
     tf.random.Generator,
     _keras.Tracker,
     # TensorFlow's stand-ins for the lists and dicts of an optimizer, which hold the real ones.
-    tf.__internal__.tracking.TrackableDataStructure,
+    _keras.TrackedContainer,
 )
 _VARIABLES = (keras.Variable, tf.Variable)
 _CONTAINERS = (list, tuple, dict, set)
@@ -119,6 +119,17 @@ def _refill(container, contents):
         list.__setitem__(container, slice(None), contents)
 
 
+@contextlib.contextmanager
+def unchanged_values(variables):
+    """Restore the values of some variables at the exit, and leave them on their device."""
+    before = [tf.identity(tf.convert_to_tensor(variable)) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+
+
 def _remember_random_state():
     """Remember the random states of the process; return a function that restores them."""
     python, numpy = random.getstate(), np.random.get_state()
@@ -171,7 +182,7 @@ def lent_learning_rate(optimizer, rate, remember=lambda leaf: None):
             for leaf in _keras.leaf_optimizers(found):
                 if all(leaf is not other for other in leaves):
                     remember(leaf)
-                    stack.enter_context(replaced_attributes(leaf, _learning_rate=rate))
+                    stack.enter_context(replaced_attributes(leaf, **{_keras.LEARNING_RATE: rate}))
                     leaves.append(leaf)
 
         lend(optimizer)

@@ -14,6 +14,7 @@ from keras_bp._arguments import check_number
 
 __all__ = [
     "all_finite",
+    "as_gradient",
     "clip",
     "deduplicate",
     "global_norm",
@@ -31,6 +32,13 @@ Gradient = Any
 def values_of(gradient: Gradient) -> Any:
     """Return a gradient's entries: those of its rows if it is sparse."""
     return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def as_gradient(gradient: Any) -> Gradient:
+    """Return a gradient as it is, and what else was given for one (a nested list) as a tensor."""
+    if gradient is None or isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.convert_to_tensor(gradient)
 
 
 def map_values(function: Callable[..., Any], gradient: Gradient) -> Gradient:
@@ -59,7 +67,8 @@ def map_values(function: Callable[..., Any], gradient: Gradient) -> Gradient:
 def unscale(gradient: Gradient, factor: Any) -> Gradient:
     """Divide a gradient by the factor that the loss was multiplied by.
 
-    A gradient in float16 or bfloat16 is divided in float32, to round nothing to 0.
+    A gradient in float16 or bfloat16 is divided in float32, to round nothing to 0, and comes back
+    in float32.
 
     Args:
         gradient: a tensor, a `tf.IndexedSlices` or None, which stays None.
@@ -77,7 +86,8 @@ def unscale(gradient: Gradient, factor: Any) -> Gradient:
 
     def divide(values: tf.Tensor) -> tf.Tensor:
         values = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
-        return values / tf.cast(factor, values.dtype)
+        # A number takes the gradient's dtype; `tf.cast` would round it to float32 first.
+        return values / (tf.cast(factor, values.dtype) if tf.is_tensor(factor) else factor)
 
     return map_values(divide, gradient)
 

@@ -95,6 +95,14 @@ def _member(module, name):
 
 
 # Each says whether the name still means what `_keras` takes it for; an AttributeError says no.
+def _asks_its_map(k):
+    rule, asked = keras.optimizers.SGD(), []
+    composite = keras.optimizers.MultiOptimizer(lambda variable: rule)
+    with _keras.in_composites(composite, asked.append):
+        composite.build([k.kernel])
+    return asked == [rule]
+
+
 PROBES = {
     "Layer._flatten_layers": lambda k: k.dense in k.model._flatten_layers(),
     "Layer._losses": lambda k: len(k.penalized._losses) == 1,
@@ -149,7 +157,7 @@ PROBES = {
     "Optimizer._var_key": lambda k: (
         k.optimizer._var_key(k.kernel) in k.optimizer._trainable_variables_indices
     ),
-    "MultiOptimizer._optimizer_map": lambda k: "_optimizer_map" in vars(k.composite),
+    "MultiOptimizer._optimizer_map": _asks_its_map,
     "GradientTape._persistent": lambda k: (
         tf.GradientTape(persistent=True)._persistent and not tf.GradientTape()._persistent
     ),
@@ -160,6 +168,9 @@ PROBES = {
         _keras.global_seed_state(), keras.Variable
     ),
     "keras.src.utils.tracking.Tracker": _member("keras.src.utils.tracking", "Tracker"),
+    "tf.__internal__.tracking.TrackableDataStructure": lambda k: isinstance(
+        k.optimizer._trainable_variables, _keras.TrackedContainer
+    ),
     "keras.src.callbacks.monitor_callback.MonitorCallback": lambda k: isinstance(
         k.stopping, _keras.MonitorCallback
     ),
@@ -229,6 +240,10 @@ def _foreign(tree, defined):
             for module in sorted(set(modules)):
                 if module.startswith(("keras.src", "tensorflow.python")):
                     found.append((node.lineno, f"imports {module}"))
+        elif isinstance(node, ast.keyword) and node.arg in ATTRIBUTES:
+            found.append((node.value.lineno, f"{node.arg}="))
+        elif isinstance(node, ast.Attribute) and node.attr == "__internal__":
+            found.append((node.lineno, ast.unparse(node)))
         elif isinstance(node, ast.Constant) and node.value in ATTRIBUTES:
             found.append((node.lineno, repr(node.value)))
         elif isinstance(node, ast.Attribute) and _is_private(node.attr):

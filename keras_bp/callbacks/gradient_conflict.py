@@ -155,8 +155,8 @@ class GradientConflict(RecordingCallback):
         """Keras's hook: leave model, combiner and optimizer as they were."""
         if self._recording and self._recorder.sees_update and self._recorder.shared is None:
             warnings.warn(
-                f"GradientConflict saw no tasks: the train step of model {self.model.name!r} does "
-                "not call `model.listeners`",
+                f"GradientConflict saw no tasks: the train step of model {self.model.name!r} "
+                "calls none of `model.listeners`",
                 RuntimeWarning,
                 stacklevel=2,
             )

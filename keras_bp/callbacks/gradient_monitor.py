@@ -15,9 +15,15 @@ from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._trial import replaced_attributes
 from keras_bp._types import Path
 from keras_bp.callbacks._charts import GradientFlowImage, layout
-from keras_bp.feedback import Alignment, alignment_sums, exact_gradients
+from keras_bp.feedback import (
+    Alignment,
+    DirectFeedback,
+    FeedbackConv2D,
+    FeedbackDense,
+    alignment_sums,
+    exact_gradients,
+)
 from keras_bp.gradients import sum_over_replicas
-from keras_bp.layers import DirectFeedback, FeedbackConv2D, FeedbackDense
 from keras_bp.recording import (
     STATISTICS,
     EventFile,
@@ -329,21 +335,23 @@ class GradientMonitor(RecordingCallback):
     def _write_weights(self):
         """Write a histogram of each weight of the chosen layers."""
         self._histograms_at = self._last_step
-        self._write_histograms("weights", self.model.weights, map(_counted, self.model.weights))
+        weights = self.model.weights
+        self._write_histograms("weights", weights, lambda i: _counted(weights[i]))
 
     def _write_sampled(self):
         """Write the histograms that the recorder has counted."""
         gradients, outputs = self._recorder.histograms()
-        self._write_histograms("gradients", self._recorder.variables, gradients)
+        self._write_histograms("gradients", self._recorder.variables, gradients.__getitem__)
         for i, path in self._chosen_outputs.items():
             self._file.write_histogram(f"activations/{path}", rows(outputs[i]), self._last_step)
 
-    def _write_histograms(self, kind, variables, counted):
+    def _write_histograms(self, kind, variables, counts_of):
+        """Write the histograms of the chosen layers; no other layer's are counted."""
         paths = variable_paths(self.model)
-        for variable, counts in zip(variables, counted, strict=True):
+        for i, variable in enumerate(variables):
             layer, path = paths[id(variable)]
             if layer in self._selection:
-                self._file.write_histogram(f"{kind}/{path}", rows(counts), self._last_step)
+                self._file.write_histogram(f"{kind}/{path}", rows(counts_of(i)), self._last_step)
 
 
 class _UpdateScalars:

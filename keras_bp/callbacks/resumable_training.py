@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_path
-from keras_bp._keras import global_seed_state, initial_epoch, leaf_optimizers, set_initial_epoch
+from keras_bp._keras import all_optimizers, global_seed_state, initial_epoch, set_initial_epoch
 from keras_bp._types import Path
 
 # Errors of TensorFlow's reader and of JSON on truncated or altered files.
@@ -200,8 +200,8 @@ class ResumableTraining(keras.callbacks.Callback):
             number, (theirs, ours) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
             raise _Refused(
                 f"`backup_dir` must hold checkpoints of the same model and optimizer. Received: "
-                f"backup_dir={self.backup_dir!r} with {len(saved)} variables where this training "
-                f"has {len(own)}; number {number} is {theirs!r} there and {ours!r} here"
+                f"backup_dir={self.backup_dir!r} with {len(saved)} classes and variables where "
+                f"this training has {len(own)}; number {number} is {theirs!r} there, {ours!r} here"
             )
         return self._state.variables
 
@@ -222,7 +222,7 @@ class _TrainingState:
     def __init__(self, model, callbacks):
         self._callbacks = callbacks
         self._classes = [f"callback {type(callback).__name__}" for callback in callbacks]
-        optimizers = dict.fromkeys([model.optimizer, *leaf_optimizers(model.optimizer)])
+        optimizers = all_optimizers(model.optimizer)
         self._classes += [f"optimizer {type(optimizer).__name__}" for optimizer in optimizers]
         self._classes += [f"layer {type(layer).__name__}" for layer in model.layers]
         variables = {

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bp._keras import serializable
+from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
 from keras_bp.deferred.rows import missed_quadrature, missed_steps
 from keras_bp.optimizers.adam import Adam
@@ -85,8 +86,6 @@ class DeferredAdam(Adam):
         just before section 2.1.
     """
 
-    argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon")
-
     def __init__(
         self,
         learning_rate: LearningRate = 0.001,
@@ -128,18 +127,15 @@ class DeferredAdam(Adam):
         # The layer's variables, and one that belongs to the optimizer.
         return [*rows.variables, self.add_variable((), dtype="bool", name="taken_over")]
 
-    def _match(self, grads, variables):
-        grads, variables = super()._match(grads, variables)
-        for gradient, variable in zip(grads, variables, strict=True):
+    def _check_gradients(self, gradients, variables):
+        for gradient, variable in zip(gradients, variables, strict=True):
             if isinstance(gradient, tf.IndexedSlices) and _deferred_rows(variable) is None:
-                path = getattr(variable, "path", variable.name.removesuffix(":0"))
                 raise ValueError(
                     "`grads` must hold sparse gradients for the tables of "
                     "keras_bp.layers.DeferredEmbedding only, which catches up the steps that a "
                     "row missed when it is read; use it instead of keras.layers.Embedding. "
-                    f"Received: a sparse gradient of {path!r}"
+                    f"Received: a sparse gradient of {path_of(variable)!r}"
                 )
-        return grads, variables
 
     def _by_rows(self, variable):
         return _deferred_rows(variable) is not None
@@ -223,8 +219,7 @@ class DeferredAdam(Adam):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
         config = super().get_config()
-        del config["weight_decay"]
-        return config
+        return {name: config[name] for name in config if name not in _ONLY}
 
 
 class _Table(typing.NamedTuple):

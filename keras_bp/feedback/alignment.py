@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._paths import variable_paths
-from keras_bp._trial import unchanged
+from keras_bp._trial import unchanged_values
 from keras_bp._types import Array
 from keras_bp.feedback.ops import exact_gradients
 
@@ -123,7 +123,9 @@ def alignment(
         )
     variables = list(model.trainable_variables)
     x, y = (tf.nest.map_structure(tf.convert_to_tensor, data) for data in (x, y))
-    with unchanged(model), tf.GradientTape(persistent=True) as tape:
+    # A forward pass changes batch statistics, seeds and metrics, never weights or the optimizer.
+    state = [*model.non_trainable_variables, *model.metrics_variables]
+    with unchanged_values(state), tf.GradientTape(persistent=True) as tape:
         outputs = model(x, training=True)
         loss = model.compute_loss(x, y, outputs, sample_weight, training=True)
     gradients = tape.gradient(loss, variables)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_floating
 from keras_bp._keras import is_persistent
 from keras_bp._types import Array
-from keras_bp.gradients import all_finite, map_values, sum_over_replicas, values_of
+from keras_bp.gradients import all_finite, as_gradient, map_values, sum_over_replicas, values_of
 from keras_bp.multitask.weighting import Weighting
 
 Gradient = Any
@@ -265,7 +265,7 @@ def _checked(task_gradients, losses):
             f"`losses` must hold a loss for each of the {len(task_gradients)} tasks. "
             f"Received: {len(losses)} losses"
         )
-    tasks = [[_tensor(gradient) for gradient in task] for task in task_gradients]
+    tasks = [[as_gradient(gradient) for gradient in task] for task in task_gradients]
     for number, column in enumerate(zip(*tasks, strict=True)):
         shapes = [_shape(gradient) for gradient in column if gradient is not None]
         if not all(shapes[0].is_compatible_with(shape) for shape in shapes[1:]):
@@ -274,12 +274,6 @@ def _checked(task_gradients, losses):
                 f"{[str(shape) for shape in shapes]} for variable {number}"
             )
     return tasks
-
-
-def _tensor(gradient):
-    if gradient is None or isinstance(gradient, tf.IndexedSlices):
-        return gradient
-    return tf.convert_to_tensor(gradient)
 
 
 def _shape(gradient):

@@ -1,5 +1,6 @@
 """The base of the rules: the weights of the tasks as a function of their gradients' Gram matrix."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import tensorflow as tf
@@ -22,10 +23,10 @@ class Weighting:
         **arguments: the rule's constructor's arguments, for `get_config`.
 
     Attributes:
-        variables: list of the variables that the rule learns, empty for most.
+        variables: sequence of the variables that the rule learns, empty for most.
     """
 
-    variables: list = []
+    variables: Sequence = ()
 
     def __init__(self, **arguments: Any) -> None:
         self._config = arguments

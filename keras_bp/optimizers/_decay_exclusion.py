@@ -2,7 +2,7 @@
 
 import re
 
-import keras
+from keras_bp._paths import path_of
 
 PRESETS = {
     # The last word of the name of Keras's biases (bias, recurrent_bias, ...) and of the weights
@@ -29,13 +29,6 @@ def check_patterns(patterns):
                 f"Received: {pattern!r} ({error})"
             ) from error
     return patterns
-
-
-def path_of(variable):
-    """Return a variable's path, such as "dense/kernel", in which patterns are searched."""
-    if isinstance(variable, keras.Variable):
-        return variable.path
-    return variable.name.removesuffix(":0")
 
 
 def exactly(variable):

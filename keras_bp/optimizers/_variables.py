@@ -5,8 +5,8 @@ import typing
 import keras
 import tensorflow as tf
 
+from keras_bp._paths import path_of
 from keras_bp.gradients import deduplicate
-from keras_bp.optimizers._decay_exclusion import path_of
 
 
 def local(variable):
@@ -139,13 +139,6 @@ def check_shapes(gradients, variables):
                 f"`grads` must have the shapes of the variables, {tuple(variable.shape)} for "
                 f"{path_of(variable)!r}. Received: a gradient of shape {given.shape}"
             )
-
-
-def as_gradient(gradient):
-    """Return a gradient, perhaps given as a nested list, as a tensor; slices and None stay."""
-    if gradient is None or isinstance(gradient, tf.IndexedSlices):
-        return gradient
-    return tf.convert_to_tensor(gradient)
 
 
 def in_full_precision(gradient):

@@ -55,7 +55,7 @@ class LazyAdam(Adam):
         the rows of a batch.
     """
 
-    argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon", "epsilon_hat", "correction")
+    argument_names: tuple[str, ...] = ("correction",)
 
     def __init__(
         self,
@@ -124,3 +124,9 @@ class LazyAdam(Adam):
         counts = tf.reshape(tf.cast(updates, tf.float64), [-1] + [1] * (g.shape.rank - 1))
         size, epsilon, *_ = super()._coefficients(tf.cast(rate, tf.float64), counts, g.dtype)
         return tf.cast(size, g.dtype), tf.cast(epsilon, g.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, for `from_config`."""
+        config = super().get_config()
+        del config["amsgrad"]
+        return config

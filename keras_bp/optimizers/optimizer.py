@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
 from keras_bp._arguments import check_integer, check_number
+from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._decay_exclusion import check_patterns, decayed, exactly, path_of
+from keras_bp.optimizers._decay_exclusion import check_patterns, decayed, exactly
 from keras_bp.optimizers._learning_rate import SettableLearningRate
 from keras_bp.optimizers._variables import (
     GradientSum,
-    as_gradient,
     check_shapes,
     deduplicated,
     descend,
@@ -104,7 +104,7 @@ class Optimizer(SettableLearningRate):
     """Names of the variables that a rule keeps for each weight."""
 
     argument_names: tuple[str, ...] = ()
-    """Names of the rule's own arguments, kept as attributes, for `get_config`."""
+    """Names of the arguments that a class adds to its base's, for `get_config`: attributes."""
 
     def __init__(
         self,
@@ -158,6 +158,9 @@ class Optimizer(SettableLearningRate):
 
     def _check_variables(self, variables):
         """Raise an error if the rule cannot be built on these variables."""
+
+    def _check_gradients(self, gradients, variables):
+        """Raise if the rule cannot use these gradients."""
 
     def _create_slots(self, variable):
         """Return the slots of one variable, in the order in which they are saved."""
@@ -293,7 +296,7 @@ class Optimizer(SettableLearningRate):
             trainable_variables: list of the variables, in the same order; may be left out once
                 the optimizer is built. The first list builds it.
         """
-        grads = [as_gradient(gradient) for gradient in grads]
+        grads = [gradient_tools.as_gradient(gradient) for gradient in grads]
         if not grads:
             return
         grads, variables = self._match(grads, trainable_variables)
@@ -328,7 +331,9 @@ class Optimizer(SettableLearningRate):
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
         self._check_variables_are_known(variables)
-        return self._filter_empty_gradients(grads, variables)
+        grads, variables = self._filter_empty_gradients(grads, variables)
+        self._check_gradients(grads, variables)
+        return grads, variables
 
     def __setattr__(self, name: str, value: typing.Any) -> None:
         # keras.optimizers.LossScaleOptimizer sets this to None in the optimizer that it wraps,
@@ -513,5 +518,7 @@ class Optimizer(SettableLearningRate):
         """Return the constructor's arguments, for `from_config`."""
         # A plain list: Keras tracks the lists of an optimizer, and its own cannot be pickled.
         patterns = list(self.exclude_from_decay) or None
-        own = {name: getattr(self, name) for name in self.argument_names}
+        classes = reversed(type(self).__mro__)
+        names = [name for base in classes for name in vars(base).get("argument_names", ())]
+        own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), "exclude_from_decay": patterns, **own}

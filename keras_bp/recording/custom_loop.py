@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._keras import compiled_by_xla
-from keras_bp._paths import variable_paths
+from keras_bp._paths import path_of, variable_paths
 from keras_bp.gradients import sum_over_replicas
 from keras_bp.recording.callback import LayerSelection
 from keras_bp.recording.recorder import squared_norms
@@ -77,7 +77,7 @@ def _layers(model, variables):
     known = {} if model is None or not model.built else variable_paths(model)
     layers = []
     for variable in variables:
-        name = getattr(variable, "path", None) or variable.name.partition(":")[0]
+        name = path_of(variable)
         layer = name.rpartition("/")[0] or name
         layers.append(known[id(variable)][0] if id(variable) in known else layer)
     return layers

@@ -72,8 +72,6 @@ class GPT3(Schedule):
         last_batch_tokens: int = 3_200_000,
     ) -> None:
         peak = check_number("peak_learning_rate", peak_learning_rate, 0.0)
-        if minimum_learning_rate is None:
-            minimum_learning_rate = 0.1 * peak
         decay = check_number("decay_tokens", decay_tokens, 0.0, low_open=True)
         first = check_integer("first_batch_tokens", first_batch_tokens, 1)
         super().__init__(
@@ -82,9 +80,10 @@ class GPT3(Schedule):
                 "warmup_tokens", warmup_tokens, 0.0, decay, low_open=True, high_open=True
             ),
             decay_tokens=decay,
-            minimum_learning_rate=check_number(
-                "minimum_learning_rate", minimum_learning_rate, 0.0, peak
-            ),
+            # None stays None, so that a copy with another peak has a tenth of that.
+            minimum_learning_rate=None
+            if minimum_learning_rate is None
+            else check_number("minimum_learning_rate", minimum_learning_rate, 0.0, peak),
             ramp_tokens=check_number("ramp_tokens", ramp_tokens, 0.0, low_open=True),
             first_batch_tokens=first,
             last_batch_tokens=check_integer("last_batch_tokens", last_batch_tokens, low=first),
@@ -133,7 +132,9 @@ class GPT3(Schedule):
         tokens = self._tokens(steps)
         rising = between(0.0, peak, tf.minimum(tokens / warmup, 1.0))
         left = (self.decay_tokens - tokens) / (self.decay_tokens - warmup)
-        falling = half_cosine(self.minimum_learning_rate, peak, tf.clip_by_value(left, 0.0, 1.0))
+        floor = self.minimum_learning_rate
+        floor = 0.1 * peak if floor is None else floor
+        falling = half_cosine(floor, peak, tf.clip_by_value(left, 0.0, 1.0))
         return tf.where(tokens < warmup, rising, falling)
 
 

@@ -245,6 +245,7 @@ class _Sweep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Keras's hook: record the loss of the batch just trained on."""
+        self._check_optimizers()  # those that were found as the step was traced
         if "loss" not in (logs or {}):
             raise ValueError(
                 "`model` must have a train_step that returns the loss under the key 'loss'. "

@@ -1,6 +1,7 @@
 """What GradientMonitor writes beside the norms: updates, clipping, outputs, histograms, metrics."""
 
 import re
+import sys
 import types
 
 import keras
@@ -438,3 +439,17 @@ def test_a_unit_that_is_active_on_one_replica_is_not_dead(tmp_path, read_events,
     monitor = GradientMonitor(tmp_path, activations=True)
     fit(model, (x, x[:, :1]), monitor, batch_size=8)
     assert read_events(tmp_path)["dead_units/r"][1] == pytest.approx(1 / 3)
+
+
+def test_only_weights_that_are_written_are_counted(tmp_path, monkeypatch):
+    counted = []
+    module = "keras_bp.callbacks.gradient_monitor"
+    count = sys.modules[module].count_values
+    monkeypatch.setattr(f"{module}.count_values", lambda v: counted.append(v.shape) or count(v))
+    inputs = keras.Input((2,))
+    hidden = keras.layers.Dense(3, name="hidden")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1, name="head")(hidden))
+    model.compile("sgd", "mse", run_eagerly=True)
+    monitor = GradientMonitor(tmp_path, layers=["head"])
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0, callbacks=[monitor])
+    assert counted == [(3, 1), (1,)]

@@ -13,6 +13,8 @@ import pytest
 from instances import BASES, INSTANCES, SERIALIZABLE, made_of, what_it_does
 from trainings import public_classes
 
+import keras_bp
+
 # Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it copies.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -66,3 +68,16 @@ def test_configurations(name):
         if not draws:
             np.testing.assert_equal(what_it_does(again), expected)
     assert item.get_config() == config
+
+
+def test_a_subclass_names_only_the_arguments_that_it_adds():
+    class Scaled(keras_bp.optimizers.Adam):
+        argument_names = ("gamma",)
+
+        def __init__(self, learning_rate=0.1, gamma=2.0, **kwargs):
+            super().__init__(learning_rate, **kwargs)
+            self.gamma = gamma
+
+    config = Scaled(gamma=3.0, beta_1=0.5).get_config()
+    assert (config["gamma"], config["beta_1"], config["epsilon_hat"]) == (3.0, 0.5, True)
+    assert "amsgrad" not in keras_bp.optimizers.LazyAdam().get_config()

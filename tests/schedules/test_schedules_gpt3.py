@@ -73,7 +73,9 @@ def test_gpt3s_own_numbers():
 
 
 def test_the_last_rate_is_a_tenth_of_the_peak_by_default():
-    assert schedules.GPT3(3e-4).minimum_learning_rate == 0.1 * 3e-4
+    assert float(schedules.GPT3(3e-4)(10**6)) == np.float32(3e-5)
+    config = {**schedules.GPT3(3e-4).get_config(), "peak_learning_rate": 1.0}
+    assert float(schedules.GPT3.from_config(config)(10**6)) == np.float32(0.1)
     assert float(schedules.GPT3(3e-4, minimum_learning_rate=0.0)(10**6)) == 0.0
 
 

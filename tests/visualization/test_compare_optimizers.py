@@ -177,7 +177,11 @@ OPTIMIZERS = {"SGD": keras.optimizers.SGD}
         (dict(datasets={"d": (X, Y, X)}), ValueError, r"`datasets\['d'\]` must be \(x, y\) or"),
         (dict(datasets={"d": X}), ValueError, r"`datasets\['d'\]` must be \(x, y\) or"),
         (dict(datasets={"d": (X, Y[:9])}), ValueError, r"`datasets\['d'\]` must have as many.*9"),
-        (dict(datasets={"d": (X, Y, X[:0], Y[:0])}), ValueError, "as many targets as inputs, one or more"),
+        (
+            dict(datasets={"d": (X, Y, X[:0], Y[:0])}),
+            ValueError,
+            "as inputs, one or more",
+        ),
         (dict(epochs=0), ValueError, "`epochs` must be an integer of 1"),
         (dict(batch_size=0), ValueError, "`batch_size` must be an integer of 1"),
         (dict(seeds=3), TypeError, "`seeds` must be a sequence.*seeds=3"),
