@@ -444,8 +444,6 @@ def test_another_optimizer_or_model_begins_anew():
     assert named(health) == [("saturation", "h1", 22)]
     fit(healthy(), health)
     assert health.findings == []
-    fit(saturated(), health)
-    assert named(health) == [("saturation", "h1", 10)]
 
 
 def test_an_exception_in_the_middle(tmp_path, read_events):
