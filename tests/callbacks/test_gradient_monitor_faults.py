@@ -80,8 +80,8 @@ EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile
     [
         # gamma's gradient is a product, which TensorFlow joins with the rate of SGD's step.
         (lambda: optimizers.SGD(0.01, momentum=0.9), GRAPH),
-        # XLA joins no product of those tried, but would compile the accumulation, and the clipping
-        # after it, differently beside a recorder that branches.
+        # XLA joins none of the products that were tried (`own_product` broken shows in the graph
+        # above alone): here a recording that adds to the optimizer's sums would show.
         (lambda: optimizers.SGD(0.01, clipnorm=0.1, gradient_accumulation_steps=2), JIT),
         (
             lambda: optimizers.LossScaleOptimizer(
