@@ -42,13 +42,13 @@ def test_a_range_test_as_fallback():
         seen.append(curve.suggest())
         return seen[-1]
 
-    callback = DiscoveredSchedule(fallback=rate)
+    callback, model = DiscoveredSchedule(fallback=rate), build()
     with pytest.warns(RuntimeWarning, match="too few"):
-        fit(build(), callback, steps=30)
+        fit(model, callback, steps=30)
     check_safe(callback, *seen, 30)
     callback = DiscoveredSchedule(fallback=0.5)
     with pytest.warns(RuntimeWarning, match="too few"):
-        fit(build(), callback, steps=30)
+        fit(model, callback, steps=30)
     check_safe(callback, 0.5, 30)
 
 

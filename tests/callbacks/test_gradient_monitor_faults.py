@@ -78,19 +78,19 @@ EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile
 @pytest.mark.parametrize(
     "optimizer, compiled",
     [
-        # gamma's gradient is a product, which TensorFlow joins with the rate of SGD's step ...
+        # gamma's gradient is a product, which TensorFlow joins with the rate of SGD's step.
         (lambda: optimizers.SGD(0.01, momentum=0.9), GRAPH),
-        # ... and XLA with the sum of the accumulated gradients, which are clipped after that.
+        # XLA joins none of the products that were tried (`own_product` broken shows in the graph
+        # above alone): here a recording that adds to the optimizer's sums would show.
         (lambda: optimizers.SGD(0.01, clipnorm=0.1, gradient_accumulation_steps=2), JIT),
-        (lambda: optimizers.LossScaleOptimizer(optimizers.RMSprop(0.01, clipnorm=0.1)), GRAPH),
         (
             lambda: optimizers.LossScaleOptimizer(
-                optimizers.SGD(0.01, clipnorm=0.1, gradient_accumulation_steps=2)
+                optimizers.RMSprop(0.01, clipnorm=0.1, gradient_accumulation_steps=2)
             ),
-            EAGER,
+            GRAPH,
         ),
     ],
-    ids=["sgd", "accumulation-clip-jit", "loss-scale", "all-eager"],
+    ids=["sgd", "jit", "loss-scale"],
 )
 @pytest.mark.parametrize(
     "options",
@@ -264,14 +264,14 @@ def test_a_full_disk_costs_one_warning_and_no_training(data, tmp_path, read_even
     model = small_model()
     try:
         with pytest.warns(RuntimeWarning, match=r"training goes on.*File too large") as caught:
-            history = fit(model, data, GradientMonitor(tmp_path), At(1, limit), epochs=4)
+            history = fit(model, data, GradientMonitor(tmp_path), At(1, limit), epochs=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert len(caught) == 1 and str(tmp_path) in str(caught[0].message)
-    assert len(history.history["loss"]) == 4 and int(model.optimizer.iterations) == 20
-    assert 1 <= len(read_events(tmp_path)["loss/batch"]) < 20
+    assert len(history.history["loss"]) == 2 and int(model.optimizer.iterations) == 10
+    assert 1 <= len(read_events(tmp_path)["loss/batch"]) < 10
     twin = small_model()
-    fit(twin, data, epochs=4)
+    fit(twin, data, epochs=2)
     np.testing.assert_equal(model.get_weights(), twin.get_weights())
 
 

@@ -24,7 +24,8 @@ EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile
     "name, options",
     [
         # Several of the optimizers have Adam inside of them.
-        *((name, EAGER) for name in OPTIMIZERS if name != "adam"),
+        # Those whose checkpoints are damaged elsewhere are resumed there.
+        *((name, EAGER) for name in ("lamb", "accumulation", "average")),
         ("accumulation", GRAPH),
         pytest.param("accumulation", JIT, marks=pytest.mark.long),
     ],
@@ -61,6 +62,7 @@ class Counts(keras.callbacks.Callback):
 
 def test_what_other_callbacks_have_counted(data, tmp_path):
     counts = [Counts() for _ in range(3)]
+    data = [array[:12] for array in data]
     fit(make_model(), data, counts[0])
     with pytest.raises(KeyboardInterrupt):
         fit(make_model(), data, counts[1], ResumableTraining(tmp_path, counts[1:2]), Cut(2, 1))
@@ -122,7 +124,7 @@ def test_global_random_states(data, tmp_path):
             drawn = keras.random.uniform(()), np.random.rand(), random.random()
             self.drawn.append([float(number) for number in drawn])
 
-    whole, resumed = Drawing(), Drawing()
+    data, whole, resumed = [array[:6] for array in data], Drawing(), Drawing()
     fit(make_model(), data, ResumableTraining(tmp_path), whole)
     forget(tmp_path, 3)
     fit(make_model(), data, ResumableTraining(tmp_path), resumed)
@@ -130,6 +132,8 @@ def test_global_random_states(data, tmp_path):
 
 
 def test_what_other_callbacks_count(data, tmp_path):
+    data = [array[:12] for array in data]
+
     def run(directory, *cut):
         stopping = keras.callbacks.EarlyStopping("loss", 1e9, patience=3, restore_best_weights=True)
         plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=2, min_delta=1e9)
@@ -146,6 +150,8 @@ def test_what_other_callbacks_count(data, tmp_path):
 
 
 def test_a_training_that_was_stopped_is_not_taken_up(data, tmp_path):
+    data = [array[:12] for array in data]
+
     def run():
         stopping = keras.callbacks.EarlyStopping("loss", 1e9, patience=1, restore_best_weights=True)
         model = make_model()
@@ -168,6 +174,7 @@ def test_metrics_that_are_arrays(data, tmp_path):
 
 
 def test_nothing_stays_and_epochs_are_the_total(data, tmp_path):
+    data = [array[:12] for array in data]
     model, resumable = make_model(), ResumableTraining(tmp_path)
     fit(model, data, resumable, epochs=2)
     before = state(model)

@@ -143,9 +143,9 @@ def test_replicas_show_the_whole_batch(tmp_path, replicas):
 
 
 def test_training_is_the_same_to_the_bit(data, tmp_path, always_due):
-    results = []
+    data, results = [array[:10] for array in data], []
     for callbacks in [], [TrainingDashboard(tmp_path / "d.png")]:
-        model = small_model("adam", jit_compile=False)
+        model = small_model(optimizers.SGD(0.01, momentum=0.9), jit_compile=False)
         history = fit(model, data, *callbacks, epochs=1, validation_data=data)
         variables = model.weights + model.optimizer.variables
         results.append((history, [v.numpy() for v in variables]))

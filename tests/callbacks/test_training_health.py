@@ -1,8 +1,8 @@
 """TrainingHealth in `fit`: what it tells, where, and that it changes nothing."""
 
-import contextlib
 import doctest
-import warnings
+import pathlib
+import types
 
 import keras
 import numpy as np
@@ -154,11 +154,30 @@ def test_example_of_the_docstring():
 # What is told.
 
 
-def test_a_warning_for_each_finding():
-    health = TrainingHealth(["saturation", "not_finite"])
-    with pytest.warns(UserWarning) as caught:
-        fit(saturated(), health, epochs=2)
-    assert [str(w.message) for w in caught] == [str(finding) for finding in health.findings]
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """One training that four callbacks watch: a warning, a function, a directory, and all rules."""
+    found, folder = [], tmp_path_factory.mktemp("told")
+    rules = ["saturation", "unchanged_weights"]
+    told = types.SimpleNamespace(
+        found=found,
+        folder=folder,
+        warning=TrainingHealth(["saturation", "not_finite"]),
+        function=TrainingHealth(["saturation"], action=found.append),
+        directory=collect(rules, log_dir=folder),
+    )
+    callbacks = told.warning, told.function, told.directory
+    with pytest.warns(UserWarning) as caught, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("current"))
+        fit(saturated(optimizers.SGD(0.0)), *callbacks, epochs=2)
+        told.files = list(pathlib.Path().iterdir())
+    told.warnings = [str(warning.message) for warning in caught]
+    return told
+
+
+def test_a_warning_for_each_finding(told):
+    health = told.warning
+    assert told.warnings == [str(finding) for finding in health.findings]
     (finding,) = health.findings
     assert (finding.rule, finding.layer, finding.step) == ("saturation", "h1", 10)
     assert (finding.value, finding.threshold) == (1.0, 0.5)
@@ -174,11 +193,8 @@ def test_stop():
     assert named(health) == [("saturation", "h1", 10)]
 
 
-def test_a_function_gets_the_findings_and_may_raise():
-    found = []
-    health = TrainingHealth(["saturation"], action=found.append)
-    fit(saturated(), health)
-    assert found == health.findings and len(found) == 1
+def test_a_function_gets_the_findings_and_may_raise(told):
+    assert told.found == told.function.findings and len(told.found) == 1
 
     def refuse(finding):
         raise RuntimeError(finding.layer)
@@ -187,36 +203,36 @@ def test_a_function_gets_the_findings_and_may_raise():
     with pytest.raises(RuntimeError, match="h1"):
         fit(model, TrainingHealth(["saturation"], action=refuse))
     assert int(model.optimizer.iterations) == 10
-    fit(model)
 
 
-def test_report(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_report(told, capsys):
     health = collect(NAMES)
     fit(healthy(), health, verbose=2)
     assert health.report == "TrainingHealth: nothing found in 12 update steps"
     assert capsys.readouterr().out.endswith(f"\n{health.report}\n")
-    health = collect()
-    fit(saturated(), health)
-    assert capsys.readouterr().out == ""
-    lines = health.report.splitlines()
-    assert lines[0] == "TrainingHealth: 1 finding in 12 update steps"
-    assert lines[1:] == [f"- {health.findings[0]}"]
-    assert list(tmp_path.iterdir()) == []  # no file without a `log_dir`
+    lines = told.warning.report.splitlines()
+    assert lines[0] == "TrainingHealth: 1 finding in 24 update steps"
+    assert lines[1:] == [f"- {told.warning.findings[0]}"]
+    assert told.files == []  # no file without a `log_dir`
 
 
-def test_tensorboard(tmp_path, read_events):
-    health = collect(["saturation", "unchanged_weights"], log_dir=tmp_path)
-    fit(saturated(optimizers.SGD(0.0)), health)
+def test_nothing_is_printed_where_fit_is_silent(capsys):
+    health, (x, y) = collect(["not_finite"]), data(5)
+    fit(healthy(), health, x=x, y=y)
+    assert health.report and capsys.readouterr().out == ""
+
+
+def test_tensorboard(told, read_events):
+    health = told.directory
     assert named(health) == [("unchanged_weights", "h0", 3), ("saturation", "h1", 10)]
     written = {
         tag: {s: str(v.item(), "utf-8") for s, v in e.items()}
-        for tag, e in read_events(tmp_path).items()
+        for tag, e in read_events(told.folder).items()
     }
     assert written == {
         "training_health/unchanged_weights/h0": {3: str(health.findings[0])},
         "training_health/saturation/h1": {10: str(health.findings[1])},
-        "training_health/report": {12: health.report},
+        "training_health/report": {24: health.report},
     }
 
 
@@ -246,17 +262,16 @@ def composite():
 
 
 @pytest.mark.parametrize(
-    "optimizer",
+    "optimizer, epochs",
     [
-        lambda: optimizers.LossScaleOptimizer(composite()),
-        lambda: optimizers.SGD(0.01, gradient_accumulation_steps=2),
-        lambda: keras_bp.optimizers.AdamW(0.01, gradient_accumulation_steps=2),
+        (lambda: optimizers.LossScaleOptimizer(composite()), 1),
+        (lambda: keras_bp.optimizers.AdamW(0.01, gradient_accumulation_steps=2), 2),
     ],
-    ids=["loss scale, composite", "accumulation", "AdamW"],
+    ids=["loss scale, composite", "accumulation"],
 )
-def test_optimizers(optimizer):
+def test_optimizers(optimizer, epochs):
     health = collect([rule for rule in NAMES if rule != "loss_not_falling"])
-    fit(saturated(optimizer()), health, epochs=2)
+    fit(saturated(optimizer()), health, epochs=epochs)
     assert named(health) == [("saturation", "h1", 10)]
 
 
@@ -304,12 +319,11 @@ class Subclassed(keras.Model):
 @pytest.mark.parametrize(
     "function, expected",
     [
-        (lambda x: keras.ops.log(x - 9), ("not_finite", "operation")),
-        (no_derivative, ("not_finite", "block/first")),
-        (amplified, ("exploding", "block/first")),
-        (lambda x: 1.0 * x, ("unchanged_weights", "unused")),
+        (lambda x: keras.ops.log(x - 9), {("not_finite", "operation")}),
+        # The first batch has built the model, and was not measured.
+        (amplified, {("exploding", "block/first"), ("unchanged_weights", "unused", 4)}),
     ],
-    ids=["log", "no derivative", "exploding", "unused"],
+    ids=["log", "exploding"],
 )
 def test_subclassed_model(function, expected):
     keras.utils.set_random_seed(0)
@@ -318,9 +332,8 @@ def test_subclassed_model(function, expected):
     model.compile("sgd", "mse", jit_compile=False)
     health = collect(["not_finite", "vanishing", "exploding", "unchanged_weights"])
     fit(model, health)
-    assert expected in [finding[:2] for finding in named(health)]
-    if expected[1] == "unused":  # the first batch has built the model, and was not measured
-        assert named(health) == [(*expected, 4)]
+    found = named(health)
+    assert expected <= {*found, *(finding[:2] for finding in found)}
 
 
 class NoScaling(keras.Model):
@@ -347,12 +360,10 @@ def test_a_train_step_of_ones_own():
 
 
 def test_beside_other_callbacks(tmp_path, read_events):
-    alone = collect()
-    fit(saturated(), alone)
     health, stopping = collect(), keras.callbacks.EarlyStopping("loss", patience=5)
     monitor = GradientMonitor(tmp_path, histograms_every=3, activations=True)
     fit(saturated(), monitor, health, stopping, collect(["vanishing"]))
-    assert health.findings == alone.findings
+    assert named(health) == [("saturation", "h1", 10)] and health.findings[0].value == 1.0
     assert list(read_events(tmp_path)["loss/batch"]) == list(range(1, 13))
 
 
@@ -366,12 +377,8 @@ def every_kind_of_layer():
         x = L.Activation(activation)(L.Dense(16)(x))
     x = L.Add()([x, L.LayerNormalization()(L.Dense(16, "relu")(x))])
     x = L.Dropout(0.2)(L.BatchNormalization()(L.Dense(16)(x)))
-    return keras.Model(inputs, L.Dense(1)(x))
-
-
-def sequence_model():
-    layers = [L.Embedding(9, 4), L.SimpleRNN(8), L.Dense(1)]
-    return keras.Sequential([keras.Input((4,)), *layers])
+    sequence = L.SimpleRNN(16)(L.Embedding(9, 4)(inputs))
+    return keras.Model(inputs, L.Dense(1)(L.Add()([x, sequence])))
 
 
 def image_model():
@@ -388,7 +395,6 @@ def dense_model():
     "model, jit_compile",
     [
         (every_kind_of_layer, False),
-        (sequence_model, False),
         pytest.param(image_model, False, marks=pytest.mark.long),
         (dense_model, True),
     ],
@@ -413,22 +419,19 @@ def test_a_second_fit_goes_on():
     health, model = TrainingHealth(["saturation"]), saturated()
     fit(model, health, x=data(40)[0], y=data(40)[1])
     assert health.findings == []
-    with pytest.warns(UserWarning, match="Saturation"):
-        fit(model, health)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit(model, health)
-    assert named(health) == [("saturation", "h1", 10)]
-    assert health.report.startswith("TrainingHealth: 1 finding in 32 update steps")
+    with pytest.warns(UserWarning, match="Saturation") as caught:
+        fit(model, health)  # the rule is asked in step 10, and again in step 20
+    assert named(health) == [("saturation", "h1", 10)] and len(caught) == 1
+    assert health.report.startswith("TrainingHealth: 1 finding in 20 update steps")
 
 
 def test_epochs_of_several_fits():
     health, model = collect(["loss_not_falling"]), healthy(optimizers.SGD(0.0))
-    x, y = data(10)
+    x, y = data(5)
     for _ in range(11):
         assert health.findings == []
         fit(model, health, x=x, y=y)
-    assert named(health) == [("loss_not_falling", None, 11 * 2)]
+    assert named(health) == [("loss_not_falling", None, 11)]
 
 
 def test_another_optimizer_or_model_begins_anew():
@@ -441,8 +444,6 @@ def test_another_optimizer_or_model_begins_anew():
     assert named(health) == [("saturation", "h1", 22)]
     fit(healthy(), health)
     assert health.findings == []
-    fit(saturated(), health)
-    assert named(health) == [("saturation", "h1", 10)]
 
 
 def test_an_exception_in_the_middle(tmp_path, read_events):
@@ -459,12 +460,6 @@ def test_an_exception_in_the_middle(tmp_path, read_events):
     assert named(health) == [("saturation", "h1", 10)]
     assert list(read_events(tmp_path)["training_health/report"]) == [11, 23]
     assert {"apply", "scale_loss"}.isdisjoint(vars(model.optimizer))
-
-    twin = saturated()
-    with contextlib.suppress(KeyboardInterrupt):
-        fit(twin, At(11, fail))
-    fit(twin)
-    np.testing.assert_equal(model.get_weights(), twin.get_weights())
 
 
 # What needs care.
@@ -535,8 +530,8 @@ def test_initializations_that_are_healthy():
     model = keras.Model(inputs, L.Dense(1, name="out")(x))
     # Eagerly all outputs are recorded: nothing is computed in one kernel with what comes next.
     model.compile(optimizers.SGD(1e-4), "mse", run_eagerly=True)
-    health = collect(["poor_initialization"])
-    fit(model, health)
+    health, (x, y) = collect(["poor_initialization"]), data(15)
+    fit(model, health, x=x, y=y)
     assert health.findings == []
 
 

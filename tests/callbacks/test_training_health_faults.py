@@ -59,11 +59,6 @@ def deep_sigmoid():
     return classifier(*stack(10, 32, "sigmoid")), digits(), {}
 
 
-def deep_tanh_with_tiny_weights():
-    weights = Normal(stddev=0.01)
-    return classifier(*stack(6, 64, "tanh", kernel_initializer=weights)), digits(), {}
-
-
 def recurrent(gain, activation, **options):
     return L.SimpleRNN(
         32, activation, recurrent_initializer=keras.initializers.Orthogonal(gain), **options
@@ -94,11 +89,6 @@ def convolutions_with_normal_weights():
         for i in range(2)
     ]
     return classifier(*layers, L.Flatten(), inputs=(8, 8, 1)), images(320), {}
-
-
-def zero_weights():
-    layers = stack(2, 32, "relu", kernel_initializer="zeros")
-    return classifier(*layers), digits(320), {}
 
 
 def constant_weights():
@@ -191,13 +181,6 @@ NO_GRADIENT = {"vanishing", "unchanged_weights"}
 # are another's like are left to the long tests.
 FAULTS = [
     (deep_sigmoid, "vanishing", "h0", set()),
-    pytest.param(
-        deep_tanh_with_tiny_weights,
-        "poor_initialization",
-        "h1",
-        {"vanishing"},
-        marks=pytest.mark.long,
-    ),
     (exploding_recurrent, "exploding", "rnn/simple_rnn_cell", DIVERGES),
     pytest.param(
         exploding_tanh_recurrent,
@@ -210,7 +193,6 @@ FAULTS = [
         deep_relu_with_normal_weights, "poor_initialization", "h1", DIVERGES, marks=pytest.mark.long
     ),
     (convolutions_with_normal_weights, "poor_initialization", "c1", {"exploding"}),
-    pytest.param(zero_weights, "poor_initialization", "h0", NO_GRADIENT, marks=pytest.mark.long),
     (constant_weights, "poor_initialization", "h0", set()),
     (negative_biases, "dead_units", "h1", NO_GRADIENT | {"poor_initialization"}),
     (large_tanh_weights, "saturation", "h1", {"poor_initialization"}),

@@ -205,7 +205,6 @@ RUNS = {
 # Those whose first two epochs take but a second or two.
 QUICK = [
     "digits, batch normalization",
-    "digits, two heads",
     "simple RNN",
     "words",
 ]
