@@ -25,6 +25,7 @@ from keras_bp.optimizers import Adam
 RATE = 0.02
 # An epoch is better if its loss is lower by this: 0.01 of some 0.1 to 0.3.
 MIN_DELTA = 0.01
+SWEEP = 200  # steps of the range test
 
 
 def build_model():
@@ -86,7 +87,7 @@ def main(arguments=None):
         curves.append(None)
 
         def find_rate(model, x=x, y=y):
-            curves[-1] = find_learning_rate(model, x, y, steps=200)
+            curves[-1] = find_learning_rate(model, x, y, steps=SWEEP)
             return curves[-1].suggest()
 
         switches.append(OptimizerSwitch(find_rate, verbose=1, **plateau))

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from distribution_cases import BOUND, OPTIONS, STEPS, difference, with_option
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_bp
 
@@ -49,9 +51,9 @@ def train(folder, names):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of two workers that trained with all options."""
+    """The folder of two workers that trained with all options, and as the example does."""
     folder = tmp_path_factory.mktemp("trained")
-    train(folder, ["all"])
+    train(folder, ["all", "example"])
     return folder
 
 
@@ -67,6 +69,19 @@ def check(folder, names):
 def test_two_workers_are_one(trained):
     """Clipping, accumulation and averages, with synchronized batch normalization."""
     check(trained, ["all"])
+
+
+def test_the_example(trained):
+    """That it starts its workers, and that one may be killed, is shown in tests/endurance."""
+    output = (trained / "output0").read_text()
+    assert re.search(r"^epoch 2/2  loss 0\.\d+$", output, re.M), output
+    assert "continues" not in output and "loss" not in (trained / "output1").read_text()
+    # The chief alone writes, every step once.
+    [events] = (trained / "example" / "logs").iterdir()
+    norms = EventAccumulator(str(events), size_guidance={"tensors": 0}).Reload()
+    assert [e.step for e in norms.Tensors("gradient_norm/global")] == list(range(1, 57))
+    assert (trained / "example" / "model.keras").exists()
+    assert (trained / "example" / "checkpoints" / "ckpt-56.index").exists()
 
 
 @pytest.mark.long

@@ -1,6 +1,10 @@
-"""What test_two_workers.py runs as each of two workers: python two_workers.py FOLDER CASE..."""
+"""What test_two_workers.py runs as each of two workers: python two_workers.py FOLDER CASE...
+
+The case `example` is examples/multi_worker.py.
+"""
 
 import pathlib
+import runpy
 import sys
 
 import keras
@@ -8,10 +12,12 @@ import numpy as np
 import tensorflow as tf
 from distribution_cases import by_loop, sgd, small
 
-from keras_bp.workers import check_same, multi_worker_strategy
+from keras_bp import workers
+
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "multi_worker.py"
 
 folder, names = pathlib.Path(sys.argv[1]), sys.argv[2:]
-strategy = multi_worker_strategy(seconds=60)
+strategy = workers.multi_worker_strategy(seconds=60)
 index = strategy.cluster_resolver.task_id
 # They agree on the batch size, and have another layer's width.
 layer = keras.layers.Dense([6, 8][index], name="hidden")
@@ -19,12 +25,18 @@ variables = [f"{v.path} {v.shape}" for v in keras.Sequential([keras.Input((4,)),
 report = []
 for facts in ({"batch_size": 64}, {"batch_size": 64, "variables": variables}):
     try:
-        check_same(strategy, **facts)
+        workers.check_same(strategy, **facts)
         report.append("the same")
     except ValueError as error:
         report.append(str(error))
 (folder / f"report{index}").write_text("\n".join(report))
 for name in names:
+    if name == "example":
+        # A process has one such strategy.
+        workers.multi_worker_strategy = lambda seconds: strategy
+        options = ["--epochs", "2", "--save-every", "28", "--directory", str(folder / name)]
+        runpy.run_path(str(EXAMPLE))["main"](options)
+        continue
     losses, weights, _ = by_loop(strategy, small, sgd(name))
     if index == 0:
         np.savez(folder / f"{name}.npz", *weights, losses=losses)

@@ -1,6 +1,7 @@
 """examples/multi_worker.py: two workers, one of which is killed, end as two that were not."""
 
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -65,13 +66,30 @@ def whole(tmp_path_factory):
     return directory, output
 
 
-def test_two_workers_train(whole):
-    directory, output = whole
-    assert re.search(r"^epoch 2/2  loss 0\.\d+$", output, re.M), output
-    assert "continues" not in output
-    # The chief alone writes, every step once.
-    assert len(list((directory / "logs").iterdir())) == 1
-    assert steps_written(directory) == set(range(1, 57))
+def test_each_worker_is_told_its_place(tmp_path, monkeypatch):
+    """What they do then is in distribution/test_two_workers.py."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import json, os, pathlib, sys\n"
+        "config = json.loads(os.environ['TF_CONFIG'])\n"
+        'name = f\'told_{config["task"]["index"]}.json\'\n'
+        "pathlib.Path(__file__).with_name(name).write_text(json.dumps([config, sys.argv[1:]]))\n"
+        "sys.exit(3 * config['task']['index'])\n"
+    )
+    main = runpy.run_path(str(EXAMPLE))["main"]
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setitem(main.__globals__, "__file__", str(worker))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--epochs", "2", "--save-every", "5", "--directory", str(tmp_path)])
+    assert stopped.value.code == 3  # that of the worker that failed
+    told = [json.loads((tmp_path / f"told_{index}.json").read_text()) for index in range(2)]
+    options = ["--epochs", "2", "--save-every", "5", "--directory", str(tmp_path)]
+    clusters = []
+    for index, (config, arguments) in enumerate(told):
+        assert config["task"] == {"type": "worker", "index": index}
+        assert arguments == [*options, "--connect-seconds", "60"]
+        clusters.append(config["cluster"])
+    assert clusters[0] == clusters[1] and len(set(clusters[0]["worker"])) == 2
 
 
 @pytest.mark.long
