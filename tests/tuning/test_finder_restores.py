@@ -74,16 +74,17 @@ def _composite():
 
 
 CASES = {
-    "plain": {"run_eagerly": True},
+    "plain": {},
     "float16": {"policy": "mixed_float16"},
     "composite": {"optimizer": _composite, "steps_per_execution": 2},
     "schedule": {
+        "run_eagerly": True,
         "optimizer": lambda: optimizers.AdamW(
             optimizers.schedules.CosineDecay(0.02, 20),
             gradient_accumulation_steps=2,
             use_ema=True,
             ema_overwrite_frequency=3,
-        )
+        ),
     },
     "own": {
         "optimizer": lambda: keras_bp.optimizers.AdamW(
@@ -115,8 +116,8 @@ def test_a_fit_is_bit_for_bit_the_one_without_the_sweep(data, case, trained):
             _fit(model, data)
         if swept:
             before = _state(model)
-            curve = find_learning_rate(model, *data, steps=20, max_learning_rate=0.1)
-            assert len(curve.losses) == 20
+            curve = find_learning_rate(model, *data, steps=8, max_learning_rate=0.1)
+            assert len(curve.losses) == 8
             assert _state(model) == before
         history = _fit(model, data)
         results.append((_values(model), history, _random_state()))
