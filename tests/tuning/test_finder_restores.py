@@ -116,8 +116,8 @@ def test_a_fit_is_bit_for_bit_the_one_without_the_sweep(data, case, trained):
             _fit(model, data)
         if swept:
             before = _state(model)
-            curve = find_learning_rate(model, *data, steps=8, max_learning_rate=0.1)
-            assert len(curve.losses) == 8
+            curve = find_learning_rate(model, *data, steps=20, max_learning_rate=0.1)
+            assert len(curve.losses) == 20
             assert _state(model) == before
         history = _fit(model, data)
         results.append((_values(model), history, _random_state()))
