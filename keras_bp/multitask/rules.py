@@ -13,7 +13,7 @@ from keras_bp.multitask.solvers import (
     spectrum,
     worst_case,
 )
-from keras_bp.multitask.weighting import equal_weights, unit_scale
+from keras_bp.multitask.weighting import equal_weights, of_present
 
 # As a share of the sum of magnitudes: below it a sum of weights is rounding.
 VANISHING = 1e-9
@@ -374,7 +374,7 @@ class BlockwiseUPGrad(UPGrad):
         shared = [number for number, gramian in enumerate(gramians) if gramian is not None]
         if shared:
             present &= tf.constant(owners[shared])
-            blocks = unit_scale(tf.stack([gramians[number] for number in shared]), present)
+            blocks = of_present(tf.stack([gramians[number] for number in shared]), present)
             blocks = tf.where(present, projected_weights(blocks, present), 0.0)
             for number, block in zip(shared, tf.unstack(blocks), strict=True):
                 weights[number] = block

@@ -71,7 +71,7 @@ class Weighting:
 
 
 def checked(gramian, present):
-    """Return a Gram matrix in float64 whose largest entry is 1, and which tasks are present."""
+    """Return a Gram matrix in float64, 0 for absent tasks, and which tasks are present."""
     gramian = tf.cast(check_floating("gramian", gramian), tf.float64)
     shape = gramian.shape
     if shape.rank != 2 or not shape.is_fully_defined() or shape[0] != shape[1] or not shape[0]:
@@ -85,18 +85,12 @@ def checked(gramian, present):
             f"`present` must be a boolean tensor of shape {shape[:1]}, with one entry per "
             f"task. Received: present of shape {present.shape} and dtype {present.dtype.name}"
         )
-    return unit_scale(gramian, present), present
+    return of_present(gramian, present), present
 
 
-def unit_scale(gramians, present):
-    """Return Gram matrices, 0 for absent tasks, whose largest entry is 1.
-
-    Rules do not depend on the scale; tolerances do.
-    """
-    pairs = present[..., :, None] & present[..., None, :]
-    gramians = tf.where(pairs, gramians, 0.0)
-    largest = tf.reduce_max(tf.linalg.diag_part(gramians), axis=-1)[..., None, None]
-    return gramians / tf.where(largest > 0.0, largest, 1.0)
+def of_present(gramians, present):
+    """Return Gram matrices with rows and columns of 0 for absent tasks."""
+    return tf.where(present[..., :, None] & present[..., None, :], gramians, 0.0)
 
 
 def equal_weights(present, dtype):

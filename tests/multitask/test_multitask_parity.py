@@ -27,10 +27,10 @@ def expected(name, only=lambda rows: True):
 
 
 def chosen(name, count):
-    """Return `count` cases; of fewer than all, those of three numbers of tasks: as many traces."""
+    """Return `count` cases; of fewer than all, those of two numbers of tasks: as many traces."""
     cases = expected(name)
     if count < len(cases):
-        cases = [case for case in cases if len(case[0]) in (2, 5, 10)]
+        cases = [case for case in cases if len(case[0]) in (4, 10)]
     return cases[:count]
 
 
@@ -101,8 +101,9 @@ def test_cagrad_gives_torchjds_gradient_or_a_better_one(count):
     assert apart <= count / 300
 
 
-# Of the rules that are made of the same parts, one.
-IN_SUITE = {(name, 3) for name in ("AlignedMTL", "CAGrad", "UPGrad", "PCGrad")}
+# Of the rules that are made of the same parts, one. AlignedMTL's spectrum and PCGrad, in a custom
+# loop and in a model, are compiled by XLA in tests of their own.
+IN_SUITE = {(name, 3) for name in ("CAGrad", "UPGrad")}
 
 
 @pytest.mark.parametrize(

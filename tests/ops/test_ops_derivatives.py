@@ -42,9 +42,17 @@ def test_in_a_graph_with_unknown_dimensions(case):
     compare(differentiate(*calculus.tensors(case.arguments)), case)
 
 
-# These ask whether they are compiled by XLA and take another way then.
-ASK_FOR_XLA = ("batch_normalization", "binary", "categorical", "dropout")
+# These ask whether they are compiled by XLA and take another way then: one case of each such way.
+ASK_FOR_XLA = (
+    "batch_normalization rank 3",
+    "batch_normalization mask, axis 1",
+    "binary_crossentropy logits True",
+    "categorical_crossentropy some rows 0, {'from_logits': True}",
+    "categorical_crossentropy many, any sum, {'from_logits': True}",
+    "dropout rate",
+)
 COMPILED = [case for case in BRANCHES if case.name.startswith(ASK_FOR_XLA)]
+assert len(COMPILED) == len(ASK_FOR_XLA)
 # Of the others one op stands for all: XLA compiles what a graph holds.
 COMPILED += [case for case in BRANCHES if case.name.startswith("group_normalization")][:1]
 

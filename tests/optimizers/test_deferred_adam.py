@@ -31,7 +31,9 @@ def zipf(generator, rows=ROWS):
 class Pair:
     """The same table under DeferredAdam and under Adam, on a noisy regression."""
 
-    def __init__(self, dtype, rows=ROWS, jit_compile=False, rate=1e-2, **arguments):
+    def __init__(
+        self, dtype, rows=ROWS, jit_compile=False, run_eagerly=False, rate=1e-2, **arguments
+    ):
         self.generator = np.random.default_rng(0)
         table = 0.05 * self.generator.normal(size=(rows, COLUMNS))
         self.rows, self.dtype = rows, dtype
@@ -39,7 +41,9 @@ class Pair:
         self.deferred = DeferredEmbedding(rows, COLUMNS, weights=table, dtype=dtype)
         self.dense = Embedding(rows, COLUMNS, weights=table, dtype=dtype)
         self.optimizers = DeferredAdam(rate, **arguments), Adam(rate, **arguments)
-        self.step = tf.function(self._step, jit_compile=jit_compile)
+        self.step = self._step
+        if not run_eagerly:
+            self.step = tf.function(self._step, jit_compile=jit_compile)
 
     def _step(self, ids, noise):
         outputs = []
@@ -83,7 +87,7 @@ def test_iterates_are_adams(float64):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"beta_1": 0.0}, {"beta_1": 0.5, "beta_2": 0.9}, {"beta_2": 0.99, "epsilon": 1e-2}],
+    [{"beta_1": 0.0, "beta_2": 0.9}, {"beta_1": 0.5, "beta_2": 0.99, "epsilon": 1e-2}],
     ids=str,
 )
 def test_other_betas_and_epsilon(float64, arguments):
@@ -107,8 +111,8 @@ def test_sweeps_change_nothing(float64, monkeypatch):
 
 def test_dense_gradient_of_the_table(float64):
     # A tied output layer: the whole table is read, and its gradient is dense.
-    pair = Pair("float64", rows=40)
-    pair.run(20)
+    pair = Pair("float64", rows=40, run_eagerly=True)
+    pair.run(8)
     for layer, optimizer in zip((pair.deferred, pair.dense), pair.optimizers, strict=True):
         for _ in range(3):
             with tf.GradientTape() as tape:
@@ -116,15 +120,15 @@ def test_dense_gradient_of_the_table(float64):
                 loss = tf.reduce_sum(tf.sin(logits))
             optimizer.apply(tape.gradient(loss, layer.trainable_weights), layer.trainable_weights)
     assert pair.stored_difference() <= 1e-12
-    assert pair.run(20) <= 1e-12
+    assert pair.run(8) <= 1e-12
 
 
 def test_an_empty_batch_is_a_step_with_gradient_0(float64):
-    pair = Pair("float64", rows=40)
-    pair.run(10)
-    pair.run(5, ids=np.zeros(0, int))
+    pair = Pair("float64", rows=40, run_eagerly=True)
+    pair.run(6)
+    pair.run(3, ids=np.zeros(0, int))
     assert pair.table_difference() <= 1e-13
-    assert int(pair.optimizers[0].iterations) == 15
+    assert int(pair.optimizers[0].iterations) == 9
 
 
 def model(embedding, run_eagerly=False, **arguments):
@@ -245,19 +249,6 @@ def test_mixed_precision_reads_the_full_table(policy):
     read = layer(tf.constant([0, 1, 4]))
     expected = tf.cast(tf.gather(layer.embeddings, [0, 1, 4]), read.dtype)
     np.testing.assert_array_equal(tf.cast(read, tf.float32), tf.cast(expected, tf.float32))
-
-
-def test_two_replicas_are_one(replicas):
-    x, y = data()
-    tables = []
-    for strategy in (replicas, tf.distribute.get_strategy()):
-        with strategy.scope():
-            alone = strategy is not replicas
-            network = model(DeferredEmbedding, run_eagerly=alone, global_clipnorm=0.5)
-        network.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
-        tables.append(network.layers[0].weights[0].numpy())
-    # The sum of two halves of a batch is rounded otherwise than that of the whole.
-    np.testing.assert_allclose(*tables, atol=1e-5)
 
 
 def test_quadrature_against_the_sum_itself():

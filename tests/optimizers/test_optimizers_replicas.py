@@ -1,4 +1,4 @@
-"""Two replicas make the steps of one on the same global batch."""
+"""Two replicas make the steps of one on the same global batch; fits are in tests/distribution."""
 
 import contextlib
 
@@ -9,13 +9,9 @@ import tensorflow as tf
 from optimizer_cases import (
     KINDS,
     Problem,
-    X,
-    Y,
     assert_close,
     assert_same,
     make,
-    model,
-    weights,
 )
 
 # Each half of the batch is summed by itself, and the two halves then: roundings of 6e-8 in
@@ -54,8 +50,8 @@ def steps(name, options, strategy=None, count=4):
         def step(gradients):
             tf.distribute.get_strategy().run(replica_step, args=(gradients,))
 
-        # Tracing two replicas takes seconds: once for a fused rule and once for one by rows.
-        if name in ("AdamW", "LazyAdam"):
+        # Tracing two replicas takes seconds: for one by rows, tests/distribution have a fused one.
+        if name == "LazyAdam":
             step = tf.function(step)
 
         for number in range(count):
@@ -92,16 +88,14 @@ def test_with_every_option(name, replicas):
         "ema_overwrite_frequency": 2,
         "loss_scale_factor": 2.0,
     }
+    if name == "LazyAdam":
+        options["correction"] = "row"  # counts of the rows are summed too
     check(name, options, replicas, count=5)
 
 
 @pytest.mark.parametrize("bound", ["clipnorm", "clipvalue"])
 def test_bounds_hold_for_the_global_gradient(bound, replicas):
     check("SGD", {bound: 0.5}, replicas)
-
-
-def test_lazy_rows_with_their_own_counts(replicas):
-    check("LazyAdam", {"correction": "row", "gradient_accumulation_steps": 2}, replicas, count=3)
 
 
 def test_not_a_number_in_one_replica_skips_the_step_in_all(replicas):
@@ -124,19 +118,6 @@ def test_not_a_number_in_one_replica_skips_the_step_in_all(replicas):
             )
         assert optimizer.iterations.numpy() == 0
         assert variable.numpy().tolist() == [1.0, 2.0]
-
-
-def test_fit(replicas):
-    """With an embedding, accumulation and what fit does at its end."""
-    results = []
-    for strategy in (replicas, None):
-        with strategy.scope() if strategy else contextlib.nullcontext():
-            optimizer = make("AdamW", gradient_accumulation_steps=2, clipnorm=0.5)
-            net = model("AdamW", optimizer, run_eagerly=strategy is None)
-        net.fit(X[:12], Y[:12], batch_size=4, shuffle=False, verbose=0)
-        assert net.optimizer.iterations.numpy() == 2
-        results.append(weights(net))
-    assert_close(*results, ROUNDING)
 
 
 def test_use_average_weights_under_the_strategy(replicas):

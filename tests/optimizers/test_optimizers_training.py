@@ -28,12 +28,14 @@ SAME = 3e-6
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Return a function: the model after one epoch of fit, two steps an execution."""
+    """Return a function: the model after one epoch of fit, one of them two steps an execution."""
     models = {}
 
     def get(name):
         if name not in models:
-            models[name] = model(name, steps_per_execution=2)
+            # Eagerly but for one: tests/conformance fit every rule in a graph.
+            options = {"steps_per_execution": 2} if name == "AdamW" else {"run_eagerly": True}
+            models[name] = model(name, **options)
             models[name].before = loss(models[name])
             models[name].fit(X, Y, batch_size=4, **FIT)
         return models[name]
@@ -84,7 +86,7 @@ def test_eager_tape_loop_lowers_the_loss_as_fit_does(name, fitted):
         assert_close(weights(net), weights(fitted(name)), SAME)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["AdamW", "DeferredAdam"])
 def test_fit_run_eagerly_in_micro_batches_equals_fit(name, fitted):
     """Two micro-batches an update; fit flushes the last one, of two examples, by itself."""
     net = model(name, make(name, gradient_accumulation_steps=2), run_eagerly=True)
@@ -132,7 +134,7 @@ def test_a_graph_makes_the_eager_steps_with_every_option(name):
     assert_close(graph, eager, SAME)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["AdamW", "Prodigy"])
 def test_xla_makes_the_eager_steps(name):
     results = []
     for jit_compile in (True, None):

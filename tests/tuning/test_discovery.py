@@ -206,7 +206,7 @@ def test_the_shipped_file(tmp_path, capsys, monkeypatch):
 
 def test_regrets_on_tasks_that_were_not_learnt_from():
     """Of a held-out family, with numbers that no training has used: far below an untuned rate's."""
-    found = [train.learn_task("autoencoder", number) for number in range(500, 506)]
+    found = [train.learn_task("autoencoder", number) for number in range(500, 503)]
     features, regrets = map(np.array, zip(*found, strict=True))
     own = train.regrets_of(discovery.MetaLearner.shipped(), train.Lessons(features, regrets))
     # Seen: 0.6 % in the mean of 80 tasks, 2 % of them above 5 %.

@@ -1,4 +1,4 @@
-"""Every kind of data that `fit` takes, shorter than the sweep and longer."""
+"""Every kind of data that `fit` takes, shorter than the sweep and longer; mostly eagerly."""
 
 import keras
 import numpy as np
@@ -33,12 +33,12 @@ def test_batches_that_bring_their_own_targets(data, linear):
     """All see the same three batches in the same order, a PyDataset in another one."""
     arrays = (*data, np.linspace(0.0, 2.0, 96, dtype="float32"))
     dataset = tf.data.Dataset.from_tensor_slices(arrays).batch(32)
-    expected = find_learning_rate(linear(), dataset, **STEPS)
+    expected = find_learning_rate(linear(run_eagerly=True), dataset, **STEPS)
     for batches in (dataset.repeat(), dataset.filter(lambda *_: True), _endless(*arrays)):
-        curve = find_learning_rate(linear(), batches, **STEPS)
+        curve = find_learning_rate(linear(run_eagerly=True), batches, **STEPS)
         np.testing.assert_array_equal(curve.losses, expected.losses)
         assert curve.stop_reason == "completed" and len(curve.losses) == 20
-    curve = find_learning_rate(linear(), _Batches(*arrays), **STEPS)
+    curve = find_learning_rate(linear(run_eagerly=True), _Batches(*arrays), **STEPS)
     assert curve.stop_reason == "completed" and len(curve.losses) == 20
     # The first pass, at rates that change nothing yet, in another order.
     np.testing.assert_allclose(np.sort(curve.losses[:3]), np.sort(expected.losses[:3]), rtol=1e-5)
@@ -67,7 +67,7 @@ def test_class_weights_count(data):
 def test_arrays_are_shuffled_and_begun_anew(data, linear, as_tensors):
     x, y = map(tf.constant, data) if as_tensors else data
     keras.utils.set_random_seed(5)
-    curve = find_learning_rate(linear(), x, y, **STEPS)
+    curve = find_learning_rate(linear(run_eagerly=True), x, y, **STEPS)
     w, b = linear().get_weights()
     squares = (data[0] @ w + b - data[1]) ** 2
     assert len(curve.losses) == 20 and abs(curve.losses[0] - squares[:32].mean()) > 1e-3
@@ -92,7 +92,7 @@ def test_without_targets(data):
     inputs = keras.Input((3,))
     outputs = keras.layers.Dense(2, activity_regularizer="l2")(inputs)
     model = keras.Model(inputs, outputs)
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     curve = find_learning_rate(model, data[0], steps=20)
     assert curve.losses[-1] < curve.losses[0]
 
@@ -107,10 +107,12 @@ def test_a_generator_that_runs_dry_gives_a_shorter_curve(data, linear):
 def test_the_last_micro_batches_of_a_dry_generator_are_no_update(data, linear):
     optimizer = keras.optimizers.SGD(gradient_accumulation_steps=3)
     batches = (_Batches(*data)[k % 3] for k in range(8))
-    assert len(find_learning_rate(linear(optimizer), batches, **STEPS).losses) == 2
+    assert (
+        len(find_learning_rate(linear(optimizer, run_eagerly=True), batches, **STEPS).losses) == 2
+    )
     batches = (_Batches(*data)[k] for k in range(2))
     with pytest.raises(ValueError, match="`x` must hold the batches of one update step at least"):
-        find_learning_rate(linear(optimizer), batches, **STEPS)
+        find_learning_rate(linear(optimizer, run_eagerly=True), batches, **STEPS)
 
 
 def test_under_a_distribution_strategy(data, linear, replicas):

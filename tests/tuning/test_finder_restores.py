@@ -74,16 +74,17 @@ def _composite():
 
 
 CASES = {
-    "plain": {"run_eagerly": True},
+    "plain": {},
     "float16": {"policy": "mixed_float16"},
     "composite": {"optimizer": _composite, "steps_per_execution": 2},
     "schedule": {
+        "run_eagerly": True,
         "optimizer": lambda: optimizers.AdamW(
             optimizers.schedules.CosineDecay(0.02, 20),
             gradient_accumulation_steps=2,
             use_ema=True,
             ema_overwrite_frequency=3,
-        )
+        ),
     },
     "own": {
         "optimizer": lambda: keras_bp.optimizers.AdamW(
