@@ -1,7 +1,7 @@
 """Find a learning rate for scikit-learn's handwritten digits by one short sweep, and train with it.
 
 Run it with `python examples/learning_rate_finder.py`. The sweep takes a hundred update steps at
-rates from 1e-7 to 10 and leaves the model as it was; four rules each read a rate off the curve.
+rates from 1e-7 to 10 and leaves the model as it was; four methods each read a rate off the curve.
 It leaves a picture of the curve in tb_logs/learning_rate_finder.
 """
 
@@ -17,7 +17,7 @@ from keras_bp.layers import Dense
 from keras_bp.losses import SparseCategoricalCrossentropy
 from keras_bp.tuning import find_learning_rate
 
-RULES = ("valley", "slide", "steep", "minimum")
+METHODS = ("valley", "slide", "steep", "minimum")
 SEED = 0
 
 
@@ -56,8 +56,8 @@ def main(arguments=None):
 
     curve = find_learning_rate(model, x, y, steps=options.steps)
     print(f"swept {len(curve.losses)} of {curve.steps} steps: {curve.stop_reason}")
-    for rule in RULES:
-        print(f"{rule:8}{curve.suggest(rule):.1e}")
+    for method in METHODS:
+        print(f"{method:8}{curve.suggest(method):.1e}")
 
     draw(curve, options.folder / "curve.png")
 

@@ -89,7 +89,7 @@ def draw_losses(ax, name, run, total, color):
 
 def draw_finding(ax, finding, x, y, offset):
     """Point at the place of a finding."""
-    text = f"step {finding.step}: {finding.rule} in {finding.layer}"
+    text = f"step {finding.step}: {finding.check} in {finding.layer}"
     arrow = {"arrowstyle": "->", "color": SICK}
     options = {"xytext": offset, "textcoords": "offset points", "arrowprops": arrow}
     ax.annotate(text, (x, y), color=SICK, va="center", **options)

@@ -1,6 +1,6 @@
 """Callbacks for `model.fit`: they show what the gradients do, and keep a training running."""
 
-from keras_bp.callbacks import health_rules
+from keras_bp.callbacks import health_checks
 from keras_bp.callbacks.dashboard.training_dashboard import TrainingDashboard
 from keras_bp.callbacks.discovered_schedule import DiscoveredSchedule
 from keras_bp.callbacks.gradient_conflict import GradientConflict
@@ -17,5 +17,5 @@ __all__ = [
     "ResumableTraining",
     "TrainingDashboard",
     "TrainingHealth",
-    "health_rules",
+    "health_checks",
 ]

@@ -11,7 +11,7 @@ from keras_bp._arguments import as_floating, check_positive_integer
 from keras_bp._keras import logits_of, serializable, set_logits
 from keras_bp.feedback import ops
 
-_RULES = ("random", "sign")
+_KINDS = ("random", "sign")
 
 
 class _KernelFeedback(keras.layers.Layer):
@@ -23,8 +23,8 @@ class _KernelFeedback(keras.layers.Layer):
     lora_rank: int | None
 
     def _set_feedback(self, feedback, initializer):
-        if feedback not in _RULES:
-            raise ValueError(f"`feedback` must be one of {_RULES}. Received: feedback={feedback!r}")
+        if feedback not in _KINDS:
+            raise ValueError(f"`feedback` must be one of {_KINDS}. Received: feedback={feedback!r}")
         self.feedback = feedback
         self.feedback_initializer = _initializer(initializer, "fan_out")
 
@@ -133,8 +133,8 @@ class FeedbackDense(_KernelFeedback, keras.layers.Dense):
         `(batch, ..., units)`.
 
     Raises:
-        ValueError: if `units` is not a positive integer, `feedback` is not a rule, or the layer's
-            dtype is quantized.
+        ValueError: if `units` is not a positive integer, `feedback` is another string, or the
+            layer's dtype is quantized.
         TypeError: if the inputs are sparse.
 
     Example:
@@ -209,7 +209,7 @@ class FeedbackConv2D(_KernelFeedback, keras.layers.Conv2D):
         `(batch, new height, new width, filters)`.
 
     Raises:
-        ValueError: if `feedback` is not a rule, `groups` is not 1, or the layer's dtype is
+        ValueError: if `feedback` is another string, `groups` is not 1, or the layer's dtype is
             quantized.
 
     Example:

@@ -1,9 +1,7 @@
 """Several tasks on shared weights: combining their gradients into one step."""
 
 from keras_bp.multitask.combiner import Combiner
-from keras_bp.multitask.loss_weightings import GradNorm, LossWeighting, UncertaintyWeighting
-from keras_bp.multitask.model import MultiTaskModel
-from keras_bp.multitask.rules import (
+from keras_bp.multitask.combiners import (
     IMTLG,
     MGDA,
     AlignedMTL,
@@ -14,6 +12,8 @@ from keras_bp.multitask.rules import (
     Sum,
     UPGrad,
 )
+from keras_bp.multitask.loss_weightings import GradNorm, LossWeighting, UncertaintyWeighting
+from keras_bp.multitask.model import MultiTaskModel
 
 __all__ = [
     "IMTLG",

@@ -70,7 +70,9 @@ class LazyAdam(Adam):
         **kwargs: Any,
     ) -> None:
         if kwargs.pop("amsgrad", False):
-            raise TypeError("LazyAdam takes no `amsgrad`: absent rows would not count in it.")
+            raise TypeError(
+                "`amsgrad` must be False: absent rows would not count in it. Received: amsgrad=True"
+            )
         if correction not in ("global", "row"):
             raise ValueError(
                 f'`correction` must be "global" or "row". Received: correction={correction!r}'

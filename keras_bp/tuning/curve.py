@@ -1,4 +1,4 @@
-"""The result of a learning rate range test, and the rules that suggest a rate from it."""
+"""The result of a learning rate range test, and the methods that suggest a rate from it."""
 
 import dataclasses
 from typing import Any
@@ -52,8 +52,8 @@ def _minimum(learning_rates, losses):
     return learning_rates[np.argmin(losses)] / 10.0
 
 
-# Each rule with the least number of points that it needs.
-_RULES = {
+# Each method with the least number of points that it needs.
+_METHODS = {
     "valley": (_valley, 5),
     "slide": (_slide, _SLIDE_WINDOW + 1),
     "steep": (_steep, 5),
@@ -91,10 +91,10 @@ class LearningRateCurve:
     steps: int
     stop_reason: str
 
-    def suggest(self, rule: str = "valley") -> float:
+    def suggest(self, method: str = "valley") -> float:
         r"""Suggest a learning rate from the smoothed curve.
 
-        Every rule leaves out the first tenth of the planned steps, where the average rests on few
+        Every method leaves out the first tenth of the planned steps, where the average rests on few
         losses, and the last five points, which belong to the divergence (as fastai does).
 
         - `"valley"`: the middle of the longest decline, the longest series of update steps, not
@@ -107,29 +107,31 @@ class LearningRateCurve:
         - `"minimum"`: a tenth of the rate at the lowest loss.
 
         Args:
-            rule: string, one of the four. Defaults to `"valley"`.
+            method: string, one of the four. Defaults to `"valley"`.
 
         Raises:
-            ValueError: if the rule is unknown, if the curve is too short for it, or if the loss
+            ValueError: if the method is unknown, if the curve is too short for it, or if the loss
                 never falls.
         """
-        if rule not in _RULES:
-            raise ValueError(f"`rule` must be one of {list(_RULES)}. Received: rule={rule!r}")
-        function, least = _RULES[rule]
+        if method not in _METHODS:
+            raise ValueError(
+                f"`method` must be one of {list(_METHODS)}. Received: method={method!r}"
+            )
+        function, least = _METHODS[method]
         first = self.steps // 10
         kept = slice(first, max(len(self.losses) - _POINTS_LEFT_OUT_AT_THE_END, first))
         rates, losses = self.learning_rates[kept], self.smoothed_losses[kept]
         if len(losses) < least:
             raise ValueError(
-                f"rule {rule!r} needs at least {least} points after the first {first} and before "
-                f"the last {_POINTS_LEFT_OUT_AT_THE_END}: sweep with more steps, or from a smaller "
-                f"min_learning_rate. Received: a curve of {len(self.losses)} points, "
-                f"{self.stop_reason}"
+                f"`method` must suit the curve's length: {method!r} needs at least {least} points "
+                f"after the first {first} and before the last {_POINTS_LEFT_OUT_AT_THE_END}. Sweep "
+                "with more steps, or from a smaller min_learning_rate. Received: a curve of "
+                f"{len(self.losses)} points, {self.stop_reason}"
             )
         if not (np.diff(losses) < 0.0).any():
             raise ValueError(
-                f"rule {rule!r} needs a curve that falls somewhere: the model learned at none of "
-                "the rates, so sweep from a smaller min_learning_rate to a larger "
+                "`suggest` needs a curve that falls somewhere, but the model learned at none of the "
+                "rates. Sweep from a smaller min_learning_rate to a larger "
                 f"max_learning_rate. Received: smoothed losses from {losses[0]:.4g} to "
                 f"{losses[-1]:.4g} that nowhere fall"
             )
@@ -156,13 +158,15 @@ class LearningRateCurve:
         faint = {"color": "tab:gray", "alpha": 0.5, "linewidth": 0.8}
         ax.plot(self.learning_rates, self.losses, label="loss of each batch", **faint)
         ax.plot(self.learning_rates, self.smoothed_losses, color="black", label="average")
-        markers = dict(zip(_RULES, ("o", "s", "^", "D"), strict=True))
-        colors = dict(zip(_RULES, ("tab:red", "tab:orange", "tab:blue", "tab:green"), strict=True))
-        for rule, rate in self._suggestions().items():
+        markers = dict(zip(_METHODS, ("o", "s", "^", "D"), strict=True))
+        colors = dict(
+            zip(_METHODS, ("tab:red", "tab:orange", "tab:blue", "tab:green"), strict=True)
+        )
+        for method, rate in self._suggestions().items():
             height = np.interp(np.log(rate), np.log(self.learning_rates), self.smoothed_losses)
             style = {"markersize": 8, "markeredgecolor": "white", "linestyle": "none", "zorder": 3}
-            style |= {"color": colors[rule], "marker": markers[rule]}
-            ax.plot(rate, height, label=f"{rule}: {rate:.1e}", **style)
+            style |= {"color": colors[method], "marker": markers[method]}
+            ax.plot(rate, height, label=f"{method}: {rate:.1e}", **style)
         # A diverging loss would compress the rest to a flat line.
         low, start = min(self.losses), max(self.smoothed_losses[: self.steps // 10 + 1])
         margin = 0.1 * (start - low) or 0.1 * abs(start) or 0.1
@@ -178,15 +182,15 @@ class LearningRateCurve:
         if len(self.losses):
             span = f"{self.learning_rates[0]:.1e} to {self.learning_rates[-1]:.1e}"
             facts.insert(1, f"learning rate {span}")
-        facts += [f"{rule} {rate:.1e}" for rule, rate in self._suggestions().items()]
+        facts += [f"{method} {rate:.1e}" for method, rate in self._suggestions().items()]
         return f"<LearningRateCurve {', '.join(facts)}>"
 
     def _suggestions(self):
-        """Return the suggestion of each rule that has one."""
+        """Return the suggestion of each method that has one."""
         rates = {}
-        for rule in _RULES:
+        for method in _METHODS:
             try:
-                rates[rule] = self.suggest(rule)
+                rates[method] = self.suggest(method)
             except ValueError:
                 continue
         return rates

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_bp
-from keras_bp.callbacks import GradientMonitor, TrainingHealth, health_rules
+from keras_bp.callbacks import GradientMonitor, TrainingHealth, health_checks
 
 L = keras.layers
 optimizers = keras.optimizers
@@ -60,13 +60,13 @@ def fit(model, *callbacks, x=None, y=None, epochs=1, **options):
     return model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **options)
 
 
-def collect(rules=("saturation",), **options):
+def collect(checks=("saturation",), **options):
     """A TrainingHealth that only takes notes."""
-    return TrainingHealth(list(rules), action=lambda finding: None, **options)
+    return TrainingHealth(list(checks), action=lambda finding: None, **options)
 
 
 def named(health):
-    return [(finding.rule, finding.layer, finding.step) for finding in health.findings]
+    return [(finding.check, finding.layer, finding.step) for finding in health.findings]
 
 
 class At(keras.callbacks.Callback):
@@ -84,32 +84,32 @@ class At(keras.callbacks.Callback):
 # What is given.
 
 
-def test_all_rules_by_default():
-    assert [rule.name for rule in TrainingHealth().rules] == NAMES
-    classes = {getattr(health_rules, name) for name in health_rules.__all__ if name != "Finding"}
-    assert {type(rule) for rule in TrainingHealth().rules} == classes
+def test_all_checks_by_default():
+    assert [check.name for check in TrainingHealth().checks] == NAMES
+    classes = {getattr(health_checks, name) for name in health_checks.__all__ if name != "Finding"}
+    assert {type(check) for check in TrainingHealth().checks} == classes
 
 
-def test_rules_by_name_and_by_object():
-    health = TrainingHealth(["vanishing", health_rules.Exploding(ratio=100)])
-    assert health.rules == [health_rules.Vanishing(), health_rules.Exploding(100)]
+def test_checks_by_name_and_by_object():
+    health = TrainingHealth(["vanishing", health_checks.Exploding(ratio=100)])
+    assert health.checks == [health_checks.Vanishing(), health_checks.Exploding(100)]
 
 
 @pytest.mark.parametrize(
-    "rules, error, received",
+    "checks, error, received",
     [
         (["exploded"], ValueError, "'exploded'"),
-        (["exploding", health_rules.Exploding(9)], ValueError, "rules="),
-        ([], ValueError, r"rules=\[\]"),
-        ("vanishing", TypeError, "rules='vanishing'"),
-        ([health_rules.Vanishing], TypeError, "class"),
+        (["exploding", health_checks.Exploding(9)], ValueError, "checks="),
+        ([], ValueError, r"checks=\[\]"),
+        ("vanishing", TypeError, "checks='vanishing'"),
+        ([health_checks.Vanishing], TypeError, "class"),
         ([3], TypeError, "3"),
-        (3, TypeError, "rules=3"),
+        (3, TypeError, "checks=3"),
     ],
 )
-def test_rules_that_are_none(rules, error, received):
-    with pytest.raises(error, match=f"`rules` must be .*vanishing.*Received: .*{received}"):
-        TrainingHealth(rules)
+def test_checks_that_are_none(checks, error, received):
+    with pytest.raises(error, match=f"`checks` must be .*vanishing.*Received: .*{received}"):
+        TrainingHealth(checks)
 
 
 @pytest.mark.parametrize("action, error", [("halt", ValueError), (None, TypeError), (3, TypeError)])
@@ -156,15 +156,15 @@ def test_example_of_the_docstring():
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """One training that four callbacks watch: a warning, a function, a directory, and all rules."""
+    """One training that four callbacks watch: a warning, a function, a folder, all checks."""
     found, folder = [], tmp_path_factory.mktemp("told")
-    rules = ["saturation", "unchanged_weights"]
+    checks = ["saturation", "unchanged_weights"]
     told = types.SimpleNamespace(
         found=found,
         folder=folder,
         warning=TrainingHealth(["saturation", "not_finite"]),
         function=TrainingHealth(["saturation"], action=found.append),
-        directory=collect(rules, log_dir=folder),
+        directory=collect(checks, log_dir=folder),
     )
     callbacks = told.warning, told.function, told.directory
     with pytest.warns(UserWarning) as caught, pytest.MonkeyPatch.context() as patch:
@@ -179,7 +179,7 @@ def test_a_warning_for_each_finding(told):
     health = told.warning
     assert told.warnings == [str(finding) for finding in health.findings]
     (finding,) = health.findings
-    assert (finding.rule, finding.layer, finding.step) == ("saturation", "h1", 10)
+    assert (finding.check, finding.layer, finding.step) == ("saturation", "h1", 10)
     assert (finding.value, finding.threshold) == (1.0, 0.5)
     text = str(finding)
     assert text.startswith("Saturation in layer `h1` at step 10: 100% of its outputs")
@@ -270,7 +270,7 @@ def composite():
     ids=["loss scale, composite", "accumulation"],
 )
 def test_optimizers(optimizer, epochs):
-    health = collect([rule for rule in NAMES if rule != "loss_not_falling"])
+    health = collect([check for check in NAMES if check != "loss_not_falling"])
     fit(saturated(optimizer()), health, epochs=epochs)
     assert named(health) == [("saturation", "h1", 10)]
 
@@ -420,7 +420,7 @@ def test_a_second_fit_goes_on():
     fit(model, health, x=data(40)[0], y=data(40)[1])
     assert health.findings == []
     with pytest.warns(UserWarning, match="Saturation") as caught:
-        fit(model, health)  # the rule is asked in step 10, and again in step 20
+        fit(model, health)  # the check is asked in step 10, and again in step 20
     assert named(health) == [("saturation", "h1", 10)] and len(caught) == 1
     assert health.report.startswith("TrainingHealth: 1 finding in 20 update steps")
 

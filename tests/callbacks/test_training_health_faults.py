@@ -1,4 +1,4 @@
-"""Faults that are planted in a training, which TrainingHealth must name: the rule and the layer."""
+"""Faults planted in a training, which TrainingHealth must name: the check and the layer."""
 
 import keras
 import numpy as np
@@ -177,7 +177,7 @@ DIVERGES = {"update_ratio", "exploding", "not_finite", "dead_units", "unchanged_
 DIVERGES |= {"vanishing", "saturation"}
 NO_GRADIENT = {"vanishing", "unchanged_weights"}
 
-# The planted fault, its rule, its layer, and the rules that its consequences meet too; those that
+# The planted fault, its check, its layer, and the checks that its consequences meet too; those that
 # are another's like are left to the long tests.
 FAULTS = [
     (deep_sigmoid, "vanishing", "h0", set()),
@@ -212,16 +212,16 @@ FAULTS = [
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 @pytest.mark.parametrize(
-    "fault, rule, layer, consequences", FAULTS, ids=lambda p: getattr(p, "__name__", "")
+    "fault, check, layer, consequences", FAULTS, ids=lambda p: getattr(p, "__name__", "")
 )
-def test_planted_fault_is_named(fault, rule, layer, consequences):
+def test_planted_fault_is_named(fault, check, layer, consequences):
     model, data, options = fault()
     found = []
     health = TrainingHealth(action=found.append)
     model.fit(*data, callbacks=[health], **{"batch_size": 32, "verbose": 0, **options})
     print(health.report)
-    assert (rule, layer) in [(finding.rule, finding.layer) for finding in found]
-    assert {finding.rule for finding in found} <= {rule} | consequences
+    assert (check, layer) in [(finding.check, finding.layer) for finding in found]
+    assert {finding.check for finding in found} <= {check} | consequences
     assert found == health.findings
-    (finding,) = (f for f in found if (f.rule, f.layer) == (rule, layer))
+    (finding,) = (f for f in found if (f.check, f.layer) == (check, layer))
     assert finding.advice and (layer or "the model") in str(finding)

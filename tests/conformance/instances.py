@@ -7,7 +7,7 @@ from trainings import KINDS, LAYERS, SCHEDULES, TRAININGS, make_optimizer
 
 import keras_bp
 from keras_bp import callbacks, reference
-from keras_bp.callbacks import health_rules
+from keras_bp.callbacks import health_checks
 
 _x = np.linspace(-1, 1, 8).reshape(2, 4)
 
@@ -27,12 +27,12 @@ OTHERS = {
     "callbacks.ResumableTraining": lambda: callbacks.ResumableTraining("checkpoints"),
     "callbacks.TrainingDashboard": lambda: callbacks.TrainingDashboard("picture.png"),
     "callbacks.TrainingHealth": lambda: callbacks.TrainingHealth(["saturation"]),
-    "callbacks.health_rules.Finding": lambda: health_rules.Finding(
+    "callbacks.health_checks.Finding": lambda: health_checks.Finding(
         "saturation", "hidden", 10, 0.9, 0.5, "what", "do"
     ),
     **{
-        f"callbacks.health_rules.{name}": getattr(health_rules, name)
-        for name in health_rules.__all__
+        f"callbacks.health_checks.{name}": getattr(health_checks, name)
+        for name in health_checks.__all__
         if name != "Finding"
     },
     "feedback.Alignment": lambda: keras_bp.feedback.Alignment(30.0, 0.9),

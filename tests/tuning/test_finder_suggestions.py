@@ -14,7 +14,7 @@ RATES = np.geomspace(1e-7, 10.0, 100)
 
 def _curve(losses, rates=RATES, steps=100, stop_reason="completed"):
     losses = np.asarray(losses, float)
-    # The raw losses say something else: every rule must read the average.
+    # The raw losses say something else: every method must read the average.
     return LearningRateCurve(rates[: len(losses)], -losses, losses, steps, stop_reason)
 
 
@@ -86,26 +86,26 @@ def test_minimum_is_a_tenth_of_the_lowest_point():
     assert _curve(losses).suggest("minimum") == pytest.approx(RATES[60] / 10)
 
 
-@pytest.mark.parametrize("rule", ["valley", "steep", "minimum"])
-def test_the_first_tenth_and_the_last_five_points_do_not_count(rule):
+@pytest.mark.parametrize("method", ["valley", "steep", "minimum"])
+def test_the_first_tenth_and_the_last_five_points_do_not_count(method):
     losses = np.log10(RATES / RATES[60]) ** 2
     spoiled = losses.copy()
     spoiled[:10] = np.linspace(-100.0, -500.0, 10)
     spoiled[95:] = np.linspace(-100.0, -500.0, 5)
-    assert _curve(spoiled).suggest(rule) == _curve(losses).suggest(rule)
+    assert _curve(spoiled).suggest(method) == _curve(losses).suggest(method)
     spoiled[10] = spoiled[94] = -1000.0
     assert _curve(spoiled).suggest("minimum") != _curve(losses).suggest("minimum")
 
 
-@pytest.mark.parametrize("rule, least", [("valley", 5), ("slide", 16), ("steep", 5)])
-def test_a_curve_too_short(rule, least):
+@pytest.mark.parametrize("method, least", [("valley", 5), ("slide", 16), ("steep", 5)])
+def test_a_curve_too_short(method, least):
     losses = np.linspace(2.0, 1.0, 100)
-    assert RATES[0] < _curve(losses[: 10 + least + 5]).suggest(rule) < 1.0
+    assert RATES[0] < _curve(losses[: 10 + least + 5]).suggest(method) < 1.0
     for points in (10 + least + 4, 7, 0):
         short = _curve(losses[:points], stop_reason="loss diverged")
         message = f"at least {least} points .* Received: a curve of {points} points, loss diverged"
         with pytest.raises(ValueError, match=message):
-            short.suggest(rule)
+            short.suggest(method)
 
 
 def test_a_curve_that_never_falls():
@@ -113,8 +113,8 @@ def test_a_curve_that_never_falls():
         _curve(np.linspace(1.0, 2.0, 100)).suggest()
 
 
-def test_a_rule_that_is_none():
-    with pytest.raises(ValueError, match=r"`rule` must be one of .*Received: rule='best'$"):
+def test_a_method_that_is_none():
+    with pytest.raises(ValueError, match=r"`method` must be one of .*Received: method='best'$"):
         _curve(np.linspace(2.0, 1.0, 100)).suggest("best")
 
 
@@ -140,9 +140,9 @@ def test_plot(own_axes):
     raw, average, *marks = ax.get_lines()
     np.testing.assert_array_equal(raw.get_ydata(), curve.losses)
     np.testing.assert_array_equal(average.get_ydata(), losses)
-    for mark, rule in zip(marks, ("valley", "slide", "steep", "minimum"), strict=True):
-        assert mark.get_label() == f"{rule}: {curve.suggest(rule):.1e}"
-        assert mark.get_xdata() == pytest.approx(curve.suggest(rule))
+    for mark, method in zip(marks, ("valley", "slide", "steep", "minimum"), strict=True):
+        assert mark.get_label() == f"{method}: {curve.suggest(method):.1e}"
+        assert mark.get_xdata() == pytest.approx(curve.suggest(method))
     ax.figure.canvas.draw()
     if not own_axes:
         matplotlib.pyplot.close(ax.figure)

@@ -1,1 +1,1 @@
-"""`TrainingHealth`: its rules, and what they look at."""
+"""`TrainingHealth`: its checks, and what they look at."""

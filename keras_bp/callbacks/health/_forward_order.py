@@ -37,7 +37,7 @@ class Link(typing.NamedTuple):
 
 
 class ForwardOrder:
-    """A model's layers in the order of the forward pass, for the rules of `TrainingHealth`.
+    """A model's layers in the order of the forward pass, for the checks of `TrainingHealth`.
 
     There are two lists: the layers that hold trainable variables, with the paths of
     `variable_paths`, and those that `model.summary()` lists and whose outputs are recorded, with

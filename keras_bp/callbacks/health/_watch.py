@@ -1,10 +1,10 @@
-"""Turns what rules see in single updates into findings."""
+"""Turns what checks see in single updates into findings."""
 
 import collections
 
 import numpy as np
 
-from keras_bp.callbacks.health._rule import Epochs, Finding, Rule
+from keras_bp.callbacks.health._check import Check, Epochs, Finding
 from keras_bp.callbacks.health.gradients import Exploding, NotFinite, Vanishing
 from keras_bp.callbacks.health.losses import LossNotFalling, Overfitting
 from keras_bp.callbacks.health.outputs import DeadUnits, PoorInitialization, Saturation
@@ -22,68 +22,70 @@ _CLASSES = (
     LossNotFalling,
     Overfitting,
 )
-_RULES = {rule.name: rule for rule in _CLASSES}
+_CHECKS = {check.name: check for check in _CLASSES}
 
 _LOSSES, _START, _FEW, _NORMS = 20, 10, 5, 10
 
 
-def checked_rules(rules):
-    """Return a list of rules from a list of rules and names, or all for None."""
-    expected = f"`rules` must be a list of rules or of their names, {', '.join(_RULES)}, or None."
-    if rules is None:
-        return [rule() for rule in _RULES.values()]
-    if not isinstance(rules, list | tuple):
-        raise TypeError(f"{expected} Received: rules={rules!r}")
+def select_checks(checks):
+    """Return a list of checks from a list of checks and names, or all for None."""
+    expected = (
+        f"`checks` must be a list of checks or of their names, {', '.join(_CHECKS)}, or None."
+    )
+    if checks is None:
+        return [check() for check in _CHECKS.values()]
+    if not isinstance(checks, list | tuple):
+        raise TypeError(f"{expected} Received: checks={checks!r}")
     checked = []
-    for rule in rules:
-        if isinstance(rule, str) and rule not in _RULES:
-            raise ValueError(f"{expected} Received: {rule!r}")
-        rule = _RULES[rule]() if isinstance(rule, str) else rule
-        if not isinstance(rule, Rule):
-            raise TypeError(f"{expected} Received: {rule!r}")
-        checked.append(rule)
-    if len({rule.name for rule in checked}) < max(1, len(checked)):
-        raise ValueError(f"{expected} It must hold each rule once. Received: rules={rules!r}")
+    for check in checks:
+        if isinstance(check, str) and check not in _CHECKS:
+            raise ValueError(f"{expected} Received: {check!r}")
+        check = _CHECKS[check]() if isinstance(check, str) else check
+        if not isinstance(check, Check):
+            raise TypeError(f"{expected} Received: {check!r}")
+        checked.append(check)
+    if len({check.name for check in checked}) < max(1, len(checked)):
+        raise ValueError(f"{expected} It must hold each check once. Received: checks={checks!r}")
     return checked
 
 
 class HealthWatch:
-    """Applies rules to each update and epoch, and counts how long a symptom lasts.
+    """Applies checks to each update and epoch, and counts how long a symptom lasts.
 
     Args:
-        rules: list of rules.
+        checks: list of checks.
 
     Attributes:
-        findings: list of `Finding`, one for each rule and layer at most, in order.
+        findings: list of `Finding`, one for each check and layer at most, in order.
         course: the `TrainingCourse`.
     """
 
-    def __init__(self, rules):
+    def __init__(self, checks):
         self.findings = []
         self.course = TrainingCourse()
-        self._rules = rules
-        self._lasting = {rule.name: {} for rule in rules}
+        self._checks = checks
+        self._lasting = {check.name: {} for check in checks}
 
     def see_update(self, update):
         """Return the new findings after an `Update`, a list."""
         self.course.add(update)
         # After the first NaN or infinity there is nothing more to find.
-        if any(finding.rule == "not_finite" for finding in self.findings):
+        if any(finding.check == "not_finite" for finding in self.findings):
             return []
         new = []
-        for rule in self._rules:
-            # No other rule can judge NaN.
-            if not update.finite and rule.name != "not_finite":
+        for check in self._checks:
+            # No other check can judge NaN.
+            if not update.finite and check.name != "not_finite":
                 continue
-            symptoms = rule.in_update(update)
+            symptoms = check.in_update(update)
             if symptoms is None:
                 continue
-            before = self._lasting[rule.name]
+            before = self._lasting[check.name]
             lasting = {symptom.layer: before.get(symptom.layer, 0) + 1 for symptom in symptoms}
-            self._lasting[rule.name] = lasting
+            self._lasting[check.name] = lasting
             for symptom in symptoms:
-                if symptom.at_once or lasting[symptom.layer] >= rule.updates:
-                    new += self._find(rule, symptom, update.step)
+                if symptom.at_once or lasting[symptom.layer] >= check.updates:
+                    new += self._find(check, symptom, update.step)
         return new
 
     def see_epoch(self, logs, step):
@@ -93,17 +95,17 @@ class HealthWatch:
         # NaN where the train step does not show the loss.
         start = course.losses[0] if np.isnan(course.start) else course.start
         epochs = Epochs(start, course.losses, course.validated)
-        seen = [(rule, symptom) for rule in self._rules for symptom in rule.in_epochs(epochs)]
+        seen = [(check, symptom) for check in self._checks for symptom in check.in_epochs(epochs)]
         return [finding for pair in seen for finding in self._find(*pair, step)]
 
-    def _find(self, rule, symptom, step):
+    def _find(self, check, symptom, step):
         """Return the finding in a list, or an empty list if it is known."""
-        if any((f.rule, f.layer) == (rule.name, symptom.layer) for f in self.findings):
+        if any((f.check, f.layer) == (check.name, symptom.layer) for f in self.findings):
             return []
-        advice = symptom.advice or rule.advice
+        advice = symptom.advice or check.advice
         value, threshold = float(symptom.value), float(symptom.threshold)
         about = symptom.layer, step, value, threshold, symptom.description, advice
-        self.findings.append(Finding(rule.name, *about))
+        self.findings.append(Finding(check.name, *about))
         return self.findings[-1:]
 
 
@@ -131,7 +133,7 @@ class TrainingCourse:
         self._first_norms = []
 
     def add(self, update):
-        """Add an `Update`, before the rules see it."""
+        """Add an `Update`, before the checks see it."""
         self.updates += 1
         norm = np.sqrt(np.sum(np.square(update.norms)))
         if np.isfinite(norm) and len(self._first_norms) < _NORMS:

@@ -1,15 +1,15 @@
-"""Rules of gradients: NaN or infinite, exploding, vanishing."""
+"""Checks of gradients: NaN or infinite, exploding, vanishing."""
 
 import dataclasses
 import typing
 
 import numpy as np
 
-from keras_bp.callbacks.health._rule import Rule, Symptom, Update
+from keras_bp.callbacks.health._check import Check, Symptom, Update
 
 
 @dataclasses.dataclass(frozen=True)
-class NotFinite(Rule):
+class NotFinite(Check):
     """The loss, a gradient or a weight is NaN or infinite; found in the first such update.
 
     The finding names the layer in which it began:
@@ -69,7 +69,7 @@ def _between(order, last):
 
 
 @dataclasses.dataclass(frozen=True)
-class Exploding(Rule):
+class Exploding(Check):
     """A layer's gradient is far larger than the last layer's, or than at the start.
 
     A layer whose gradient has a norm above `norm` shows a symptom if that is more than
@@ -81,7 +81,7 @@ class Exploding(Rule):
 
     Norms are taken after clipping, so a training whose optimizer clips them below `norm` gives no
     finding. One update is enough by default: after the first explosion the next step may be NaN.
-    The rule `NotFinite` finds gradients that are NaN or infinite.
+    The check `NotFinite` finds gradients that are NaN or infinite.
 
     Args:
         ratio: number above 0. Defaults to 70.
@@ -131,7 +131,7 @@ class Exploding(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Vanishing(Rule):
+class Vanishing(Check):
     """The first layer's gradient, or any layer's, is almost 0.
 
     Either of the two is a symptom, and a finding after `updates` consecutive updates:

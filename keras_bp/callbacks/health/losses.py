@@ -1,20 +1,20 @@
-"""Rules of the epochs' losses: no decrease, or a rising validation loss."""
+"""Checks of the epochs' losses: no decrease, or a rising validation loss."""
 
 import dataclasses
 
 import numpy as np
 
-from keras_bp.callbacks.health._rule import Epochs, Rule, Symptom, share
+from keras_bp.callbacks.health._check import Check, Epochs, Symptom, share
 
 
 @dataclasses.dataclass(frozen=True)
-class LossNotFalling(Rule):
+class LossNotFalling(Check):
     """The training loss falls by less than `fall` of itself in `epochs` epochs.
 
     The fall is that of a straight line through the losses of these epochs and the one before, so
     that a single low epoch does not hide it.
 
-    The loss of a converged training no longer falls either, and no rule can know how low it can go.
+    The loss of a converged training no longer falls either, and no check knows how low it can go.
     So this counts only while the loss is above `learned` times the mean of the first ten batches. A
     model that has learned less because there is no more to learn is found nevertheless;
     `EarlyStopping` ends such a training.
@@ -54,7 +54,7 @@ class LossNotFalling(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Overfitting(Rule):
+class Overfitting(Check):
     """The validation loss rises away from the training loss.
 
     In each of the last `epochs` epochs

@@ -1,16 +1,16 @@
-"""Rules of layers' outputs: dead or saturated units, initial weights that rescale signals."""
+"""Checks of layers' outputs: dead or saturated units, initial weights that rescale signals."""
 
 import dataclasses
 
 import numpy as np
 
-from keras_bp.callbacks.health._rule import Rule, Symptom, Update, share
+from keras_bp.callbacks.health._check import Check, Symptom, Update, share
 
 _ENOUGH = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class DeadUnits(Rule):
+class DeadUnits(Check):
     """Too many of a layer's ReLU units are 0 for the whole batch.
 
     A unit counts as dead if it is nonzero in less than 1 % of the batch (of batch and
@@ -54,7 +54,7 @@ class DeadUnits(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Saturation(Rule):
+class Saturation(Check):
     """Too many of a layer's sigmoid or tanh outputs lie within 0.01 of a bound.
 
     There the derivative is below 0.02, and the layers before learn almost nothing. It is found
@@ -98,10 +98,10 @@ _SAME, _FEW = 1e-6, 16
 
 
 @dataclasses.dataclass(frozen=True)
-class PoorInitialization(Rule):
+class PoorInitialization(Check):
     """As training begins, signals grow or shrink from layer to layer, or all units are the same.
 
-    The rule looks at the hidden dense and convolutional layers in the first `steps` update steps,
+    The check looks at the hidden dense and convolutional layers in the first `steps` update steps,
     up to the first update that is larger than the weights. It finds the first layer that shows a
     symptom in `updates` consecutive updates:
 

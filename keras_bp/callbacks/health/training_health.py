@@ -8,9 +8,9 @@ import numpy as np
 
 from keras_bp._arguments import check_path
 from keras_bp._types import Path
+from keras_bp.callbacks.health._check import Check, Finding, Update
 from keras_bp.callbacks.health._forward_order import ForwardOrder
-from keras_bp.callbacks.health._rule import Finding, Rule, Update
-from keras_bp.callbacks.health._watch import HealthWatch, checked_rules
+from keras_bp.callbacks.health._watch import HealthWatch, select_checks
 from keras_bp.recording import STATISTICS, EventFile, RecordingCallback
 
 _MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20
@@ -20,7 +20,7 @@ class TrainingHealth(RecordingCallback):
     """Watches a plain `model.fit` and reports what goes wrong, where, and what to try.
 
     It sees every update step's gradients, updates, outputs and loss as `GradientMonitor` does, and
-    the weights are the same, bit for bit, with and without it. It applies ten rules:
+    the weights are the same, bit for bit, with and without it. It applies ten checks:
 
     - `"not_finite"`: NaN or infinity, and the layer in which it began, forward or backward;
     - `"exploding"`: a layer's gradient is 70 times the last layer's, or 100 times what it was;
@@ -37,10 +37,10 @@ class TrainingHealth(RecordingCallback):
     - `"overfitting"`: the validation loss rises, 10 % above the training loss, in 5 epochs.
 
     Updates and epochs are consecutive. Without a number of updates, one is enough: the first may
-    end the training, or be the only one to show the fault. The rules' classes are in
-    `keras_bp.callbacks.health_rules` (`"dead_units"` is `DeadUnits`): their arguments are the
+    end the training, or be the only one to show the fault. The checks' classes are in
+    `keras_bp.callbacks.health_checks` (`"dead_units"` is `DeadUnits`): their arguments are the
     thresholds, and their docstrings say which healthy trainings look similar and are not reported.
-    A rule makes at most one finding per layer. A fault may have several findings: dead units, for
+    A check makes at most one finding per layer. A fault may have several findings: dead units, for
     instance, stop the gradients of the layers before them. The first is nearest to the cause.
 
     `fit` prints the report as it ends, unless it was called with `verbose=0`. A second `fit` of
@@ -48,8 +48,8 @@ class TrainingHealth(RecordingCallback):
     callback starts over.
 
     Args:
-        rules: list of rules, by name as above, or as objects with other thresholds:
-            `["not_finite", health_rules.Exploding(ratio=1000)]`. Defaults to `None`: all.
+        checks: list of checks, by name as above, or as objects with other thresholds:
+            `["not_finite", health_checks.Exploding(ratio=1000)]`. Defaults to `None`: all.
         action: what to do with a new `Finding`: `"warn"` gives a Python warning, `"stop"` stops
             training as `EarlyStopping` does, and a function is called with it.
             Defaults to `"warn"`.
@@ -58,12 +58,12 @@ class TrainingHealth(RecordingCallback):
             Defaults to `None`: no file.
 
     Attributes:
-        findings: list of `keras_bp.callbacks.health_rules.Finding`, in order.
+        findings: list of `keras_bp.callbacks.health_checks.Finding`, in order.
         report: string, all findings in words.
 
     Raises:
         TypeError: if an argument has another type.
-        ValueError: if the name of a rule is unknown, a rule is given twice or `rules` is empty, if
+        ValueError: if the name of a check is unknown, a check is given twice, `checks` is empty, or
             `action` is another string; and by `fit`, before the first update, if no event file
             can be created in `log_dir`, if the model has no optimizer, if it is built and has no
             trainable weights, or if the optimizers inside a composite accumulate the gradients of
@@ -82,7 +82,7 @@ class TrainingHealth(RecordingCallback):
         >>> health = keras_bp.callbacks.TrainingHealth(["vanishing"], action="stop")
         >>> x = np.random.default_rng(0).normal(size=(80, 4))
         >>> _ = model.fit(x, x[:, :1], batch_size=8, verbose=0, callbacks=[health])
-        >>> [(finding.rule, finding.layer, finding.step) for finding in health.findings]
+        >>> [(finding.check, finding.layer, finding.step) for finding in health.findings]
         [('vanishing', 'd0', 10)]
 
     References:
@@ -93,7 +93,7 @@ class TrainingHealth(RecordingCallback):
 
     def __init__(
         self,
-        rules: Sequence[str | Rule] | None = None,
+        checks: Sequence[str | Check] | None = None,
         action: str | Callable[[Finding], object] = "warn",
         log_dir: Path | None = None,
     ) -> None:
@@ -106,12 +106,12 @@ class TrainingHealth(RecordingCallback):
         if log_dir is not None:
             check_path("log_dir", log_dir)
         super().__init__(outputs="every", seconds=0.0)
-        self.rules = checked_rules(rules)
+        self.checks = select_checks(checks)
         self.action = action
         self.log_dir = log_dir
         self._file = None
         self._watched = None, None
-        self._watch = HealthWatch(self.rules)
+        self._watch = HealthWatch(self.checks)
 
     @property
     def findings(self) -> list[Finding]:
@@ -135,7 +135,7 @@ class TrainingHealth(RecordingCallback):
         if self.model is not model:
             self._last_step = 0
         if self.model is not model or self.model.optimizer is not optimizer:
-            self._watch = HealthWatch(self.rules)
+            self._watch = HealthWatch(self.checks)
         self._watched = self.model, self.model.optimizer
         if self.log_dir is not None and self._file is None:
             self._file = EventFile(self.log_dir)
@@ -195,7 +195,7 @@ class TrainingHealth(RecordingCallback):
         self._judge(updates, measured)
 
     def _judge(self, updates, measured=None):
-        """Apply the rules to each update, and act on their findings."""
+        """Apply the checks to each update, and act on their findings."""
         if self._order is None or self._order[0] is not self._recorder:
             about = self.model, self._recorder, self._layers, self._layer_of_variable
             self._order = self._recorder, ForwardOrder(*about)
@@ -205,7 +205,7 @@ class TrainingHealth(RecordingCallback):
             self._act(self._watch.see_update(update))
 
     def _update(self, step, updates, row, measured):
-        """Return one of the updates as the rules see it."""
+        """Return one of the updates as the checks see it."""
         order, course, sees_loss = self._order[1], self._watch.course, self._recorder.sees_loss
         *norms, total = self._norms(updates.squares[row : row + 1])[0]
         norms = np.array(norms)[order.order]
@@ -250,7 +250,7 @@ class TrainingHealth(RecordingCallback):
         for finding in findings:
             if self._file is not None:
                 layer = "model" if finding.layer is None else finding.layer
-                tag = f"training_health/{finding.rule}/{layer}"
+                tag = f"training_health/{finding.check}/{layer}"
                 self._file.write_text(tag, str(finding), finding.step)
                 self._file.flush()
             if self.action == "warn":

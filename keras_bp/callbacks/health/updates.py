@@ -1,14 +1,14 @@
-"""Rules of updates: missing, far too large, far too small."""
+"""Checks of updates: missing, far too large, far too small."""
 
 import dataclasses
 
 import numpy as np
 
-from keras_bp.callbacks.health._rule import Rule, Symptom, Update
+from keras_bp.callbacks.health._check import Check, Symptom, Update
 
 
 @dataclasses.dataclass(frozen=True)
-class UnchangedWeights(Rule):
+class UnchangedWeights(Check):
     """A layer's trainable weights are the same, bit for bit, after `updates` updates in a row.
 
     The layer is cut off from the loss (`stop_gradient`, a dead layer after it, an operation
@@ -48,7 +48,7 @@ _TINY, _SMALL = 1e-3, 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
-class UpdateRatio(Rule):
+class UpdateRatio(Check):
     """The norm of a layer's update is far too large or too small beside that of its weights.
 
     A ratio near 1e-3 is healthy.

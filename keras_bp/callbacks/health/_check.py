@@ -1,4 +1,4 @@
-"""The base of `TrainingHealth`'s rules, what they see and what they report."""
+"""The base of `TrainingHealth`'s checks, what they see and what they report."""
 
 import dataclasses
 import typing
@@ -11,7 +11,7 @@ from keras_bp.callbacks.health._forward_order import ForwardOrder
 
 
 class Update(typing.NamedTuple):
-    """An update step as the rules see it: numbers, and arrays with one entry per layer."""
+    """An update step as the checks see it: numbers, and arrays with one entry per layer."""
 
     step: int
     """Its number, 1 for the optimizer's first."""
@@ -53,7 +53,7 @@ class Update(typing.NamedTuple):
 
 
 class Epochs(typing.NamedTuple):
-    """The epochs so far, as the rules see them."""
+    """The epochs so far, as the checks see them."""
 
     start: float
     """The first batches' mean loss, or the first epoch's where the train step does not show it."""
@@ -64,16 +64,16 @@ class Epochs(typing.NamedTuple):
 
 
 class Symptom(typing.NamedTuple):
-    """What a rule sees in one update or after an epoch; see `Finding`."""
+    """What a check sees in one update or after an epoch; see `Finding`."""
 
     layer: str | None
     value: float
     threshold: float
     description: str
     advice: str | None = None
-    """Replaces the rule's advice."""
+    """Replaces the check's advice."""
     at_once: bool = False
-    """Whether it is a finding at once, however many updates the rule requires."""
+    """Whether it is a finding at once, however many updates the check requires."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +83,17 @@ class Finding:
     `str(finding)` says all of it in a sentence or two.
 
     Attributes:
-        rule: string, the name of the rule, such as `"vanishing"`.
+        check: string, the name of the check, such as `"vanishing"`.
         layer: string, the path of the layer, as in `GradientMonitor`; `None` where the fault is
             the whole model's.
         step: integer, the number of the update step in which the fault was found.
         value: float, what was measured.
-        threshold: float, the rule's threshold that the value has passed.
+        threshold: float, the check's threshold that the value has passed.
         description: string, what was measured, in words.
         advice: string, what to try.
     """
 
-    rule: str
+    check: str
     layer: str | None
     step: int
     value: float
@@ -103,14 +103,14 @@ class Finding:
 
     def __str__(self) -> str:
         place = "the model" if self.layer is None else f"layer `{self.layer}`"
-        title = self.rule.replace("_", " ").capitalize()
+        title = self.check.replace("_", " ").capitalize()
         return f"{title} in {place} at step {self.step}: {self.description}. {self.advice}"
 
 
-class Rule:
-    """Base of the rules: a frozen dataclass of thresholds, which it checks.
+class Check:
+    """Base of the checks: a frozen dataclass of thresholds, verified as it is made.
 
-    A rule keeps no record of a training. It overrides `in_update`, and has a field `updates`, the
+    A check keeps no record of a training. It overrides `in_update`, and has a field `updates`, the
     number of consecutive updates in which a layer must show a symptom; or it overrides `in_epochs`.
 
     Raises:
@@ -140,5 +140,5 @@ class Rule:
 
 
 def share(default: float) -> float:
-    """Return a field of a rule that lies in (0, 1]."""
+    """Return a field of a check that lies in (0, 1]."""
     return dataclasses.field(default=default, metadata={"high": 1.0})

@@ -1,6 +1,6 @@
-"""The rules of `TrainingHealth`, with their thresholds."""
+"""The checks of `TrainingHealth`, with their thresholds."""
 
-from keras_bp.callbacks.health._rule import Finding
+from keras_bp.callbacks.health._check import Finding
 from keras_bp.callbacks.health.gradients import Exploding, NotFinite, Vanishing
 from keras_bp.callbacks.health.losses import LossNotFalling, Overfitting
 from keras_bp.callbacks.health.outputs import DeadUnits, PoorInitialization, Saturation

@@ -1,4 +1,4 @@
-"""Each rule of TrainingHealth at both sides of each threshold, on updates made up by hand."""
+"""Each check of TrainingHealth at both sides of each threshold, on updates made up by hand."""
 
 import dataclasses
 import types
@@ -6,11 +6,11 @@ import types
 import numpy as np
 import pytest
 
-from keras_bp.callbacks import health_rules
+from keras_bp.callbacks import health_checks
+from keras_bp.callbacks.health._check import Check, Epochs, Symptom, Update
 from keras_bp.callbacks.health._forward_order import Link
-from keras_bp.callbacks.health._rule import Epochs, Rule, Symptom, Update
 from keras_bp.callbacks.health._watch import HealthWatch, TrainingCourse
-from keras_bp.callbacks.health_rules import (
+from keras_bp.callbacks.health_checks import (
     DeadUnits,
     Exploding,
     LossNotFalling,
@@ -23,7 +23,7 @@ from keras_bp.callbacks.health_rules import (
     Vanishing,
 )
 
-RULES = [getattr(health_rules, name) for name in health_rules.__all__ if name != "Finding"]
+CHECKS = [getattr(health_checks, name) for name in health_checks.__all__ if name != "Finding"]
 nan, inf = np.nan, np.inf
 
 # Layers a, b, c of 100 weights each; b and its activation are two layers of the summary.
@@ -69,15 +69,15 @@ def update(statistics=None, order=None, **changes):
     return Update(**{**values, **changes})
 
 
-def found(rule, **changes):
-    """The layers in which a rule sees a symptom."""
-    symptoms = rule.in_update(update(**changes))
+def found(check, **changes):
+    """The layers in which a check sees a symptom."""
+    symptoms = check.in_update(update(**changes))
     return None if symptoms is None else [symptom.layer for symptom in symptoms]
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_healthy_update_has_no_symptom(rule):
-    assert not rule().in_update(update())
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_healthy_update_has_no_symptom(check):
+    assert not check().in_update(update())
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_vanishing_everywhere_is_a_minimum_or_a_fault():
     assert found(Vanishing(), norms=norms, learned=False) == ["a"]
     assert found(Vanishing(), norms=norms, learned=True) == []
     # Another layer's gradient is 1000 times the threshold, or not quite.
-    rule = Vanishing(ratio=1e-9)
-    assert found(rule, norms=[0.9e-6, 0.9e-6, 1.01e-3], learned=True) == ["a"]
-    assert found(rule, norms=[0.9e-6, 0.9e-6, 0.99e-3], learned=True) == []
+    check = Vanishing(ratio=1e-9)
+    assert found(check, norms=[0.9e-6, 0.9e-6, 1.01e-3], learned=True) == ["a"]
+    assert found(check, norms=[0.9e-6, 0.9e-6, 0.99e-3], learned=True) == []
 
 
 def test_vanishing_passes_over_layers_that_were_not_called_and_embeddings():
@@ -200,17 +200,17 @@ def test_update_ratio_is_a_finding_at_once_only_if_it_is_large():
 
 
 def test_unchanged_weights():
-    rule = UnchangedWeights()
+    check = UnchangedWeights()
     moves, ratios = np.array([0.0, 1e-30, 1e-3]), np.array([0.0, 1e-30, 1e-3])
-    assert found(rule, moves=moves, ratios=ratios) == ["a"]
-    assert found(rule, moves=moves, ratios=ratios, learned=True) == ["a"]
+    assert found(check, moves=moves, ratios=ratios) == ["a"]
+    assert found(check, moves=moves, ratios=ratios, learned=True) == ["a"]
     still = {"moves": np.zeros(3), "ratios": np.zeros(3)}
-    assert found(rule, **still) == ["a"]
-    assert found(rule, **still, learned=True) == []
+    assert found(check, **still) == ["a"]
+    assert found(check, **still, learned=True) == []
     for ratio, layers in (1.1e-6, ["a"]), (0.9e-6, []):
         ratios = np.array([0.0, 0.0, ratio])
-        assert found(rule, moves=moves, ratios=ratios, learned=True) == layers
-    assert found(rule, moves=None, ratios=None, weights=None) is None
+        assert found(check, moves=moves, ratios=ratios, learned=True) == layers
+    assert found(check, moves=None, ratios=None, weights=None) is None
 
 
 def link(**changes):
@@ -341,30 +341,30 @@ def test_overfitting():
     assert not parts([], [])
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_thresholds_are_checked(rule):
-    assert rule() == rule() and hash(rule()) == hash(rule())
-    for field in dataclasses.fields(rule):
+@pytest.mark.parametrize("check", CHECKS)
+def test_thresholds_are_checked(check):
+    assert check() == check() and hash(check()) == hash(check())
+    for field in dataclasses.fields(check):
         with pytest.raises(TypeError, match=f"`{field.name}` must be .*Received: {field.name}='a'"):
-            rule(**{field.name: "a"})
+            check(**{field.name: "a"})
         for bad in [0, -1, nan if field.type is float else -2]:
             with pytest.raises(ValueError, match=f"`{field.name}` must be .*Received: .*={bad}"):
-                rule(**{field.name: bad})
+                check(**{field.name: bad})
         good = 3 if field.type is int else 0.25
-        assert getattr(rule(**{field.name: good}), field.name) == good
+        assert getattr(check(**{field.name: good}), field.name) == good
         with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(rule(), field.name, good)
-    assert rule.advice and rule.__doc__
+            setattr(check(), field.name, good)
+    assert check.advice and check.__doc__
 
 
-@pytest.mark.parametrize("rule", [DeadUnits, Saturation])
-def test_a_share_is_1_at_most(rule):
-    assert rule(share=1).share == 1
+@pytest.mark.parametrize("check", [DeadUnits, Saturation])
+def test_a_share_is_1_at_most(check):
+    assert check(share=1).share == 1
     with pytest.raises(ValueError, match=r"`share` must be .*\(0, 1\].*Received: share=1.01"):
-        rule(share=1.01)
+        check(share=1.01)
 
 
-class Marked(Rule):
+class Marked(Check):
     """Sees a symptom in the layers that an update says."""
 
     name, advice, updates = "marked", "None.", 3
@@ -390,7 +390,7 @@ def test_nothing_is_judged_after_the_first_number_that_is_none():
     watch = HealthWatch([Exploding(), NotFinite()])
     assert watch.see_update(update()) == []
     (finding,) = watch.see_update(update(norms=[inf, 1.0, 1.0]))
-    assert (finding.rule, finding.layer) == ("not_finite", "a")
+    assert (finding.check, finding.layer) == ("not_finite", "a")
     assert watch.see_update(update(norms=[1e9, 1.0, 1.0])) == []
     assert watch.see_update(update(norms=[1.0, nan, 1.0])) == []
 
