@@ -33,12 +33,12 @@ class Combiner(Weighting):
 
         d = J^T a,    a = weights(M),    M = J J^T
 
-    so that a rule needs only the T x T Gramian, which is summed in float64 over the shared
-    variables. A rule derives from this class and overrides `_weights(gramian, present)`: `gramian`
+    so that a weighting needs only the T x T Gramian, which is summed in float64 over the shared
+    variables. A weighting derives from this class and overrides `_weights(gramian, present)`: `gramian`
     is in float64, at least (1, 1) and of known shape, `present` a boolean tensor of shape (T,); a
     task that is not present has a row and a column of zeros, and its weight is not used.
 
-    A rule that looks at the tasks' losses, or learns variables, derives from `LossWeighting`. One
+    A weighting that looks at the tasks' losses, or learns variables, derives from `LossWeighting`. One
     that weighs each variable's gradients separately is `BlockwiseUPGrad`.
 
     Tasks whose gradients are not finite are left out of the step, as if they were not there.
@@ -50,7 +50,7 @@ class Combiner(Weighting):
         optimizer.apply(combiner.gradients(tape, losses, variables), variables)
 
     Args:
-        **arguments: the rule's constructor's arguments, for `get_config`.
+        **arguments: the weighting's constructor's arguments, for `get_config`.
 
     Call arguments:
         jacobian: floating-point tensor of shape (T, P).
@@ -73,7 +73,7 @@ class Combiner(Weighting):
 
     References:
         Quinton and Rey, 2024, "Jacobian descent for multi-objective optimization", section 2: the
-        rules as functions of the Gramian.
+        weightings as functions of the Gramian.
     """
 
     def __call__(self, jacobian: Array, losses: Array | None = None) -> tf.Tensor:
@@ -83,7 +83,7 @@ class Combiner(Weighting):
     def combine(self, jacobian: Array, losses: Array | None = None) -> tf.Tensor:
         """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P).
 
-        `losses`, the tasks' losses of shape (T,), are for the rules that need them.
+        `losses`, the tasks' losses of shape (T,), are for the weightings that need them.
         """
         jacobian = check_floating("jacobian", jacobian)
         if jacobian.shape.rank != 2 or not jacobian.shape[0]:

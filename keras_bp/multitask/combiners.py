@@ -1,4 +1,4 @@
-"""The rules: each is a few lines that turn the tasks' Gram matrix into their weights."""
+"""The combiners: each is a few lines that turn the tasks' Gram matrix into their weights."""
 
 import keras
 import tensorflow as tf
@@ -349,7 +349,7 @@ class BlockwiseUPGrad(UPGrad):
 
         d^k = UPGrad of the g_i^k,    so that g_j^k . d^k >= 0 for all j and k
 
-    Rules on whole gradients overlook a conflict in one layer if another layer's agreement makes up
+    Weightings of whole gradients overlook a conflict in one layer if another layer's agreement makes up
     for it, and where there is a conflict in total, they bend the gradient in all layers, also in
     those that agree. Here no conflict is left in any variable, and so none in total; a variable in
     which the tasks agree gets the mean over the tasks that depend on it.

@@ -16,19 +16,19 @@ LARGEST = 20.0
 class LossWeighting(Combiner):
     """A combiner whose weights depend on the tasks' losses.
 
-    A rule derives from it, overrides `_weights(gramian, present, losses)`, with the losses as a
+    A weighting derives from it, overrides `_weights(gramian, present, losses)`, with the losses as a
     float64 tensor of shape (T,), and, if it learns variables, `_new_variables(tasks)`. A
     `MultiTaskModel` and `gradients` hand it the losses; elsewhere they must be given.
 
     Args:
-        **arguments: the rule's constructor's arguments, for `get_config`.
+        **arguments: the weighting's constructor's arguments, for `get_config`.
 
     Raises:
         ValueError: when called without losses.
     """
 
     def build(self, tasks: int) -> None:
-        """Create the rule's variables for a number of tasks, unless they exist.
+        """Create the weighting's variables for a number of tasks, unless they exist.
 
         A `MultiTaskModel` calls this in its constructor, otherwise the first step does. Under
         `tf.distribute`, a custom loop must call it in the strategy's scope.

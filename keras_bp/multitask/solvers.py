@@ -1,4 +1,4 @@
-"""The small numerical problems of the rules, solved inside the graph, compiled by XLA too."""
+"""The small numerical problems of the weightings, solved inside the graph, compiled by XLA too."""
 
 import functools
 

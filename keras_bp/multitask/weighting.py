@@ -1,4 +1,4 @@
-"""The base of the rules: the weights of the tasks as a function of their gradients' Gram matrix."""
+"""The base of the weightings: the weights of the tasks as a function of their gradients' Gram matrix."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -17,13 +17,13 @@ class Weighting:
         a = weights(M),    M = J J^T
 
     It does not know the gradients themselves or how the weights are used: a `Combiner` adds that. A
-    rule overrides `_weights(gramian, present)`.
+    weighting overrides `_weights(gramian, present)`.
 
     Args:
-        **arguments: the rule's constructor's arguments, for `get_config`.
+        **arguments: the weighting's constructor's arguments, for `get_config`.
 
     Attributes:
-        variables: sequence of the variables that the rule learns, empty for most.
+        variables: sequence of the variables that the weighting learns, empty for most.
     """
 
     variables: Sequence = ()
@@ -32,7 +32,7 @@ class Weighting:
         self._config = arguments
 
     def build(self, tasks: int) -> None:
-        """Create the rule's own variables, if it has any, for a number of tasks."""
+        """Create the weighting's own variables, if it has any, for a number of tasks."""
 
     def weights(
         self, gramian: Array, present: Array | None = None, losses: Array | None = None
@@ -44,7 +44,7 @@ class Weighting:
                 finite.
             present: boolean tensor of shape (T,), False for tasks that are left out, or `None`
                 if all take part.
-            losses: floating-point tensor of shape (T,), for the rules that need the losses.
+            losses: floating-point tensor of shape (T,), for the weightings that need the losses.
 
         Returns:
             A tensor of shape (T,) with a weight of 0 for each task that is left out.
@@ -62,7 +62,7 @@ class Weighting:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Create a rule from what `get_config` returned."""
+        """Create a weighting from what `get_config` returned."""
         return cls(**config)
 
     def __repr__(self) -> str:

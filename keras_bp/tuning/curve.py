@@ -130,8 +130,8 @@ class LearningRateCurve:
             )
         if not (np.diff(losses) < 0.0).any():
             raise ValueError(
-                "`suggest` needs a curve that falls somewhere, but the model learned at none of the "
-                "rates. Sweep from a smaller min_learning_rate to a larger "
+                "`suggest` needs a curve that falls somewhere, but the model learned at none of "
+                "the rates. Sweep from a smaller min_learning_rate to a larger "
                 f"max_learning_rate. Received: smoothed losses from {losses[0]:.4g} to "
                 f"{losses[-1]:.4g} that nowhere fall"
             )
