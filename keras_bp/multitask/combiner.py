@@ -33,13 +33,13 @@ class Combiner(Weighting):
 
         d = J^T a,    a = weights(M),    M = J J^T
 
-    so that a weighting needs only the T x T Gramian, which is summed in float64 over the shared
-    variables. A weighting derives from this class and overrides `_weights(gramian, present)`: `gramian`
-    is in float64, at least (1, 1) and of known shape, `present` a boolean tensor of shape (T,); a
-    task that is not present has a row and a column of zeros, and its weight is not used.
+    so that the weights need only the T x T Gramian, which is summed in float64 over the shared
+    variables. A subclass overrides `_weights(gramian, present)`: `gramian` is in float64, at least
+    (1, 1) and of known shape, `present` a boolean tensor of shape (T,); a task that is not present
+    has a row and a column of zeros, and its weight is not used.
 
-    A weighting that looks at the tasks' losses, or learns variables, derives from `LossWeighting`. One
-    that weighs each variable's gradients separately is `BlockwiseUPGrad`.
+    One that looks at the tasks' losses derives from `LossWeighting`. One that weighs each
+    variable's gradients separately is `BlockwiseUPGrad`.
 
     Tasks whose gradients are not finite are left out of the step, as if they were not there.
     Gradients in float16 or bfloat16 are combined in float32, and d is of their dtype. It all

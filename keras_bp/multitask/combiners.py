@@ -349,9 +349,9 @@ class BlockwiseUPGrad(UPGrad):
 
         d^k = UPGrad of the g_i^k,    so that g_j^k . d^k >= 0 for all j and k
 
-    Weightings of whole gradients overlook a conflict in one layer if another layer's agreement makes up
-    for it, and where there is a conflict in total, they bend the gradient in all layers, also in
-    those that agree. Here no conflict is left in any variable, and so none in total; a variable in
+    One weight for a whole gradient overlooks a conflict in one layer if another layer's agreement
+    makes up for it, and where there is a conflict in total, it bends the gradient in all layers,
+    also in those that agree. Here no conflict is left in any variable, and so none in total; a variable in
     which the tasks agree gets the mean over the tasks that depend on it.
     `keras_bp.callbacks.GradientConflict` shows which layers conflict.
 

@@ -1,4 +1,4 @@
-"""The base of the weightings: the weights of the tasks as a function of their gradients' Gram matrix."""
+"""The weights of the tasks as a function of their gradients' Gram matrix."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -17,7 +17,7 @@ class Weighting:
         a = weights(M),    M = J J^T
 
     It does not know the gradients themselves or how the weights are used: a `Combiner` adds that. A
-    weighting overrides `_weights(gramian, present)`.
+    subclass overrides `_weights(gramian, present)`.
 
     Args:
         **arguments: the weighting's constructor's arguments, for `get_config`.
