@@ -351,8 +351,8 @@ class BlockwiseUPGrad(UPGrad):
 
     One weight for a whole gradient overlooks a conflict in one layer if another layer's agreement
     makes up for it, and where there is a conflict in total, it bends the gradient in all layers,
-    also in those that agree. Here no conflict is left in any variable, and so none in total; a variable in
-    which the tasks agree gets the mean over the tasks that depend on it.
+    also in those that agree. Here no conflict is left in any variable, and so none in total; a
+    variable in which the tasks agree gets the mean over the tasks that depend on it.
     `keras_bp.callbacks.GradientConflict` shows which layers conflict.
 
     Called with a Jacobian, which is one block, it is `UPGrad`.

@@ -17,7 +17,8 @@ class LossWeighting(Combiner):
     """A combiner whose weights depend on the tasks' losses.
 
     A subclass overrides `_weights(gramian, present, losses)`, with the losses as a float64 tensor
-    of shape (T,), and, if it learns variables, `_new_variables(tasks)`. A `MultiTaskModel` and `gradients` hand it the losses; elsewhere they must be given.
+    of shape (T,), and, if it learns variables, `_new_variables(tasks)`. A `MultiTaskModel` and
+    `gradients` hand it the losses; elsewhere they must be given.
 
     Args:
         **arguments: the weighting's constructor's arguments, for `get_config`.
