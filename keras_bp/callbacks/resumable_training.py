@@ -201,7 +201,8 @@ class ResumableTraining(keras.callbacks.Callback):
             raise _Refused(
                 f"`backup_dir` must hold checkpoints of the same model and optimizer. Received: "
                 f"backup_dir={self.backup_dir!r} with {len(saved)} classes and variables where "
-                f"this training has {len(own)}; number {number} is {theirs!r} there, {ours!r} here"
+                f"this training has {len(own)}; number {number} is {theirs!r} there and {ours!r} "
+                "here"
             )
         return self._state.variables
 

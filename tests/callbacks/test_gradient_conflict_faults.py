@@ -155,7 +155,7 @@ def test_a_train_step_that_combines_nothing_is_told(data, tmp_path):
     model = _NoTasks(inputs, [L.Dense(1)(trunk), L.Dense(1)(trunk)], combiner=Sum(), name="net")
     model.compile("sgd", "mse", run_eagerly=True)
     conflict = GradientConflict(tmp_path)
-    with pytest.warns(RuntimeWarning, match="model 'net' does not call `model.listeners`"):
+    with pytest.warns(RuntimeWarning, match="model 'net' calls none of `model.listeners`"):
         model.fit(data[0], [data[1]] * 2, callbacks=[conflict], **FIT)
     assert conflict.table() == []
 
