@@ -8,6 +8,8 @@ layers and models) also uses what it inherits from Keras through `self`; these n
 """
 
 import contextlib
+import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -76,7 +78,10 @@ PRIVATE_NAMES = {
     "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
     "MultiOptimizer._optimizer_map": "a lent learning rate reaches by it the optimizers that a "
     "composite creates late",
-    # Tapes
+    # Traced functions and tapes
+    "Function._function_cache": "an optimizer drops its traced steps from it when a schedule takes "
+    "the place of its rate; they would silently go on with the old rate",
+    "sys._current_frames": "CPython's stacks of all threads, in which those functions are found",
     "GradientTape._persistent": "a combiner refuses a tape that gives only one gradient; "
     "without it TensorFlow's own error comes, which does not name the argument",
     # Modules
@@ -165,6 +170,17 @@ def clear_losses(layer: keras.Layer) -> None:
 def set_value(variable: keras.Variable, value: tf.Variable, dtype: str) -> None:
     """Let a Keras variable hold another `tf.Variable`, of this dtype."""
     vars(variable).update(_value=value, _dtype=dtype)
+
+
+def replace_value(variable: keras.Variable, other: keras.Variable) -> None:
+    """Let a scalar variable hold another one's value, and spoil what it held.
+
+    That gets another shape: a function that was traced with it fails, instead of computing with it.
+    """
+    held = variable._value
+    variable._value = other._value
+    for copy in tf.distribute.get_strategy().experimental_local_results(held):
+        tf.raw_ops.AssignVariableOp(resource=copy.handle, value=tf.zeros((0,), copy.dtype))
 
 
 # Tensors: what Keras's layers and losses attach to a tensor
@@ -314,7 +330,29 @@ def clip_by_optimizer(optimizer: keras.optimizers.Optimizer, gradients: list) ->
     return optimizer._clip_gradients(gradients)
 
 
-# Tapes
+# Traced functions and tapes
+
+
+def called_functions() -> list[tf.types.experimental.PolymorphicFunction]:
+    """List the `tf.function`s that are being called, and so traced, in whichever thread.
+
+    A strategy traces each replica in a thread of its own, while the caller's waits.
+    """
+    found = {}
+    for innermost in sys._current_frames().values():
+        frame: types.FrameType | None = innermost
+        while frame is not None:
+            if frame.f_code.co_varnames[:1] == ("self",):
+                owner = frame.f_locals.get("self")
+                if isinstance(owner, tf.types.experimental.PolymorphicFunction):
+                    found[id(owner)] = owner
+            frame = frame.f_back
+    return list(found.values())
+
+
+def drop_traces(function: Any) -> None:
+    """Let a `tf.function` be traced anew at its next call."""
+    function._function_cache.clear()
 
 
 def is_persistent(tape: tf.GradientTape) -> bool:

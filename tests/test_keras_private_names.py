@@ -103,6 +103,16 @@ def _asks_its_map(k):
     return asked == [rule]
 
 
+def _traced_again(k):
+    traces = []
+    function = tf.function(lambda: traces.append(_keras.called_functions()))
+    function()
+    function()
+    _keras.drop_traces(function)
+    function()
+    return traces == [[function], [function]]
+
+
 PROBES = {
     "Layer._flatten_layers": lambda k: k.dense in k.model._flatten_layers(),
     "Layer._losses": lambda k: len(k.penalized._losses) == 1,
@@ -158,6 +168,8 @@ PROBES = {
         k.optimizer._var_key(k.kernel) in k.optimizer._trainable_variables_indices
     ),
     "MultiOptimizer._optimizer_map": _asks_its_map,
+    "Function._function_cache": _traced_again,
+    "sys._current_frames": _traced_again,
     "GradientTape._persistent": lambda k: (
         tf.GradientTape(persistent=True)._persistent and not tf.GradientTape()._persistent
     ),

@@ -1,11 +1,13 @@
 """A learning rate that can always be set, also on top of a schedule."""
 
 import typing
+import weakref
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp import _keras
 from keras_bp._arguments import check_number
 from keras_bp._types import LearningRate
 
@@ -22,6 +24,11 @@ class SettableLearningRate(keras.optimizers.Optimizer):
     Setting a number sets the factor such that the rate at this step is that number: the schedule
     keeps its shape from then on. Without a schedule there is no factor.
 
+    A schedule, or a callable, takes the place of whatever there was. A step that was traced before
+    holds the earlier rate, so each `tf.function` in which the rate was read, as `fit`'s is, is then
+    traced anew at its next call. What is out of reach, a concrete function or a trace around
+    another `tf.function` that had been traced before, fails: its rate is gone.
+
     Args:
         learning_rate: number >= 0, a schedule, or a callable without arguments that returns the
             rate.
@@ -35,17 +42,21 @@ class SettableLearningRate(keras.optimizers.Optimizer):
             learning_rate = check_number("learning_rate", learning_rate, 0.0)
         super().__init__(learning_rate, **kwargs)
         self._learning_rate_factor = None
+        self._traced_in: weakref.WeakSet = weakref.WeakSet()
         if callable(learning_rate):
-            with keras.name_scope(self.name, caller=self):
-                # Not through add_variable: a factor is not a slot, but kept as the rate would be.
-                options = {"dtype": keras.config.floatx(), "aggregation": "only_first_replica"}
-                self._learning_rate_factor = keras.Variable(
-                    1.0, name="learning_rate_factor", trainable=False, **options
-                )
+            self._learning_rate_factor = self._new_factor()
+
+    def _new_factor(self):
+        with keras.name_scope(self.name, caller=self):
+            # Not through add_variable: a factor is not a slot, but kept as the rate would be.
+            options = {"dtype": keras.config.floatx(), "aggregation": "only_first_replica"}
+            return keras.Variable(1.0, name="learning_rate_factor", trainable=False, **options)
 
     @property
     def learning_rate(self) -> typing.Any:
         """The rate of the next update: a variable, or the schedule's value times its factor."""
+        if not tf.executing_eagerly():
+            self._traced_in.update(_keras.called_functions())
         if isinstance(self._learning_rate, keras.Variable):
             return self._learning_rate
         rate = self._scheduled()
@@ -56,11 +67,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, value: typing.Any) -> None:
         if callable(value):
-            # The variable that held the rate, if there was no schedule, holds the factor now.
-            if self._learning_rate_factor is None:
-                self._learning_rate_factor = self._learning_rate
-            self._learning_rate_factor.assign(1.0)
-            self._learning_rate = value
+            self._set_schedule(value)
             return
         if hasattr(value, "numpy"):
             value = value.numpy()
@@ -72,6 +79,16 @@ class SettableLearningRate(keras.optimizers.Optimizer):
             self._learning_rate.assign(value)
         else:
             self._set_factor(float(value))
+
+    def _set_schedule(self, schedule):
+        if self._learning_rate_factor is None:
+            self._learning_rate_factor = self._learning_rate  # files keep their order
+        with self._distribution_strategy.scope():
+            _keras.replace_value(self._learning_rate_factor, self._new_factor())
+        self._learning_rate = schedule
+        for function in self._traced_in:
+            _keras.drop_traces(function)
+        self._traced_in.clear()
 
     def _set_factor(self, rate):
         scheduled = float(self._scheduled())

@@ -120,13 +120,14 @@ class GradientSum(typing.NamedTuple):
         return tf.reduce_any(self.reached)
 
 
-def check_shapes(gradients, variables):
-    """Raise unless each variable has a gradient of its shape, or None."""
+def check_pairs(gradients, variables):
+    """Raise unless each variable is listed once, and has a gradient of its shape or None."""
     if len(gradients) != len(variables):
         raise ValueError(
             f"`grads` must hold one gradient for each of the {len(variables)} variables. "
             f"Received: {len(gradients)} gradients"
         )
+    check_listed_once(variables)
     for gradient, variable in zip(gradients, variables, strict=True):
         if gradient is None:
             continue
@@ -139,6 +140,19 @@ def check_shapes(gradients, variables):
                 f"`grads` must have the shapes of the variables, {tuple(variable.shape)} for "
                 f"{path_of(variable)!r}. Received: a gradient of shape {given.shape}"
             )
+
+
+def check_listed_once(variables):
+    """Raise if a variable is listed twice: a rule would move it, and its slots, twice."""
+    seen = {}
+    for variable in variables:
+        held = variable.value if isinstance(variable, keras.Variable) else variable
+        if id(held) in seen:
+            raise ValueError(
+                "`trainable_variables` must list each variable once. "
+                f"Received: {path_of(variable)!r} twice"
+            )
+        seen[id(held)] = held
 
 
 def in_full_precision(gradient):

@@ -17,7 +17,8 @@ from keras_bp.optimizers._decay_exclusion import check_patterns, decayed, exactl
 from keras_bp.optimizers._learning_rate import SettableLearningRate
 from keras_bp.optimizers._variables import (
     GradientSum,
-    check_shapes,
+    check_listed_once,
+    check_pairs,
     deduplicated,
     descend,
     in_full_precision,
@@ -88,7 +89,8 @@ class Optimizer(SettableLearningRate):
     Raises:
         TypeError: if an argument is of another kind.
         ValueError: if one is out of its range; by `build`, if an expression matches nothing; by
-            `apply`, if a gradient has another shape than its variable.
+            `apply`, if a gradient has another shape than its variable; by both, if a variable is
+            listed twice.
 
     Example:
         >>> class SignDescent(keras_bp.optimizers.Optimizer):
@@ -245,6 +247,7 @@ class Optimizer(SettableLearningRate):
             return
         variables = list(variables)
         # Before anything is created, so that an error leaves no half-built optimizer.
+        check_listed_once(variables)
         self._check_variables(variables)
         self._decays = decayed(variables, self.exclude_from_decay, self._exact_exclusions)
         super().build(variables)
@@ -326,7 +329,7 @@ class Optimizer(SettableLearningRate):
                 )
             variables = self._trainable_variables
         variables = list(variables)
-        check_shapes(grads, variables)
+        check_pairs(grads, variables)
         if not self.built:
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)

@@ -223,3 +223,21 @@ def test_deferred_adam_beside_an_embedding_of_keras():
     gradient = tf.IndexedSlices(tf.ones((1, 1)), tf.constant([1]), tf.constant([3, 1]))
     with pytest.raises(ValueError, match="DeferredEmbedding.*Received: a sparse gradient of"):
         make("DeferredAdam").apply([gradient], layer.trainable_variables)
+
+
+def test_a_variable_listed_twice_is_refused_by_name_and_nothing_moves():
+    """A rule would move it twice, 0.36 in place of 0.64, and its slots with it."""
+    shared, own = keras.Variable([1.0], name="shared"), keras.Variable([3.0], name="own")
+    gradients = [tf.constant([2.0])] * 3
+    message = r"`trainable_variables` must list each variable once\. Received: '.*' twice"
+    for listed in [shared, own, shared], [shared, own, shared.value]:
+        optimizer = make("SGD", 0.1)
+        with pytest.raises(ValueError, match=message.replace(".*", "shared.*")):
+            optimizer.apply(gradients, listed)
+        with pytest.raises(ValueError, match=message):
+            optimizer.build(listed)
+        assert not optimizer.built
+        optimizer.apply(gradients[:2], [shared, own])
+        with pytest.raises(ValueError, match=message):
+            optimizer.apply(gradients, listed)
+    np.testing.assert_allclose([shared.numpy(), own.numpy()], [[0.6], [2.6]], rtol=1e-6)

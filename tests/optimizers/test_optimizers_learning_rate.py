@@ -104,6 +104,70 @@ def test_setting_holds_inside_of_a_graph(name):
         np.testing.assert_allclose(array, other, atol=1e-6)
 
 
+# What is assigned before each step but the first, and the rate of each step.
+ASSIGNED = [halving(), 2.0, schedules.PolynomialDecay(1.0, 8, 0.0), lambda: 0.125, halving(), 4.0]
+RATES = [0.001, 0.25, 2.0, 0.625, 0.125, 0.015625, 4.0]
+
+
+@pytest.mark.parametrize("kind", ["plain", "xla", "loss scale, accumulation"])
+def test_what_is_assigned_during_a_fit_holds_from_the_next_step(kind):
+    """With a loss of w the weight moves by the rate: powers of two, exact but for the first."""
+    steps = 2 if "accumulation" in kind else None
+    optimizer = make("SGD", 0.001, gradient_accumulation_steps=steps)
+    outer = keras.optimizers.LossScaleOptimizer(optimizer) if steps else optimizer
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    net = keras.Sequential([keras.Input((1,)), dense])
+    net.compile(outer, lambda y, output: output, jit_compile=kind == "xla")
+    weights, each = [0.0], steps or 1
+
+    class Assign(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch and batch % each == 0:
+                outer.learning_rate = ASSIGNED[batch // each - 1]
+
+        def on_train_batch_end(self, batch, logs=None):
+            if (batch + 1) % each == 0:
+                weights.append(float(dense.kernel[0, 0]))
+
+    ones = np.ones((len(RATES) * each, 1), "float32")
+    net.fit(ones, ones, batch_size=1, verbose=0, callbacks=[Assign()])
+    # Float32's rounding of weights of up to 8.
+    np.testing.assert_allclose(-np.diff(weights), RATES, atol=1e-6)
+
+
+def test_a_schedule_reaches_every_replica(replicas):
+    with replicas.scope():
+        variable, optimizer = tf.Variable(0.0), make("SGD", 0.5)
+        optimizer.build([variable])
+
+    @tf.function
+    def step():
+        replicas.run(lambda: optimizer.apply([tf.constant(0.5)], [variable]))
+
+    for rate in 0.5, 0.25, 0.125:
+        before = variable.numpy()
+        step()
+        assert before - variable.numpy() == rate
+        optimizer.learning_rate = halving()
+
+
+def test_a_trace_out_of_reach_fails_rather_than_keep_the_earlier_rate():
+    variable, optimizer = tf.Variable(0.0), make("SGD", 0.5)
+    optimizer.build([variable])
+    inner = tf.function(lambda: optimizer.apply([tf.constant(1.0)], [variable]))
+    inner()
+    outer = tf.function(lambda: inner())
+    outer()
+    assert variable.numpy() == -1.0
+    optimizer.learning_rate = halving()
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        outer()
+    assert variable.numpy() == -1.0
+    rate = float(optimizer.learning_rate)  # the step that failed may have been counted
+    inner()
+    assert variable.numpy() == -1.0 - rate
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rate_of_zero_moves_nothing(name):
     problem = Problem(name).steps(make(name, 0.0, weight_decay=0.1), 3)
