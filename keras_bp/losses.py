@@ -195,7 +195,8 @@ def _binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
     y_true = tf.cast(y_true, y_pred.dtype)
     if label_smoothing:
         y_true = y_true * (1 - label_smoothing) + label_smoothing / 2
-    return tf.reduce_mean(ops.binary_crossentropy(y_true, y_pred, from_logits), axis)
+    # Keras's mean adds half precision up in float32.
+    return keras.ops.mean(ops.binary_crossentropy(y_true, y_pred, from_logits), axis)
 
 
 def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
