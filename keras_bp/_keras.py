@@ -186,8 +186,8 @@ def replace_value(variable: keras.Variable, other: keras.Variable) -> None:
 # Tensors: what Keras's layers and losses attach to a tensor
 
 
-def set_logits(tensor: Any, logits: Any, activation: str | None) -> None:
-    """Attach to an activation's output its input, and the activation's name.
+def set_logits(tensor: Any, logits: Any, activation: str) -> None:
+    """Attach the activation and its input to the output of a sigmoid or a last-axis softmax.
 
     Keras attaches only the input, so that its losses take a softmax's logits for a sigmoid's.
     """
@@ -196,9 +196,35 @@ def set_logits(tensor: Any, logits: Any, activation: str | None) -> None:
 
 
 def logits_of(tensor: Any) -> tuple[Any, str | None]:
-    """Return the logits behind a tensor and the name of the activation; None where unknown."""
+    """Return the logits behind a tensor and the activation, or None twice if that is uncertain.
+
+    The activation is "sigmoid", or "softmax" over the last axis. It is certain where `set_logits`
+    has named it, and in a graph, where the tensor is that operation's output. Keras's attribute
+    alone tells neither activation nor axis. It is all there is eagerly: it counts if the tensor is
+    one of these two of the logits, to the last bit, and nothing else that sets the attribute.
+    """
     logits = getattr(tensor, "_keras_logits", None)
-    return logits, getattr(tensor, "_keras_bp_activation", None)
+    activation = getattr(tensor, "_keras_bp_activation", None)
+    operation = getattr(tensor, "op", None)  # an eager tensor has none
+    if activation is None and operation is not None and operation.type in ("Sigmoid", "Softmax"):
+        logits, activation = operation.inputs[0], operation.type.lower()
+    elif activation is None and logits is not None and tf.executing_eagerly():
+        activation = _activation_between(tf.convert_to_tensor(logits), tensor)
+    return (None, None) if activation is None else (logits, activation)
+
+
+def _activation_between(logits, outputs):
+    """Name the only one of Keras's activations with logits that gives these outputs, or None."""
+    if logits.shape != outputs.shape or logits.dtype != outputs.dtype or not logits.shape.rank:
+        return None
+    with tf.init_scope():  # outside of tapes
+        candidates = [("sigmoid", tf.sigmoid(logits)), ("softmax", tf.nn.softmax(logits))]
+        candidates += [(None, tf.nn.softmax(logits, k)) for k in range(logits.shape.rank - 1)]
+        if tf.size(logits) > logits.shape[-1]:
+            over_all = tf.nn.softmax(tf.reshape(logits, [-1]))
+            candidates.append((None, tf.reshape(over_all, logits.shape)))
+        found = [name for name, values in candidates if tf.reduce_all(values == outputs)]
+    return found[0] if len(found) == 1 else None
 
 
 def mask_of(tensor: Any) -> Any:
@@ -213,10 +239,11 @@ def set_mask(tensor: Any, mask: Any) -> None:
 
 def copy_annotations(source: Any, target: Any, change: Callable[[Any], Any] = lambda x: x) -> Any:
     """Give `target` the logits (changed by a function), their activation and the mask."""
-    for name in ("_keras_logits", "_keras_bp_activation", "_keras_mask"):
-        if hasattr(source, name):
-            value = getattr(source, name)
-            setattr(target, name, change(value) if name == "_keras_logits" else value)
+    logits, activation = logits_of(source)
+    if activation is not None:
+        set_logits(target, change(logits), activation)
+    if mask_of(source) is not None:
+        set_mask(target, mask_of(source))
     return target
 
 

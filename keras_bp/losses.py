@@ -1,5 +1,12 @@
 """Cross-entropy losses, from the logits where there are any, with the gradient `dZ = A - Y`.
 
+Where predictions are probabilities, the logits behind them are used if it is certain that they are
+those of the loss's own activation, a sigmoid or a softmax over the last axis, and that nothing lies
+between. That is so behind this package's layers, and in a graph (so in `fit`) behind Keras's and
+TensorFlow's too. Eagerly, Keras's layers leave logits that do not tell their activation: they are
+used unless a batch's outputs could be another activation's as well, as where all are exactly 0 or
+1. Otherwise the loss and its gradient are those of the probabilities: never another activation's.
+
 With a `tf.distribute` strategy `fit` takes the mean of the replicas' means, as Keras does. Where
 their shares of a batch differ, as in an epoch's last batch, that is not the mean over the batch:
 drop the remainder, or use `reduction="sum"`, which sums over the global batch. A custom loop
@@ -26,6 +33,7 @@ class _Crossentropy(keras.losses.Loss):
         if not isinstance(y_pred, keras.KerasTensor):
             y_true = tf.convert_to_tensor(y_true)
             y_pred = _in_dtype(tf.convert_to_tensor(y_pred), self.dtype)
+            y_pred = _of_rank(y_true.shape.rank, y_pred)
         return super().__call__(y_true, y_pred, sample_weight)
 
 
@@ -187,7 +195,8 @@ def _binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
     y_true = tf.cast(y_true, y_pred.dtype)
     if label_smoothing:
         y_true = y_true * (1 - label_smoothing) + label_smoothing / 2
-    return tf.reduce_mean(ops.binary_crossentropy(y_true, y_pred, from_logits), axis)
+    # Keras's mean adds half precision up in float32.
+    return keras.ops.mean(ops.binary_crossentropy(y_true, y_pred, from_logits), axis)
 
 
 def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
@@ -203,7 +212,8 @@ def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis
             SyntaxWarning,
             stacklevel=2,
         )
-    y_pred, from_logits = _logits(y_pred, from_logits, "softmax")
+    if axis in (-1, y_pred.shape.rank - 1):
+        y_pred, from_logits = _logits(y_pred, from_logits, "softmax")
     y_true = tf.cast(y_true, y_pred.dtype)
     if label_smoothing:
         classes = tf.cast(tf.shape(y_true)[axis], y_true.dtype)
@@ -263,6 +273,16 @@ def _in_dtype(y_pred, dtype):
     return copy_annotations(y_pred, result, lambda logits: tf.cast(logits, dtype))
 
 
+def _of_rank(rank, y_pred):
+    """Drop a last axis of 1 that labels of this rank lack: Keras would drop it without the logits.
+
+    It gives labels of rank 1 that axis instead.
+    """
+    if rank in (None, 0, 1) or y_pred.shape.rank != rank + 1 or y_pred.shape[-1] != 1:
+        return y_pred
+    return copy_annotations(y_pred, tf.squeeze(y_pred, -1), lambda logits: tf.squeeze(logits, -1))
+
+
 def _check(y_true, y_pred, axis):
     rank = y_pred.shape.rank
     if rank is None or not y_true.shape.is_compatible_with(y_pred.shape):
@@ -274,19 +294,12 @@ def _check(y_true, y_pred, axis):
 
 
 def _logits(y_pred, from_logits, activation):
-    """Return the logits behind `y_pred` and True, or the arguments if there are none.
+    """Return the logits behind `y_pred` and True, or the arguments if there are none for certain.
 
-    Keras's activations, and this package's layers, leave the logits on their output; in a graph
-    those of a plain `tf.nn.softmax` or `tf.nn.sigmoid` are the input of its operation.
+    Logits of another activation are not this loss's.
     """
     logits, source = logits_of(y_pred)
-    if source not in (None, activation):
-        # Softmax logits are not sigmoid logits.
-        return y_pred, from_logits
-    operation = None if tf.executing_eagerly() else getattr(y_pred, "op", None)
-    if logits is None and operation is not None and operation.type.lower() == activation:
-        logits = operation.inputs[0]
-    if logits is None:
+    if source != activation:
         return y_pred, from_logits
     if from_logits:
         warnings.warn(

@@ -328,7 +328,7 @@ class DirectFeedback(keras.layers.Layer):
         ]
         outputs = ops.broadcast_error(z, hidden, feedback)
         logits, activation = logits_of(inputs[0])
-        if logits is not None:
+        if activation is not None:
             # A loss that finds these differentiates with respect to them, not to the probabilities.
             set_logits(outputs, ops.broadcast_error(logits, hidden, feedback), activation)
         return outputs

@@ -25,6 +25,7 @@ def binary_crossentropy(target: Array, output: Array, from_logits: bool = False)
         dp   = dloss (-y / max(p, e) + (1 - y) / max(1 - p, e))
         dy   = dloss (log(max(1 - p, e)) - log(max(p, e)))
 
+    where p and 1 - p above 1 count as 1.
     The loss of a correct prediction of exactly 0 or 1 is 0, that of a wrong one -log(e). Within e
     of a wrong certainty the loss is flat, but dp is not: it is a surrogate with the size that it
     has at the bound, since the loss's own derivative, 0, would end the learning.
@@ -102,7 +103,8 @@ def categorical_crossentropy(
     if axis != rank - 1:
         order = [a for a in range(rank) if a != axis] + [axis]
         target, output = tf.transpose(target, order), tf.transpose(output, order)
-    return _by_rows(_categorical_of_logits, target, output)
+    target, wide = _at_least_float32(target), _at_least_float32(output)
+    return tf.cast(_by_rows(_categorical_of_logits, target, wide), output.dtype)
 
 
 def sparse_categorical_crossentropy(
@@ -150,7 +152,10 @@ def sparse_categorical_crossentropy(
         )
     if target.dtype not in (tf.int32, tf.int64):
         target = tf.cast(target, tf.int64)
-    return _by_rows(_sparse_of_logits if from_logits else _sparse_of_probabilities, target, output)
+    if not from_logits:
+        return _by_rows(_sparse_of_probabilities, target, output)
+    loss = _by_rows(_sparse_of_logits, target, _at_least_float32(output))
+    return tf.cast(loss, output.dtype)
 
 
 def _alike(target, output):
@@ -178,6 +183,16 @@ def _alike(target, output):
 def _epsilon(dtype):
     """Return the bound of a probability: Keras's, or more if its reciprocal would overflow."""
     return max(keras.config.epsilon(), 2 / float(dtype.max))
+
+
+def _at_least_float32(tensor):
+    """Cast half precision: TensorFlow's kernels, which compute in it, give NaN for 6e4 and -6e4."""
+    return tf.cast(tensor, tf.float32) if tensor.dtype.size == 2 else tensor
+
+
+def _reciprocal(p):
+    """Return 1 / p, at most half of the largest number, as float16 needs it."""
+    return 1 / tf.maximum(p, 2 / float(p.dtype.max))
 
 
 def _by_rows(crossentropy, target, output):
@@ -211,8 +226,8 @@ def _sigmoid_in_xla(z):
 
 @tf.custom_gradient
 def _binary_of_probabilities(y, p):
-    positive = tf.maximum(p, _epsilon(p.dtype))
-    negative = tf.maximum(1 - p, _epsilon(p.dtype))
+    # Bounded above too: an infinite prediction would give a loss of minus infinity.
+    positive, negative = (tf.minimum(tf.maximum(a, _epsilon(p.dtype)), 1) for a in (p, 1 - p))
     log_odds = tf.math.log(negative) - tf.math.log(positive)
 
     def backward(dloss):
@@ -268,7 +283,8 @@ def _categorical_of_probabilities(y, p, axis):
 
         def backward(dloss):
             dloss = tf.expand_dims(dloss, axis)
-            dp = dloss * (tf.reduce_sum(y, axis, keepdims=True) - y / q) / total
+            shared = tf.reduce_sum(y, axis, keepdims=True) / total
+            dp = dloss * (shared - y * _reciprocal(q * total))
             return -dloss * log_q, dp
 
         return -tf.reduce_sum(y * log_q, axis), backward
@@ -295,8 +311,9 @@ def _sparse_of_probabilities(labels, p):
         q = tf.maximum(q, _epsilon(p.dtype))
 
         def backward(dloss):
-            dp = 1 - tf.one_hot(labels, tf.shape(p)[-1], dtype=p.dtype) / q[:, tf.newaxis]
-            return dp * (dloss / total)[:, tf.newaxis]
+            of_label = tf.one_hot(labels, tf.shape(p)[-1], dtype=p.dtype)
+            dp = 1 / total[:, tf.newaxis] - of_label * _reciprocal(q * total)[:, tf.newaxis]
+            return dp * dloss[:, tf.newaxis]
 
         return -tf.math.log(q), backward
 

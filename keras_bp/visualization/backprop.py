@@ -339,11 +339,10 @@ def _noting(layer, noted):
     def note_and_activate(z):
         noted[layer.name] = z
         a = activation(z)
-        logits, _ = _keras.logits_of(a)
-        if type(layer) is layers.Dense and logits is not None:
-            # As the layer itself does: otherwise the package's losses would take softmax logits for
-            # sigmoid logits.
-            _keras.set_logits(a, logits, activation.__name__)
+        with_logits = activation in (keras.activations.sigmoid, keras.activations.softmax)
+        if type(layer) is layers.Dense and with_logits:
+            # As the layer itself does: the package's losses find its logits.
+            _keras.set_logits(a, z, activation.__name__)
         return a
 
     return note_and_activate
