@@ -155,7 +155,7 @@ class StepRecorder(Recorder):
         self.places = max(_PLACES, model.steps_per_execution)
         self._rows: Any = None
         self._rows_read = 0
-        if model.built and self._optimizer.built:
+        if self._optimizer.built:
             self._find()
             self.updates_before = int(self._counts()[0])
 
