@@ -125,6 +125,17 @@ def flat_layers(layer: keras.Layer, *, recursive: bool = True, include_self: boo
     return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
 
 
+def is_built(model: keras.Model) -> bool:
+    """Tell whether all layers of a model are built.
+
+    The flag `built` of a model without `call`, whose `train_step` calls the layers, stays False.
+    """
+    if model.built:
+        return True
+    layers = [i for i in flat_layers(model) if not isinstance(i, keras.Model) or not i.layers]
+    return bool(model.weights) and all(layer.built for layer in layers)
+
+
 def functional_of(model: keras.Model) -> Any:
     """Return the functional model of a Sequential one, and any other model as it is."""
     return model._functional if isinstance(model, keras.Sequential) else model

@@ -305,7 +305,7 @@ def sum_over_replicas(gradients: Sequence[Gradient]) -> list[Gradient]:
     sum.
 
     Args:
-        gradients: list of tensors, `tf.IndexedSlices` or None.
+        gradients: list of tensors, `tf.IndexedSlices` or None, of any dtypes.
 
     Returns:
         A list of the same length: dense gradients summed, the rows of sparse ones
@@ -325,8 +325,13 @@ def sum_over_replicas(gradients: Sequence[Gradient]) -> list[Gradient]:
             "Gradients are summed over the replicas inside `strategy.run`. "
             "Received: a call in the strategy's scope, outside of its replicas"
         )
-    present = [gradient for gradient in gradients if gradient is not None]
-    if context.num_replicas_in_sync > 1 and present:
-        present = context.all_reduce(tf.distribute.ReduceOp.SUM, present)
-    sums = iter(present)
-    return [None if gradient is None else next(sums) for gradient in gradients]
+    sums = list(gradients)
+    if context.num_replicas_in_sync > 1:
+        # Of one dtype at a time: TensorFlow concatenates what it is given together.
+        for dtype in dict.fromkeys(g.dtype for g in gradients if g is not None):
+            same = [i for i, g in enumerate(gradients) if g is not None and g.dtype == dtype]
+            parts = [gradients[i] for i in same]
+            totals = context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
+            for i, total in zip(same, totals, strict=True):
+                sums[i] = total
+    return sums

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
-from keras_bp._keras import leaf_optimizers
+from keras_bp._keras import is_built, leaf_optimizers
 from keras_bp._trial import lent_learning_rate
 from keras_bp.gradients import sum_over_replicas, unscale
 from keras_bp.recording import Recorder, RecordingTrainFunction
@@ -343,7 +343,7 @@ class _ProbeRecorder(Recorder):
     def watching(self):
         """Let the optimizer read the probe's rate inside the `with` block."""
         # If possible not within the step, where replicas cannot create variables.
-        if self._kept is None and self._model.built:
+        if self._kept is None and is_built(self._model):
             self._create(self._model.trainable_variables)
         with lent_learning_rate(self._model.optimizer, self._rate):
             yield

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_path
-from keras_bp._keras import flat_layers
+from keras_bp._keras import flat_layers, is_built
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._trial import replaced_attributes
 from keras_bp._types import Path
@@ -162,7 +162,6 @@ class GradientMonitor(RecordingCallback):
         self._selection = LayerSelection(layers)
         self.updates_every = updates_every
         self._file: Any = None
-        self._meter: Any = None
         self._has_layout = False
         self._chosen = None
         self._flow = GradientFlowImage()
@@ -227,10 +226,10 @@ class GradientMonitor(RecordingCallback):
         return (_AlignmentRecorder if aligned else StepRecorder)(self.model, self._outputs)
 
     def _begin(self):
-        if self.model.built:
+        if is_built(self.model):
             self._selection.check(self.model)
         self._open()
-        self._scalars = self._meter = None
+        self._scalars = None
         self._counting = False
         self._updates_due, self._histograms_at = 1, 0
         self._histograms_due = self.histograms_every or math.inf
@@ -240,25 +239,23 @@ class GradientMonitor(RecordingCallback):
         self._open()  # a fit inside this one has closed it
         self._start_if_needed()
         self._counting = self._is_due(self._histograms_due)
-        if not self._custom_loop and self._is_due(self._updates_due) and self.model.built:
-            if self._meter is None:
-                self._meter = self._new_meter()
-            if not self._meter.running:
-                self._meter.start()
-        measuring = self._meter is not None and self._meter.running
+        if not self._custom_loop and self._is_due(self._updates_due):
+            self._start_meter()
+        measuring = self._meter is not None
         self._sampling = self._counting or measuring and bool(self._recorder.sampled_kinds)
         super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: write what was due, and the other steps if enough are waiting."""
-        measuring = self._meter is not None and self._meter.running
-        if not (measuring or self._counting):
+        if self._meter is None and not self._counting:
             super().on_train_batch_end(batch, logs)
             return
         steps = self._take_updates()
         step = self._last_step
-        if steps and measuring:  # without steps, the update is still to come
-            self._write_update(steps)
+        # Without steps, the update is still to come.
+        measured = self._stop_meter() if steps else None
+        if measured is not None:
+            self._write_update(steps, measured)
             self._updates_due = (step // self.updates_every + 1) * self.updates_every
         if steps and self._counting and self.histograms_every:
             self._write_sampled()
@@ -321,9 +318,9 @@ class GradientMonitor(RecordingCallback):
         """Return the kinds of tags of what is measured of each layer at intervals."""
         return ("update_ratio", "weight_norm", *self._recorder.sampled_kinds)
 
-    def _write_update(self, steps):
+    def _write_update(self, steps, measured):
         """Write what was measured of the last call, which made so many steps."""
-        update, before, after = (self._norms(squares[None])[0] for squares in self._meter.stop())
+        update, before, after = (self._norms(squares[None])[0] for squares in measured)
         with np.errstate(divide="ignore", invalid="ignore"):
             values = [update / before / steps, after]
         values += self._recorder.sampled_measures(self._layer_of_variable, len(self._layers))

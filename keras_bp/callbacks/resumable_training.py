@@ -16,7 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_path
-from keras_bp._keras import all_optimizers, global_seed_state, initial_epoch, set_initial_epoch
+from keras_bp._keras import (
+    all_optimizers,
+    global_seed_state,
+    initial_epoch,
+    is_built,
+    set_initial_epoch,
+)
 from keras_bp._types import Path
 
 # Errors of TensorFlow's reader and of JSON on truncated or altered files.
@@ -131,10 +137,11 @@ class ResumableTraining(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: load the newest checkpoint, if there is one."""
-        if not self.model.built or getattr(self.model, "optimizer", None) is None:
+        if not is_built(self.model) or getattr(self.model, "optimizer", None) is None:
             raise ValueError(
-                "ResumableTraining needs a model that is built (give it an Input, or call it on a "
-                f"batch) and compiled with an optimizer. Received: model {self.model.name!r}"
+                "ResumableTraining needs a model that is built (give it, or each layer that a "
+                "`train_step` calls, an Input, or call it on a batch) and compiled with an "
+                f"optimizer. Received: model {self.model.name!r}"
             )
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._keras import is_built
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp.recording.recorder import StepRecorder
 from keras_bp.recording.train_function import RecordingTrainFunction
@@ -41,6 +42,7 @@ class RecordingCallback(keras.callbacks.Callback):
         self._seconds = seconds
         self._function: Any = None
         self._recorder: Any = None
+        self._meter: Any = None
         self._last_step = 0
         self._recording = self._sampling = self._custom_loop = False
 
@@ -77,7 +79,7 @@ class RecordingCallback(keras.callbacks.Callback):
                 f"{name} needs a model that is compiled with an optimizer. "
                 f"Received: model {self.model.name!r} with optimizer None"
             )
-        if self.model.built and not self.model.trainable_variables:
+        if is_built(self.model) and not self.model.trainable_variables:
             raise ValueError(
                 f"{name} needs a model with trainable weights. "
                 f"Received: model {self.model.name!r}, which has none"
@@ -112,10 +114,19 @@ class RecordingCallback(keras.callbacks.Callback):
             )
         self._stop()
 
-    def _new_meter(self):
-        """Return an `UpdateMeter` of the variables that the step updates, as far as known."""
+    def _start_meter(self):
+        """Measure the coming update, unless one is being measured."""
         # As they were traced: a layer may have been frozen since.
-        return UpdateMeter(self._recorder.variables or self.model.trainable_variables)
+        variables = self._recorder.variables or self.model.trainable_variables
+        if self._meter is None or not self._meter.measures(variables):
+            self._meter = UpdateMeter(variables)
+
+    def _stop_meter(self):
+        """Return what `UpdateMeter.stop` does; None if it was not started with these variables."""
+        meter, self._meter = self._meter, None
+        # Before the first batch has built a layer there was nothing to measure.
+        known = meter is not None and meter.measures(self._recorder.variables)
+        return meter.stop() if known else None
 
     def _start_if_needed(self):
         """Record from the next step on, with what an earlier `fit` has traced if it fits."""
@@ -140,7 +151,7 @@ class RecordingCallback(keras.callbacks.Callback):
         if self._function is not None and self._function.in_place():
             self._take_updates()
             RecordingTrainFunction.remove_from(self.model)
-        self._recording = False
+        self._recording, self._meter = False, None
         self._end()
 
     def _take_updates(self):
@@ -170,7 +181,7 @@ class RecordingCallback(keras.callbacks.Callback):
 
 
 class UpdateMeter:
-    """Measures the norms of an update and of the weights, outside the step.
+    """Measures the norms of an update and of the weights, outside the step, from when it is made.
 
     Inside, each step would hold and read a second copy of all weights. Outside, the values before
     are kept by reference, and only a measured step pays for a copy.
@@ -181,25 +192,16 @@ class UpdateMeter:
 
     def __init__(self, variables: Sequence[keras.Variable]) -> None:
         self._variables = variables
-        self._before: Any = None
-
-    @property
-    def running(self) -> bool:
-        """Whether the values before are held."""
-        return self._before is not None
+        self._before = [tf.convert_to_tensor(v.value) for v in variables]
 
     def measures(self, variables: Sequence[keras.Variable]) -> bool:
         """Tell whether these are its variables, in their order."""
         return list(map(id, self._variables)) == list(map(id, variables))
 
-    def start(self) -> None:
-        """Hold the present values."""
-        self._before = [tf.convert_to_tensor(v.value) for v in self._variables]
-
     def stop(self) -> np.ndarray:
         """Return squared norms, (3, variables): of the update, of the weights before and after."""
         after = [_wide(tf.convert_to_tensor(v.value)) for v in self._variables]
-        before, self._before = map(_wide, self._before), None
+        before = map(_wide, self._before)
         # Eagerly: tracing this costs as much as some forty measurements.
         squares = [
             tf.nn.l2_loss(tensor)

@@ -74,7 +74,7 @@ def record_custom_loop(
 
 def _layers(model, variables):
     """Return the path of each variable's layer."""
-    known = {} if model is None or not model.built else variable_paths(model)
+    known = {} if model is None else variable_paths(model)
     layers = []
     for variable in variables:
         name = path_of(variable)

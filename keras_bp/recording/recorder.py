@@ -155,7 +155,7 @@ class StepRecorder(Recorder):
         self.places = max(_PLACES, model.steps_per_execution)
         self._rows: Any = None
         self._rows_read = 0
-        if model.built and self._optimizer.built:
+        if self._optimizer.built:
             self._find()
             self.updates_before = int(self._counts()[0])
 
@@ -255,11 +255,13 @@ class StepRecorder(Recorder):
             for v in self.variables
         ]
         own = [unscale(own_product(gradient), factor) for gradient in own]
-        if self._cycle > 1:
-            # Needed only in the last micro-step, but with a tf.cond XLA would compile the
-            # optimizer's own branches differently, with another rounding.
-            own = self._mean_gradients(own)
-        return own, sum_over_replicas(own)
+        if self._cycle == 1:
+            return own, sum_over_replicas(own)
+        # Needed only in the last micro-step, but with a tf.cond XLA would compile the
+        # optimizer's own branches differently, with another rounding.
+        # Keras's optimizers accumulate the replica's part, this package's the sum over replicas.
+        own = self._mean_gradients(own, False)
+        return own, self._mean_gradients(sum_over_replicas(own), True)
 
     def _applied(self, squares, own, received):
         """Return the squared norm of all gradients after clipping."""
@@ -278,12 +280,13 @@ class StepRecorder(Recorder):
         counts = tf.stack(counts)
         return tf.concat([counts, histograms(outputs)], axis=0) if outputs else counts
 
-    def _mean_gradients(self, gradients):
-        """Return the means over the micro-batches, as the optimizer will form them."""
+    def _mean_gradients(self, gradients, of_this_package):
+        """Return the means over the micro-batches, as optimizers of one kind will form them."""
         means = []
         for gradient, variable in zip(gradients, self.variables, strict=True):
-            if gradient is not None:
-                owner = next(o for o in self.optimizers if _keras.updates(o, variable))
+            owners = (o for o in self.optimizers if _keras.updates(o, variable))
+            owner = None if gradient is None else next(owners)
+            if owner is not None and isinstance(owner, Optimizer) == of_this_package:
                 total = _keras.accumulator_of(owner, variable)
                 own = tf.cast(tf.convert_to_tensor(gradient), total.dtype)
                 gradient = (own + total) / self._cycle
@@ -388,8 +391,9 @@ def _applied_square(optimizer, received, own):
     else:
         # Keras's optimizers clip the replica's part, before the sum over the replicas, and a sparse
         # gradient by the norm of its rows as they are: only their own code gives the result.
-        clipped = sum_over_replicas(
-            _keras.clip_by_optimizer(optimizer, [g for g in own if g is not None])
-        )
+        own = [g for g in own if g is not None]
+        if len({g.dtype for g in own}) > 1:  # `own_product` is float64; Keras multiplies all norms
+            own = [tf.cast(g, tf.float64) for g in own]
+        clipped = sum_over_replicas(_keras.clip_by_optimizer(optimizer, own))
     squares = [tf.cast(squared_norm(g), tf.float64) for g in clipped]
     return tf.add_n([tf.zeros((), tf.float64), *squares])

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
-from keras_bp._keras import set_initial_epoch
+from keras_bp._keras import is_built, set_initial_epoch
 from keras_bp._trial import lent_learning_rate, unchanged
 from keras_bp._types import Array
 from keras_bp.tuning.curve import LearningRateCurve
@@ -181,7 +181,7 @@ def _require_trainable(model):
             f"Received: model {model.name!r}, "
             + (f"with optimizer {model.optimizer!r}" if model.compiled else "not compiled")
         )
-    if model.built and not model.trainable_variables:
+    if is_built(model) and not model.trainable_variables:
         raise ValueError(
             f"`model` must have trainable weights. Received: model {model.name!r}, which has none"
         )

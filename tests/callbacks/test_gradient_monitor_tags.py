@@ -1,5 +1,6 @@
 """What GradientMonitor writes beside the norms: updates, clipping, outputs, histograms, metrics."""
 
+import contextlib
 import re
 import sys
 import types
@@ -179,20 +180,46 @@ def test_applied_norm_of_an_exploded_gradient(library, tmp_path, read_events):
     np.testing.assert_allclose(events["gradient_norm_applied/global"][1], 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("library", [keras, keras_bp], ids=lambda library: library.__name__)
-def test_applied_norm_over_replicas(library, tmp_path, read_events, replicas):
-    """Keras clips before it sums over the replicas (K4)."""
-    x = np.array([[3.0, 0.0], [0.0, 4.0]], "float32")
-    with replicas.scope():
-        model = keras.Sequential([keras.Input((2,)), L.Dense(1, use_bias=False, name="d")])
-        optimizer = library.optimizers.SGD(1.0, global_clipnorm=1.0)
-        model.compile(optimizer, lambda y, p: p, jit_compile=False)
+class _Halves(L.Layer):
+    """A dense layer whose weights' gradients are read in float64 and in float32 in a graph."""
+
+    def build(self, shape):
+        self.a, self.b = (self.add_weight(shape=(1, 1), name=name) for name in "ab")
+
+    def call(self, x):
+        # The gradient of `a` is a product, which the recorder computes again.
+        return x[:, :1] @ (2.0 * self.a) / 2.0 + x[:, 1:] @ self.b
+
+
+@pytest.mark.parametrize(
+    "library, accumulation, options",
+    [
+        (keras, None, {"jit_compile": False}),
+        (keras, 2, {"run_eagerly": True}),  # in a graph on replicas Keras cannot accumulate
+        (keras_bp, 2, {"jit_compile": False}),
+    ],
+    ids=["keras", "keras-micro-steps", "keras_bp"],
+)
+@pytest.mark.parametrize("two", [True, False], ids=["replicas", "device"])
+def test_applied_norm_over_replicas(
+    library, accumulation, options, two, tmp_path, read_events, replicas
+):
+    """Keras accumulates and clips before it sums over the replicas (K4), this package after."""
+    x = np.array([[3.0, 0.0], [0.0, 4.0]] * (accumulation or 1), "float32")
+    with replicas.scope() if two else contextlib.nullcontext():
+        model = keras.Sequential([keras.Input((2,)), _Halves(name="d")])
+        optimizer = library.optimizers.SGD(
+            1.0, global_clipnorm=1.0, gradient_accumulation_steps=accumulation
+        )
+        model.compile(optimizer, lambda y, p: p, **options)
     snapshots = Snapshots()
     fit(model, (x, x[:, :1]), snapshots, GradientMonitor(tmp_path), batch_size=2)
-    applied = read_events(tmp_path)["gradient_norm_applied/global"][1]
-    change = norm([np.float64(snapshots.after[0][0]) - snapshots.before[0][0]])
+    events = read_events(tmp_path)
+    np.testing.assert_allclose(events["gradient_norm/global"][1], 2.5, rtol=1e-6)  # of (1.5, 2)
+    applied = events["gradient_norm_applied/global"][1]
+    change = norm(np.subtract(snapshots.after[-1], snapshots.before[0]))
     np.testing.assert_allclose(applied, change, rtol=1e-5)
-    np.testing.assert_allclose(applied, 2**0.5 if library is keras else 1.0, rtol=1e-5)
+    np.testing.assert_allclose(applied, 2**0.5 if library is keras and two else 1.0, rtol=1e-5)
 
 
 def test_without_clipping_there_is_nothing_on_it(run, read_events):

@@ -17,11 +17,12 @@ def test_dense_sparse_and_none(graph, replicas):
         i = tf.get_static_value(number())
         share = float(i + 1)
         rows = tf.IndexedSlices(tf.fill((2, 1), share), tf.constant([i, 2]), tf.constant([4, 1]))
-        dense, none, sparse, scalar = sum_over_replicas(
-            [tf.fill((2, 3), share), None, rows, tf.constant(share)]
+        # Of mixed dtypes, which one all_reduce would concatenate.
+        wide, dense, none, sparse, scalar = sum_over_replicas(
+            [tf.constant(share, tf.float64), tf.fill((2, 3), share), None, rows, tf.constant(share)]
         )
         assert none is None and isinstance(sparse, tf.IndexedSlices)
-        return dense, tf.convert_to_tensor(deduplicate(sparse)), scalar
+        return dense, tf.convert_to_tensor(deduplicate(sparse)), scalar, wide
 
     def step():
         return replicas.run(replica)
@@ -30,11 +31,11 @@ def test_dense_sparse_and_none(graph, replicas):
         *map(replicas.experimental_local_results, (tf.function(step) if graph else step)()),
         strict=True,
     ):
-        dense, table, scalar = (result.numpy() for result in results)
+        dense, table, scalar, wide = (result.numpy() for result in results)
         # Replica 0 gives 1, replica 1 gives 2.
         np.testing.assert_array_equal(dense, np.full((2, 3), 3.0))
         np.testing.assert_array_equal(table, [[1.0], [2.0], [3.0], [0.0]])
-        assert scalar == 3.0
+        assert scalar == wide == 3.0 and wide.dtype == np.float64
 
 
 def test_not_a_number_reaches_every_replica(replicas):

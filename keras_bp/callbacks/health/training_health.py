@@ -139,7 +139,7 @@ class TrainingHealth(RecordingCallback):
         self._watched = self.model, self.model.optimizer
         if self.log_dir is not None and self._file is None:
             self._file = EventFile(self.log_dir)
-        self._order = self._meter = None
+        self._order = None
         self._measured = self._measure_due = 0
         self._skipped = 0
 
@@ -147,10 +147,7 @@ class TrainingHealth(RecordingCallback):
         """Keras's hook: record the coming steps, and measure the update if it is due."""
         super().on_train_batch_begin(batch, logs)
         if self._last_step + self.model.steps_per_execution >= self._measure_due:
-            if self._meter is None and self.model.built:
-                self._meter = self._new_meter()
-            if self._meter is not None and not self._meter.running:
-                self._meter.start()
+            self._start_meter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: judge the updates."""
@@ -181,13 +178,9 @@ class TrainingHealth(RecordingCallback):
         self._file = None
 
     def _take(self, updates):
-        measured = None
-        # The weights of a layer that the first batch builds could not be measured before.
-        if self._meter is not None and not self._meter.measures(self._recorder.variables):
-            self._meter = None
-        if self._meter is not None and self._meter.running:
-            moves, before, _ = self._meter.stop()
-            measured = self._norms(np.array([moves, before]))[:, :-1]
+        measured = self._stop_meter()
+        if measured is not None:
+            measured = self._norms(measured[:2])[:, :-1]
             measured[0] /= len(updates.losses)
             self._measured += 1
             every = 1 if self._measured < _MEASURED_FIRST else _MEASURED_EVERY
