@@ -8,6 +8,7 @@ layers and models) also uses what it inherits from Keras through `self`; these n
 """
 
 import contextlib
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,8 @@ PRIVATE_NAMES = {
     "silently holds the old one",
     "Model._initial_epoch": "ResumableTraining sets the epoch from which `fit` continues; without "
     "it a resumed training starts over",
+    "Model.fit": "ResumableTraining reads the arguments of the running `fit` in its frame; "
+    "without them a resume on other data is not noticed",
     "CompileLoss._flat_losses": "MultiTaskModel listens to each output's loss there; Keras hands "
     "out their sum alone",
     "MonitorCallback._is_improvement": "OptimizerSwitch decides by it what a plateau is",
@@ -281,6 +284,21 @@ def initial_epoch(model: keras.Model) -> int | None:
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     """Let the coming `fit` begin in this epoch."""
     model._initial_epoch = epoch
+
+
+def fit_arguments(model: keras.Model) -> dict[str, Any]:
+    """Return the arguments of the `fit` of a model that is running; empty outside of one.
+
+    Keras hands callbacks neither the data nor a way to them.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+            names = inspect.signature(keras.Model.fit).parameters
+            if all(name in frame.f_locals for name in names):  # not that of a subclass
+                return {name: frame.f_locals[name] for name in names}
+        frame = frame.f_back
+    return {}
 
 
 @contextlib.contextmanager

@@ -25,7 +25,11 @@ def keras_objects():
     model = keras.Model(inputs, dense(inputs), name="model")
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2, use_ema=True)
     model.compile(optimizer, "mse")
-    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    asked = []
+    asking = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: asked.append(_keras.fit_arguments(model))
+    )
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0, callbacks=[asking])
     penalized = keras.layers.ActivityRegularization(l2=1.0)
     penalized(tf.ones((1, 2)))
     embedding = keras.layers.Embedding(3, 2)
@@ -33,6 +37,7 @@ def keras_objects():
     return types.SimpleNamespace(
         model=model,
         inputs=inputs,
+        asked=asked,
         dense=dense,
         kernel=dense.kernel,
         optimizer=optimizer,
@@ -136,6 +141,7 @@ PROBES = {
     "Model._loss_tracker": lambda k: k.model._loss_tracker in k.model.metrics,
     "Model._compile_config": lambda k: k.model._compile_config.config["optimizer"] is k.optimizer,
     "Model._initial_epoch": lambda k: "_initial_epoch" in vars(k.model),
+    "Model.fit": lambda k: k.asked[0]["x"].shape == (4, 3) and k.asked[0]["verbose"] == 0,
     "CompileLoss._flat_losses": lambda k: (
         len(k.model._compile_loss._flat_losses) == 1
         and k.model._compile_loss._flat_losses[0]._replace(loss=None).loss is None

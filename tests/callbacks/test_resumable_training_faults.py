@@ -13,21 +13,6 @@ L = keras.layers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def test_the_list_of_checkpoints_is_damaged(data, tmp_path):
-    data = [array[:12] for array in data]
-    whole = make_model()
-    fit(whole, data)
-    for damage in ["", None]:
-        directory = tmp_path / str(damage)
-        fit(make_model(), data, ResumableTraining(directory), epochs=2)
-        (directory / "checkpoint").unlink()
-        if damage is not None:
-            (directory / "checkpoint").write_text(damage)
-        model = make_model()
-        fit(model, data, ResumableTraining(directory))
-        np.testing.assert_equal(state(model), state(whole))
-
-
 def checkpoints(directory):
     return sorted(directory.glob("epoch-*.data-*"), key=lambda p: int(p.name[6:].split(".")[0]))
 
@@ -90,6 +75,8 @@ def test_bad_input(data, tmp_path):
         ResumableTraining("")
     with pytest.raises(TypeError, match=r"`callbacks` must be a list .*Received: callbacks=3"):
         ResumableTraining("c", callbacks=3)
+    with pytest.raises(ValueError, match=r"`save_failure` must be .*Received: save_failure='stop'"):
+        ResumableTraining("c", save_failure="stop")
     with pytest.raises(TypeError, match=r"`function` must return .*Received: 3"):
         ResumableTraining("c").by_epoch(lambda epoch: 3)
     (tmp_path / "file").write_text("")
