@@ -166,7 +166,9 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         sample_weight: weights that broadcast to the loss before the reduction, or `None`.
 
     Raises:
-        ValueError: if the shapes do not fit, or `axis` is not the last one.
+        ValueError: if the shapes do not fit, `axis` is not the last one, `dtype` is too narrow for
+            the classes' numbers, or a label is outside of the classes. In a graph the last is a
+            `tf.errors.InvalidArgumentError`, and compiled by XLA the loss is NaN.
 
     Example:
         >>> loss = keras_bp.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -238,6 +240,13 @@ def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, 
         raise ValueError(
             "`y_true` must have `y_pred`'s shape without the last axis, the classes. "
             f"Received: y_true of shape {y_true.shape}, y_pred of shape {y_pred.shape}"
+        )
+    # Keras casts labels to the loss's dtype, in which bfloat16 makes 257 256.
+    exact = {tf.float16: 2048, tf.bfloat16: 256}.get(y_true.dtype)
+    if exact and (y_pred.shape[-1] or 0) > exact + 1:
+        raise ValueError(
+            f"`dtype` must hold all labels, which {y_true.dtype.name} does up to {exact}. "
+            f"Received: y_pred of shape {y_pred.shape}"
         )
     y_pred, from_logits = _logits(y_pred, from_logits, "softmax")
     y_true = tf.cast(y_true, tf.int64)

@@ -124,8 +124,8 @@ def sparse_categorical_crossentropy(
         dp_k = dloss (1 - [k = t] / max(q_t, e)) / s
 
     Args:
-        target: integer tensor of `output`'s shape without the last axis, in [0, classes). On a CPU
-            an index outside raises; on an accelerator and under XLA its loss is NaN.
+        target: integer tensor of `output`'s shape without the last axis, in [0, classes). Compiled
+            by XLA, which raises no errors, the loss of an index outside is NaN.
         output: floating-point tensor of rank 1 or more, the classes on its last axis: logits, or
             probabilities, not all 0.
         from_logits: whether `output` holds logits.
@@ -135,7 +135,8 @@ def sparse_categorical_crossentropy(
 
     Raises:
         TypeError: if `target` is not an integer tensor or `output` not floating point.
-        ValueError: if `target` does not have `output`'s shape without the last axis.
+        ValueError: if `target` does not have `output`'s shape without the last axis, or holds an
+            index outside of the classes; in a graph that is a `tf.errors.InvalidArgumentError`.
 
     Example:
         >>> target, logits = tf.constant([1]), tf.constant([[1e4, -1e4]])
@@ -152,6 +153,7 @@ def sparse_categorical_crossentropy(
         )
     if target.dtype not in (tf.int32, tf.int64):
         target = tf.cast(target, tf.int64)
+    target = _inside(target, tf.shape(output, target.dtype)[-1])
     if not from_logits:
         return _by_rows(_sparse_of_probabilities, target, output)
     loss = _by_rows(_sparse_of_logits, target, _at_least_float32(output))
@@ -178,6 +180,29 @@ def _alike(target, output):
         with tf.control_dependencies([] if same is None else [same]):
             target = tf.identity(target)
     return target, output
+
+
+def _inside(labels, classes):
+    """Return the labels, once it is known that they are in [0, classes)."""
+    if compiled_by_xla():
+        return labels
+    low, high = tf.reduce_min(labels), tf.reduce_max(labels)
+    inside = (low >= 0) & (high < classes)
+    words = [
+        "Labels (`target` of an op, `y_true` of a loss) must be at least 0 and below the number of "
+        "classes. Received: labels from",
+        low,
+        "to",
+        high,
+        "where the number of classes is",
+        classes,
+    ]
+    if tf.executing_eagerly():
+        if not inside:
+            raise ValueError(" ".join(str(w if isinstance(w, str) else w.numpy()) for w in words))
+        return labels
+    with tf.control_dependencies([tf.debugging.Assert(inside, words)]):
+        return tf.identity(labels)
 
 
 def _epsilon(dtype):
@@ -306,7 +331,7 @@ def _sparse_of_probabilities(labels, p):
     def crossentropy(p):
         total = tf.maximum(tf.reduce_sum(p, -1), _epsilon(p.dtype))
         inside = (labels >= 0) & (labels < tf.cast(tf.shape(p)[-1], labels.dtype))
-        # Where it raises no error, a gather from outside gives a plausible number.
+        # Under XLA a gather from outside gives a plausible number.
         q = tf.where(inside, tf.gather(p, labels, batch_dims=1), float("nan")) / total
         q = tf.maximum(q, _epsilon(p.dtype))
 

@@ -1,10 +1,12 @@
 """A model's train function that lets recorders see each step's loss and gradients."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any, Self
 
 import keras
+import tensorflow as tf
 
 from keras_bp._trial import replaced_attributes
 from keras_bp.recording.recorder import Recorder
@@ -86,7 +88,10 @@ class RecordingTrainFunction:
                 recorder.sampling = sampling
                 stack.enter_context(recorder.watching())
             stack.enter_context(self._watched_optimizer())
-            return self._function(sampling)(iterator)
+            try:
+                return self._function(sampling)(iterator)
+            except tf.errors.InvalidArgumentError as error:
+                raise _without_graph(error) from None
 
     def _function(self, sampling):
         """Return the function to trace, which keeps what was traced."""
@@ -121,3 +126,15 @@ class RecordingTrainFunction:
                 return apply(gradients, trainable_variables)
 
         return watched_apply
+
+
+def _without_graph(error):
+    """Return what a failed assertion or a wrong label says, as a ValueError, or else the error.
+
+    TensorFlow's own message is a page on where the operation was made.
+    """
+    found = re.search(r"(?:assertion failed: |(?=Received a label value))(.*)", error.message)
+    if not found:
+        return error
+    words = found[1].split(" [Op:")[0]
+    return ValueError(re.sub(r"\[([^][]*)\]", r"\1", words))

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
+from keras_bp import losses
 from keras_bp.callbacks import TrainingHealth
 
 L = keras.layers
@@ -225,3 +226,17 @@ def test_planted_fault_is_named(fault, check, layer, consequences):
     assert found == health.findings
     (finding,) = (f for f in found if (f.check, f.layer) == (check, layer))
     assert finding.advice and (layer or "the model") in str(finding)
+
+
+@pytest.mark.parametrize("module", [losses, keras.losses])
+def test_labels_outside_the_classes_are_named(module):
+    """In a sentence, not at the end of a page on where the operation was made."""
+    model = classifier(loss=module.SparseCategoricalCrossentropy())
+    x, y = digits(64)
+    y[37] = 11
+    with pytest.raises(ValueError, match=r"label.*\b11\b.*10") as caught:
+        model.fit(x, y, batch_size=32, verbose=0, callbacks=[TrainingHealth()])
+    assert len(str(caught.value)) < 400
+    assert "raph" not in str(caught.value)
+    # The first batch had right labels.
+    assert model.optimizer.iterations == 1

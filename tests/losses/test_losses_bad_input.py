@@ -106,13 +106,26 @@ def test_sparse_classes_must_be_last(axis):
 @pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("label", [-1, 3, 255])
 def test_sparse_labels_outside_the_classes(label, from_logits):
-    """On a CPU they raise; compiled, they are NaN, as in Keras: never a number that looks right."""
+    """They raise; compiled, they are NaN, as in Keras: never a number that looks right."""
     loss = losses.SparseCategoricalCrossentropy(from_logits=from_logits, reduction=None)
     labels, predictions = tf.constant([0, label]), tf.constant([[0.2, 0.3, 0.5]] * 2)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=str(label)):
+    with pytest.raises(ValueError, match=f"y_true.*Received.*{label}"):
         loss(labels, predictions)
+    ignoring = losses.SparseCategoricalCrossentropy(from_logits, ignore_class=label)
+    assert np.isfinite(ignoring(labels, predictions))
     compiled = tf.function(loss, jit_compile=True, autograph=False)(labels, predictions)
     np.testing.assert_array_equal(np.isnan(compiled), [False, True])
+
+
+@pytest.mark.parametrize("dtype, most", [("bfloat16", 257), ("float16", 2049)])
+def test_a_dtype_too_narrow_for_the_labels(dtype, most):
+    """Keras's casts the last label but one of 258 or 2050 classes to another class."""
+    loss = losses.SparseCategoricalCrossentropy(dtype=dtype)
+    labels = tf.constant([most - 1])
+    predictions = tf.cast(tf.one_hot(labels, most), dtype)
+    assert float(loss(labels, predictions)) == 0
+    with pytest.raises(ValueError, match=f"`dtype`.*up to {most - 1}.*Received.*{most + 1}"):
+        loss(labels, tf.pad(predictions, [[0, 0], [0, 1]]))
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])

@@ -49,7 +49,8 @@ class NotFinite(Check):
             return [Symptom(update.order.outputs[place], share, 0.0, description)]
         if update.sees_loss and not np.isfinite(update.loss):
             description = "the loss is NaN or infinite, though all layers' outputs are finite"
-            return [Symptom(None, update.loss, 0.0, description)]
+            advice = f"Under XLA labels outside of the classes give NaN. {self.advice}"
+            return [Symptom(None, update.loss, 0.0, description, advice)]
         last = np.flatnonzero(~np.isfinite(update.norms))[-1]
         description = (
             "its gradient is NaN or infinite though the loss is finite; so the backward pass "
