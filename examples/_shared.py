@@ -13,8 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 class CommandLine(argparse.ArgumentParser):
     """Parser of `--epochs`, `--log-dir` and what an example adds, all numbers at least 1.
 
-    The options' `folder`, for what the example leaves, is named after it. It is made, and emptied
-    of earlier TensorBoard runs, which would be joined with the new ones into one line.
+    The options' `folder`, for what the example leaves, is named after it, and made.
     """
 
     def __init__(self, script, doc, epochs, of="passes over the training images"):
@@ -36,8 +35,6 @@ class CommandLine(argparse.ArgumentParser):
                 self.error(f"--{name.replace('_', '-')} must be at least 1. Received: {value:g}")
         options.folder = options.log_dir / self.name
         options.folder.mkdir(parents=True, exist_ok=True)
-        for earlier in options.folder.rglob("events.out.tfevents.*"):
-            earlier.unlink()
         return options
 
 

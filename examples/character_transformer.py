@@ -163,9 +163,10 @@ def main(arguments=None):
     )
 
     start = time.perf_counter()
-    model.fit(data, shuffle=False, verbose=0, callbacks=[GradientMonitor(options.folder)])
+    monitor = GradientMonitor(options.folder)
+    model.fit(data, shuffle=False, verbose=0, callbacks=[monitor])
     print(f"{time.perf_counter() - start:.1f} seconds")
-    series = read_scalars(options.folder)
+    series = read_scalars(monitor.run_dir)
     draw(series, tokens, sizes, options.folder / "recipe.png")
     clipped = np.mean(series["gradient_norm/global"] > 1)
     last = series["learning_rate"][-1]

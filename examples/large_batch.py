@@ -160,11 +160,10 @@ def main(arguments=None):
     for name, bound in CLIPPING.items():
         if options.lamb_only and bound is None:
             continue
-        log_dir = options.folder / name.replace(" ", "_")
-        monitor = GradientMonitor(log_dir)
+        monitor = GradientMonitor(options.folder / name.replace(" ", "_"))
         make = functools.partial(SGD, 0.3, global_clipnorm=bound)
         model = train(build_recurrent, make, strategy, x, y, 256, options.epochs, [monitor])
-        recurrent[name] = series = read_scalars(log_dir)
+        recurrent[name] = series = read_scalars(monitor.run_dir)
         norms = series["gradient_norm/global"]
         share = f"{np.mean(norms > bound):.0%}" if bound else "never"
         _, accuracy = model.evaluate(x_test, y_test, batch_size=360, verbose=0)

@@ -111,8 +111,9 @@ def train(skips, images, masks, steps, log_dir):
     scale = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: scales.append(float(optimizer.dynamic_scale))
     )
-    model.fit(batches, shuffle=False, verbose=0, callbacks=[scale, GradientMonitor(log_dir)])
-    return model, scales, read_scalars(log_dir)
+    monitor = GradientMonitor(log_dir)
+    model.fit(batches, shuffle=False, verbose=0, callbacks=[scale, monitor])
+    return model, scales, read_scalars(monitor.run_dir)
 
 
 def predict(model, image, margin):

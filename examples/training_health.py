@@ -66,10 +66,11 @@ def train(name, data, epochs, log_dir):
     loss = SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
     health = TrainingHealth(action=lambda finding: print(f"    {finding}", flush=True))
-    callbacks = [health, GradientMonitor(log_dir), keras.callbacks.TerminateOnNaN()]
+    monitor = GradientMonitor(log_dir)
+    callbacks = [health, monitor, keras.callbacks.TerminateOnNaN()]
     model.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, callbacks=callbacks)
     print(f"    {health.report.splitlines()[0]}")
-    series = read_scalars(log_dir)
+    series = read_scalars(monitor.run_dir)
     norms = {tag.partition("/")[2]: v for tag, v in series.items() if tag.startswith("gradient")}
     accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
     return norms, series["loss/batch"], health.findings, accuracy

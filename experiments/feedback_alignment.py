@@ -12,7 +12,6 @@ tb_logs/feedback_alignment, and the TensorBoard run of one network for each rule
 import argparse
 import os
 import pathlib
-import shutil
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -112,7 +111,6 @@ def train(rule, depth, seed, data, options, log_dir):
     model.compile(optimizer(schedule), loss, metrics=["accuracy"])
     callbacks = [angles := Angles(x[:512], y[:512])]
     if log_dir is not None:
-        shutil.rmtree(log_dir, ignore_errors=True)  # an earlier run's
         callbacks.append(GradientMonitor(log_dir, every=10, updates_every=10))
     history = model.fit(
         x,

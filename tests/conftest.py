@@ -11,7 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import keras
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 STARTERS = [
     "test_examples.py",

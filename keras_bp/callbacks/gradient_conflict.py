@@ -12,7 +12,7 @@ from keras_bp._paths import variable_paths
 from keras_bp._types import Path
 from keras_bp.callbacks._charts import conflict_image
 from keras_bp.multitask import MultiTaskModel
-from keras_bp.recording import EventFile, LayerSelection, RecordingCallback, StepRecorder
+from keras_bp.recording import LayerSelection, RecordingCallback, StepRecorder
 
 _ALL = "global"
 
@@ -59,7 +59,7 @@ class GradientConflict(RecordingCallback):
     Args:
         log_dir: string or `os.PathLike`, the directory of the event file, which lies directly in
             it; made if it does not exist. Defaults to `"tb_logs"`. It may be that of a
-            `GradientMonitor` of the same run.
+            `GradientMonitor` of the same `fit`; an earlier run in it stays by itself, as there.
         every: integer >= 1, update steps between two points of the scalars. Defaults to 1.
         layers: list of paths of the layers to write, or `None` for all. A path includes
             the layers inside it. `global` counts all shared layers nevertheless.
@@ -102,12 +102,10 @@ class GradientConflict(RecordingCallback):
     ) -> None:
         check_path("log_dir", log_dir)
         check_integer("every", every, 1)
-        super().__init__()
-        self.log_dir = log_dir
+        super().__init__(log_dir=log_dir)
         self.every = every
         self.layers = layers
         self._selection = LayerSelection(layers)
-        self._file = None
         self._names = None
         self._training, self._epoch = _Tally(), _Tally()
 
@@ -173,23 +171,12 @@ class GradientConflict(RecordingCallback):
                 f"{type(self.model).__name__}"
             )
         self._selection.check(self.model)
-        self._open()
         self._epoch = _Tally()
-
-    def _end(self):
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-    def _open(self):
-        if self._file is None:
-            self._file = EventFile(self.log_dir)
 
     def _take(self, updates):
         gramians = self._recorder.gramians(len(updates.losses))
         if gramians is None:
             return
-        self._open()  # a fit inside this one has closed it
         self._name(gramians.shape[-1])
         measured = _similarities(gramians, self._recorder.pairs)
         self._training.add(*measured)

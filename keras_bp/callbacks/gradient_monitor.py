@@ -26,14 +26,14 @@ from keras_bp.feedback import (
 from keras_bp.gradients import sum_over_replicas
 from keras_bp.recording import (
     STATISTICS,
-    EventFile,
     LayerSelection,
     RecordingCallback,
     StepRecorder,
     can_die,
     can_saturate,
     clips,
-    count_values,
+    count_variable,
+    make_directory,
     own_product,
     record_custom_loop,
     rows,
@@ -106,8 +106,11 @@ class GradientMonitor(RecordingCallback):
 
     Args:
         log_dir: string or `os.PathLike`, the directory of the event file, which lies directly in
-            it; made if it does not exist. Defaults to `"tb_logs"`. Give each run a directory of
-            its own (`"tb_logs/run1"`): TensorBoard shows a directory as one run.
+            it; made if it does not exist. Defaults to `"tb_logs"`. TensorBoard shows a directory as
+            one run. If there is an earlier run of this package's callbacks in it, a training that
+            goes on (of a saved model, for instance) continues that run, and one that begins anew
+            gets a directory of its own inside, `run-2`, `run-3`, ..., which all callbacks of the
+            `fit` share and one printed line tells.
         every: integer >= 1, update steps between two points of the scalars. Defaults to 1.
         histograms_every: integer >= 1, update steps between two rounds of histograms, or `None`
             for the weights' at each epoch's end only. Defaults to `None`.
@@ -116,6 +119,9 @@ class GradientMonitor(RecordingCallback):
             the layers inside it. The global norms count all layers nevertheless.
         updates_every: integer >= 1, update steps between two measurements of updates and weights.
             Defaults to 50.
+
+    Attributes:
+        run_dir: the directory of the event file, `log_dir` or one inside it.
 
     Raises:
         TypeError: if an argument is of another kind.
@@ -153,15 +159,13 @@ class GradientMonitor(RecordingCallback):
         check_integer("updates_every", updates_every, 1)
         if histograms_every is not None:
             check_integer("histograms_every", histograms_every, 1)
-        super().__init__(outputs=bool(activations))
-        self.log_dir = log_dir
+        super().__init__(outputs=bool(activations), log_dir=log_dir)
         self.every = every
         self.histograms_every = histograms_every
         self.activations = bool(activations)
         self.layers = layers
         self._selection = LayerSelection(layers)
         self.updates_every = updates_every
-        self._file: Any = None
         self._has_layout = False
         self._chosen = None
         self._flow = GradientFlowImage()
@@ -194,7 +198,7 @@ class GradientMonitor(RecordingCallback):
         """
         context = tf.distribute.get_replica_context()
         if context is not None and tf.get_static_value(context.replica_id_in_sync_group) == 0:
-            self._open()  # here, where an error is understandable
+            make_directory(self.log_dir)  # here, where an error is understandable
         self._custom_loop, self._meter = True, None  # a custom loop may call the hooks too
         write, layers = self._write_custom_loop, self._selection
         record_custom_loop(write, self.model, layers, gradients, variables, loss, step)
@@ -204,19 +208,17 @@ class GradientMonitor(RecordingCallback):
         self._stop()
 
     def _write_custom_loop(self, tags, values, step):
+        step = self._last_step + 1 if step is None else step
+        self._last_step = step - 1
         self._open()
         self._write_layout(tags)
-        self._last_step = self._last_step + 1 if step is None else step
+        self._last_step = step
         if self._last_step % self.every == 0:
             self._file.write_scalars(tags, values, self._last_step)
 
-    def _open(self):
-        if self._file is None:
-            self._file = EventFile(self.log_dir)
-
     def _write_layout(self, tags):
         if not self._has_layout:
-            self._file.write_summary(layout(tags))
+            self._file.write_summary(layout(tags), self._last_step)
         self._has_layout = True
 
     def _new_recorder(self):
@@ -228,7 +230,6 @@ class GradientMonitor(RecordingCallback):
     def _begin(self):
         if is_built(self.model):
             self._selection.check(self.model)
-        self._open()
         self._scalars = None
         self._counting = False
         self._updates_due, self._histograms_at = 1, 0
@@ -236,7 +237,6 @@ class GradientMonitor(RecordingCallback):
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: record the coming steps, and measure what is due."""
-        self._open()  # a fit inside this one has closed it
         self._start_if_needed()
         self._counting = self._is_due(self._histograms_due)
         if not self._custom_loop and self._is_due(self._updates_due):
@@ -264,7 +264,6 @@ class GradientMonitor(RecordingCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: write the epoch's metrics, the weights and the picture."""
-        self._open()
         super().on_epoch_end(epoch, logs)
         metrics = {f"epoch/{k}": v for k, v in (logs or {}).items() if np.ndim(v) == 0}
         if metrics:
@@ -275,11 +274,6 @@ class GradientMonitor(RecordingCallback):
             picture = self._flow.draw(self._chosen.values())
             self._file.write_image("gradient_flow", *picture, self._last_step)
         self._file.flush()
-
-    def _end(self):
-        if self._file is not None:
-            self._file.close()
-        self._file = None
 
     def _is_due(self, step):
         """Tell whether the next call makes this update step, or comes after it."""
@@ -333,7 +327,7 @@ class GradientMonitor(RecordingCallback):
         """Write a histogram of each weight of the chosen layers."""
         self._histograms_at = self._last_step
         weights = self.model.weights
-        self._write_histograms("weights", weights, lambda i: _counted(weights[i]))
+        self._write_histograms("weights", weights, lambda i: count_variable(weights[i]))
 
     def _write_sampled(self):
         """Write the histograms that the recorder has counted."""
@@ -461,7 +455,3 @@ class _AlignmentRecorder(StepRecorder):
         sums = self._read(self._sums)
         pairs = [Alignment.of_sums(sums[layer_of_variable == layer]) for layer in range(layers)]
         return list(map(np.asarray, zip(*pairs, strict=True)))
-
-
-def _counted(weight):
-    return count_values(tf.convert_to_tensor(weight.value))

@@ -39,8 +39,8 @@ A custom loop has no train function: `record_custom_loop` computes the norms whe
 
 from keras_bp.recording.callback import LayerSelection, RecordingCallback, UpdateMeter
 from keras_bp.recording.custom_loop import record_custom_loop
-from keras_bp.recording.event_file import EventFile
-from keras_bp.recording.histograms import count_buckets, count_values, rows
+from keras_bp.recording.event_file import EventFile, make_directory
+from keras_bp.recording.histograms import count_values, count_variable, rows
 from keras_bp.recording.outputs import STATISTICS, activation_of, can_die, can_saturate
 from keras_bp.recording.recorder import (
     Recorder,
@@ -66,8 +66,9 @@ __all__ = [
     "can_die",
     "can_saturate",
     "clips",
-    "count_buckets",
     "count_values",
+    "count_variable",
+    "make_directory",
     "own_product",
     "record_custom_loop",
     "rows",

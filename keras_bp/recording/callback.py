@@ -1,5 +1,6 @@
 """The base of the callbacks that watch the update steps of a `fit`."""
 
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ import tensorflow as tf
 
 from keras_bp._keras import is_built
 from keras_bp._paths import layer_paths, variable_paths
+from keras_bp._types import Path
+from keras_bp.recording.event_file import EventFile, run_directory
+from keras_bp.recording.histograms import row_blocks
 from keras_bp.recording.recorder import StepRecorder
 from keras_bp.recording.train_function import RecordingTrainFunction
 
@@ -30,21 +34,37 @@ class RecordingCallback(keras.callbacks.Callback):
         self._recorder      the `StepRecorder`
         self._layers        the paths of the layers that hold trainable variables, in order
         self._norms(squares)
+        self._file          the `EventFile`, if there is a `log_dir`
 
     Args:
         outputs: whether the layers' outputs are recorded, or `"every"`, see `StepRecorder`.
         seconds: how long the updates of several calls may wait to be read; 0 for no wait.
+        log_dir: string or `os.PathLike`, where `run_directory` finds the event file's directory,
+            or None for no file.
     """
 
-    def __init__(self, outputs: bool | str = False, seconds: float = 1.0) -> None:
+    def __init__(
+        self, outputs: bool | str = False, seconds: float = 1.0, log_dir: Path | None = None
+    ) -> None:
         super().__init__()
+        self.log_dir: Any = log_dir
         self._outputs = outputs
         self._seconds = seconds
         self._function: Any = None
         self._recorder: Any = None
         self._meter: Any = None
+        self._file: Any = None
+        self._run_directory: str | None = None
         self._last_step = 0
         self._recording = self._sampling = self._custom_loop = False
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The directory of the event file: `log_dir`, or, once `fit` has begun, `run-2`, ... in it.
+
+        A training that begins anew where `log_dir` holds an earlier run gets one of its own.
+        """
+        return self._run_directory or self.log_dir
 
     # What a subclass overrides.
 
@@ -60,7 +80,7 @@ class RecordingCallback(keras.callbacks.Callback):
         raise NotImplementedError(f"{type(self).__name__} must override `_take`.")
 
     def _end(self):
-        """Close files and the like, also after an exception."""
+        """Finish, also after an exception."""
 
     # Keras's hooks.
 
@@ -90,6 +110,7 @@ class RecordingCallback(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: record the coming steps."""
         self._start_if_needed()
+        self._open()
         self._function.arm(self._sampling)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -101,6 +122,7 @@ class RecordingCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: take the updates."""
+        self._open()  # a fit inside this one has closed it
         self._take_updates()
 
     def on_train_end(self, logs: dict | None = None) -> None:
@@ -153,6 +175,26 @@ class RecordingCallback(keras.callbacks.Callback):
             RecordingTrainFunction.remove_from(self.model)
         self._recording, self._meter = False, None
         self._end()
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def _open(self):
+        """Open the event file, if there is to be one and it is not open."""
+        if self.log_dir is None or self._file is not None:
+            return
+        starts = False
+        if self._run_directory is None:
+            # All callbacks of a `fit` share it.
+            shared = {} if self._function is None else self._function.run_directories
+            log_dir = os.fspath(self.log_dir)
+            starts = log_dir not in shared
+            if starts:
+                shared[log_dir] = run_directory(log_dir, self._last_step)
+                if shared[log_dir] != log_dir:
+                    print(f"{log_dir} holds an earlier run: this one goes to {shared[log_dir]}")
+            self._run_directory = shared[log_dir]
+        self._file = EventFile(self._run_directory, self._last_step, starts)
 
     def _take_updates(self):
         """Hand the updates made since the last time to `_take`."""
@@ -162,6 +204,7 @@ class RecordingCallback(keras.callbacks.Callback):
             return 0
         if self._layers is None:
             self._name_layers()
+        self._open()
         self._last_step += len(updates.losses)
         self._take(updates)
         return len(updates.losses)
@@ -184,7 +227,8 @@ class UpdateMeter:
     """Measures the norms of an update and of the weights, outside the step, from when it is made.
 
     Inside, each step would hold and read a second copy of all weights. Outside, the values before
-    are kept by reference, and only a measured step pays for a copy.
+    are kept by reference, and only a measured step pays for a copy; beside it a block of rows is
+    held at a time.
 
     Args:
         variables: list of Keras variables.
@@ -200,16 +244,23 @@ class UpdateMeter:
 
     def stop(self) -> np.ndarray:
         """Return squared norms, (3, variables): of the update, of the weights before and after."""
-        after = [_wide(tf.convert_to_tensor(v.value)) for v in self._variables]
-        before = map(_wide, self._before)
+        halves, owners = [], []
         # Eagerly: tracing this costs as much as some forty measurements.
-        squares = [
-            tf.nn.l2_loss(tensor)
-            for b, a in zip(before, after, strict=True)
-            for tensor in (a - b, b, a)
-        ]
-        halves = tf.stack([tf.cast(square, tf.float64) for square in squares]).numpy()
-        return 2.0 * halves.reshape(-1, 3).T
+        for owner, (before, variable) in enumerate(zip(self._before, self._variables, strict=True)):
+            start = 0
+            for after in row_blocks(variable):
+                if after.shape == before.shape:
+                    then = before
+                else:
+                    then = before[start : start + after.shape[0]]
+                    start += after.shape[0]
+                a, b = _wide(after), _wide(then)
+                halves += [tf.nn.l2_loss(tensor) for tensor in (a - b, b, a)]
+                owners.append(owner)
+        values = tf.stack([tf.cast(half, tf.float64) for half in halves]).numpy()
+        squares = np.zeros((len(self._variables), 3))
+        np.add.at(squares, owners, 2.0 * values.reshape(-1, 3))
+        return squares.T
 
 
 def _wide(tensor):

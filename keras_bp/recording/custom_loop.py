@@ -11,6 +11,7 @@ from keras_bp._keras import compiled_by_xla
 from keras_bp._paths import path_of, variable_paths
 from keras_bp.gradients import sum_over_replicas
 from keras_bp.recording.callback import LayerSelection
+from keras_bp.recording.histograms import row_blocks
 from keras_bp.recording.recorder import squared_norms
 
 
@@ -60,8 +61,8 @@ def record_custom_loop(
 
     total = sum_over_replicas([*gradients, None if loss is None else tf.convert_to_tensor(loss)])
     *gradients, loss = total
-    weights = [tf.convert_to_tensor(v) for v in variables]
-    arguments = [squared_norms(gradients), squared_norms(weights), 0.0 if loss is None else loss]
+    weights = [tf.reduce_sum(squared_norms([*row_blocks(v)])) for v in variables]
+    arguments = [squared_norms(gradients), tf.stack(weights), 0.0 if loss is None else loss]
     arguments += [tf.constant(-1, tf.int64) if step is None else tf.cast(step, tf.int64)]
     context = tf.distribute.get_replica_context()
     if tf.get_static_value(context.replica_id_in_sync_group) != 0:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import socket
 import time
 import warnings
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog, SourceMetadata
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.image import metadata as image_metadata
@@ -19,6 +21,7 @@ from tensorboard.plugins.text.summary import text_pb
 from keras_bp._types import Path
 
 _NUMBERS = itertools.count()
+_WRITER = "keras_bp"
 
 
 class EventFile:
@@ -29,28 +32,33 @@ class EventFile:
 
     Args:
         log_dir: string or `os.PathLike`, the directory; it is made if it does not exist.
+        step: integer, the number of update steps made before.
+        starts: whether a training starts or goes on, the file being the first of its callbacks'.
+            TensorBoard then leaves out what earlier files hold of steps after `step`: a process
+            that was killed had made them, and they are made again.
 
     Raises:
         ValueError: if the file cannot be created there.
     """
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, step: int = 0, starts: bool = False) -> None:
         self._log_dir = os.fspath(log_dir)
         self._templates: dict[tuple[str, ...], Event] = {}
         # TensorBoard reads a directory's files in the order of their names.
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
         name += f".{os.getpid()}.{next(_NUMBERS):06d}.v2"
         try:
-            tf.io.gfile.makedirs(self._log_dir)
+            make_directory(log_dir)
             self._writer = tf.io.TFRecordWriter(os.path.join(self._log_dir, name))
-            first = Event(wall_time=time.time(), file_version="brain.Event:2")
-            self._writer.write(first.SerializeToString())
+            source, start = SourceMetadata(writer=_WRITER), SessionLog(status=SessionLog.START)
+            first = [Event(file_version="brain.Event:2", source_metadata=source, step=step)]
+            first += [Event(session_log=start, step=step + 1)] * starts
+            for event in first:
+                event.wall_time = time.time()
+                self._writer.write(event.SerializeToString())
             self._writer.flush()
         except (tf.errors.OpError, OSError) as error:
-            raise ValueError(
-                "`log_dir` must name a directory in which a TensorBoard event file can be created. "
-                f"Received: log_dir={log_dir!r} ({_message(error)})"
-            ) from error
+            raise _cannot_create(log_dir, error) from error
 
     def write_scalars(self, tags: tuple[str, ...], values: Iterable[float], step: int) -> None:
         """Write one value for each tag, all in one record of the file."""
@@ -81,11 +89,11 @@ class EventFile:
         event.summary.MergeFrom(text_pb(tag, text))
         self._write(event, step)
 
-    def write_summary(self, summary: Summary) -> None:
-        """Write a `Summary` of step 0, a plugin's configuration."""
+    def write_summary(self, summary: Summary, step: int) -> None:
+        """Write a `Summary`, a plugin's configuration."""
         event = Event()
         event.summary.MergeFromString(summary.SerializeToString())
-        self._write(event, 0)
+        self._write(event, step)
 
     def flush(self) -> None:
         """Flush what has been written so far to the file system."""
@@ -119,6 +127,57 @@ class EventFile:
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+
+def make_directory(log_dir: Path) -> None:
+    """Make a directory for event files.
+
+    Raises:
+        ValueError: if it cannot be made.
+    """
+    try:
+        tf.io.gfile.makedirs(os.fspath(log_dir))
+    except (tf.errors.OpError, OSError) as error:
+        raise _cannot_create(log_dir, error) from error
+
+
+def run_directory(log_dir: Path, step: int) -> str:
+    """Return the directory for the events of a training that has made `step` update steps.
+
+    TensorBoard joins all that a directory holds into one line, so a directory is for one run. A
+    training goes on with the newest run if it has made steps since that run began; else it gets a
+    directory of its own inside `log_dir`, `run-2`, `run-3`, ...
+    """
+    first = os.fspath(log_dir)
+    entries = tf.io.gfile.listdir(first) if tf.io.gfile.isdir(first) else []
+    found = (re.fullmatch(r"run-(\d+)/?", entry) for entry in entries)
+    number = max([1, *(int(match[1]) for match in found if match)])
+    if _began(first) is None:
+        return first
+    newest = os.path.join(first, f"run-{number}") if number > 1 else first
+    began = _began(newest)
+    goes_on = began is None or step > began
+    return newest if goes_on else os.path.join(first, f"run-{number + 1}")
+
+
+def _began(directory):
+    """Return the number of steps before the run in a directory, None if it holds no step."""
+    begins = []
+    for path in tf.io.gfile.glob(os.path.join(directory, "*tfevents*")):
+        events = LegacyEventFileLoader(path).Load()
+        first = next(events, Event())
+        later = (e.HasField("summary") and e.step > first.step for e in events)
+        # The others are of other programs, or of a training that stopped before its first step.
+        if first.source_metadata.writer == _WRITER and any(later):
+            begins.append(first.step)
+    return min(begins, default=None)
+
+
+def _cannot_create(log_dir, error):
+    return ValueError(
+        "`log_dir` must name a directory in which a TensorBoard event file can be created. "
+        f"Received: log_dir={log_dir!r} ({_message(error)})"
+    )
 
 
 def _message(error):

@@ -1,18 +1,23 @@
 """Histograms, counted inside a compiled step or outside."""
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from keras_bp._keras import compiled_by_xla
 from keras_bp._types import Array
+from keras_bp.gradients import deduplicate
 
 BUCKETS = 30
 _BLOCK = 2**16  # entries whose intermediate arrays stay in a cache
+_READ = 2**20  # entries of a variable that are read at once
 EMPTY = np.zeros(2 + BUCKETS)
 """The result of `count_buckets` for no entries."""
 
 
-def count_buckets(values: tf.Tensor) -> tf.Tensor:
+def count_buckets(values: tf.Tensor, zeros: Any = None) -> tf.Tensor:
     """Count the finite entries of a tensor in 30 buckets of equal width.
 
     Counted in the step, a histogram leaves the device as 32 numbers. `tf.summary.histogram` makes
@@ -21,12 +26,17 @@ def count_buckets(values: tf.Tensor) -> tf.Tensor:
 
     Args:
         values: tensor of any shape and numeric dtype.
+        zeros: scalar integer tensor, the number of further entries that are 0; or None.
 
     Returns:
         A float64 tensor of shape (32,): the smallest and the largest finite entry, 0 if there is
         none, and the counts.
     """
     values = tf.reshape(tf.cast(values, _wide(values.dtype)), [-1])
+    if zeros is not None:
+        # One entry stands for them all; a NaN is not counted.
+        one = tf.where(zeros > 0, tf.zeros((), values.dtype), np.nan)
+        values = tf.concat([[one], values], axis=0)
     finite = tf.math.is_finite(values)
     any_finite = tf.reduce_any(finite)
     low = tf.reduce_min(tf.where(finite, values, values.dtype.max))
@@ -40,9 +50,29 @@ def count_buckets(values: tf.Tensor) -> tf.Tensor:
     bucket = tf.where(width > 0, tf.minimum(bucket, BUCKETS - 1), BUCKETS - 1)
     # Entries that are not finite go to an extra bucket, which is dropped.
     bucket = tf.where(finite, bucket, BUCKETS)
-    counts = _count(bucket)[:BUCKETS]
+    counts = tf.cast(_count(bucket), tf.float64)
+    if zeros is not None:
+        others = tf.cast(tf.maximum(zeros - 1, 0), tf.float64)
+        counts += others * tf.one_hot(bucket[0], BUCKETS + 1, dtype=tf.float64)
     edges = tf.cast(tf.stack([low, high]), tf.float64)
-    return tf.concat([edges, tf.cast(counts, tf.float64)], axis=0)
+    return tf.concat([edges, counts[:BUCKETS]], axis=0)
+
+
+def count_gradient(gradient: Any, shape: tuple[int, ...]) -> tf.Tensor:
+    """Count like `count_buckets` the entries of a gradient.
+
+    The rows that a sparse one leaves out count as zeros, and are not made.
+
+    Args:
+        gradient: a tensor, a `tf.IndexedSlices` or None.
+        shape: its variable's shape.
+    """
+    if gradient is None:
+        return tf.constant(EMPTY)
+    if not isinstance(gradient, tf.IndexedSlices):
+        return count_buckets(gradient)
+    values = deduplicate(gradient).values
+    return count_buckets(values, np.prod(shape, dtype=np.int64) - tf.size(values, tf.int64))
 
 
 def _count(bucket):
@@ -62,20 +92,63 @@ def count_values(values: Array) -> np.ndarray:
         A float64 array of shape (32,).
     """
     values = np.asarray(values).ravel()
-    values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
-    finite = np.isfinite(values)
-    values = values if finite.all() else values[finite]
-    if not values.size:
+    return _count_blocks(lambda: _blocks(values))
+
+
+def count_variable(variable: Any) -> np.ndarray:
+    """Count like `count_values` the entries of a Keras variable, without a copy of it."""
+    kept = None if _is_large(variable) else list(row_blocks(variable))
+    return _count_blocks(
+        lambda: (b for part in kept or row_blocks(variable) for b in _blocks(np.ravel(part)))
+    )
+
+
+def row_blocks(variable: Any) -> Iterator[tf.Tensor]:
+    """Read a variable's rows block by block, in order.
+
+    As soon as rows of a variable have been updated, TensorFlow copies all of it for each reader.
+    """
+    value = getattr(variable, "value", variable)
+    if not _is_large(variable):
+        yield tf.convert_to_tensor(value)
+        return
+    rows = max(1, _READ // int(np.prod(variable.shape[1:])))
+    for start in range(0, variable.shape[0], rows):
+        yield tf.gather(value, tf.range(start, min(start + rows, variable.shape[0])))
+
+
+def _is_large(variable):
+    return np.prod(variable.shape) > _READ
+
+
+def _blocks(values):
+    return (values[start : start + _BLOCK] for start in range(0, values.size, _BLOCK))
+
+
+def _count_blocks(blocks: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+    """Count what `blocks`, which is called twice, goes through."""
+
+    def finite_blocks():
+        for block in blocks():
+            block = block if block.dtype in (np.float32, np.float64) else block.astype(np.float32)
+            finite = np.isfinite(block)
+            block = block if finite.all() else block[finite]
+            if block.size:
+                yield block
+
+    edges = [(block.min(), block.max()) for block in finite_blocks()]
+    if not edges:
         return EMPTY
-    low, high = values.min(), values.max()
+    low, high = min(low for low, _ in edges), max(high for _, high in edges)
     width = high / 2 - low / 2
-    if not width > 0:
-        return np.array([low, high, *[0] * (BUCKETS - 1), values.size], np.float64)
     counts = np.zeros(BUCKETS, np.intp)
-    for start in range(0, values.size, _BLOCK):
-        share = (values[start : start + _BLOCK] / 2 - low / 2) / width
-        bucket = np.minimum((share * BUCKETS).astype(np.intp), BUCKETS - 1)
-        counts += np.bincount(bucket, minlength=BUCKETS)
+    for block in finite_blocks():
+        if width > 0:
+            share = (block / 2 - low / 2) / width
+            bucket = np.minimum((share * BUCKETS).astype(np.intp), BUCKETS - 1)
+            counts += np.bincount(bucket, minlength=BUCKETS)
+        else:
+            counts[-1] += block.size
     return np.array([low, high, *counts], np.float64)
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_bp import _keras
 from keras_bp.gradients import clip, squared_norm, sum_over_replicas, unscale
 from keras_bp.optimizers import Optimizer
-from keras_bp.recording.histograms import BUCKETS, EMPTY, count_buckets
+from keras_bp.recording.histograms import BUCKETS, count_gradient
 from keras_bp.recording.outputs import STATISTICS, LayerOutputs, histograms, statistics
 
 _PLACES = 32
@@ -276,8 +276,8 @@ class StepRecorder(Recorder):
 
     def _count(self, received, outputs):
         """Return a histogram for each gradient and each layer's outputs."""
-        counts = [EMPTY if g is None else count_buckets(tf.convert_to_tensor(g)) for g in received]
-        counts = tf.stack(counts)
+        pairs = zip(received, self.variables, strict=True)
+        counts = tf.stack([count_gradient(gradient, v.shape) for gradient, v in pairs])
         return tf.concat([counts, histograms(outputs)], axis=0) if outputs else counts
 
     def _mean_gradients(self, gradients, of_this_package):

@@ -38,6 +38,8 @@ class RecordingTrainFunction:
         self._recorders: list[Recorder] = []
         self._guests: list[Recorder] = []
         self._armed = self._sampling = False
+        self.run_directories: dict[str, str] = {}
+        """Maps each `log_dir` of the callbacks to the directory that they share in this `fit`."""
 
     @classmethod
     def of(cls, model: keras.Model) -> Self:

@@ -33,7 +33,7 @@ def plot_gradient_flow(source: Path | Any) -> "Figure":
     was not written, such as one that was frozen at first, nothing is drawn.
 
     Args:
-        source: string or `os.PathLike`, the `log_dir` of a `keras_bp.callbacks.GradientMonitor`;
+        source: string or `os.PathLike`, the `run_dir` of a `keras_bp.callbacks.GradientMonitor`;
             or the monitor itself, or any object with such an attribute `log_dir`. The scalars
             `gradient_norm/<layer path>` are read, except `gradient_norm/global`. If a step was
             written twice, the later value counts.
@@ -54,7 +54,7 @@ def plot_gradient_flow(source: Path | Any) -> "Figure":
         >>> figure = keras_bp.visualization.plot_gradient_flow(monitor)
         >>> figure.savefig("gradient_flow.png")
     """
-    log_dir = getattr(source, "log_dir", source)
+    log_dir = getattr(source, "run_dir", getattr(source, "log_dir", source))
     if not isinstance(log_dir, str | os.PathLike):
         raise TypeError(
             "`source` must be a path, or an object with a path as its `log_dir`. "
@@ -84,7 +84,7 @@ def plot_gradient_flow(source: Path | Any) -> "Figure":
 
 def _read(log_dir):
     """Return the layers' paths, the update steps and an array of norms, (layers, steps)."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
     if not tf.io.gfile.glob(tf.io.gfile.join(log_dir, "*tfevents*")):
         raise ValueError(

@@ -1,12 +1,19 @@
 """EventFile: what is written reads back, and TensorBoard's own histogram says the same."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.plugins.histogram.summary import histogram_pb
 
-from keras_bp.recording import EventFile
-from keras_bp.recording.histograms import count_buckets, count_values, rows
+from keras_bp.recording import EventFile, UpdateMeter, histograms
+from keras_bp.recording.histograms import (
+    count_buckets,
+    count_gradient,
+    count_values,
+    count_variable,
+    rows,
+)
 
 
 def test_scalars_read_back(tmp_path, read_events):
@@ -68,6 +75,44 @@ def test_a_histogram_of_a_range_too_small_to_divide_by(count):
     for largest in (1.5e-38, 1.4e-45):  # half of it, in float32, is no number or flushed to 0
         counted = rows(COUNTS[count](np.array([0.0, largest], "float32")))
         assert counted[:, 2].sum() == 2
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_histogram_of_a_sparse_gradient_is_that_of_the_dense_one(jit):
+    values = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    count = tf.function(
+        lambda values, ids: count_gradient(tf.IndexedSlices(values, ids, (6, 2)), (6, 2)),
+        jit_compile=jit,
+        input_signature=[tf.TensorSpec((None, 2)), tf.TensorSpec((None,), tf.int32)],
+    )
+    for ids, entries in [
+        ([1, 1, 3, 0], values),
+        ([1, 1, 3, 0], 1 - abs(values)),
+        ([1, 1, 3, 0], abs(values) + 1),  # all zeros are in the first bucket
+        ([5, 1, 2, 2], -abs(values)),  # in the last
+        ([0, 1, 2, 3, 4, 5], np.arange(1, 13, dtype="float32").reshape(6, 2)),  # no zeros at all
+        ([2], np.array([[np.nan, 1.0]], "float32")),
+        ([], np.zeros((0, 2), "float32")),
+    ]:
+        slices = tf.IndexedSlices(entries, tf.constant(ids, tf.int32), (6, 2))
+        expected = count_values(tf.convert_to_tensor(slices))
+        np.testing.assert_array_equal(count(entries, tf.constant(ids, tf.int32)), expected)
+    graph = count.get_concrete_function().graph
+    shapes = [output.shape for op in graph.get_operations() for output in op.outputs]
+    assert not any(shape.rank == 2 and shape.as_list() == [6, 2] for shape in shapes)
+
+
+def test_a_large_table_is_read_in_blocks(monkeypatch):
+    variable = keras.Variable(np.random.default_rng(0).normal(size=(50, 4)))
+    monkeypatch.setattr(histograms, "_READ", 64)
+    blocks = [block.shape[0] for block in histograms.row_blocks(variable)]
+    assert blocks == [16, 16, 16, 2]
+    before = np.float64(variable)
+    np.testing.assert_array_equal(count_variable(variable), count_values(variable))
+    meter = UpdateMeter([variable, keras.Variable(2.0)])
+    after = np.float64(variable.assign_add(0.1 * np.sin(variable)))
+    squares = [np.sum(np.square(values)) for values in (after - before, before, after)]
+    np.testing.assert_allclose(meter.stop(), np.transpose([squares, [0, 4, 4]]), rtol=1e-5)
 
 
 def test_image_and_text_read_back(tmp_path, read_events):

@@ -478,8 +478,8 @@ def test_a_unit_that_is_active_on_one_replica_is_not_dead(tmp_path, read_events,
 def test_only_weights_that_are_written_are_counted(tmp_path, monkeypatch):
     counted = []
     module = "keras_bp.callbacks.gradient_monitor"
-    count = sys.modules[module].count_values
-    monkeypatch.setattr(f"{module}.count_values", lambda v: counted.append(v.shape) or count(v))
+    count = sys.modules[module].count_variable
+    monkeypatch.setattr(f"{module}.count_variable", lambda v: counted.append(v.shape) or count(v))
     inputs = keras.Input((2,))
     hidden = keras.layers.Dense(3, name="hidden")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(1, name="head")(hidden))

@@ -11,7 +11,7 @@ from keras_bp._types import Path
 from keras_bp.callbacks.health._check import Check, Finding, Update
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 from keras_bp.callbacks.health._watch import HealthWatch, select_checks
-from keras_bp.recording import STATISTICS, EventFile, RecordingCallback
+from keras_bp.recording import STATISTICS, RecordingCallback
 
 _MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20
 
@@ -54,7 +54,8 @@ class TrainingHealth(RecordingCallback):
             training as `EarlyStopping` does, and a function is called with it.
             Defaults to `"warn"`.
         log_dir: string or `os.PathLike`, the directory of a TensorBoard event file to which each
-            finding and the report are written, for the page Text; it is made if it does not exist.
+            finding and the report are written, for the page Text; it is made if it does not exist,
+            and may be that of a `GradientMonitor`, which says where a second run goes.
             Defaults to `None`: no file.
 
     Attributes:
@@ -105,11 +106,9 @@ class TrainingHealth(RecordingCallback):
             )
         if log_dir is not None:
             check_path("log_dir", log_dir)
-        super().__init__(outputs="every", seconds=0.0)
+        super().__init__(outputs="every", seconds=0.0, log_dir=log_dir)
         self.checks = select_checks(checks)
         self.action = action
-        self.log_dir = log_dir
-        self._file = None
         self._watched = None, None
         self._watch = HealthWatch(self.checks)
 
@@ -133,12 +132,10 @@ class TrainingHealth(RecordingCallback):
     def _begin(self):
         model, optimizer = self._watched
         if self.model is not model:
-            self._last_step = 0
+            self._last_step, self._run_directory = 0, None
         if self.model is not model or self.model.optimizer is not optimizer:
             self._watch = HealthWatch(self.checks)
         self._watched = self.model, self.model.optimizer
-        if self.log_dir is not None and self._file is None:
-            self._file = EventFile(self.log_dir)
         self._order = None
         self._measured = self._measure_due = 0
         self._skipped = 0
@@ -174,8 +171,6 @@ class TrainingHealth(RecordingCallback):
     def _end(self):
         if self._file is not None:
             self._file.write_text("training_health/report", self.report, self._last_step)
-            self._file.close()
-        self._file = None
 
     def _take(self, updates):
         measured = self._stop_meter()
