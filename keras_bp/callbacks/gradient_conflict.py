@@ -107,9 +107,12 @@ class GradientConflict(RecordingCallback):
         self.every = every
         self.layers = layers
         self._selection = LayerSelection(layers)
-        self._file = None
         self._names = None
         self._training, self._epoch = _Tally(), _Tally()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._file = None
 
     def table(self) -> list[dict]:
         """Return what was measured since the first `fit`, for each layer and pair of tasks.

@@ -161,8 +161,12 @@ class GradientMonitor(RecordingCallback):
         self.layers = layers
         self._selection = LayerSelection(layers)
         self.updates_every = updates_every
+
+    def _forget(self) -> None:
+        super()._forget()
         self._file: Any = None
         self._meter: Any = None
+        self._scalars: Any = None
         self._has_layout = False
         self._chosen = None
         self._flow = GradientFlowImage()

@@ -109,9 +109,12 @@ class TrainingHealth(RecordingCallback):
         self.checks = select_checks(checks)
         self.action = action
         self.log_dir = log_dir
-        self._file = None
-        self._watched = None, None
         self._watch = HealthWatch(self.checks)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._file = self._order = self._meter = None
+        self._watched = None, None
 
     @property
     def findings(self) -> list[Finding]:
