@@ -13,14 +13,14 @@ from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import is_built, leaf_optimizers
 from keras_bp._trial import lent_learning_rate
 from keras_bp.gradients import sum_over_replicas, unscale
-from keras_bp.recording import Recorder, RecordingTrainFunction
+from keras_bp.recording import CopyableCallback, Recorder, RecordingTrainFunction
 from keras_bp.schedules import Sequential
 from keras_bp.tuning import discovery
 
 _LEAST_PROBE = 12
 
 
-class DiscoveredSchedule(keras.callbacks.Callback):
+class DiscoveredSchedule(CopyableCallback):
     """Probes the loss in the first steps of a `fit`, and sets the schedule of all the others.
 
     The first steps, some 5 % of all, are a probe: one at the rate 0, four at a tiny one, then a
@@ -129,6 +129,11 @@ class DiscoveredSchedule(keras.callbacks.Callback):
         self.discovery: Any = None
         self.probe: Any = None
         self.steps_probed = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._function: Any = None
         self._optimizer: Any = None
         self._start: Any = None
         self._recorder: Any = None

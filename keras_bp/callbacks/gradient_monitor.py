@@ -166,6 +166,10 @@ class GradientMonitor(RecordingCallback):
         self.layers = layers
         self._selection = LayerSelection(layers)
         self.updates_every = updates_every
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._scalars: Any = None
         self._has_layout = False
         self._chosen = None
         self._flow = GradientFlowImage()

@@ -1,6 +1,9 @@
 """The combiners: each is a few lines that turn the tasks' Gram matrix into their weights."""
 
+from typing import Any
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
@@ -103,6 +106,16 @@ class PCGrad(Combiner):
         self.reduction = reduction
         self.seed_generator = keras.random.SeedGenerator(seed)
         super().__init__(reduction=reduction, seed=seed)
+
+    # A `SeedGenerator` holds a module, which cannot be copied; its state can.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "seed_generator": np.array(self.seed_generator.state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.seed_generator = keras.random.SeedGenerator(0)
+        self.seed_generator.state.assign(state["seed_generator"])
 
     def _weights(self, gramian, present):
         size = gramian.shape[0]

@@ -37,7 +37,12 @@ the weights for it.
 A custom loop has no train function: `record_custom_loop` computes the norms where it is called.
 """
 
-from keras_bp.recording.callback import LayerSelection, RecordingCallback, UpdateMeter
+from keras_bp.recording.callback import (
+    CopyableCallback,
+    LayerSelection,
+    RecordingCallback,
+    UpdateMeter,
+)
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
 from keras_bp.recording.histograms import count_values, count_variable, rows
@@ -53,6 +58,7 @@ from keras_bp.recording.recorder import (
 from keras_bp.recording.train_function import RecordingTrainFunction
 
 __all__ = [
+    "CopyableCallback",
     "EventFile",
     "LayerSelection",
     "Recorder",

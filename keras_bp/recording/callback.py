@@ -19,7 +19,26 @@ from keras_bp.recording.recorder import StepRecorder
 from keras_bp.recording.train_function import RecordingTrainFunction
 
 
-class RecordingCallback(keras.callbacks.Callback):
+class CopyableCallback(keras.callbacks.Callback):
+    """Can be copied and pickled, before a `fit`, in it and after it.
+
+    A copy has the arguments and the results, and lets go of the model, of open files and of what
+    watches the step: a tuner's next trial trains another model.
+    """
+
+    def __getstate__(self) -> dict:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(vars(self))
+        copied._forget()
+        return copied.__dict__
+
+    def _forget(self) -> None:
+        """Set what belongs to a `fit` to what it is before one; a subclass adds its own."""
+        keras.callbacks.Callback.set_model(self, None)
+        self.set_params(None)
+
+
+class RecordingCallback(CopyableCallback):
     """Sees every update step of a plain `fit`; a subclass uses what was recorded.
 
     Keras hands a callback no gradients. While the train function runs, this callback listens to
@@ -50,6 +69,10 @@ class RecordingCallback(keras.callbacks.Callback):
         self.log_dir: Any = log_dir
         self._outputs = outputs
         self._seconds = seconds
+        self._forget()
+
+    def _forget(self) -> None:
+        super()._forget()
         self._function: Any = None
         self._recorder: Any = None
         self._meter: Any = None

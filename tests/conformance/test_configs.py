@@ -10,6 +10,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from instances import BASES, INSTANCES, SERIALIZABLE, made_of, what_it_does
 from trainings import public_classes
 
@@ -26,17 +27,8 @@ def test_every_class_has_an_instance():
         assert type(make()) is classes[name]
 
 
-KERAS_GENERATOR = pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="Keras 3.15's SeedGenerator holds a module"
-)
-COPIED = [
-    pytest.param(name, marks=KERAS_GENERATOR) if name == "multitask.PCGrad" else name
-    for name in INSTANCES
-]
-
-
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])
-@pytest.mark.parametrize("name", COPIED)
+@pytest.mark.parametrize("name", INSTANCES)
 def test_copies(name, how):
     item = INSTANCES[name]()
     duplicate = how(item)
@@ -46,6 +38,74 @@ def test_copies(name, how):
         what_it_does(item)
         duplicate = how(item)
     np.testing.assert_equal(what_it_does(duplicate), what_it_does(item))
+
+
+def fitted(callback):
+    """Train a model, of two tasks for the callback that compares them, and return it."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,))
+    trunk = keras_bp.layers.Dense(3, "tanh", name="trunk")(inputs)
+    heads = {name: keras_bp.layers.Dense(1, name=name)(trunk) for name in ("head", "other")}
+    tasks = isinstance(callback, keras_bp.callbacks.GradientConflict)
+    pcgrad = keras_bp.multitask.PCGrad(seed=1)
+    several, one = keras_bp.multitask.MultiTaskModel, keras.Model
+    model = several(inputs, heads, combiner=pcgrad) if tasks else one(inputs, heads["head"])
+    model.compile(keras_bp.optimizers.Adam(0.1), "mse", run_eagerly=True)
+    fit_again(model, *([callback] if callback else []))
+    return model
+
+
+def fit_again(model, *callbacks):
+    x = np.linspace(-1, 1, 24, dtype="float32").reshape(6, 4)
+    y = x[:, :1] if len(model.outputs) == 1 else dict.fromkeys(model.output_names, x[:, :1])
+    model.fit(x, y, batch_size=3, shuffle=False, verbose=0, callbacks=list(callbacks))
+
+
+@pytest.mark.filterwarnings("ignore:DiscoveredSchedule takes its safe schedule:RuntimeWarning")
+@pytest.mark.parametrize(
+    "name", [n for n in INSTANCES if n.startswith("callbacks.") and n.count(".") == 1]
+)
+def test_copies_of_callbacks_after_a_fit(name, tmp_path, monkeypatch):
+    """Without the model and its open files, and ready for another model."""
+    monkeypatch.chdir(tmp_path)
+    callback = INSTANCES[name]()
+    if name == "callbacks.DiscoveredSchedule":
+        callback.verbose = 0
+    first = fitted(callback)
+    duplicate = pickle.loads(pickle.dumps(copy.deepcopy(callback)))
+    assert callback.model is first and duplicate.model is None
+    for result in ("findings", "report", "steps_probed", "switched_at_epoch"):
+        assert getattr(duplicate, result, None) == getattr(callback, result, None)
+    if name == "callbacks.GradientConflict":
+        assert duplicate.table() == callback.table() != []
+    if name == "callbacks.ResumableTraining":
+        duplicate.backup_dir = "another"
+    second = fitted(duplicate)
+    np.testing.assert_equal(second.get_weights(), first.get_weights())
+    assert duplicate.model is second
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])
+@pytest.mark.parametrize("callback", [None, keras_bp.callbacks.GradientConflict("logs")])
+def test_copies_of_models_after_a_fit(callback, how, tmp_path, monkeypatch):
+    """They train on to the bit, with the optimizer's and the combiner's state."""
+    monkeypatch.chdir(tmp_path)
+    model = fitted(callback)
+    duplicate = how(model)
+    fit_again(model)
+    fit_again(duplicate)
+    np.testing.assert_equal(duplicate.get_weights(), model.get_weights())
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])
+def test_a_copied_generator_draws_on(how):
+    jacobian = tf.constant(np.random.default_rng(0).normal(size=(5, 3)))
+    combiner = keras_bp.multitask.PCGrad(seed=3)
+    combiner(jacobian)
+    duplicate = how(combiner)
+    for _ in range(3):
+        np.testing.assert_array_equal(duplicate(jacobian), combiner(jacobian))
+    assert duplicate.get_config() == combiner.get_config()
 
 
 @pytest.mark.parametrize("name", SERIALIZABLE)

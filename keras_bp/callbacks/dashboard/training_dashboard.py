@@ -97,8 +97,11 @@ class TrainingDashboard(RecordingCallback):
             ) from error
         super().__init__()
         self.filepath = filepath
-        self.figure = None
         self._pace = DrawingPace(_SHARE, _FIRST_DRAWING)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.figure = None
         self._columns = None
         self._epoch = ""
         self._panels: Any = None

@@ -109,8 +109,12 @@ class TrainingHealth(RecordingCallback):
         super().__init__(outputs="every", seconds=0.0, log_dir=log_dir)
         self.checks = select_checks(checks)
         self.action = action
-        self._watched = None, None
         self._watch = HealthWatch(self.checks)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._order = None
+        self._watched = None, None
 
     @property
     def findings(self) -> list[Finding]:

@@ -1,5 +1,6 @@
 """Training that resumes where it was killed."""
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +14,10 @@ from keras_bp._keras import initial_epoch, is_built, set_initial_epoch
 from keras_bp._types import Path
 from keras_bp.callbacks.resumable._checkpoints import Checkpoints
 from keras_bp.callbacks.resumable._state import TrainingState
+from keras_bp.recording import CopyableCallback
 
 
-class ResumableTraining(keras.callbacks.Callback):
+class ResumableTraining(CopyableCallback):
     """Saves the whole state of a `fit` after each epoch, and resumes from there when run again.
 
     A process that is killed at any moment, and started again with the same script, ends with the
@@ -110,9 +112,21 @@ class ResumableTraining(keras.callbacks.Callback):
             )
         self.save_failure = save_failure
         self._others = list(callbacks)
+        self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._forget()
+
+    def _forget(self) -> None:
+        super()._forget()
         self._state: Any = None
         self._checkpoints: Any = None
-        self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._optimizer: Any = None
+
+    def __deepcopy__(self, memo: dict) -> "ResumableTraining":
+        copied = memo[id(self)] = copy.copy(self)
+        for name, value in vars(copied).items():
+            if name != "_epoch":  # which datasets read
+                setattr(copied, name, copy.deepcopy(value, memo))
+        return copied
 
     def by_epoch(self, function: Callable[[tf.Tensor], tf.data.Dataset]) -> tf.data.Dataset:
         """Return a dataset that differs from epoch to epoch.
