@@ -1,5 +1,7 @@
 """Names of a model's layers and variables that are the same in every run."""
 
+import os
+
 import keras
 
 from keras_bp._keras import flat_layers
@@ -62,6 +64,39 @@ def layer_paths(model):
 
     walk(model, "")
     return paths
+
+
+def short_names(names, longest):
+    """Shorten names to `longest` characters, 12 or more, so that none become the same.
+
+    The end of a long name says more than its beginning. Ends that are the same, as those of
+    `forward_lstm/lstm_cell` and `backward_lstm/lstm_cell`, are left out instead. Where that does
+    not help, _1, _2, ... is appended.
+
+    Args:
+        names: list of strings, no two of them the same.
+        longest: integer.
+    """
+    labels = {}
+
+    def shorten(group, left_out):
+        """Label a group of names without so many of their last characters, the same in all."""
+        by_label = {}
+        for name in group:
+            rest, tail = name[: len(name) - left_out], "…" * bool(left_out)
+            if len(rest + tail) > longest:
+                rest = "…" + rest[len(tail) + 1 - longest :]
+            by_label.setdefault(rest + tail, []).append(name)
+        for label, same in by_label.items():
+            labels.update(dict.fromkeys(same, label))
+            if len(same) > 1:
+                end = os.path.commonprefix([name[::-1] for name in same])[::-1]
+                # The rest of the word that differs is shown, if it is short.
+                shorten(same, len(end) - min(len(end.partition("/")[0]), longest // 2))
+
+    shorten(names, 0)
+    taken = set()
+    return [_unique(labels[name], taken) for name in names]
 
 
 def _walk(layer, path):

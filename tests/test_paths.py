@@ -1,9 +1,11 @@
 """Paths of variables: the names of the layers that hold one another, without the model's."""
 
+import random
+
 import keras
 import pytest
 
-from keras_bp._paths import variable_paths
+from keras_bp._paths import short_names, variable_paths
 
 L = keras.layers
 
@@ -119,3 +121,22 @@ def test_the_models_own_weight_and_a_layer_called_global():
     model.build((None, 3))
     assert variable_paths(model)[id(model.scale)] == ("(model)", "scale")
     assert _layers(model) == ["(model)", "global_1"]
+
+
+def test_short_names_stay_different():
+    short = ["dense", "decoder/dense"]
+    cells = [f"bidirectional/{way}_lstm/lstm_cell" for way in ("forward", "backward")]
+    ends = ["an_encoder/of_many/blocks_1", "an_encoder/of_many/blocks_2"]
+    assert short_names(short + cells + ends, 18) == [
+        *short,
+        "…nal/forward_lstm…",
+        "…al/backward_lstm…",
+        "…/of_many/blocks_1",
+        "…/of_many/blocks_2",
+    ]
+    choose, names = random.Random(0).choice, set()
+    while len(names) < 500:
+        parts = ("block_" + choose("123"), "attention", "a" * 20, choose(["query", "key"]))
+        names.add("/".join(choose(parts) for _ in range(5)))
+    labels = short_names(sorted(names), 18)
+    assert len(set(labels)) == 500 and max(map(len, labels)) <= 22

@@ -59,7 +59,8 @@ class GradientMonitor(RecordingCallback):
     - `learning_rate`: the rate that this update used, also if a schedule or a rule such as `DoG`
       sets it. A composite (`keras.optimizers.MultiOptimizer`) has one for each
       optimizer in it, `learning_rate/0`, `learning_rate/1`, ..., in the order of its `optimizers`.
-    - `loss/batch`: the loss of this batch alone, penalties included.
+    - `loss/batch`: the loss of this batch alone, penalties included; of a custom `train_step` that
+      calls no `scale_loss`, what `compute_loss` returned.
     - where the optimizer clips, `gradient_norm_applied/global`: the norm of all gradients after
       clipping, and `clip_rate`: the share of the last 100 updates whose norm was clipped.
     - with `activations`, `dead_units/<layer path>`: the share of the layer's units that are 0 in

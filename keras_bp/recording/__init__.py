@@ -7,15 +7,16 @@ overridden, nothing computed twice, and the weights stay the same, bit for bit.
 **Where it looks.** `fit` calls `model.train_function(iterator)` for each batch (or each
 `steps_per_execution` batches). In there Keras's `train_step` calls `optimizer.scale_loss(loss)` and
 `optimizer.apply(gradients, variables)`, whatever the optimizer: loss and gradients pass through
-these two calls.
+these two calls. A custom `train_step` may scale no loss; then what `model.compute_loss` returned is
+taken for it.
 
 **What is replaced.** A `RecordingTrainFunction` takes the place of `model.train_function` while
 `fit` runs. It holds the model's own function, and traces a second one (and a third that also
 samples costly quantities, such as histograms). Only a call that a callback has announced with `arm`
 runs one of these, and only while it runs do `scale_loss` and `apply`, as attributes of the
-optimizer, and the layers' `call`, where outputs are recorded, also call the recorders. So
-`train_on_batch` and `evaluate` are never recorded, and an exception leaves optimizer and layers as
-they were.
+optimizer, the model's `compute_loss` and the layers' `call`, where outputs are recorded, also call
+the recorders. So `train_on_batch` and `evaluate` are never recorded, and an exception leaves
+optimizer, model and layers as they were.
 
 **What is recorded.** No summary can be written and no Python runs inside a compiled step. So a
 recorder's operations become part of the traced step, and write to a variable on the device: a ring

@@ -32,7 +32,8 @@ class Recorder:
     Attributes:
         sampling: whether the step that is being traced also samples costly quantities, set by the
             `RecordingTrainFunction`.
-        sees_loss: whether the train step handed its loss to `optimizer.scale_loss`.
+        sees_loss: whether the train step handed its loss to `optimizer.scale_loss`, or computed it
+            with `compute_loss`.
         sees_update: whether it handed gradients to `optimizer.apply`.
     """
 
@@ -52,6 +53,11 @@ class Recorder:
         # Letting the optimizer scale 1 is correct for every kind of loss scaling.
         self._replica.factor = tf.cast(scale_loss(tf.ones((), tf.float32)), tf.float64)
 
+    def see_computed_loss(self, loss: Any) -> None:
+        """Take what `compute_loss` returned: the loss, if the step scales none."""
+        if tf.is_tensor(loss) and loss.shape.rank == 0:
+            self._replica.computed = loss
+
     def see_update(
         self, gradients: list, variables: list
     ) -> contextlib.AbstractContextManager[None]:
@@ -69,8 +75,14 @@ class Recorder:
     def _take_loss(self):
         """Return the loss of the batch on all replicas, and the factor of its gradients."""
         factor, seen = self._factor(), vars(self._replica)
-        self.sees_update, self.sees_loss = True, "loss" in seen
-        loss = tf.cast(seen.pop("loss", np.nan), tf.float64)
+        loss, here = seen.pop("computed", None), None
+        if not tf.executing_eagerly():
+            here = tf.compat.v1.get_default_graph()
+        if getattr(loss, "graph", None) is not here:  # but in a function that the step calls
+            loss = None
+        loss = seen.pop("loss", loss)
+        self.sees_update, self.sees_loss = True, loss is not None
+        loss = tf.cast(np.nan if loss is None else loss, tf.float64)
         seen.pop("factor", None)
         return sum_over_replicas([loss])[0], factor
 

@@ -16,12 +16,12 @@ class RecordingTrainFunction:
     """Stands in for `model.train_function` while a recorded `fit` runs.
 
     `fit` calls `self.train_function` by name for every batch. This object takes its place and holds
-    the model's own function, one traced while the optimizer's `scale_loss` and `apply` and perhaps
-    the layers' `call` also call the recorders, and one in which these count histograms too. Only a
-    call announced by `arm` runs one of the latter, and methods are replaced only while it runs. So
-    `train_on_batch` is never recorded, and a `fit` that an exception ends leaves no trace in
-    optimizer and layers, and in the model only this object, which then runs the model's own
-    function.
+    the model's own function, one traced while the optimizer's `scale_loss` and `apply`, the model's
+    `compute_loss` and perhaps the layers' `call` also call the recorders, and one in which these
+    count histograms too. Only a call announced by `arm` runs one of the latter, and methods are
+    replaced only while it runs. So `train_on_batch` is never recorded, and a `fit` that an
+    exception ends leaves no trace in optimizer and layers, and in the model only this object, which
+    then runs the model's own function.
 
     Several recorders share the traced functions, so that several callbacks can watch one `fit`.
 
@@ -90,6 +90,8 @@ class RecordingTrainFunction:
                 recorder.sampling = sampling
                 stack.enter_context(recorder.watching())
             stack.enter_context(self._watched_optimizer())
+            watched = {"compute_loss": self._watched_compute_loss()}
+            stack.enter_context(replaced_attributes(self._model, **watched))
             try:
                 return self._function(sampling)(iterator)
             except tf.errors.InvalidArgumentError as error:
@@ -116,6 +118,17 @@ class RecordingTrainFunction:
             return scale_loss(loss)
 
         return watched_scale_loss
+
+    def _watched_compute_loss(self):
+        compute_loss = self._model.compute_loss
+
+        def watched_compute_loss(*args, **kwargs):
+            loss = compute_loss(*args, **kwargs)
+            for recorder in self._recorders:
+                recorder.see_computed_loss(loss)
+            return loss
+
+        return watched_compute_loss
 
     def _watched_apply(self):
         apply = self._optimizer.apply

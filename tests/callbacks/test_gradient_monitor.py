@@ -320,22 +320,39 @@ class _NoScaling(keras.Model):
     def train_step(self, data):
         x, y = data
         with tf.GradientTape() as tape:
-            loss = self.compute_loss(x, y, self(x))
+            loss = self.own_loss(x, y)
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply(gradients)
         return {"loss": loss}
 
 
-def test_a_train_step_that_shows_no_loss(data, tmp_path, read_events):
+# What a train step without `scale_loss` computes, and whether it shows: a value inside a function
+# that the step calls cannot be read outside.
+OWN_LOSSES = {
+    "compute_loss": (lambda model, x, y: model.compute_loss(x, y, model(x)), True),
+    "formula": (lambda model, x, y: tf.reduce_mean((model(x) - y) ** 2), False),
+    "function": (tf.function(lambda model, x, y: model.compute_loss(x, y, model(x))), False),
+}
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+@pytest.mark.parametrize("own_loss", OWN_LOSSES)
+def test_a_train_step_that_scales_no_loss(own_loss, run_eagerly, data, tmp_path, read_events):
     x = keras.Input((4,))
     model = _NoScaling(x, L.Dense(1, name="d")(x), name="net")
-    model.compile("sgd", "mse", run_eagerly=True)
+    model.compile("sgd", "mse", run_eagerly=run_eagerly, jit_compile=False)
     model.optimizer.build(model.trainable_variables)
+    loss, shown = OWN_LOSSES[own_loss]
+    model.own_loss = lambda x, y: loss(model, x, y)
     weights = model.get_weights()
     model.fit(*data, batch_size=23, verbose=0, callbacks=[GradientMonitor(tmp_path)])
     events = read_events(tmp_path)
-    assert "loss/batch" not in events
-    assert_series(events["gradient_norm/d"], [norm(own_pass(model, weights, *data)[1])])
+    loss, gradients = own_pass(model, weights, *data)
+    assert_series(events["gradient_norm/d"], [norm(gradients)])
+    assert ("loss/batch" in events) == shown
+    if shown:
+        assert_series(events["loss/batch"], [loss])
+    assert "compute_loss" not in vars(model)
 
 
 def test_replicas_are_summed(tmp_path, read_events, replicas):

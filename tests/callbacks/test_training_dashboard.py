@@ -179,24 +179,26 @@ def test_validation_that_comes_at_times_or_never(data, tmp_path):
     assert_line(panel.get_lines()[0], [4, 8], history["val_loss"])
 
 
-@pytest.mark.parametrize("layers", [1, 60])
-def test_one_layer_and_many(layers, data, tmp_path):
+@pytest.mark.parametrize("layers, named", [(1, 1), (17, 17), (60, 20)])
+def test_one_layer_and_many(layers, named, data, tmp_path):
     hidden = [L.Dense(4, "tanh", name=f"a_layer_of_a_long_name_{i}") for i in range(layers - 1)]
     model = keras.Sequential([keras.Input((4,)), *hidden, L.Dense(1, name="last")])
     model.compile("sgd", "mse", run_eagerly=True)  # tracing takes longer
     dashboard = TrainingDashboard(tmp_path / "d.png")
     fit(model, [array[:5] for array in data], dashboard)
     panels = axes(dashboard)
+    tiny = np.full((1, layers), 1.5e-7)  # longer labels than there were
     colors = [line.get_color() for line in panels["Gradient"].get_lines()]
     expected = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, layers))
     np.testing.assert_allclose(colors, [*expected, *expected])
     [ridges] = panels["Weights"].collections
     np.testing.assert_allclose(ridges.get_facecolors(), expected)
     labels = panels["Weights"].get_yticklabels()
-    assert len(labels) == min(layers, 12) and labels[-1].get_text() == "last"
+    assert len(labels) == named and labels[-1].get_text() == "last"
     assert labels[-1].get_position()[1] == 1 - layers
     if layers > 1:
         assert labels[0].get_text() == "…_of_a_long_name_0"  # 18 characters
+    dashboard._panels.update(dashboard._record()._replace(norms=(np.ones((1, layers)), tiny)))
     # No name lies over another, no panel's labels over another panel's or beyond the edge.
     renderer = dashboard.figure.canvas.get_renderer()
     parts = [ax.get_tightbbox(renderer) for ax in panels.values()]
@@ -229,6 +231,21 @@ def test_losses_and_weights_that_are_not_finite_are_said_so(data, tmp_path):
     assert [text.get_text() for text in panels["Validation"].texts] == ["not finite"]
     assert [text.get_text() for text in panels["Weights"].texts] == ["no finite weight in 2 layers"]
     assert pixels(tmp_path / "d.png").std() > 5
+
+
+def test_a_train_step_that_shows_no_loss_is_told(data, tmp_path):
+    class Own(keras.Sequential):
+        def train_step(self, batch):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(self(batch[0]) - batch[1]))
+            self.optimizer.apply(tape.gradient(loss, self.trainable_variables))
+            return {"loss": loss}
+
+    model, dashboard = Own([keras.Input((4,)), L.Dense(1)]), TrainingDashboard(tmp_path / "d.png")
+    model.compile("sgd", run_eagerly=True)
+    fit(model, data, dashboard)
+    [text] = axes(dashboard)["Training"].texts
+    assert text.get_text().startswith("no batch losses: the train step calls\nneither scale_loss")
 
 
 def test_losses_are_on_one_scale_logarithmic_where_they_are_far_apart(data, tmp_path):

@@ -342,7 +342,7 @@ class NoScaling(keras.Model):
     def train_step(self, data):
         x, y = data
         with tf.GradientTape() as tape:
-            loss = self.compute_loss(x, y, self(x))
+            loss = keras.ops.mean((self(x) - y) ** 2)
         self.optimizer.apply(tape.gradient(loss, self.trainable_variables))
         return {"mean": loss}
 

@@ -5,13 +5,20 @@ import typing
 
 import numpy as np
 
+from keras_bp._paths import short_names
+
 # Distinct in every kind of colour vision (Okabe and Ito), and in print by their lightness.
 _BLUE, _ORANGE, _RED = "#0072B2", "#D55E00", "#B2182B"
 _RATES = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # viridis without its palest end, which is invisible on white.
 _PALEST = 0.9
-# Up to so many layers have separate rows and names; with more, the ridges overlap.
+# Between panels, and at the figure's edges, in inches.
+_PAD = 0.1
+# Up to so many layers have separate rows; with more, the ridges overlap.
 _ROWS = 12
+# Up to so many have names, in letters that fit beside one another, of 132 points in all.
+_NAMES = 22
+_LETTERS = 132
 _LONGEST_LABEL = 18
 
 
@@ -36,7 +43,7 @@ class Record(typing.NamedTuple):
     weights: list
     """For each layer a histogram: rows (left edge, right edge, count)."""
     warning: str
-    """A warning about the losses, or an empty string."""
+    """A warning about the batches' losses, or an empty string."""
 
 
 class DashboardPanels:
@@ -50,11 +57,11 @@ class DashboardPanels:
     def __init__(self):
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
+        from matplotlib.ticker import MaxNLocator
 
         self.figure = Figure(figsize=(12, 7), dpi=100)
-        # Room on the right for half of the number at the end of an axis.
-        self._layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, rect=(0, 0, 0.985, 1))
-        self._room = None, None  # the figure's size, and the lengths of its labels
+        self._layout = ConstrainedLayoutEngine(w_pad=_PAD, h_pad=0.08)
+        self._size = self._room = None
         self._title = self.figure.suptitle("", fontsize="medium", color="0.3")
         self.axes = self.figure.subplot_mosaic(
             [["loss", "validation", "rate"], ["norms", "norms", "weights"]]
@@ -74,6 +81,8 @@ class DashboardPanels:
         self.axes["weights"].set(title="Weights", xlabel="value")
         self.axes["weights"].spines["left"].set_visible(False)
         self.axes["weights"].tick_params(axis="y", length=0)
+        # With more, numbers of five characters touch.
+        self.axes["weights"].xaxis.set_major_locator(MaxNLocator(4))
         self._losses = _line(self.axes["loss"], color=_BLUE, alpha=0.35, linewidth=0.8)
         # The last marker of these two lies on the edge.
         self._epochs = _line(self.axes["loss"], color=_BLUE, clip_on=False, in_layout=False)
@@ -113,15 +122,23 @@ class DashboardPanels:
         self._make_room()
 
     def _make_room(self):
-        """Lay out the panels again, if labels have become longer or the window has changed."""
+        """Lay out the panels again, if labels have become wider or the window has changed."""
         # With a layout at each drawing, as a figure with a layout engine does, drawing would take
-        # twice as long. There is always room for one more character.
-        labels = [ax.get_yticklabels() for ax in self.axes.values()]
-        lengths = [max((len(label.get_text()) for label in axis), default=0) for axis in labels]
-        size, known = self._room
-        if size != tuple(self.figure.get_size_inches()) or np.any(np.subtract(lengths, known) > 1):
+        # twice as long. The padding is room for one more character.
+        size, slack = tuple(self.figure.get_size_inches()), 0.95 * _PAD * self.figure.dpi
+        if size != self._size or (self._overhangs() > self._room + slack).any():
             self._layout.execute(self.figure)
-            self._room = tuple(self.figure.get_size_inches()), lengths
+            self._size, self._room = size, self._overhangs()
+
+    def _overhangs(self):
+        """Return how far the labels reach beyond each panel on the left and right, in pixels."""
+        # As they will be drawn: an axis has labels beyond its limits too, which are not.
+        boxes = [
+            (ax.bbox, axis.get_tightbbox())
+            for ax in self.axes.values()
+            for axis in (ax.xaxis, ax.yaxis)
+        ]
+        return np.array([(p.x0 - box.x0, max(box.x1 - p.x1, 0)) for p, box in boxes])
 
     def _lay_out_layers(self, layers):
         from matplotlib import colormaps
@@ -140,8 +157,11 @@ class DashboardPanels:
         self._ridges = PolyCollection([], facecolors=colors, edgecolors=edges, linewidths=0.6)
         weights.add_collection(self._ridges, autolim=False)
         # The first layer on top. Of many layers only some are named, the first and last included.
-        rows = np.linspace(0, len(layers) - 1, min(len(layers), _ROWS)).round().astype(int)
-        weights.set_yticks(-rows, [_short(layers[row]) for row in rows])
+        rows = np.arange(0, len(layers), math.ceil(len(layers) / _NAMES))
+        rows[-1] = len(layers) - 1
+        names = short_names(layers, _LONGEST_LABEL)
+        weights.set_yticks(-rows, [names[row] for row in rows])
+        weights.tick_params(axis="y", labelsize=min(10, _LETTERS / len(rows)))
         self._height = 0.95 * max(1, len(layers) / _ROWS)
         weights.set_ylim(1 - len(layers) - 0.2 * self._height, 1.15 * self._height)
 
@@ -195,11 +215,6 @@ def _show(lines, points, marked=1):
     for line, steps, values in zip(lines, points[0].T, points[1].T, strict=True):
         line.set_data(steps, values)
         line.set_marker("o" if np.isfinite(values).sum() <= marked else "")
-
-
-def _short(path):
-    """Return the end of a long path, which says more than its beginning."""
-    return path if len(path) <= _LONGEST_LABEL else "…" + path[1 - _LONGEST_LABEL :]
 
 
 def _smoothed(steps, values):

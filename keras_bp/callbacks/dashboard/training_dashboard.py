@@ -23,7 +23,8 @@ class TrainingDashboard(RecordingCallback):
     """Shows a `model.fit` live, in one picture of five panels.
 
     - Training loss: the batches' own losses, faint, and the epochs' as Keras reports them, drawn
-      where the epoch ends.
+      where the epoch ends. The batches' are those that the train step hands to
+      `optimizer.scale_loss`, as Keras's does, or if it does not, gets from `compute_loss`.
     - Validation loss, on the same scale.
     - Learning rate: the rate of each update; of a composite (`keras.optimizers.
       MultiOptimizer`) one for each optimizer in it.
@@ -32,7 +33,8 @@ class TrainingDashboard(RecordingCallback):
       out.
     - Weights: for each layer, from the first on top to the last, a histogram of its trainable
       variables as they are now, all of the same height. The layers' colours, dark to bright,
-      are also those of the norms' lines.
+      are also those of the norms' lines. Of more than 22 layers
+      some are named, evenly spread.
 
     The losses' axis is logarithmic where they are positive and span more than a factor of 10.
     Values that are not finite are left out of the lines, with a note.
@@ -207,7 +209,9 @@ class TrainingDashboard(RecordingCallback):
 
     def _record(self):
         warning = ""
-        if self._wrong:
+        if not self._recorder.sees_loss:
+            warning = "no batch losses: the train step calls\nneither scale_loss nor compute_loss"
+        elif self._wrong:
             steps = f"{self._wrong:,} step" + "s" * (self._wrong > 1)
             warning = f"not finite in {steps}, first in step {self._first_wrong:,}"
         series = {"losses": self._losses, "epochs": self._epochs, "validations": self._validations}
