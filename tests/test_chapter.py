@@ -80,10 +80,29 @@ def test_the_rows_are_counted():
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.stem
+    "page",
+    [
+        path
+        for pattern in ("README.md", "docs/*.md", "docs/derivations/*.md")
+        for path in sorted(ROOT.glob(pattern))
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_links_lead_somewhere(page):
     assert [target for target in links(page.read_text()) if missing_link(page, target)] == []
+
+
+def test_every_question_is_answered_and_shown():
+    text = (ROOT / "docs" / "questions.md").read_text()
+    _, multiple_choice, interview, _ = re.split(r"^## .*$", text, flags=re.MULTILINE)
+    for section, number in ((multiple_choice, 11), (interview, 10)):
+        answers = re.split(r"^\*\*(\d+)\. ", section, flags=re.MULTILINE)[1:]
+        assert [int(n) for n in answers[::2]] == list(range(1, number + 1))
+        for answer in answers[1::2]:
+            shown = answer.partition("Shown by")[2]
+            names = re.findall(r"`((?:keras_bp\.|\w+/)[^`]+)`", answer)
+            assert links(shown) or names
+            assert [name for name in names if missing_name(name)] == []
 
 
 def test_what_does_not_exist_is_seen():
