@@ -32,7 +32,7 @@ def compare(ours, keras, seconds=2.0):
     return Comparison(*medians, medians[1] / medians[0], min(keras) / min(ours))
 
 
-def times_in_turn(calls, seconds, block=(1, 1)):
+def times_in_turn(calls, seconds, block=(1, 1), clock=time.perf_counter):
     """Call functions in turn for `seconds`, at least 9 turns; return a list of times for each.
 
     Every second turn goes through the functions backwards.
@@ -43,6 +43,7 @@ def times_in_turn(calls, seconds, block=(1, 1)):
         block: How often each is called in a turn, (least, most): a fast function as often as the
             slowest one's time allows. Where one call sweeps the caches, as an update of a large
             table does, the next one pays for that, and only the first of a block.
+        clock: Function that returns the seconds; `time.process_time` counts the process's own.
     """
     least, most = block
     repeats = [least] * len(calls)
@@ -52,9 +53,9 @@ def times_in_turn(calls, seconds, block=(1, 1)):
     while time.perf_counter() < end or turn < 9:
         for i in range(len(calls))[:: 1 if turn % 2 else -1]:
             for _ in range(repeats[i]):
-                start = time.perf_counter()
+                start = clock()
                 calls[i]()
-                times[i].append(time.perf_counter() - start)
+                times[i].append(clock() - start)
         turn += 1
         if most > least:
             slowest = max(np.median(t) for t in times)

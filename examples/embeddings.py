@@ -1,4 +1,4 @@
-"""Embedding tables (C6 and R1 of the chapter): dense Adam, DeferredAdam and LazyAdam.
+"""Embedding tables: dense Adam, DeferredAdam and LazyAdam.
 
 Run it with `python examples/embeddings.py`, for a made-up shop of 100,000 items whose popularity
 follows Zipf's law, or with `python examples/embeddings.py --dataset wordnet --data-dir DIR`, for

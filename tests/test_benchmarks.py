@@ -51,6 +51,16 @@ def test_optimizers_benchmark_runs(run_here):
     assert all(line[-2] == line[-1] for line in lines)
 
 
+def test_backward_pass_benchmark_runs(run_here):
+    command = ["backward_pass.py", "--only", "NumPy 8", "--seconds", "0.01"]
+    lines = [line.split() for line in run_here(*command).splitlines()[1:]]
+    assert [line[:-3] for line in lines] == [
+        ["NumPy", "8-8-4"],
+        ["by", "differences,", "108", "entries"],
+    ]
+    assert all(float(milliseconds) > 0 for line in lines for milliseconds in line[-3:-1])
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "arguments, lines",

@@ -28,7 +28,11 @@ EXAMPLES = [
     if not path.stem.startswith("_")  # what they share
 ]
 RUN_HERE = [path for path in EXAMPLES if path.stem not in ELSEWHERE]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    path
+    for pattern in ("README.md", "docs/*.md", "docs/derivations/*.md")
+    for path in sorted(ROOT.glob(pattern))
+]
 
 
 class Small(typing.NamedTuple):
