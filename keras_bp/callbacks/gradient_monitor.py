@@ -79,11 +79,15 @@ class GradientMonitor(RecordingCallback):
 
     At each epoch's end, against the same number of update steps: `epoch/<metric>`, training and
     validation metrics; histograms `weights/<variable path>` of each weight, trainable or not; and
-    an image, `gradient_flow`, of the whole training: layers against steps, log norm as colour.
+    an image, `gradient_flow`, of the whole training: layers against steps, log norm as colour, in
+    one range for all images of a run; of more than 30 layers the first, the last and the ten of the
+    most extreme norms are named.
     With `histograms_every`, histograms also every so many steps, with `gradients/<variable path>`
     and, with `activations`, `activations/<layer path>`. Entries that are not finite are left out.
 
-    In TensorBoard the page Custom Scalars shows all layers of a kind in one chart.
+    In TensorBoard the page Custom Scalars shows all layers of a kind in one chart, more than 15 in
+    charts of up to 10 neighbours, by block, below the others. The button below a chart makes its
+    axis logarithmic, which the layout of the page cannot.
 
     Gradients are those of the true loss, as the optimizer receives them: before clipping, without
     the factor of a loss scale, the rows of a sparse gradient summed per id. A variable without a
@@ -216,14 +220,15 @@ class GradientMonitor(RecordingCallback):
         step = self._last_step + 1 if step is None else step
         self._last_step = step - 1
         self._open()
-        self._write_layout(tags)
+        norms = (tag.removeprefix("gradient_norm/") for tag in tags if tag.startswith("gradient_"))
+        self._write_layout(tags, [path for path in norms if path != "global"])
         self._last_step = step
         if self._last_step % self.every == 0:
             self._file.write_scalars(tags, values, self._last_step)
 
-    def _write_layout(self, tags):
+    def _write_layout(self, tags, layers):
         if not self._has_layout:
-            self._file.write_summary(layout(tags), self._last_step)
+            self._file.write_summary(layout(tags, layers), self._last_step)
         self._has_layout = True
 
     def _new_recorder(self):
@@ -276,7 +281,7 @@ class GradientMonitor(RecordingCallback):
         if self._histograms_at < self._last_step:
             self._write_weights()
         if self._scalars is not None and self._chosen:
-            picture = self._flow.draw(self._chosen.values())
+            picture = self._flow.draw(list(self._chosen.values()), self._last_step)
             self._file.write_image("gradient_flow", *picture, self._last_step)
         self._file.flush()
 
@@ -293,7 +298,7 @@ class GradientMonitor(RecordingCallback):
         if self._scalars is None or self._scalars.recorder is not self._recorder:
             self._choose()
         norms = self._norms(updates.squares)
-        self._flow.add(norms[:, list(self._chosen)])
+        self._flow.add(norms[:, list(self._chosen)], self._last_step)
         first = self._last_step - len(norms) + 1
         for step, values in enumerate(self._scalars.rows(updates, norms), first):
             if step % self.every == 0:
@@ -311,7 +316,8 @@ class GradientMonitor(RecordingCallback):
         self._chosen_outputs = {i: path for i, path in outputs if path in self._selection}
         self._scalars = _UpdateScalars(self._recorder, self._chosen, self._chosen_outputs)
         measured = (f"{kind}/" for kind in self._measured_kinds())
-        self._write_layout([*self._scalars.tags, *measured, "epoch/"])
+        tags = [*self._scalars.tags, *measured, "epoch/"]
+        self._write_layout(tags, list(self._chosen.values()))
 
     def _measured_kinds(self):
         """Return the kinds of tags of what is measured of each layer at intervals."""

@@ -9,10 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import ImageDraw
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 import keras_bp
 from keras_bp.callbacks import GradientMonitor
+from keras_bp.callbacks._charts import GradientFlowImage, layout
 
 L = keras.layers
 
@@ -350,13 +352,18 @@ def test_gradient_flow_is_a_picture_of_the_norms(run, read_events):
     assert list(events["gradient_flow"]) == [5, 10]
     width, height, png = events["gradient_flow"][10]
     image = tf.io.decode_png(png).numpy().astype(int)
-    assert image.shape == (int(height), int(width), 3) == (192, 512, 3)
+    assert image.shape == (int(height), int(width), 3)
+    image = image[24:-40, -96 - 512 : -96]  # without names, axes and colour bar
+    assert image.shape == (192, 512, 3)
     norms = np.array([list(events[f"gradient_norm/d{i}"].values()) for i in (1, 2, 3)])
     # The palette brightens from end to end, so brightness orders as the norms do.
     brightness = image[32::64, 512 // 20 :: 512 // 10].sum(axis=2)
     order = np.argsort(norms.ravel())
     assert (np.diff(brightness.ravel()[order]) >= -2).all()
-    assert brightness.min() < 200 and brightness.max() > 500
+    # One range for all images: what the first shows of the first epoch the last shows too.
+    first = tf.io.decode_png(events["gradient_flow"][5][2]).numpy().astype(int)
+    first = first[24:-40, -96 - 512 : -96][32::64, 512 // 10 :: 512 // 5].sum(axis=2)
+    np.testing.assert_array_equal(brightness[:, :5], first)
 
 
 def test_layout_holds_every_scalar(data, tmp_path, read_events):
@@ -365,8 +372,9 @@ def test_layout_holds_every_scalar(data, tmp_path, read_events):
     fit(small_model(optimizer), data, monitor)
     fit(small_model(optimizer="adam"), data, monitor)
     events = read_events(tmp_path)  # the layout stands there once, or it would raise
-    layout = layout_pb2.Layout.FromString(events.pop("custom_scalars__config__")[0].item())
-    charts = {c.title: [r for r in c.multiline.tag] for c in layout.category[0].chart}
+    config = layout_pb2.Layout.FromString(events.pop("custom_scalars__config__")[0].item())
+    charts = {c.title: [r for r in c.multiline.tag] for c in config.category[0].chart}
+    assert len(config.category) == 1
     scalars = {tag for tag, values in events.items() if next(iter(values.values())).ndim == 0}
     shown = [
         (title, tag)
@@ -381,6 +389,68 @@ def test_layout_holds_every_scalar(data, tmp_path, read_events):
         "gradient_norm/d2",
         "gradient_norm/d3",
     }
+
+
+def test_many_layers_have_charts_by_block():
+    layers = [f"block_{i // 7}/dense_{i}" for i in range(60)] + ["head", "(model)"]
+    units = [f"dead_units/{path}" for path in layers[:20]]
+    tags = [f"gradient_norm/{path}" for path in [*layers, "global"]] + units
+    summary = layout([*tags, "update_ratio/", "learning_rate", "epoch/"], layers)
+    config = layout_pb2.Layout.FromString(summary.value[0].tensor.string_val[0])
+    overview, *kinds = config.category
+    assert not overview.closed and all(category.closed for category in kinds)
+    shown = [re.compile(e) for c in overview.chart for e in c.multiline.tag]
+    assert [t for t in tags if any(e.match(t) for e in shown)] == ["gradient_norm/global"]
+    for category, kind, paths in zip(
+        kinds,
+        ("gradient_norm", "update_ratio", "dead_units"),
+        (layers, layers, layers[:20]),
+        strict=True,
+    ):
+        charts = [re.compile(chart.multiline.tag[0]) for chart in category.chart]
+        found = [[p for p in layers if e.match(f"{kind}/{p}")] for e in charts]
+        assert [path for chart in found for path in chart] == paths
+        assert len(found) <= (3 if kind == "dead_units" else 9) and max(map(len, found)) <= 10
+        assert not any(e.match(f"{kind}/global") for e in charts)
+        for block in {path.partition("/")[0] for path in paths}:
+            assert sum(any(p.startswith(f"{block}/") for p in chart) for chart in found) <= 1
+
+
+@pytest.mark.parametrize("layers", [1, 30, 60, 400])
+def test_gradient_flow_of_many_layers_is_named_and_fits_a_screen(layers, monkeypatch):
+    texts = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, *a: (texts.append(a[:2]), draw(self, *a))
+    )
+    names, flow = (
+        [f"a_long_name_of_many_layers/dense_{i}" for i in range(layers)],
+        GradientFlowImage(),
+    )
+    norms = 10.0 ** np.random.default_rng(0).uniform(-3, -1, (20, layers))
+    if layers > 30:
+        norms[:, 20:30] *= 10.0 ** np.repeat([-3, 3], 5)
+    flow.add(norms, 25)
+    image, description = flow.draw(names, 25)
+    height, width, _ = image.shape
+    assert height <= 900 and width <= 900 and len(description) < 400
+    rows = range(layers) if layers <= 30 else [0, *range(20, 30), layers - 1]
+    labels = [(text, y) for (_, y), text in texts if "dense" in text]
+    assert [int(text.rpartition("_")[2]) for text, _ in labels] == list(rows)
+    assert all(len(text) <= 32 for text, _ in labels)
+    heights = np.array([y for _, y in labels])
+    assert (np.diff(heights) >= 14 - 1e-9).all()
+    assert heights[0] >= 0 and heights[-1] <= height
+    others = {text for _, text in texts} - {text for text, _ in labels}
+    assert {"update steps", "6", "25", "gradient norm of each layer"} <= others
+    low, high = np.floor(np.log10(norms.min())) - 1, np.ceil(np.log10(norms.max())) + 1
+    assert f"1e{low:.0f}" in others and len(others) - 4 <= high - low + 1
+    again = flow.draw(names, 25)[0]
+    np.testing.assert_array_equal(again, image)
+    flow.add(norms * 1e-9, 45)
+    # Below the range, in its darkest colour.
+    darkest = flow.draw(names, 45)[0][24 + 1 : -40, -96 - 1]
+    assert (darkest == [68, 1, 84]).all(axis=1).mean() > 0.9
 
 
 def test_a_second_fit_traces_nothing_anew(data, tmp_path):
