@@ -44,21 +44,25 @@ class EventFile:
     def __init__(self, log_dir: Path, step: int = 0, starts: bool = False) -> None:
         self._log_dir = os.fspath(log_dir)
         self._templates: dict[tuple[str, ...], Event] = {}
+        try:
+            self._create(step, starts)
+        except (tf.errors.OpError, OSError) as error:
+            raise _cannot_create(log_dir, error) from error
+
+    def _create(self, step: int, starts: bool) -> None:
         # TensorBoard reads a directory's files in the order of their names.
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
         name += f".{os.getpid()}.{next(_NUMBERS):06d}.v2"
-        try:
-            make_directory(log_dir)
-            self._writer = tf.io.TFRecordWriter(os.path.join(self._log_dir, name))
-            source, start = SourceMetadata(writer=_WRITER), SessionLog(status=SessionLog.START)
-            first = [Event(file_version="brain.Event:2", source_metadata=source, step=step)]
-            first += [Event(session_log=start, step=step + 1)] * starts
-            for event in first:
-                event.wall_time = time.time()
-                self._writer.write(event.SerializeToString())
-            self._writer.flush()
-        except (tf.errors.OpError, OSError) as error:
-            raise _cannot_create(log_dir, error) from error
+        tf.io.gfile.makedirs(self._log_dir)
+        self._path, self._begun = os.path.join(self._log_dir, name), step
+        self._writer = tf.io.TFRecordWriter(self._path)
+        source, start = SourceMetadata(writer=_WRITER), SessionLog(status=SessionLog.START)
+        first = [Event(file_version="brain.Event:2", source_metadata=source, step=step)]
+        first += [Event(session_log=start, step=step + 1)] * starts
+        for event in first:
+            event.wall_time = time.time()
+            self._writer.write(event.SerializeToString())
+        self._writer.flush()
 
     def write_scalars(self, tags: tuple[str, ...], values: Iterable[float], step: int) -> None:
         """Write one value for each tag, all in one record of the file."""
@@ -98,9 +102,12 @@ class EventFile:
     def flush(self) -> None:
         """Flush what has been written so far to the file system."""
         self._attempt(lambda writer: writer.flush())
+        if self._was_removed():
+            self._attempt(lambda _: self._create(self._begun, False))
 
     def close(self) -> None:
         """Flush and close the file."""
+        self._was_removed()
         self._attempt(lambda writer: writer.close())
         self._writer = None
 
@@ -113,6 +120,18 @@ class EventFile:
     def _write(self, event, step):
         event.step, event.wall_time = step, time.time()
         self._attempt(lambda writer: writer.write(event.SerializeToString()))
+
+    def _was_removed(self) -> bool:
+        """Tell whether the file is gone, with a warning: what is written to it is lost."""
+        removed = self._writer is not None and not tf.io.gfile.exists(self._path)
+        if removed:
+            warnings.warn(
+                f"The TensorBoard event file {self._path!r} was removed while it was written to: "
+                "its events are lost. The training goes on, and later ones go to a new file.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return removed
 
     def _attempt(self, action: Callable) -> None:
         if self._writer is None:

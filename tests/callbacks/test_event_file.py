@@ -1,5 +1,7 @@
 """EventFile: what is written reads back, and TensorBoard's own histogram says the same."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -152,3 +154,27 @@ def test_after_close_nothing_is_written_and_nothing_fails(tmp_path, read_events)
     file.flush()
     file.close()
     assert read_events(tmp_path) == {}
+
+
+def test_a_directory_that_is_removed_meanwhile_is_told(tmp_path, read_events):
+    file = EventFile(tmp_path / "run")
+    file.write_scalars(("a",), (1.0,), 1)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.warns(RuntimeWarning, match=r"event file .*/run/events.* was removed .* are lost"):
+        file.flush()
+    file.write_scalars(("a",), (2.0,), 2)
+    file.flush()
+    assert read_events(tmp_path / "run")["a"] == {2: 2.0}
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("")
+    with pytest.warns(RuntimeWarning) as caught:
+        file.flush()
+    assert ["was removed" in str(caught[0].message), "failed" in str(caught[1].message)] == [
+        True
+    ] * 2
+    file.flush()  # told once
+
+    file = EventFile(tmp_path / "other")
+    shutil.rmtree(tmp_path / "other")
+    with pytest.warns(RuntimeWarning, match="was removed"):
+        file.close()
