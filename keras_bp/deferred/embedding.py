@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp._keras import serializable
-from keras_bp.deferred.rows import DeferredRows
+from keras_bp.deferred.rows import DeferredRows, DeferredTable
 from keras_bp.layers.embedding import Embedding
 
 
@@ -26,10 +26,12 @@ class DeferredEmbedding(Embedding):
     `catch_up()` before another optimizer continues.
 
     `layer.embeddings` is the table up to date, as a tensor that can be read and differentiated.
-    The first of `layer.weights` is the table as stored, which may be behind; `fit` ends with
-    both equal, and so does `optimizer.catch_up()`: call it before setting a table from outside,
-    since missed steps are still applied afterwards. The layer has seven weights, an `Embedding`
-    one: a table goes in by `weights=table` and out as `layer.embeddings`.
+    The first of `layer.weights` is the table as stored, which may be behind within a training. It
+    is brought up to date when it is read outside of a step (`get_weights`, `numpy`), as by
+    `optimizer.catch_up()` and at the end of `fit`, and before it is set (`set_weights`, `assign`):
+    so the weights of two models can be exchanged and averaged. Only its `value` stays as it is.
+    The layer has seven weights, an `Embedding` one: a table goes in by `weights=table` and out as
+    `layer.embeddings`.
 
     Args:
         input_dim: positive integer, the number of rows; ids lie in [0, input_dim).
@@ -100,6 +102,8 @@ class DeferredEmbedding(Embedding):
         )
         # DeferredAdam finds them by this attribute when it is built on the variable.
         self._embeddings.deferred_rows = rows
+        # Keras creates the variable, so that files and other embeddings have the same one.
+        self._embeddings.__class__ = DeferredTable
 
     def _add_state(self, shape, dtype, name, initializer="zeros"):
         return self.add_weight(
@@ -128,7 +132,8 @@ class DeferredEmbedding(Embedding):
     def save_own_variables(self, store: Any) -> None:
         """Save the table and the state of its rows' missed steps."""
         for place, variable in enumerate(self.weights):
-            store[str(place)] = variable.numpy()
+            # As they are: saving changes nothing.
+            store[str(place)] = variable.value.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         """Load the table and the state of its rows' missed steps."""

@@ -51,7 +51,8 @@ class DeferredAdam(Adam):
 
     Other variables get Adam's update. A sparse gradient of a variable that is not a
     `DeferredEmbedding`'s is refused: its rows would be read without their missed steps. `fit` ends
-    with `catch_up`. A new optimizer on a trained layer starts with new averages.
+    with `catch_up`. A new optimizer on a trained layer starts with new averages; two that update
+    one table by turns are refused.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.
@@ -66,7 +67,8 @@ class DeferredAdam(Adam):
         TypeError: if an argument is of another kind.
         ValueError: if one is out of its range; by `build`, if the betas are such that what a row
             misses does not sum up within 512 steps to that precision; by `apply`, for a sparse
-            gradient of another layer's variable.
+            gradient of another layer's variable, or for a table that another DeferredAdam has
+            updated since this one did.
 
     Example:
         >>> layer = keras_bp.layers.DeferredEmbedding(3, 1, embeddings_initializer="ones")
@@ -124,6 +126,8 @@ class DeferredAdam(Adam):
         rows = _deferred_rows(variable)
         if rows is None:
             return super()._create_slots(variable)
+        if rows.optimizer is None:
+            rows.optimizer = self
         # The layer's variables, and one that belongs to the optimizer.
         return [*rows.variables, self.add_variable((), dtype="bool", name="taken_over")]
 
@@ -139,6 +143,12 @@ class DeferredAdam(Adam):
 
     def _by_rows(self, variable):
         return _deferred_rows(variable) is not None
+
+    def _update_variable(self, gradient, variable, rate, coefficients):
+        rows = _deferred_rows(variable)
+        if rows is not None:
+            rows.take_over(self)
+        super()._update_variable(gradient, variable, rate, coefficients)
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         if len(slots) == len(self.slot_names):
@@ -206,7 +216,10 @@ class DeferredAdam(Adam):
         def sweep():
             for index, variable in enumerate(self._trainable_variables):
                 if self._by_rows(variable):
-                    self._sweep(_Table(self._target(variable), *self._slots_of(index)))
+                    table = _Table(self._target(variable), *self._slots_of(index))
+                    self._sweep(table)
+                    # No row needs the old steps, and the mean of two models has other numbers.
+                    table.weights.assign(tf.zeros_like(table.weights))
 
         if self.built:
             self._distribution_strategy.run(sweep)

@@ -1,7 +1,9 @@
 """The state of a table whose rows are brought up to date when they are read."""
 
 import math
+import weakref
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -61,6 +63,54 @@ class DeferredRows:
         self.weights = add_weight((self.ring, self.node_count), dtype, "missed_weights", "zeros")
         # Ones: before the first update, too, nothing is divided by 0.
         self.nodes = add_weight((self.node_count + 1,), dtype, "nodes", "ones")
+        self.optimizer, self._earlier, self._step = None, weakref.WeakSet(), None
+
+    def __getstate__(self):  # a copy is of no optimizer yet
+        return {**vars(self), "_optimizer": None, "_earlier": None, "_step": None}
+
+    def __setstate__(self, state):
+        vars(self).update(state, _earlier=weakref.WeakSet())
+
+    @property
+    def optimizer(self):
+        """The optimizer whose averages the rows hold, or None if there is none any more."""
+        return self._optimizer and self._optimizer()
+
+    @optimizer.setter
+    def optimizer(self, optimizer):
+        self._optimizer = optimizer and weakref.ref(optimizer)
+
+    def take_over(self, optimizer):
+        """Let the rows hold the averages of the optimizer that is about to update them.
+
+        Raises:
+            ValueError: if another has done so meanwhile, or does in the same step.
+        """
+        step = None if tf.executing_eagerly() else weakref.ref(_outermost_graph())
+        if self.optimizer not in (None, optimizer):
+            if optimizer in self._earlier or (step is not None and step == self._step):
+                raise ValueError(
+                    "`variables` must hold a DeferredEmbedding's table for one DeferredAdam only: "
+                    "its rows hold the averages of one. A new optimizer may take over, once. "
+                    f"Received: {optimizer.name!r} and {self.optimizer.name!r}, by turns"
+                )
+        self._earlier.add(optimizer)
+        self.optimizer, self._step = optimizer, step
+
+    def catch_up(self, table):
+        """Bring the table up to date where it is read or set outside of a step."""
+        if not tf.executing_eagerly():
+            return
+        clock, last_update = self.clock.value, self.last_update.value
+        if tf.reduce_all(tf.equal(last_update, clock)):
+            return
+        if self.optimizer is not None:
+            self.optimizer.catch_up()
+            return
+        # A new optimizer would begin with new averages, which need not be caught up.
+        table.value.assign_sub(self.missed(tf.range(table.shape[0])))
+        self.last_update.assign(tf.fill(last_update.shape, tf.convert_to_tensor(clock)))
+        self.weights.assign(tf.zeros_like(self.weights))
 
     @property
     def variables(self):
@@ -85,6 +135,47 @@ class DeferredRows:
             tf.gather(weights, tf.gather(last_update, ids) % self.ring),
             tf.convert_to_tensor(nodes),
         )
+
+
+def _outermost_graph():
+    """Return the graph of the function that is being traced, outside of its conditionals."""
+    graph = tf.compat.v1.get_default_graph()
+    while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
+        graph = graph.outer_graph
+    return graph
+
+
+class DeferredTable(keras.Variable):
+    """A table that is up to date where it is read or set from outside, by `get_weights` for one.
+
+    Steps and look-ups use its `value`, which may be behind.
+    """
+
+    deferred_rows: DeferredRows
+
+    def __array__(self, dtype=None, copy=None):
+        self.deferred_rows.catch_up(self)
+        return super().__array__(dtype)
+
+    def numpy(self):
+        """Return the table up to date, as an array."""
+        self.deferred_rows.catch_up(self)
+        return super().numpy()
+
+    def assign(self, value):
+        """Assign a table from which no steps are missing."""
+        self.deferred_rows.catch_up(self)
+        return super().assign(value)
+
+    def assign_add(self, value):
+        """Add to the table that is up to date."""
+        self.deferred_rows.catch_up(self)
+        return super().assign_add(value)
+
+    def assign_sub(self, value):
+        """Subtract from the table that is up to date."""
+        self.deferred_rows.catch_up(self)
+        return super().assign_sub(value)
 
 
 def missed_steps(m, v, weights, nodes):

@@ -71,7 +71,7 @@ class Pair:
         return np.abs(self.deferred.embeddings.numpy() - self.dense.embeddings.numpy()).max()
 
     def stored_difference(self):
-        return np.abs(self.deferred.weights[0].numpy() - self.dense.embeddings.numpy()).max()
+        return np.abs(self.deferred.weights[0].value.numpy() - self.dense.embeddings.numpy()).max()
 
 
 def test_iterates_are_adams(float64):
@@ -121,6 +121,39 @@ def test_dense_gradient_of_the_table(float64):
             optimizer.apply(tape.gradient(loss, layer.trainable_weights), layer.trainable_weights)
     assert pair.stored_difference() <= 1e-12
     assert pair.run(8) <= 1e-12
+
+
+def test_weights_that_are_read_and_set_within_a_training_are_adams(float64):
+    """By every public way; Adam's table is set likewise."""
+    pair = Pair("float64", rows=40, run_eagerly=True)
+    table, twin = pair.deferred.weights[0], pair.dense.weights[0]
+    new = np.linspace(-1, 1, 40 * COLUMNS).reshape(40, COLUMNS)
+    ways = [
+        lambda: pair.deferred.set_weights(pair.deferred.get_weights()),
+        lambda: [variable.assign(new) for variable in (table, twin)],
+        lambda: [variable.assign_add(0.1 * new) for variable in (table, twin)],
+        lambda: [variable.assign_sub(0.2 * new) for variable in (table, twin)],
+    ]
+    for way in ways:
+        assert pair.run(12) <= 1e-12
+        assert pair.stored_difference() > 1e-3
+        way()
+        assert pair.table_difference() <= 1e-12
+    assert pair.run(12) <= 1e-12
+    assert pair.stored_difference() > 1e-3
+    for read in (table.numpy(), np.array(table), pair.deferred.get_weights()[0]):
+        np.testing.assert_allclose(read, twin.numpy(), atol=1e-12)
+
+
+def test_averaged_weights_are_the_average(float64):
+    """Of models that have made different numbers of steps, as in stochastic weight averaging."""
+    pairs = [Pair("float64", rows=40, run_eagerly=True) for _ in range(2)]
+    for steps, pair in zip((9, 14), pairs, strict=True):
+        pair.run(steps)
+    tables = [pair.dense.embeddings.numpy() for pair in pairs]
+    weights = zip(*(pair.deferred.get_weights() for pair in pairs), strict=True)
+    pairs[0].deferred.set_weights([np.mean(both, axis=0) for both in weights])
+    np.testing.assert_allclose(pairs[0].deferred.embeddings, np.mean(tables, axis=0), atol=1e-12)
 
 
 def test_an_empty_batch_is_a_step_with_gradient_0(float64):
@@ -175,7 +208,7 @@ def behind():
     for ids, targets in zip(x.reshape(16, 4, 3), y.reshape(16, 4, 1), strict=True):
         network.train_on_batch(ids, targets)
     layer = network.layers[0]
-    assert np.abs(layer.weights[0].numpy() - layer.embeddings.numpy()).max() > 1e-3
+    assert np.abs(layer.weights[0].value.numpy() - layer.embeddings.numpy()).max() > 1e-3
     return network
 
 
@@ -188,6 +221,9 @@ def test_save_load_and_go_on(behind, tmp_path):
     expected = behind.predict(x, verbose=0)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
     np.testing.assert_array_equal(without.predict(x, verbose=0), expected)
+    # Without an optimizer, too, the table is up to date where it is read.
+    np.testing.assert_allclose(without.get_weights()[0], behind.layers[0].embeddings, atol=1e-7)
+    np.testing.assert_allclose(without.predict(x, verbose=0), expected, atol=1e-6)
     for network in (behind, loaded):
         for _ in range(3):
             network.train_on_batch(x[:4], y[:4])

@@ -56,3 +56,28 @@ def test_betas_at_which_means_outlive_the_window(beta_1, beta_2, dtype, fits):
         with pytest.raises(ValueError, match="`beta_1`.*Received: beta_1=0.9"):
             optimizer.build(layer.trainable_weights)
         assert not optimizer.built
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_two_optimizers_by_turns(compiled):
+    """The rows hold the averages of one; a new one takes over, see test_deferred_adam.py."""
+    layer = DeferredEmbedding(5, 2)
+    layer.build()
+    optimizers = [DeferredAdam(0.1, name=name) for name in ("generator", "critic")]
+    for optimizer in optimizers:
+        optimizer.build(layer.trainable_weights)
+
+    def step(*turns):
+        for optimizer in turns:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(layer(tf.constant([1, 2])))
+            gradients = tape.gradient(loss, layer.trainable_weights)
+            optimizer.apply(gradients, layer.trainable_weights)
+
+    with pytest.raises(
+        ValueError, match="one DeferredAdam only.*Received: '.*' and '.*', by turns"
+    ):
+        if compiled:
+            tf.function(step)(*optimizers)
+        else:
+            step(*optimizers, optimizers[0])
