@@ -1,5 +1,6 @@
 """The base of the callbacks that watch the update steps of a `fit`."""
 
+import inspect
 import time
 import warnings
 from collections.abc import Sequence
@@ -10,11 +11,29 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._paths import layer_paths, variable_paths
+from keras_bp.gradients import squared_norms
 from keras_bp.recording.recorder import StepRecorder
 from keras_bp.recording.train_function import RecordingTrainFunction
 
 
-class RecordingCallback(keras.callbacks.Callback):
+class Callback(keras.callbacks.Callback):
+    """Base of the package's callbacks: shows its arguments, and is not to be given as a class."""
+
+    def set_model(self, model: keras.Model | None = None) -> None:
+        """Keras's hook: take the model that `fit` is about to train."""
+        if model is None:  # called on the class, with the model as `self`
+            raise TypeError(
+                "`callbacks` must hold callbacks, such as `GradientMonitor()`, not their classes. "
+                "Received: a class of keras_bp.callbacks"
+            )
+        super().set_model(model)
+
+    def __repr__(self) -> str:
+        given = [n for n in inspect.signature(type(self)).parameters if n in vars(self)]
+        return f"{type(self).__name__}({', '.join(f'{n}={vars(self)[n]!r}' for n in given)})"
+
+
+class RecordingCallback(Callback):
     """Sees every update step of a plain `fit`; a subclass uses what was recorded.
 
     Keras hands a callback no gradients. While the train function runs, this callback listens to
@@ -62,12 +81,13 @@ class RecordingCallback(keras.callbacks.Callback):
 
     # Keras's hooks.
 
-    def set_model(self, model: keras.Model) -> None:
+    def set_model(self, model: keras.Model | None = None) -> None:
         """Keras's hook: take the model that `fit` is about to train."""
-        # A fit that an exception ended never called on_train_end.
-        self._stop()
-        RecordingTrainFunction.remove_from(model)
-        super().set_model(model)
+        if model is not None:
+            # A fit that an exception ended never called on_train_end.
+            self._stop()
+            RecordingTrainFunction.remove_from(model)
+        Callback.set_model(self, model)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: begin."""
@@ -201,13 +221,8 @@ class UpdateMeter:
         after = [_wide(tf.convert_to_tensor(v.value)) for v in self._variables]
         before, self._before = map(_wide, self._before), None
         # Eagerly: tracing this costs as much as some forty measurements.
-        squares = [
-            tf.nn.l2_loss(tensor)
-            for b, a in zip(before, after, strict=True)
-            for tensor in (a - b, b, a)
-        ]
-        halves = tf.stack([tf.cast(square, tf.float64) for square in squares]).numpy()
-        return 2.0 * halves.reshape(-1, 3).T
+        tensors = [t for b, a in zip(before, after, strict=True) for t in (a - b, b, a)]
+        return squared_norms(tensors).numpy().reshape(-1, 3).T
 
 
 def _wide(tensor):
