@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_path
 from keras_bp._keras import all_optimizers, global_seed_state, initial_epoch, set_initial_epoch
 from keras_bp._types import Path
+from keras_bp.recording import Callback
 
 # Errors of TensorFlow's reader and of JSON on truncated or altered files.
 _UNREADABLE = (tf.errors.OpError, OSError, ValueError, LookupError)
@@ -25,7 +26,7 @@ _INDEX = re.compile(r"epoch-(\d+)\.index$")
 _UNKNOWN = object()
 
 
-class ResumableTraining(keras.callbacks.Callback):
+class ResumableTraining(Callback):
     """Saves the whole state of a `fit` after each epoch, and resumes from there when run again.
 
     A process that is killed at any moment, and started again with the same script, ends with the
