@@ -34,7 +34,9 @@ from keras_bp import (
     visualization,
     workers,
 )
+from keras_bp._versions import show_versions
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
+from keras_bp.saving import to_keras
 from keras_bp.tuning import LearningRateCurve, find_learning_rate
 
 __version__ = "0.1.0"
@@ -55,6 +57,8 @@ __all__ = [
     "optimizers",
     "reference",
     "schedules",
+    "show_versions",
+    "to_keras",
     "tuning",
     "visualization",
     "workers",

@@ -13,7 +13,57 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_INTEGER = 2**63 - 1
+
+
+def _received(name, value):
+    try:
+        return f"Received: {name}={value!r}"
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return f"Received: {name} of type {type(value).__name__}, too long to be written"
+
+
+def _is_a(kind, value):
+    # NumPy's bool is no subclass of Python's, and no number; its time differences count as numbers.
+    return isinstance(value, kind) and not isinstance(value, bool | np.timedelta64)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Check that `value` is `True` or `False`, or 1 or 0, and return it as a bool.
+
+    Anything else is a TypeError: NaN and the string "False" count as true in Python.
+    """
+    if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
+        raise TypeError(f"`{name}` must be True or False. {_received(name, value)}")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Check that `value` is one of some strings, and return it; anything else is a ValueError."""
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"`{name}` must be one of {listed}. {_received(name, value)}")
+    return value
+
+
+def check_table(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Check that `value`, or all that a list holds, is of this shape; return it as an array."""
+    if isinstance(value, list) and len(value) == 1:
+        [value] = value
+    try:
+        table = np.asarray(value)
+    except ValueError:  # nested lists of different lengths
+        table = np.empty((), object)
+    if table.shape != shape or table.dtype.kind not in "fiuV":
+        raise ValueError(
+            f"`{name}` must be an array of numbers of shape {shape}. Received: {name} of type "
+            f"{type(value).__name__}, shape {table.shape} and dtype {table.dtype.name}"
+        )
+    return table
 
 
 def check_number(
@@ -25,7 +75,7 @@ def check_number(
     low_open: bool = False,
     high_open: bool = False,
 ) -> float:
-    """Check that `value` is finite and within its bounds, and return it as a float.
+    """Check that `value` is within its bounds and finite in float32, and return it as a float.
 
     Args:
         name: string, the argument's name, for the message.
@@ -40,45 +90,48 @@ def check_number(
 
     Raises:
         TypeError: if `value` is not a real number (a bool is not one here).
-        ValueError: if it is NaN, infinite or out of bounds.
+        ValueError: if it is NaN, infinite, beyond float32 or out of bounds.
     """
     left = "(" if low_open or low == -math.inf else "["
     right = ")" if high_open or high == math.inf else "]"
     expected = f"`{name}` must be a finite number in {left}{low:g}, {high:g}{right}."
-    # NumPy's bool is no subclass of Python's, and no Real either.
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{expected} Received: {name}={value!r}")
+    if not _is_a(numbers.Real, value):
+        raise TypeError(f"{expected} {_received(name, value)}")
     try:
         number = float(value)
     except OverflowError:  # an int beyond float64
         number = math.inf
     above = number > low if low_open else number >= low
     below = number < high if high_open else number <= high
-    if not (math.isfinite(number) and above and below):
-        raise ValueError(f"{expected} Received: {name}={value!r}")
+    if _LARGEST < abs(number) < math.inf:
+        expected = f"{expected[:-1]}, and finite in float32."
+    if not (abs(number) <= _LARGEST and above and below):
+        raise ValueError(f"{expected} {_received(name, value)}")
     return number
 
 
-def check_integer(name: str, value: Any, low: int, below: int | None = None) -> int:
-    """Check that `value` is a whole number in [low, below), and return it as an int.
+def check_integer(name: str, value: Any, low: int | None = None, below: int | None = None) -> int:
+    """Check that `value` is a whole number in [low, below) that int64 holds; return it as an int.
 
     Args:
         name: string, the argument's name, for the message.
         value: what the caller passed.
-        low: int, the smallest value allowed.
+        low: int, the smallest value allowed, or `None` for no bound.
         below: int, what the value must stay under, or `None` for no bound.
 
     Raises:
         TypeError: if `value` is not an integer (a bool is not one here).
         ValueError: if it is out of bounds.
     """
-    bound = "" if below is None else f" and under {below}"
-    expected = f"`{name}` must be an integer of {low} or more{bound}."
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{expected} Received: {name}={value!r}")
+    bounds = ["" if low is None else f" of {low} or more"]
+    bounds += ["" if below is None else f" and under {below}"]
+    expected = f"`{name}` must be an integer{''.join(bounds)}."
+    if not _is_a(numbers.Integral, value):
+        raise TypeError(f"{expected} {_received(name, value)}")
     number = int(value)
-    if number < low or (below is not None and number >= below):
-        raise ValueError(f"{expected} Received: {name}={value!r}")
+    low = -_LARGEST_INTEGER if low is None else low
+    if not low <= number <= _LARGEST_INTEGER or (below is not None and number >= below):
+        raise ValueError(f"{expected} {_received(name, value)}")
     return number
 
 
@@ -87,8 +140,8 @@ def check_positive_integer(name: str, value: Any) -> int:
 
     Anything else is a ValueError, as in Keras's layers.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    if not _is_a(int, value) or not 1 <= value <= _LARGEST_INTEGER:
+        raise ValueError(f"`{name}` must be a positive integer. {_received(name, value)}")
     return value
 
 
@@ -102,6 +155,19 @@ def check_path(name: str, value: Any) -> str | os.PathLike:
     return value
 
 
+def check_rate(name: str, value: Any) -> Any:
+    """Return a schedule or callable as it is, and a constant learning rate as a float >= 0."""
+    if callable(value) and not isinstance(value, type):
+        return value
+    try:
+        return check_number(name, value, 0.0)
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` must be a finite number in [0, inf), a schedule or a function without "
+            f"arguments that returns the rate. {_received(name, value)}"
+        ) from error
+
+
 def check_schedule(name: str, value: Any) -> Any:
     """Return a schedule as it is, and a constant learning rate as a float of 0 or more."""
     if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
@@ -111,7 +177,7 @@ def check_schedule(name: str, value: Any) -> Any:
     except TypeError as error:
         raise TypeError(
             f"`{name}` must be a `keras.optimizers.schedules.LearningRateSchedule` or a number for "
-            f"a constant rate. Received: {name}={value!r}"
+            f"a constant rate. {_received(name, value)}"
         ) from error
 
 
@@ -157,8 +223,8 @@ def check_axis(
     """
     rank = len(shape)
     expected = f"`{name}` must be an integer in [-{rank}, {rank}), the rank of `{of}`."
-    received = f"Received: {name}={axis!r} for `{of}` of shape {tuple(shape)}"
-    if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
+    received = f"{_received(name, axis)} for `{of}` of shape {tuple(shape)}"
+    if not _is_a(numbers.Integral, axis):
         raise TypeError(f"{expected} {received}")
     index = int(axis)
     if not -rank <= index < rank:

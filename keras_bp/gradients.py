@@ -20,6 +20,7 @@ __all__ = [
     "global_norm",
     "map_values",
     "squared_norm",
+    "squared_norms",
     "sum_over_replicas",
     "unscale",
     "values_of",
@@ -152,15 +153,14 @@ def squared_norm(gradient: Gradient) -> tf.Tensor:
     """Squared L2 norm of one gradient: the sum of the squares of its entries.
 
     A sparse gradient counts as the dense tensor it represents: rows of the same id are summed
-    first, then squared. A gradient in float16 or bfloat16 is squared in float32.
+    first, then squared.
 
     Args:
         gradient: a tensor of any shape and floating dtype, a `tf.IndexedSlices`, or None (the
             loss does not depend on the variable), which counts as zeros.
 
     Returns:
-        A scalar tensor, float64 for a float64 gradient and float32 for any other. In float32 the
-        square of an entry under about 1e-19 in size vanishes, and a sum over 3e38 is inf.
+        A scalar float64 tensor, see `squared_norms`.
 
     Example:
     >>> float(keras_bp.gradients.squared_norm(tf.constant([3.0, 4.0])))
@@ -169,14 +169,54 @@ def squared_norm(gradient: Gradient) -> tf.Tensor:
     >>> float(keras_bp.gradients.squared_norm(twice))
     4.0
     """
+    return squared_norms([gradient])[0]
+
+
+def squared_norms(gradients: Sequence[Gradient]) -> tf.Tensor:
+    """Squared L2 norm of each of a list of gradients, see `squared_norm`.
+
+    Finite gradients have finite norms: squares are summed in float32, and all again in float64
+    where that overflows (an entry over 1.8e19). The square of an entry under about 1e-19 in size
+    vanishes in float32.
+
+    Args:
+        gradients: list of n tensors of any shape and floating dtype, `tf.IndexedSlices` or None.
+
+    Returns:
+        A float64 tensor of shape (n,).
+
+    Example:
+    >>> gradients = [tf.constant([3.0, 4.0]), None, tf.constant(1e20)]
+    >>> keras_bp.gradients.squared_norms(gradients).numpy().round(3).tolist()
+    [25.0, 0.0, 1.0000000400817613e+40]
+    """
+    values = [_values_to_square(gradient) for gradient in gradients]
+    if not values:
+        return tf.zeros((0,), tf.float64)
+
+    def sums(values):
+        # l2_loss is half the sum of squares in one kernel that holds no squared copy.
+        halves = [tf.nn.l2_loss(value) for value in values]
+        if len({half.dtype for half in halves}) > 1:
+            halves = [tf.cast(half, tf.float64) for half in halves]
+        return 2.0 * tf.cast(tf.stack(halves), tf.float64)
+
+    squares = sums(values)
+    return tf.cond(
+        tf.reduce_all(tf.math.is_finite(squares)),
+        lambda: squares,
+        lambda: sums([tf.cast(value, tf.float64) for value in values]),
+    )
+
+
+def _values_to_square(gradient):
     if gradient is None:
         return tf.zeros((), tf.float32)
     if gradient.dtype != tf.float64:
         gradient = tf.cast(gradient, tf.float32)
     if isinstance(gradient, tf.IndexedSlices):
         gradient = deduplicate(gradient).values
-    # l2_loss is half the sum of squares in one kernel that holds no squared copy of the gradient.
-    return 2.0 * tf.nn.l2_loss(gradient)
+    return tf.convert_to_tensor(gradient)
 
 
 def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
@@ -194,7 +234,7 @@ def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
 
     Returns:
         A scalar tensor, 0.0 for an empty list: float64 if any gradient is float64, else float32.
-        See `squared_norm` for the range of float32.
+        See `squared_norms` for its range.
 
     Raises:
         TypeError: if `gradients` is not a list or tuple.
@@ -215,9 +255,12 @@ def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
             "`gradients` must be a list or tuple of gradients. "
             f"Received: gradients={gradients!r} (of type {type(gradients).__name__})"
         )
-    squares = [squared_norm(gradient) for gradient in gradients]
-    widest = tf.float64 if any(s.dtype == tf.float64 for s in squares) else tf.float32
-    return tf.sqrt(tf.add_n([tf.zeros((), widest)] + [tf.cast(s, widest) for s in squares]))
+    wide = any(gradient is not None and gradient.dtype == tf.float64 for gradient in gradients)
+    return tf.cast(_norm_of_all(gradients), tf.float64 if wide else tf.float32)
+
+
+def _norm_of_all(gradients):
+    return tf.sqrt(tf.reduce_sum(squared_norms(gradients)))
 
 
 def clip(
@@ -267,31 +310,32 @@ def clip(
             "At most one of `clipvalue`, `clipnorm` and `global_clipnorm` can be set. "
             f"Received: {', '.join(f'{name}={bound!r}' for name, bound in given.items())}"
         )
-    for name, bound in given.items():
-        check_number(name, bound, 0.0, low_open=True)
     if not given:
         return list(gradients)
+    [bound] = (check_number(name, bound, 0.0, low_open=True) for name, bound in given.items())
     gradients = [deduplicate(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
     if clipvalue is not None:
         return [
-            map_values(lambda values: tf.clip_by_value(values, -clipvalue, clipvalue), gradient)
-            for gradient in gradients
-        ]
-    if clipnorm is not None:
-        return [
-            map_values(lambda g: g * _share(global_norm([g]), clipnorm, g.dtype), gradient)
+            map_values(lambda values: tf.clip_by_value(values, -bound, bound), gradient)
             for gradient in gradients
         ]
     # Of the values: under XLA, tf.unique takes the padding that it made itself for ids, so a
     # gradient cannot be deduplicated twice.
-    norm = global_norm([values_of(gradient) for gradient in gradients])
-    return [map_values(lambda g: g * _share(norm, global_clipnorm, g.dtype), g) for g in gradients]
+    values = [values_of(gradient) for gradient in gradients]
+    norm = _norm_of_all(values) if clipnorm is None else tf.sqrt(squared_norms(values))
+    # NaN where a norm is not finite.
+    excess = tf.maximum(norm / bound, 1) + (norm - norm)
+    excesses = [excess] * len(values) if clipnorm is None else tf.unstack(excess, len(values))
+    return [
+        map_values(lambda g, e=e: _divide(g, e), g)
+        for g, e in zip(gradients, excesses, strict=True)
+    ]
 
 
-def _share(norm: tf.Tensor, bound: Any, dtype: tf.DType) -> tf.Tensor:
-    """Return the factor for a gradient of this norm, NaN if the norm is not finite."""
-    bound = tf.constant(bound, norm.dtype)
-    return tf.cast(bound / tf.maximum(norm, bound) + (norm - norm), dtype)
+def _divide(values, divisor):
+    # Not times the inverse: that of 1e38 is no normal number in float32, and counts as 0.
+    wide = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
+    return tf.cast(wide / tf.cast(divisor, wide.dtype), values.dtype)
 
 
 def sum_over_replicas(gradients: Sequence[Gradient]) -> list[Gradient]:

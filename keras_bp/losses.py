@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._arguments import check_axis, check_number
+from keras_bp._arguments import check_axis, check_flag, check_number
 from keras_bp._keras import copy_annotations, logits_of, serializable, set_mask
 
 __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
@@ -84,8 +84,9 @@ class BinaryCrossentropy(_Crossentropy, keras.losses.BinaryCrossentropy):
         name: str | None = "binary_crossentropy",
         dtype: Any = None,
     ) -> None:
+        from_logits = check_flag("from_logits", from_logits)
+        label_smoothing = check_number("label_smoothing", label_smoothing, 0.0, 1.0)
         super().__init__(from_logits, label_smoothing, axis, reduction, name, dtype)
-        check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
         self.fn = _binary_crossentropy
 
 
@@ -137,8 +138,9 @@ class CategoricalCrossentropy(_Crossentropy, keras.losses.CategoricalCrossentrop
         name: str | None = "categorical_crossentropy",
         dtype: Any = None,
     ) -> None:
+        from_logits = check_flag("from_logits", from_logits)
+        label_smoothing = check_number("label_smoothing", label_smoothing, 0.0, 1.0)
         super().__init__(from_logits, label_smoothing, axis, reduction, name, dtype)
-        check_number("label_smoothing", self.label_smoothing, 0.0, 1.0)
         self.fn = _categorical_crossentropy
 
 
@@ -185,7 +187,9 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         name: str | None = "sparse_categorical_crossentropy",
         dtype: Any = None,
     ) -> None:
-        super().__init__(from_logits, ignore_class, reduction, axis, name, dtype)
+        super().__init__(
+            check_flag("from_logits", from_logits), ignore_class, reduction, axis, name, dtype
+        )
         self.fn = _sparse_categorical_crossentropy
 
 

@@ -58,8 +58,8 @@ MUTATIONS = {
         "gradients optimizers",
     ),
     "clip_not_finite": (
-        "bound / tf.maximum(norm, bound) + (norm - norm)",
-        "bound / tf.maximum(norm, bound)",
+        "excess = tf.maximum(norm / bound, 1) + (norm - norm)",
+        "excess = tf.maximum(norm / bound, 1)",
         "gradients",
     ),
     "adam_bias_correction": (

@@ -10,9 +10,9 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "keras_bp"
 
 # What every room may use, the ground's own ground.
-FOUNDATION = {"_arguments", "_keras", "_paths", "_trial", "_types"}
+FOUNDATION = {"_arguments", "_keras", "_paths", "_trial", "_types", "_versions"}
 FLOORS = [
-    {"ops", "gradients", "reference"} | FOUNDATION,
+    {"ops", "gradients", "reference", "saving"} | FOUNDATION,
     {"layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},
     {"deferred", "feedback", "multitask", "recording", "tuning", "visualization"},
     # A callback may watch a `fit` of any model, those of the rooms below included.

@@ -13,14 +13,14 @@ from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import is_built, leaf_optimizers
 from keras_bp._trial import lent_learning_rate
 from keras_bp.gradients import sum_over_replicas, unscale
-from keras_bp.recording import CopyableCallback, Recorder, RecordingTrainFunction
+from keras_bp.recording import Callback, Recorder, RecordingTrainFunction
 from keras_bp.schedules import Sequential
 from keras_bp.tuning import discovery
 
 _LEAST_PROBE = 12
 
 
-class DiscoveredSchedule(CopyableCallback):
+class DiscoveredSchedule(Callback):
     """Probes the loss in the first steps of a `fit`, and sets the schedule of all the others.
 
     The first steps, some 5 % of all, are a probe: one at the rate 0, four at a tiny one, then a
@@ -146,12 +146,13 @@ class DiscoveredSchedule(CopyableCallback):
 
     # Keras's hooks.
 
-    def set_model(self, model: keras.Model) -> None:
+    def set_model(self, model: keras.Model | None = None) -> None:
         """Keras's hook: take the model that `fit` is about to train."""
-        # A fit that an exception ended never called on_train_end.
-        self._recorder = None
-        RecordingTrainFunction.remove_from(model)
-        super().set_model(model)
+        if model is not None:
+            # A fit that an exception ended never called on_train_end.
+            self._recorder = None
+            RecordingTrainFunction.remove_from(model)
+        Callback.set_model(self, model)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: check model and optimizer."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._arguments import check_integer, check_path
+from keras_bp._arguments import check_flag, check_integer, check_path
 from keras_bp._keras import flat_layers, is_built
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._trial import replaced_attributes
@@ -91,7 +91,7 @@ class GradientMonitor(RecordingCallback):
 
     Gradients are those of the true loss, as the optimizer receives them: before clipping, without
     the factor of a loss scale, the rows of a sparse gradient summed per id. A variable without a
-    gradient counts as 0. Norms below about 1e-19 are written as 0, those above 1e19 as inf.
+    gradient counts as 0. Norms below about 1e-19 are written as 0.
 
     Update steps count, not batches. With `gradient_accumulation_steps` a point stands for the mean
     of the micro-batches' gradients and losses (what an earlier `fit` left over counts in the
@@ -164,10 +164,11 @@ class GradientMonitor(RecordingCallback):
         check_integer("updates_every", updates_every, 1)
         if histograms_every is not None:
             check_integer("histograms_every", histograms_every, 1)
-        super().__init__(outputs=bool(activations), log_dir=log_dir)
+        activations = check_flag("activations", activations)
+        super().__init__(outputs=activations, log_dir=log_dir)
         self.every = every
         self.histograms_every = histograms_every
-        self.activations = bool(activations)
+        self.activations = activations
         self.layers = layers
         self._selection = LayerSelection(layers)
         self.updates_every = updates_every

@@ -11,7 +11,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import MonitorCallback, set_compiled_optimizer
 from keras_bp.optimizers import SGD
-from keras_bp.recording import CopyableCallback
+from keras_bp.recording import Callback
 from keras_bp.schedules import Warmup
 
 # The prefix of the new optimizer's name. The name is saved, and tells a `fit` of a loaded model
@@ -19,7 +19,7 @@ from keras_bp.schedules import Warmup
 _MARK = "switched_to_"
 
 
-class OptimizerSwitch(CopyableCallback, MonitorCallback):
+class OptimizerSwitch(Callback, MonitorCallback):
     """Changes the optimizer of a `fit` once, when the loss no longer improves.
 
     Adam makes quick progress at first; after it reaches a plateau, gradient descent with momentum

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_bp._arguments import check_table
 from keras_bp._keras import serializable
 from keras_bp.deferred.rows import DeferredRows, DeferredTable
 from keras_bp.layers.embedding import Embedding
@@ -77,8 +78,8 @@ class DeferredEmbedding(Embedding):
         super().__init__(input_dim, output_dim, **kwargs)
         if weights is not None:
             # Not by set_weights, as Keras does, which would require the other weights too.
+            table = check_table("weights", weights, (input_dim, output_dim))
             self.build()
-            [table] = weights if isinstance(weights, list) else [weights]
             self._embeddings.assign(table)
 
     def build(self, input_shape: Any = None) -> None:

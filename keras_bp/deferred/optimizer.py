@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_flag
 from keras_bp._keras import serializable
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
@@ -98,6 +99,8 @@ class DeferredAdam(Adam):
     ) -> None:
         for name, only in _ONLY.items():
             value = kwargs.pop(name, only[0])
+            if isinstance(only[0], bool):
+                value = check_flag(name, value)
             if value not in only:
                 raise ValueError(
                     f"`{name}` must be {only[0]}: a row's missed steps are those of Adam's plain "

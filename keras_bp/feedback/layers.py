@@ -7,11 +7,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_bp._arguments import as_floating, check_positive_integer
+from keras_bp._arguments import (
+    as_floating,
+    check_choice,
+    check_flag,
+    check_positive_integer,
+)
 from keras_bp._keras import logits_of, serializable, set_logits
 from keras_bp.feedback import ops
 
 _KINDS = ("random", "sign")
+_PADDINGS = ("valid", "same")
 
 
 class _KernelFeedback(keras.layers.Layer):
@@ -23,9 +29,7 @@ class _KernelFeedback(keras.layers.Layer):
     lora_rank: int | None
 
     def _set_feedback(self, feedback, initializer):
-        if feedback not in _KINDS:
-            raise ValueError(f"`feedback` must be one of {_KINDS}. Received: feedback={feedback!r}")
-        self.feedback = feedback
+        self.feedback = check_choice("feedback", feedback, _KINDS)
         self.feedback_initializer = _initializer(initializer, "fan_out")
 
     def build(self, input_shape: Any) -> None:
@@ -160,7 +164,9 @@ class FeedbackDense(_KernelFeedback, keras.layers.Dense):
         **kwargs: Any,
     ) -> None:
         check_positive_integer("units", units)
-        super().__init__(units, activation=activation, use_bias=use_bias, **kwargs)
+        super().__init__(
+            units, activation=activation, use_bias=check_flag("use_bias", use_bias), **kwargs
+        )
         self._set_feedback(feedback, feedback_initializer)
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
@@ -232,6 +238,9 @@ class FeedbackConv2D(_KernelFeedback, keras.layers.Conv2D):
         feedback_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
+        check_positive_integer("filters", filters)
+        if not isinstance(padding, str) or padding.lower() not in _PADDINGS:
+            check_choice("padding", padding, _PADDINGS)
         super().__init__(filters, kernel_size, strides=strides, padding=padding, **kwargs)
         if self.groups != 1:
             raise ValueError(

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._arguments import as_floating, check_positive_integer
+from keras_bp._arguments import as_floating, check_flag, check_positive_integer
 from keras_bp._keras import serializable, set_logits
 
 # Keras's activations that `ops.dense` knows: (the function that a layer holds, the op's name).
@@ -96,7 +96,7 @@ class Dense(keras.layers.Dense):
         super().__init__(
             units,
             activation=activation,
-            use_bias=use_bias,
+            use_bias=check_flag("use_bias", use_bias),
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
             kernel_regularizer=kernel_regularizer,

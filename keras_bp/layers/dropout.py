@@ -57,7 +57,7 @@ class Dropout(keras.layers.Dropout):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_number("rate", rate, 0.0, 1.0)
+        rate = check_number("rate", rate, 0.0, 1.0)
         super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
 
     def call(self, inputs: Any, training: bool = False) -> Any:

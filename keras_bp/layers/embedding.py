@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_bp._arguments import check_flag, check_positive_integer, check_table
 from keras_bp._keras import serializable
 
 
@@ -43,13 +44,48 @@ class Embedding(keras.layers.Embedding):
         `(*inputs.shape, output_dim)`.
 
     Raises:
-        ValueError: if `input_dim` or `output_dim` is not a positive integer.
+        ValueError: if `input_dim` or `output_dim` is not a positive integer, or `weights` is of
+            another shape.
 
     Example:
         >>> layer = keras_bp.layers.Embedding(10, 4)
         >>> layer(np.array([[1, 2, 1]])).shape
         TensorShape([1, 3, 4])
     """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
+        weights: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        quantization_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        check_positive_integer("input_dim", input_dim)
+        check_positive_integer("output_dim", output_dim)
+        if weights is not None:
+            weights = check_table("weights", weights, (input_dim, output_dim))
+        if lora_rank is not None:
+            check_positive_integer("lora_rank", lora_rank)
+        super().__init__(
+            input_dim,
+            output_dim,
+            embeddings_initializer=embeddings_initializer,
+            embeddings_regularizer=embeddings_regularizer,
+            embeddings_constraint=embeddings_constraint,
+            mask_zero=check_flag("mask_zero", mask_zero),
+            weights=weights,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            quantization_config=quantization_config,
+            **kwargs,
+        )
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         """Add a weight, as Keras does, but one that a mixed policy does not cast in full."""

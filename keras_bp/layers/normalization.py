@@ -1,6 +1,5 @@
 """Normalization layers whose backward passes are written out."""
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,14 @@ import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._arguments import as_floating, check_axis, check_number
+from keras_bp._arguments import (
+    as_floating,
+    check_axis,
+    check_flag,
+    check_integer,
+    check_number,
+    check_positive_integer,
+)
 from keras_bp._keras import serializable
 
 
@@ -97,15 +103,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         synchronized: bool = False,
         **kwargs: Any,
     ) -> None:
-        _check_integers([axis])
-        check_number("momentum", momentum, 0.0, 1.0)
-        check_number("epsilon", epsilon, 0.0)
+        check_integer("axis", axis)
         super().__init__(
             axis=axis,
-            momentum=momentum,
-            epsilon=epsilon,
-            center=center,
-            scale=scale,
+            momentum=check_number("momentum", momentum, 0.0, 1.0),
+            epsilon=check_number("epsilon", epsilon, 0.0),
+            center=check_flag("center", center),
+            scale=check_flag("scale", scale),
             beta_initializer=beta_initializer,
             gamma_initializer=gamma_initializer,
             moving_mean_initializer=moving_mean_initializer,
@@ -114,10 +118,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
             gamma_regularizer=gamma_regularizer,
             beta_constraint=beta_constraint,
             gamma_constraint=gamma_constraint,
-            renorm=renorm,
+            renorm=check_flag("renorm", renorm),
             renorm_clipping=renorm_clipping,
-            renorm_momentum=renorm_momentum,
-            synchronized=synchronized,
+            renorm_momentum=check_number("renorm_momentum", renorm_momentum, 0.0, 1.0),
+            synchronized=check_flag("synchronized", synchronized),
             **kwargs,
         )
 
@@ -201,13 +205,13 @@ class LayerNormalization(keras.layers.LayerNormalization):
         gamma_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        _check_integers(_listed(axis))
-        check_number("epsilon", epsilon, 0.0)
+        for number in _listed(axis):
+            check_integer("axis", number)
         super().__init__(
             axis=axis,
-            epsilon=epsilon,
-            center=center,
-            scale=scale,
+            epsilon=check_number("epsilon", epsilon, 0.0),
+            center=check_flag("center", center),
+            scale=check_flag("scale", scale),
             beta_initializer=beta_initializer,
             gamma_initializer=gamma_initializer,
             beta_regularizer=beta_regularizer,
@@ -298,14 +302,15 @@ class GroupNormalization(keras.layers.GroupNormalization):
         gamma_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        _check_integers([axis])
-        check_number("epsilon", epsilon, 0.0)
+        check_integer("axis", axis)
+        if groups != -1:
+            check_positive_integer("groups", groups)
         super().__init__(
             groups=groups,
             axis=axis,
-            epsilon=epsilon,
-            center=center,
-            scale=scale,
+            epsilon=check_number("epsilon", epsilon, 0.0),
+            center=check_flag("center", center),
+            scale=check_flag("scale", scale),
             beta_initializer=beta_initializer,
             gamma_initializer=gamma_initializer,
             beta_regularizer=beta_regularizer,
@@ -337,12 +342,6 @@ class GroupNormalization(keras.layers.GroupNormalization):
         weights = self.gamma, self.beta
         outputs = ops.group_normalization(inputs, self.groups, *weights, self.axis, self.epsilon)
         return keras.ops.cast(outputs, self.compute_dtype)
-
-
-def _check_integers(axes):
-    for axis in axes:
-        if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
-            raise TypeError(f"`axis` must be an integer. Received: axis={axis!r}")
 
 
 def _listed(axis):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._arguments import check_integer, check_number
+from keras_bp._arguments import check_choice, check_integer, check_number
 from keras_bp._keras import compiled_by_xla, serializable
 from keras_bp.multitask.combiner import Combiner
 from keras_bp.multitask.solvers import (
@@ -97,10 +97,7 @@ class PCGrad(Combiner):
     """
 
     def __init__(self, reduction: str = "sum", seed: int | None = None) -> None:
-        if reduction not in ("sum", "mean"):
-            raise ValueError(
-                f'`reduction` must be "sum" or "mean". Received: reduction={reduction!r}'
-            )
+        check_choice("reduction", reduction, ("sum", "mean"))
         if seed is not None:
             seed = check_integer("seed", seed, 0)
         self.reduction = reduction

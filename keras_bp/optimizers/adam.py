@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bp._arguments import check_number
+from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
@@ -78,9 +78,9 @@ class Adam(Optimizer):
         self.beta_1 = check_number("beta_1", beta_1, 0.0, 1.0, high_open=True)
         self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
         self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
-        self.amsgrad = amsgrad
-        self.epsilon_hat = epsilon_hat
-        self.slot_names = ("momentum", "velocity") + ("velocity_hat",) * bool(amsgrad)
+        self.amsgrad = check_flag("amsgrad", amsgrad)
+        self.epsilon_hat = check_flag("epsilon_hat", epsilon_hat)
+        self.slot_names = ("momentum", "velocity") + ("velocity_hat",) * self.amsgrad
 
     def _betas(self, dtype):
         return [as_held(beta, dtype) for beta in (self.beta_1, self.beta_2)]

@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_bp._arguments import check_choice, check_flag
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
 from keras_bp.optimizers.adam import Adam
@@ -69,17 +70,13 @@ class LazyAdam(Adam):
         epsilon_hat: bool = True,
         **kwargs: Any,
     ) -> None:
-        if kwargs.pop("amsgrad", False):
+        if check_flag("amsgrad", kwargs.pop("amsgrad", False)):
             raise TypeError(
                 "`amsgrad` must be False: absent rows would not count in it. Received: amsgrad=True"
             )
-        if correction not in ("global", "row"):
-            raise ValueError(
-                f'`correction` must be "global" or "row". Received: correction={correction!r}'
-            )
         kwargs.update(weight_decay=weight_decay, epsilon_hat=epsilon_hat)
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
-        self.correction = correction
+        self.correction = check_choice("correction", correction, ("global", "row"))
 
     def _create_slots(self, variable):
         slots = super()._create_slots(variable)

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
-from keras_bp._arguments import check_integer, check_number
+from keras_bp._arguments import check_flag, check_integer, check_number, check_rate
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._decay_exclusion import check_patterns, decayed, exactly
@@ -46,7 +46,8 @@ class Optimizer(SettableLearningRate):
     3. the sum of a sparse gradient's rows per id;
     4. the mean over `gradient_accumulation_steps` micro-steps: all that follows happens once per
        update;
-    5. clipping;
+    5. clipping, also where the norm's square overflows. In float32 an entry over 1.8e19 that is not
+       clipped makes the averages of squares infinite that Adam and others keep;
     6. weight decay, `w -= learning_rate * weight_decay * w`;
     7. the rule; then the variable's constraint, and the average of `use_ema`.
 
@@ -131,21 +132,19 @@ class Optimizer(SettableLearningRate):
             "clipvalue": clipvalue,
             "global_clipnorm": global_clipnorm,
         }
-        for argument, number in numbers.items():
-            if number is not None:
-                check_number(argument, number, 0.0, low_open=argument != "weight_decay")
-        if ema_overwrite_frequency is not None:
-            check_integer("ema_overwrite_frequency", ema_overwrite_frequency, 1)
-        if gradient_accumulation_steps is not None:
-            check_integer("gradient_accumulation_steps", gradient_accumulation_steps, 2)
+        counts = [("ema_overwrite_frequency", ema_overwrite_frequency, 1)]
+        counts += [("gradient_accumulation_steps", gradient_accumulation_steps, 2)]
+        kwargs |= {
+            argument: check_number(argument, number, 0.0, low_open=argument != "weight_decay")
+            for argument, number in numbers.items()
+            if number is not None
+        }
+        kwargs |= {n: check_integer(n, count, low) for n, count, low in counts if count is not None}
         super().__init__(
-            learning_rate,
-            use_ema=use_ema,
+            check_rate("learning_rate", learning_rate),
+            use_ema=check_flag("use_ema", use_ema),
             ema_momentum=check_number("ema_momentum", ema_momentum, 0.0, 1.0),
             name=name,
-            **numbers,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            gradient_accumulation_steps=gradient_accumulation_steps,
             **kwargs,
         )
         self.exclude_from_decay = check_patterns(exclude_from_decay)

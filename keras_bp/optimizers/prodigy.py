@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bp._arguments import check_number
+from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend, local
@@ -98,8 +98,8 @@ class Prodigy(SelfTuning):
         self.d0 = check_number("d0", d0, 0.0, low_open=True)
         self.d_coef = check_number("d_coef", d_coef, 0.0, low_open=True)
         self.growth_rate = growth_rate
-        self.use_bias_correction = use_bias_correction
-        self.safeguard_warmup = safeguard_warmup
+        self.use_bias_correction = check_flag("use_bias_correction", use_bias_correction)
+        self.safeguard_warmup = check_flag("safeguard_warmup", safeguard_warmup)
 
     def build(self, variables: list) -> None:
         """Create the slots, d and what it is estimated from."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bp._arguments import check_number
+from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
@@ -64,9 +64,9 @@ class RMSprop(Optimizer):
         self.rho = check_number("rho", rho, 0.0, 1.0, high_open=True)
         self.momentum = check_number("momentum", momentum, 0.0, 1.0)
         self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
-        self.centered = centered
-        self.epsilon_in_sqrt = epsilon_in_sqrt
-        optional = ("momentum",) * bool(momentum) + ("average_gradient",) * bool(centered)
+        self.centered = check_flag("centered", centered)
+        self.epsilon_in_sqrt = check_flag("epsilon_in_sqrt", epsilon_in_sqrt)
+        optional = ("momentum",) * bool(momentum) + ("average_gradient",) * self.centered
         self.slot_names = ("velocity", *optional)
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
@@ -74,7 +74,8 @@ class RMSprop(Optimizer):
         slots = dict(zip(self.slot_names, slots, strict=True))
         square = slots["velocity"]
         forget = tf.constant(1 - self.rho, variable.dtype)
-        descend(square, forget, square - tf.square(gradient))
+        # Not by `descend`: where a square has overflowed, the difference would be NaN.
+        square.assign(square * self.rho + tf.square(gradient) * forget)
         root = square
         if self.centered:
             mean = slots["average_gradient"]

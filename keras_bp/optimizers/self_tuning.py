@@ -43,7 +43,7 @@ class SelfTuning(Optimizer):
         return ()
 
     def _measure(self, variable, gradient, slots, scales, decay):
-        """Return a variable's terms of the sums, always the same number of scalar tensors.
+        """Return a variable's terms of the sums, always the same number of tensors.
 
         Args:
             variable: `tf.Variable`, before its update.
@@ -53,6 +53,11 @@ class SelfTuning(Optimizer):
             decay: scalar tensor, `weight_decay`, or `None` where the variable does not decay.
         """
         raise NotImplementedError
+
+    def _sums(self, shares):
+        """Return the sums of what `_measure` returned, scalar float64 tensors."""
+        columns = zip(*shares, strict=True)
+        return [tf.add_n([tf.cast(number, tf.float64) for number in column]) for column in columns]
 
     def _tune(self, sums, learning_rate, step):
         """Return this update's rate.
@@ -114,11 +119,7 @@ class SelfTuning(Optimizer):
             shares.append(
                 self._measure(target, gradient, slots[index], scales[target.dtype], decay)
             )
-        sums = [
-            tf.add_n([tf.cast(number, tf.float64) for number in column])
-            for column in zip(*shares, strict=True)
-        ]
-        local(self._adapted_rate).assign(self._tune(sums, learning_rate, step))
+        local(self._adapted_rate).assign(self._tune(self._sums(shares), learning_rate, step))
         return gradients
 
     def _start_from(self, targets, slots):
@@ -225,9 +226,12 @@ class DoG(SelfTuning):
         [initial] = slots
         if isinstance(gradient, tf.IndexedSlices):  # with every id once
             gradient = gradient.values
-        gradient = _with_decay(gradient, variable, decay)
-        squared_norm = gradient_tools.squared_norm
-        return squared_norm(gradient), squared_norm(variable - initial)
+        return _with_decay(gradient, variable, decay), variable - initial
+
+    def _sums(self, shares):
+        gradients, distances = zip(*shares, strict=True)
+        squares = gradient_tools.squared_norms([*gradients, *distances])
+        return [tf.reduce_sum(half) for half in tf.split(squares, 2)]
 
     def _tune(self, sums, learning_rate, step):
         squares, distance = local(self._squares), local(self._distance)
@@ -341,7 +345,7 @@ class HypergradientAdam(SelfTuning):
     def _measure(self, variable, gradient, slots, scales, decay):
         mean, square = slots
         epsilon, correction = scales
-        return (correction * tf.reduce_sum(gradient * mean / (tf.sqrt(square) + epsilon)),)
+        return (correction * tf.reduce_sum(gradient * (mean / (tf.sqrt(square) + epsilon))),)
 
     def _tune(self, sums, learning_rate, step):
         moves = local(self._moves)

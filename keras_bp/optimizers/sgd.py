@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bp._arguments import check_number
+from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._variables import descend
@@ -57,7 +57,7 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = check_number("momentum", momentum, 0.0, 1.0)
-        self.nesterov = nesterov
+        self.nesterov = check_flag("nesterov", nesterov)
         self.slot_names = ("momentum",) if momentum else ()
 
     def _by_rows(self, variable):

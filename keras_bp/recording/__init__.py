@@ -38,12 +38,7 @@ the weights for it.
 A custom loop has no train function: `record_custom_loop` computes the norms where it is called.
 """
 
-from keras_bp.recording.callback import (
-    CopyableCallback,
-    LayerSelection,
-    RecordingCallback,
-    UpdateMeter,
-)
+from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback, UpdateMeter
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
 from keras_bp.recording.histograms import count_values, count_variable, rows
@@ -54,12 +49,11 @@ from keras_bp.recording.recorder import (
     Updates,
     clips,
     own_product,
-    squared_norms,
 )
 from keras_bp.recording.train_function import RecordingTrainFunction
 
 __all__ = [
-    "CopyableCallback",
+    "Callback",
     "EventFile",
     "LayerSelection",
     "Recorder",
@@ -79,5 +73,4 @@ __all__ = [
     "own_product",
     "record_custom_loop",
     "rows",
-    "squared_norms",
 ]

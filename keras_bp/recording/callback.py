@@ -1,5 +1,6 @@
 """The base of the callbacks that watch the update steps of a `fit`."""
 
+import inspect
 import os
 import time
 import warnings
@@ -13,18 +14,32 @@ import tensorflow as tf
 from keras_bp._keras import is_built
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._types import Path
+from keras_bp.gradients import squared_norms
 from keras_bp.recording.event_file import EventFile, run_directory
 from keras_bp.recording.histograms import row_blocks
 from keras_bp.recording.recorder import StepRecorder
 from keras_bp.recording.train_function import RecordingTrainFunction
 
 
-class CopyableCallback(keras.callbacks.Callback):
-    """Can be copied and pickled, before a `fit`, in it and after it.
+class Callback(keras.callbacks.Callback):
+    """Base of the package's callbacks: shows its arguments, and can be copied and pickled.
 
-    A copy has the arguments and the results, and lets go of the model, of open files and of what
-    watches the step: a tuner's next trial trains another model.
+    A copy has the arguments and the results, also one made in a `fit`, and lets go of the model, of
+    open files and of what watches the step: a tuner's next trial trains another model.
     """
+
+    def set_model(self, model: keras.Model | None = None) -> None:
+        """Keras's hook: take the model that `fit` is about to train."""
+        if model is None:  # called on the class, with the model as `self`
+            raise TypeError(
+                "`callbacks` must hold callbacks, such as `GradientMonitor()`, not their classes. "
+                "Received: a class of keras_bp.callbacks"
+            )
+        super().set_model(model)
+
+    def __repr__(self) -> str:
+        given = [n for n in inspect.signature(type(self)).parameters if n in vars(self)]
+        return f"{type(self).__name__}({', '.join(f'{n}={vars(self)[n]!r}' for n in given)})"
 
     def __getstate__(self) -> dict:
         copied = object.__new__(type(self))
@@ -38,7 +53,7 @@ class CopyableCallback(keras.callbacks.Callback):
         self.set_params(None)
 
 
-class RecordingCallback(CopyableCallback):
+class RecordingCallback(Callback):
     """Sees every update step of a plain `fit`; a subclass uses what was recorded.
 
     Keras hands a callback no gradients. While the train function runs, this callback listens to
@@ -107,12 +122,13 @@ class RecordingCallback(CopyableCallback):
 
     # Keras's hooks.
 
-    def set_model(self, model: keras.Model) -> None:
+    def set_model(self, model: keras.Model | None = None) -> None:
         """Keras's hook: take the model that `fit` is about to train."""
-        # A fit that an exception ended never called on_train_end.
-        self._stop()
-        RecordingTrainFunction.remove_from(model)
-        super().set_model(model)
+        if model is not None:
+            # A fit that an exception ended never called on_train_end.
+            self._stop()
+            RecordingTrainFunction.remove_from(model)
+        Callback.set_model(self, model)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: begin."""
@@ -267,22 +283,27 @@ class UpdateMeter:
 
     def stop(self) -> np.ndarray:
         """Return squared norms, (3, variables): of the update, of the weights before and after."""
-        halves, owners = [], []
-        # Eagerly: tracing this costs as much as some forty measurements.
+        squares = np.zeros((len(self._variables), 3))
+        tensors, owners = [], []
+
+        def add():
+            # Eagerly: tracing this costs as much as some forty measurements.
+            np.add.at(squares, owners, squared_norms(tensors).numpy().reshape(-1, 3))
+            tensors.clear()
+            owners.clear()
+
         for owner, (before, variable) in enumerate(zip(self._before, self._variables, strict=True)):
             start = 0
             for after in row_blocks(variable):
-                if after.shape == before.shape:
-                    then = before
-                else:
-                    then = before[start : start + after.shape[0]]
-                    start += after.shape[0]
+                whole = after.shape == before.shape
+                then = before if whole else before[start : start + after.shape[0]]
                 a, b = _wide(after), _wide(then)
-                halves += [tf.nn.l2_loss(tensor) for tensor in (a - b, b, a)]
+                tensors += [a - b, b, a]
                 owners.append(owner)
-        values = tf.stack([tf.cast(half, tf.float64) for half in halves]).numpy()
-        squares = np.zeros((len(self._variables), 3))
-        np.add.at(squares, owners, 2.0 * values.reshape(-1, 3))
+                if not whole:  # blocks of a large table are let go one by one
+                    start += after.shape[0]
+                    add()
+        add()
         return squares.T
 
 

@@ -9,10 +9,9 @@ import tensorflow as tf
 
 from keras_bp._keras import compiled_by_xla
 from keras_bp._paths import path_of, variable_paths
-from keras_bp.gradients import sum_over_replicas
+from keras_bp.gradients import squared_norms, sum_over_replicas
 from keras_bp.recording.callback import LayerSelection
 from keras_bp.recording.histograms import row_blocks
-from keras_bp.recording.recorder import squared_norms
 
 
 def record_custom_loop(

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp import _keras
-from keras_bp.gradients import clip, squared_norm, sum_over_replicas, unscale
+from keras_bp.gradients import clip, squared_norms, sum_over_replicas, unscale
 from keras_bp.optimizers import Optimizer
 from keras_bp.recording.histograms import BUCKETS, count_gradient
 from keras_bp.recording.outputs import STATISTICS, LayerOutputs, histograms, statistics
@@ -376,14 +376,6 @@ def own_product(tensor: Any) -> Any:
     return a * b
 
 
-def squared_norms(gradients: list) -> tf.Tensor:
-    """Return the squared norms of a list of gradients in one float64 tensor."""
-    squares = [squared_norm(gradient) for gradient in gradients]
-    if len({square.dtype for square in squares}) > 1:
-        squares = [tf.cast(square, tf.float64) for square in squares]
-    return tf.cast(tf.stack(squares), tf.float64)
-
-
 def clips(optimizer: keras.optimizers.Optimizer) -> bool:
     """Tell whether an optimizer clips gradients."""
     return any(getattr(optimizer, bound, None) is not None for bound in _BOUNDS)
@@ -407,5 +399,4 @@ def _applied_square(optimizer, received, own):
         if len({g.dtype for g in own}) > 1:  # `own_product` is float64; Keras multiplies all norms
             own = [tf.cast(g, tf.float64) for g in own]
         clipped = sum_over_replicas(_keras.clip_by_optimizer(optimizer, own))
-    squares = [tf.cast(squared_norm(g), tf.float64) for g in clipped]
-    return tf.add_n([tf.zeros((), tf.float64), *squares])
+    return tf.reduce_sum(squared_norms(clipped))

@@ -151,8 +151,7 @@ class LearningRateCurve:
                 from matplotlib import pyplot
             except ImportError as error:
                 raise ImportError(
-                    "LearningRateCurve.plot needs Matplotlib, which is an extra: "
-                    "pip install keras_bp[examples]"
+                    "LearningRateCurve.plot needs Matplotlib: pip install matplotlib"
                 ) from error
             _, ax = pyplot.subplots(layout="constrained")
         faint = {"color": "tab:gray", "alpha": 0.5, "linewidth": 0.8}

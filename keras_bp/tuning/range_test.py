@@ -76,7 +76,7 @@ def find_learning_rate(
             batched `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of (inputs,
             targets) or (inputs, targets, sample weights). Arrays are shuffled. Data shorter than
             the sweep are repeated, except a generator: the curve is then shorter.
-        y: the targets, if `x` are arrays. Defaults to `None`.
+        y: the targets, if `x` are arrays; `None`, the default, for a model that needs none.
         batch_size: integer above 0, the examples of a batch, if `x` are arrays. Defaults to 32.
         min_learning_rate: float above 0, the first rate. Defaults to 1e-7.
         max_learning_rate: float above `min_learning_rate`, the last rate. Defaults to 10.
@@ -129,6 +129,12 @@ def find_learning_rate(
                     f"Received: {name} of type {type(value).__name__} beside x of type "
                     f"{type(x).__name__}"
                 )
+
+    elif y is None and _needs_targets(model):
+        raise ValueError(
+            "`y` must be given where `x` is made of arrays: the model's loss compares the outputs "
+            f"with targets. Received: y=None for model {model.name!r}"
+        )
 
     with unchanged(model) as snapshot:
         with model.distribute_strategy.scope():
@@ -185,6 +191,13 @@ def _require_trainable(model):
         raise ValueError(
             f"`model` must have trainable weights. Received: model {model.name!r}, which has none"
         )
+
+
+def _needs_targets(model):
+    """Tell whether Keras's own training step will compare the outputs with targets."""
+    kind = type(model)
+    own = kind.train_step, kind.compute_loss
+    return model.loss is not None and own == (keras.Model.train_step, keras.Model.compute_loss)
 
 
 def _is_arrays(x):

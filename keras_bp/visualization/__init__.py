@@ -1,6 +1,6 @@
 """Pictures of backpropagation, schedules, optimizers and gradients, with Matplotlib, an extra.
 
-Matplotlib is imported when something is drawn: `pip install keras_bp[examples]`.
+Matplotlib is imported when something is drawn: `pip install matplotlib`.
 """
 
 from keras_bp.visualization.backprop import plot_backprop

@@ -28,9 +28,7 @@ def new_figure(caller, size):
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError(
-            f"{caller} needs Matplotlib, which is an extra: pip install keras_bp[examples]"
-        ) from error
+        raise ImportError(f"{caller} needs Matplotlib: pip install matplotlib") from error
     return pyplot.figure(figsize=size, layout="constrained")
 
 

@@ -122,3 +122,10 @@ def test_two_bounds_at_once():
 def test_variables_are_read():
     [clipped] = clip([tf.Variable([3.0, 4.0])], clipnorm=1.0)
     np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm"])
+@pytest.mark.parametrize("size", [1e20, 1e38])
+def test_squares_that_overflow_float32(name, size):
+    [clipped] = clip([tf.constant([0.6 * size, -0.8 * size])], **{name: 2.0})
+    np.testing.assert_allclose(clipped, [1.2, -1.6], rtol=1e-6)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bp.gradients import global_norm, squared_norm
+from keras_bp.gradients import global_norm, squared_norm, squared_norms
+from keras_bp.recording import UpdateMeter
 
 
 def _float64(gradient):
@@ -17,7 +18,7 @@ def _float64(gradient):
 def test_dense_gradient(shape, jit_compile):
     gradient = tf.constant(np.random.default_rng(0).normal(size=shape).astype("float32"))
     square = tf.function(squared_norm, jit_compile=jit_compile)(gradient)
-    assert square.dtype == tf.float32
+    assert square.dtype == tf.float64
     # A tree-like float32 sum of 1200 positive terms: far under ten roundings of 6e-8.
     np.testing.assert_allclose(square, np.sum(_float64(gradient) ** 2), rtol=6e-7)
 
@@ -97,3 +98,23 @@ def test_gradients_of_keras_variables():
     gradients = tape.gradient(loss, layer.trainable_weights)
     expected = np.sqrt(sum(np.sum(_float64(g) ** 2) for g in gradients))
     np.testing.assert_allclose(global_norm(gradients), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_squares_that_overflow_float32(jit_compile):
+    """The norms of the others keep their digits, and repeated rows are summed first."""
+    rows = tf.IndexedSlices(tf.fill((2, 1), 2e19), tf.constant([1, 1]), tf.constant([3, 1]))
+    given = [tf.constant([3e38, -3e38]), tf.constant([[3e-3]]), rows, None]
+    squares = tf.function(lambda: squared_norms(given), jit_compile=jit_compile)()
+    np.testing.assert_allclose(squares, [1.8e77, 9e-6, 1.6e39, 0.0], rtol=1e-6)
+    norm = global_norm([tf.constant([3e37, -4e37])])
+    assert norm.dtype == tf.float32
+    np.testing.assert_allclose(norm, 5e37, rtol=1e-6)
+
+
+def test_an_update_that_explodes_has_a_norm():
+    variable = keras.Variable([1.0, 0.0])
+    meter = UpdateMeter([variable])
+    meter.start()
+    variable.assign([3e20, 4e20])
+    np.testing.assert_allclose(meter.stop()[:, 0], [2.5e41, 1.0, 2.5e41], rtol=1e-6)

@@ -91,10 +91,12 @@ def test_none_where_a_number_is_needed():
         optimizers.AdamW(weight_decay=None)
 
 
-@pytest.mark.parametrize("argument", ["amsgrad", "weight_decay", "epsilon_hat"])
-def test_what_deferred_adam_does_not_take(argument):
-    with pytest.raises(ValueError, match=rf"^`{argument}` must be .* Received: {argument}=0.5"):
-        optimizers.DeferredAdam(**{argument: 0.5})
+@pytest.mark.parametrize(
+    "argument, value", [("amsgrad", True), ("weight_decay", 0.5), ("epsilon_hat", False)]
+)
+def test_what_deferred_adam_does_not_take(argument, value):
+    with pytest.raises(ValueError, match=rf"^`{argument}` must be .* Received: {argument}={value}"):
+        optimizers.DeferredAdam(**{argument: value})
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -118,3 +118,17 @@ def test_an_optimizer_with_a_rate_of_its_own(data, linear):
     with pytest.raises(TypeError, match=r"Received: Fixed, which shows 0\.5 when set to 1e-07$"):
         find_learning_rate(linear(optimizer), *data)
     assert vars(optimizer)["_learning_rate"] is rate
+
+
+def test_targets_that_are_missing(data, linear):
+    """Keras says "None values not supported"; a model with a loss of its own needs none."""
+    with pytest.raises(ValueError, match=r"`y` must be given .*Received: y=None for model"):
+        find_learning_rate(linear(), data[0])
+
+    class Squared(keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
+            return tf.reduce_mean(tf.square(y_pred))
+
+    model = Squared([keras.layers.Dense(1)])
+    model.compile("sgd", run_eagerly=True)
+    assert len(find_learning_rate(model, data[0], steps=20, max_learning_rate=1e-3).losses) == 20

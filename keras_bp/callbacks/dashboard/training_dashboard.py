@@ -70,7 +70,7 @@ class TrainingDashboard(RecordingCallback):
             It is not one of pyplot's.
 
     Raises:
-        ImportError: if Matplotlib is not installed: `pip install keras_bp[examples]`.
+        ImportError: if Matplotlib is not installed: `pip install matplotlib`.
         TypeError: if `filepath` is not a path.
         ValueError: if it has another ending; and by `fit`, before the first update, if the file
             cannot be written, if `filepath` is `None` and there is neither a notebook nor a window,
@@ -94,8 +94,7 @@ class TrainingDashboard(RecordingCallback):
             import matplotlib  # noqa: F401
         except ImportError as error:
             raise ImportError(
-                "TrainingDashboard needs Matplotlib, which is an extra: "
-                "pip install keras_bp[examples]"
+                "TrainingDashboard needs Matplotlib: pip install matplotlib"
             ) from error
         super().__init__()
         self.filepath = filepath

@@ -14,10 +14,10 @@ from keras_bp._keras import initial_epoch, is_built, set_initial_epoch
 from keras_bp._types import Path
 from keras_bp.callbacks.resumable._checkpoints import Checkpoints
 from keras_bp.callbacks.resumable._state import TrainingState
-from keras_bp.recording import CopyableCallback
+from keras_bp.recording import Callback
 
 
-class ResumableTraining(CopyableCallback):
+class ResumableTraining(Callback):
     """Saves the whole state of a `fit` after each epoch, and resumes from there when run again.
 
     A process that is killed at any moment, and started again with the same script, ends with the

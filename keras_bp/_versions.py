@@ -1,0 +1,33 @@
+"""What a report of a fault should say about where it happened."""
+
+import importlib.metadata
+import platform
+
+import keras
+import tensorflow as tf
+
+_PACKAGES = "keras", "tensorflow", "numpy", "matplotlib", "scikit-learn"
+
+
+def show_versions() -> None:
+    """Print the versions of this package, Python and what it uses, and the devices.
+
+    A report of a fault is complete with them.
+
+    Example:
+        >>> keras_bp.show_versions()  # doctest: +ELLIPSIS
+        keras_bp      ...
+    """
+    import keras_bp
+
+    rows = {"keras_bp": keras_bp.__version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            rows[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            rows[name] = "not installed"
+    rows["system"] = platform.platform()
+    rows["devices"] = ", ".join(device.name for device in tf.config.list_physical_devices())
+    rows["precision"] = f"{keras.config.floatx()}, policy {keras.config.dtype_policy().name}"
+    width = max(map(len, rows)) + 2
+    print("\n".join(f"{name:{width}}{value}" for name, value in rows.items()))

@@ -1,0 +1,99 @@
+"""to_keras: the same outputs from Keras's own classes, in a file and an export without ours."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_bp
+from keras_bp import layers
+
+# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+X = np.random.default_rng(0).integers(0, 10, (16, 6)).astype("int32")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Layers of ours in a wrapper, in an inner model and used twice; compiled with ours too."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((6,), dtype="int32")
+    h = layers.DeferredEmbedding(10, 4)(inputs)
+    h = keras.layers.TimeDistributed(layers.Dense(5, "relu"))(h)
+    h = layers.GroupNormalization(1)(layers.LayerNormalization()(h))
+    h = keras.layers.Flatten()(layers.Embedding(10, 5)(inputs) + h)
+    inner = [layers.FeedbackDense(4, "tanh"), layers.BatchNormalization(), layers.Dropout(0.2)]
+    h = keras.Sequential([keras.Input((30,)), *inner], name="inner")(layers.Detach()(h))
+    shared = layers.Dense(4, "sigmoid", name="shared")
+    outputs = layers.Dense(3, "softmax")(shared(shared(h)))
+    model = keras.Model(inputs, outputs)
+    model.compile(keras_bp.optimizers.DeferredAdam(0.1), keras_bp.losses.BinaryCrossentropy())
+    generator = np.random.default_rng(1)
+    for variable in model.weights:
+        if variable.name in ("kernel", "bias", "moving_mean", "moving_variance", "gamma"):
+            variable.assign(generator.uniform(0.1, 1.0, variable.shape))
+    return model
+
+
+def test_a_file_and_an_export_need_nothing_of_ours(model, tmp_path):
+    plain = keras_bp.to_keras(model)
+    file = tmp_path / "model.keras"
+    plain.save(file)
+    with zipfile.ZipFile(file) as archive:
+        assert "keras_bp" not in archive.read("config.json").decode()
+    plain.export(tmp_path / "export", verbose=False)
+    expected = model(X).numpy()
+    loaded = keras.saving.load_model(file)
+    served = tf.saved_model.load(tmp_path / "export")
+    for outputs in (plain(X), loaded(X), served.serve(X)):
+        # The same operations in another kernel: a few roundings of a probability.
+        np.testing.assert_allclose(outputs, expected, atol=1e-6)
+
+
+def test_the_table_of_deferred_rows_is_read_as_the_layer_reads_it():
+    """A custom loop leaves rows behind; only `fit` ends with `catch_up`."""
+    net = keras.Sequential([keras.Input((1,), dtype="int32"), layers.DeferredEmbedding(3, 2)])
+    optimizer = keras_bp.optimizers.DeferredAdam(0.1)
+    for ids in ([[0]], [[1]], [[1]]):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(net(tf.constant(ids)))
+        variables = net.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+    ids = np.arange(3)[:, None]
+    outputs = keras_bp.to_keras(net)(ids)
+    np.testing.assert_allclose(outputs, net(ids), atol=1e-7)
+    assert np.abs(outputs[0] - net.weights[0][0]).max() > 0.01  # the row as it is stored
+
+
+def test_several_tasks():
+    inputs = keras.Input((2,))
+    outputs = {name: layers.Dense(1, name=name)(inputs) for name in "ab"}
+    model = keras_bp.multitask.MultiTaskModel(inputs, outputs, combiner=keras_bp.multitask.PCGrad())
+    plain = keras_bp.to_keras(model)
+    assert "keras_bp" not in json.dumps(keras.saving.serialize_keras_object(plain))
+    x = np.ones((3, 2))
+    for name in "ab":
+        np.testing.assert_array_equal(plain(x)[name], model(x)[name])
+
+
+def test_what_has_no_namesake_is_named():
+    x = keras.Input((4,))
+    h = layers.Dense(3, "tanh")(x)
+    z = layers.Dense(2)(layers.Detach()(h))
+    model = keras.Model(x, layers.DirectFeedback(name="last")([z, h]))
+    with pytest.raises(ValueError, match=r"`model` must .*Received: DirectFeedback 'last'"):
+        keras_bp.to_keras(model)
+    with pytest.raises(ValueError, match="`model` must be built"):
+        keras_bp.to_keras(keras.Sequential([layers.Dense(1)]))
+    with pytest.raises(TypeError, match="`model` must be a keras.Model. Received: model=3"):
+        keras_bp.to_keras(3)
+
+
+def test_show_versions(capsys):
+    keras_bp.show_versions()
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["keras_bp"] == keras_bp.__version__
+    assert shown["keras"] == keras.__version__ and shown["numpy"] == np.__version__
