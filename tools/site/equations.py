@@ -5,7 +5,7 @@ import re
 _GREEK = ("alpha", "beta", "gamma", "epsilon", "theta", "lambda", "mu", "phi", "rho", "pi")
 _FUNCTIONS = ("exp", "log", "ln", "max", "min", "cos", "floor", "argmin", "argmax", "diag", "mean")
 _SYMBOLS = {"<=": r"\le ", ">=": r"\ge ", "<-": r"\leftarrow ", "*": r"\ast ", ".": r"\cdot "}
-_SYMBOLS |= {"||": r"\|", "...": r"\ldots ", "-=": "-= ", "+=": "+= ", "*=": r"\ast= "}
+_SYMBOLS |= {"||": r"\|", "...": r"\ldots ", "-=": r"\ \text{−=}\ ", "+=": r"\ \text{+=}\ ", "*=": r"\ \text{∗=}\ "}
 
 _RELATION = re.compile(r"(?:^|(?<=\s))(=|-=|\+=|\*=|<-)(?:\s|$)")
 # What makes a block a formula, and what only code has.
@@ -89,7 +89,7 @@ def _line(text):
             out.append(_space(text[:start], text[at:], len(token)))
         elif kind == "code":
             name = token.strip("`").replace("_", r"\_")
-            out.append(rf"\mathtt{{{name}}}")
+            out.append(rf"\text{{{name}}}")
         elif kind == "sum":
             script, at = _script(text, at + 1)
             out.append(rf"\sum_{{{script}}} ")

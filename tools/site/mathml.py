@@ -1,28 +1,42 @@
-"""LaTeX in a page as MathML, which browsers show by themselves."""
+"""LaTeX in a page as MathML, which browsers show by themselves: no script, and no network."""
 
 import re
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
+from sphinx.util import logging
 
-# An accent takes the index after it along, below the letter, unless it stands in braces.
-_ACCENT = re.compile(r"\\(?:hat|bar|tilde|dot|vec) *(?:\{[^{}]*\}|\\?[A-Za-z]+)")
+_ALIGNED = re.compile(r"\{(?:aligned|align\*?)\}")
 
 
-def _mathml(node, as_block):
-    text = node.astext().replace(r"\dots", r"\ldots")  # which it does not know
-    text = _ACCENT.sub(lambda found: f"{{{found[0]}}}", text)
-    return tex2mathml(text, as_block=as_block)
+def to_mathml(text, display="inline"):
+    """Return LaTeX as an element `math`.
+
+    Raises:
+        ValueError: if it has a command that is not known, which would be shown as it is written.
+    """
+    result = convert(_ALIGNED.sub("{split}", text), display=display)
+    if unknown := re.search(r"<m\w+[^>]*>(\\\w+|&)<", result):
+        raise ValueError(f"LaTeX must be known to latex2mathml. Received: {unknown[1]} in {text!r}")
+    return result
+
+
+def _write(translator, node, display):
+    try:
+        return to_mathml(node.astext(), display)
+    except Exception as error:  # whatever the converter does not bear
+        logging.getLogger(__name__).warning("formula: %s", error, location=node)
+        return translator.encode(node.astext())
 
 
 def inline(translator, node):
     """Write a formula within the text."""
-    translator.body.append(f'<span class="math">{_mathml(node, False)}</span>')
+    translator.body.append(f'<span class="math">{_write(translator, node, "inline")}</span>')
     raise nodes.SkipNode
 
 
 def block(translator, node):
     """Write a formula that stands by itself, which scrolls where it is wider than the page."""
     translator.body.append(translator.starttag(node, "div", CLASS="math"))
-    translator.body.append(f"{_mathml(node, True)}</div>\n")
+    translator.body.append(f"{_write(translator, node, 'block')}</div>\n")
     raise nodes.SkipNode

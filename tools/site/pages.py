@@ -128,9 +128,9 @@ def relink(text, source, page):
             line if line.startswith("#") else _LINK.sub(link, line) for line in part.split("\n")
         )
 
-    return "".join(
-        part if part.lstrip().startswith("```") else lines(part) for part in _FENCE.split(text)
-    )
+    parts = _FENCE.split(text)  # every other part is a fence
+    parts[::2] = map(lines, parts[::2])
+    return "".join(parts)
 
 
 def script(source, name):
@@ -179,6 +179,19 @@ def name_page(page):
     )
 
 
+def _one_title(text):
+    """Return Markdown with the headings from its second title on a level lower: a page has one."""
+    titles, parts = 0, _FENCE.split(text)
+    for at in range(0, len(parts), 2):  # every other part is a fence
+        lines = parts[at].split("\n")
+        for number, line in enumerate(lines):
+            titles += line.startswith("# ")
+            if titles > 1 and line.startswith("#"):
+                lines[number] = f"#{line}"
+        parts[at] = "\n".join(lines)
+    return "".join(parts)
+
+
 def prepare():
     """Write the pages of the public names, and those that come from outside of `docs/`."""
     shutil.rmtree(GENERATED, ignore_errors=True)
@@ -194,7 +207,7 @@ def prepare():
         (GENERATED / "api" / f"{page}.rst").write_text(name_page(page))
     for path, page in MIRRORED.items():
         page.parent.mkdir(parents=True, exist_ok=True)
-        text = relink(path.read_text(), path, page)
+        text = relink(_one_title(path.read_text()), path, page)
         page.write_text(text + CHILDREN if page.stem == "experiments" else text)
 
 
