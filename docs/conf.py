@@ -21,8 +21,8 @@ except ImportError as error:
         f'The site needs the extra `docs`: pip install -e ".[docs]". Received: {error}'
     ) from error
 
-import keras_bp
-from tools.site import docstrings, mathml, pages
+import keras_bp  # noqa: E402
+from tools.site import docstrings, mathml, pages  # noqa: E402
 
 project = "keras_bp"
 release = version = keras_bp.__version__

@@ -1,7 +1,7 @@
 """Find what has no page, and links that lead nowhere.
 
-`python -m tools.site.check` reads the sources alone, in seconds; `python -m tools.site.check HTML` looks
-through a site that was built, too. It prints what it finds, and then ends with 1.
+`python -m tools.site.check` reads the sources alone, in seconds; `python -m tools.site.check HTML`
+looks through a site that was built, too. It prints what it finds, and then ends with 1.
 """
 
 import html.parser
@@ -21,7 +21,10 @@ def names_without_entry(reference=ROOT / "docs/api.rst"):
     """List the public modules that the API reference leaves out, and names without a definition."""
     listed = set(re.findall(r"^   (keras_bp[\w.]*)$", reference.read_text(), re.MULTILINE))
     faults = [f"{reference.name} must list {module}" for module in sorted(set(pages()) - listed)]
-    faults += [f"{reference.name} lists {module}, which has no __all__" for module in sorted(listed - set(pages()))]
+    faults += [
+        f"{reference.name} lists {module}, which has no __all__"
+        for module in sorted(listed - set(pages()))
+    ]
     for page in sorted(set(links().values())):
         try:
             definition(page)

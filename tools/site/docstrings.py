@@ -57,14 +57,15 @@ def _end(lines, at):
 
 
 def _directive(name, body, margin):
-    return [f"{margin}.. {name}", "", *(f"{margin}    {line}".rstrip() for line in body), ""]
+    return ["", f"{margin}.. {name}", "", *(f"{margin}    {line}".rstrip() for line in body), ""]
 
 
 def to_rst(lines):
     """Return the lines of a docstring in reStructuredText, its sections left to napoleon.
 
-    Formulas, which stand indented, and LaTeX between dollars are typeset; code between backquotes is
-    set as code, and links to its page where it is a public name; other indented blocks are literal.
+    Formulas, which stand indented, and LaTeX between dollars are typeset; code between backquotes
+    is set as code, and links to its page where it is a public name; other indented blocks are
+    literal.
     """
     result, text, at = [], [], 0
 
@@ -84,7 +85,7 @@ def to_rst(lines):
             flush()
             margin, end = line[: _indent(line)], lines.index(line[: _indent(line)] + "```", at + 1)
             body = [part[len(margin) :] for part in lines[at + 1 : end]]
-            result.extend(["", *_directive(f"code-block:: {stripped[3:]}", body, margin)])
+            result.extend(_directive(f"code-block:: {stripped[3:]}", body, margin))
             at = end + 1
         elif stripped.startswith("$$"):
             end = at

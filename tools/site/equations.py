@@ -5,11 +5,14 @@ import re
 _GREEK = ("alpha", "beta", "gamma", "epsilon", "theta", "lambda", "mu", "phi", "rho", "pi")
 _FUNCTIONS = ("exp", "log", "ln", "max", "min", "cos", "floor", "argmin", "argmax", "diag", "mean")
 _SYMBOLS = {"<=": r"\le ", ">=": r"\ge ", "<-": r"\leftarrow ", "*": r"\ast ", ".": r"\cdot "}
-_SYMBOLS |= {"||": r"\|", "...": r"\ldots ", "-=": r"\ \text{−=}\ ", "+=": r"\ \text{+=}\ ", "*=": r"\ \text{∗=}\ "}
+_SYMBOLS |= {"||": r"\|", "...": r"\ldots "}
+_SYMBOLS |= {
+    f"{sign}=": rf"\ \text{{{shown}=}}\ " for sign, shown in zip("-+*", "−+∗", strict=True)
+}
 
 _RELATION = re.compile(r"(?:^|(?<=\s))(=|-=|\+=|\*=|<-)(?:\s|$)")
 # What makes a block a formula, and what only code has.
-_FORMULA = re.compile(r"(?:^|\s)(?:=|-=|<-|<=|>=)\s|^(?:min|max) over ")
+_FORMULA = re.compile(r"(?:^|\s)(?:[-+*]?=|<[-=]|>=)\s|^(?:min|max) over ")
 _CODE = re.compile(r"\"|->|\w\.\w+\(|^(?:with|for|def) .*:$")
 
 _NAME = r"[a-z]{2,}(?:_[a-z]+)*_(?:hat|sqrt|[a-z]{4,})"  # of an argument: its `_` begins no index
@@ -75,7 +78,7 @@ def _space(before, after, width):
     operators = "=+*/<>.:-"
     if re.search(rf"[,;{operators}]$", before) or re.match(rf"[{operators}]", after):
         return " "
-    words = re.search(r"[A-Za-z']+$", before), re.match(r"[A-Za-z']+", after)
+    words = re.search(r"[A-Za-z']+$", before), re.match(r"(?!sum_|sqrt\()[A-Za-z']+", after)
     return r"\ " if any(w and _word(w[0]).startswith(r"\text") for w in words) else r"\, "
 
 
@@ -88,8 +91,7 @@ def _line(text):
         if kind == "space":
             out.append(_space(text[:start], text[at:], len(token)))
         elif kind == "code":
-            name = token.strip("`").replace("_", r"\_")
-            out.append(rf"\text{{{name}}}")
+            out.append(rf"\text{{{token.strip('`')}}}")
         elif kind == "sum":
             script, at = _script(text, at + 1)
             out.append(rf"\sum_{{{script}}} ")

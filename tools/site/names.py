@@ -39,8 +39,8 @@ def _defined(files, module, name):
 def pages(root=ROOT, package="keras_bp"):
     """Return {public module: {name: where its page is}}.
 
-    A name that two modules list, such as a layer in a room of its own, has its page under the module
-    that defines it. A name that is itself a module has that module's page.
+    A name that two modules list, such as a layer in a room of its own, has its page under the
+    module that defines it. A name that is itself a module has that module's page.
     """
     files = _files(root, package)
     public = {module: names for module, (names, _) in files.items() if names}

@@ -6,8 +6,6 @@ import pathlib
 import re
 import shutil
 
-from sphinx_gallery.sorting import FileNameSortKey
-
 from tools.site.names import ROOT, definition, links, pages
 
 DOCS = ROOT / "docs"
@@ -69,7 +67,9 @@ def picture(stem):
 
 def rows():
     """Return {example: (what it shows, CPU seconds, result)} from the table of the examples."""
-    table = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", _text("examples/README.md"), re.M)
+    table = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", _text("examples/README.md"), re.M
+    )
     return {name: rest for name, *rest in table}
 
 
@@ -77,10 +77,14 @@ def _text(path):
     return (ROOT / path).read_text()
 
 
-class ExampleOrder(FileNameSortKey):
+class ExampleOrder:
     """Sort key of the examples: as their table has them, the quickstart first."""
 
+    def __init__(self, folder):
+        pass
+
     def __call__(self, filename):
+        """Return the row of an example's file in the table."""
         order = list(rows())
         stem = pathlib.Path(filename).stem
         return order.index(stem) if stem in order else len(order)
@@ -137,15 +141,17 @@ def script(source, name):
     """Return an example's source as the gallery wants it: its title underlined, its result told."""
     doc = ast.get_docstring(ast.parse(source), clean=False)
     title, _, rest = doc.partition("\n")
-    title = title.rstrip(".")
     text = rest.strip()
     if name in rows():
         _, seconds, result = rows()[name]
         text += f"\n\n**Result**, in {seconds} CPU seconds: {result}."
-    text = re.sub(r"`([^`]+)`", r"``\1``", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text))
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    title, text = (re.sub(r"`([^`]+)`", r"``\1``", part) for part in (title.rstrip("."), text))
     opening, end = source.index('"""') + 3, source.index('"""', source.index('"""') + 3)
     thumbnail = picture(name)
-    comment = f'\n# sphinx_gallery_thumbnail_path = "images/{thumbnail.name}"\n' if thumbnail else ""
+    comment = (
+        f'\n# sphinx_gallery_thumbnail_path = "images/{thumbnail.name}"\n' if thumbnail else ""
+    )
     prose = f"{title}\n{'=' * len(title)}\n\n{text}\n"
     return source[:opening] + prose + source[end:] + comment
 
@@ -171,7 +177,9 @@ def module_page(module, names):
 def name_page(page):
     """Return the page of a public name. It is found from its module's, not from the sidebar."""
     module, name = page.rsplit(".", 1)
-    kind = {ast.ClassDef: "class", ast.FunctionDef: "function"}.get(type(definition(page)[0]), "data")
+    kind = {ast.ClassDef: "class", ast.FunctionDef: "function"}.get(
+        type(definition(page)[0]), "data"
+    )
     options = {"class": "   :members:\n", "function": "", "data": "   :no-value:\n"}[kind]
     return (
         f":orphan:\n\n{_title(page)}\nIn :py:mod:`{module}`.\n\n"
@@ -218,7 +226,10 @@ def read(app, docname, source):
         source[0] = relink(source[0], path, path)
         if docname == "index":  # its patterns leave room for pages that may not be there yet
             source[0] = re.sub(
-                r"^[\w/]+\*\n", lambda p: p[0] if any(DOCS.glob(f"{p[0].strip()}.md")) else "", source[0], flags=re.M
+                r"^[\w/]+\*\n",
+                lambda p: p[0] if any(DOCS.glob(f"{p[0].strip()}.md")) else "",
+                source[0],
+                flags=re.M,
             )
     elif docname.startswith("generated/examples/") and (image := picture(path.stem)):
         code = source[0].index(".. GENERATED FROM PYTHON SOURCE LINES", source[0].index("====="))
