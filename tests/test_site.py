@@ -134,10 +134,10 @@ def test_a_docstring_becomes_rst():
     assert lines == [
         "Averages ``x``\\ s, unlike :py:obj:`Adam <keras_bp.optimizers.Adam>`: "
         ":math:`\\frac12 x`, a \\* b\\_ and \\|z\\|.",
-        *["", "It is", "", ".. math::", "", "    y = x.", "", ""],
+        *["", "It is", "", ".. math::", "", "    y = x.", ""],
         *["", "Args:", "    x: a ``(2,)`` tensor, so that", ""],
         *["", "    .. math::", "", "        \\begin{aligned}", "        y_{i} & = x_{i}"],
-        *["        \\end{aligned}", "", "", "Example:", "    >>> `kept`"],
+        *["        \\end{aligned}", "", "", "Example:", "    >>> `kept`", ""],
     ]
 
 
