@@ -35,8 +35,7 @@ def test_a_module_that_is_left_out_is_found(tmp_path):
 
 
 def test_links_of_the_documents_lead_to_files(tmp_path):
-    documents = [p for p in ROOT.glob("*.md")] + [*(ROOT / "docs").glob("*.md")]
-    assert check.broken_markdown_links(documents) == []
+    assert check.broken_markdown_links(check.documents()) == []
     page = tmp_path / "page.md"
     page.write_text("[here](page.md#part) [there](gone.md) `[code](no.md)` [web](https://a.b/c)\n")
     assert check.broken_markdown_links([page]) == [f"{page}: no file gone.md"]

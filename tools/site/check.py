@@ -7,12 +7,12 @@ looks through a site that was built, too. It prints what it finds, and then ends
 import html.parser
 import pathlib
 import re
-import subprocess
 import sys
 import urllib.parse
 import zlib
 
 from tools.site.names import ROOT, definition, links, pages
+from tools.site.pages import DOCS, GENERATED, MIRRORED
 
 _CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
@@ -31,6 +31,12 @@ def names_without_entry(reference=ROOT / "docs/api.rst"):
         except LookupError:
             faults.append(f"{page} is in an __all__, but defined nowhere")
     return faults
+
+
+def documents():
+    """List the files in Markdown that the site is made of, and the README."""
+    own = [p for p in DOCS.rglob("*.md") if not p.is_relative_to(GENERATED)]
+    return [ROOT / "README.md", *MIRRORED, *own]
 
 
 def broken_markdown_links(paths):
@@ -86,11 +92,7 @@ def names_without_page(site):
 
 def main(arguments):
     """Print the faults; return 1 if there are any."""
-    listed = subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    faults = names_without_entry()
-    faults += broken_markdown_links([ROOT / line for line in listed.stdout.splitlines()])
+    faults = names_without_entry() + broken_markdown_links(documents())
     for site in map(pathlib.Path, arguments):
         faults += broken_links(site.resolve()) + names_without_page(site)
     print("\n".join(faults) or "every public name has a page, and every link leads somewhere")

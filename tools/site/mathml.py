@@ -6,6 +6,8 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.util import logging
 
+# Raised and small as an exponent, a prime would hardly be seen: its sign is both by itself.
+_PRIME = re.compile(r"<msup>((?:(?!<msup>).)*?)<mi>(&#x02032;)</mi></msup>")
 _ALIGNED = re.compile(r"\{(?:aligned|align\*?)\}")
 
 
@@ -18,7 +20,7 @@ def to_mathml(text, display="inline"):
     result = convert(_ALIGNED.sub("{split}", text), display=display)
     if unknown := re.search(r"<m\w+[^>]*>(\\\w+|&)<", result):
         raise ValueError(f"LaTeX must be known to latex2mathml. Received: {unknown[1]} in {text!r}")
-    return result
+    return _PRIME.sub(r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>', result)
 
 
 def _write(translator, node, display):
