@@ -284,7 +284,8 @@ class UpdateMeter:
     def stop(self) -> np.ndarray:
         """Return squared norms, (3, variables): of the update, of the weights before and after."""
         squares = np.zeros((len(self._variables), 3))
-        tensors, owners = [], []
+        tensors: list[tf.Tensor] = []
+        owners: list[int] = []
 
         def add():
             # Eagerly: tracing this costs as much as some forty measurements.
