@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -33,8 +34,8 @@ class Evaluator:
         slots: a list of those among them that are checked, in float64.
 
     Attributes:
-        rounded_at: names of the graph's operations that round float64 to fewer bits; empty where
-            the objective runs eagerly.
+        rounded_at: names of the operations that compute fewer bits from float64; empty where the
+            objective runs eagerly.
 
     Raises:
         ValueError: if J is not finite.
@@ -63,7 +64,7 @@ class Evaluator:
         signature = [values, handle, base, entries, offsets]
         self._evaluate = _traced(self._evaluate_entries, signature)
         self._differentiate = _traced(self._autodiff, [values])
-        self.rounded_at = _roundings(self._evaluate)
+        self.rounded_at = _roundings(self._differentiate)
 
     def start_of(self, k):
         """Return the value of slot `k` from which evaluations start, as a NumPy array."""
@@ -111,18 +112,20 @@ class Evaluator:
         ]
         return float(j), dense
 
-    def noise(self):
+    def noise(self, distance=1e-9, order=2):
         """Measure the standard deviation of J's rounding errors.
 
         J is evaluated at thirteen points very close to each other on the ray from the origin
         through all slots. Over such a distance (1e-8, relatively) it is a straight line, so its
         second differences, whose variance is 6 times that of J, are rounding. A kink that happens
-        to lie there does not affect their median.
+        to lie there does not affect their median. Float32's rounding shows in fourth differences
+        over a larger distance, which no parabola disturbs.
         """
-        scales = [1.0 + 1e-9 * step for step in range(13)]
+        scales = [1.0 + distance * step for step in range(13)]
         values = [self._from(lambda value, s=s: value * s).value() for s in scales]
         # A normal variable's median absolute value is 0.6745 standard deviations.
-        return float(np.median(np.abs(np.diff(values, 2))) / (0.6745 * np.sqrt(6.0)))
+        deviations = 0.6745 * math.sqrt(math.comb(2 * order, order))
+        return float(np.median(np.abs(np.diff(values, order))) / deviations)
 
     def _from(self, move):
         other = copy.copy(self)
@@ -184,20 +187,31 @@ def _traced(function, signature):
 
 
 def _roundings(function):
-    """List the operations that cast float64 to a smaller floating dtype in a traced function."""
+    """List the operations of a traced function that compute fewer bits from float64.
+
+    Besides casts these are kernels whose result is always float32, such as those that resize. In
+    functions that it calls only casts are found: their nodes do not tell the dtypes of the others.
+    """
     if not hasattr(function, "get_concrete_function"):
         return ()
-    graph = function.get_concrete_function().graph.as_graph_def()
-    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-    smaller = {dtype.as_datatype_enum for dtype in (tf.float32, tf.float16, tf.bfloat16)}
+    graph = function.get_concrete_function().graph
+    smaller = tf.float32, tf.float16, tf.bfloat16
     names = {
+        operation.name
+        for operation in graph.get_operations()
+        if any(x.dtype == tf.float64 for x in operation.inputs)
+        and any(y.dtype in smaller for y in operation.outputs)
+    }
+    enums = [dtype.as_datatype_enum for dtype in smaller]
+    names |= {
         node.name
-        for node in nodes
+        for called in graph.as_graph_def().library.function
+        for node in called.node_def
         if node.op == "Cast"
         and node.attr["SrcT"].type == tf.float64.as_datatype_enum
-        and node.attr["DstT"].type in smaller
+        and node.attr["DstT"].type in enums
     }
-    return tuple(sorted(names))
+    return tuple(sorted(name for name in names if not name.startswith("gradient_tape/")))
 
 
 def _dense(gradient, slot):
@@ -350,13 +364,13 @@ class Point:
         return compare(along, theta, analytic, self._value, self._noise, self._epsilon)
 
     def move(self, seed):
-        """Return a point a hundred steps away, where the kinks at this one are out of reach.
+        """Return a point a hundred steps away (0.1 at most), out of reach of this one's kinks.
 
         On a kink the gradient is a convention: where several units have theirs at once, autodiff's
         need not even lie between the one-sided slopes. Away from it the same code is either right
         or wrong.
         """
-        evaluator = self._evaluator.beside(100.0 * self._epsilon, seed)
+        evaluator = self._evaluator.beside(min(100.0 * self._epsilon, 0.1), seed)
         return Point(evaluator, self._noise, self._scale, self._epsilon)
 
     def require_room(self, path, k, indices):

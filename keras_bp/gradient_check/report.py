@@ -52,15 +52,16 @@ class GradientCheckReport:
 
     Attributes:
         relative_difference: float, the figure over all entries.
-        verdict: string: `"correct"` (below 1e-7), `"suspicious"` (below 1e-5, or nothing but kinks
-            to compare) or `"wrong"`.
+        verdict: string: `"correct"` (below 1e-7), `"suspicious"` (below 1e-5, or open: nothing but
+            kinks to compare, or float32's rounding in the result) or `"wrong"`.
         rows: tuple of `GradientCheckRow`, first the variables, then the inputs.
-        epsilon: float, the step of the central differences.
+        epsilon: float, the step of the central differences: at least 2e-3 if `is_rounded`.
         not_trainable: tuple of strings, the paths of floating weights that were not checked:
             frozen ones and statistics.
         not_differentiable: tuple of strings, the names of inputs that are not floating point.
-        rounded_at: tuple of strings, operations inside the target that round float64 to fewer
-            bits. Where the result depends on them, no difference quotient is reliable.
+        rounded_at: tuple of strings, operations inside the target that compute fewer bits from
+            float64, named after their layers; `"output"` if only the output shows it.
+        is_rounded: boolean, whether the result shows their rounding.
     """
 
     relative_difference: float
@@ -70,6 +71,7 @@ class GradientCheckReport:
     not_trainable: tuple[str, ...] = ()
     not_differentiable: tuple[str, ...] = ()
     rounded_at: tuple[str, ...] = ()
+    is_rounded: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -106,16 +108,16 @@ class GradientCheckReport:
             yield f"{kinks} entries lie on a kink and are left out of the figures"
         if kinks == entries:
             yield "nothing is left to compare"
-        if self.verdict == "suspicious":
+        if self.verdict == "suspicious" and not self.is_rounded:
             yield "if it is rounding, a larger epsilon or a smaller loss brings it down"
         if self.not_trainable:
             yield f"{len(self.not_trainable)} weights are not trainable and were not checked"
         if self.not_differentiable:
             yield f"inputs not differentiated: {', '.join(self.not_differentiable)}"
-        if self.rounded_at and self.verdict != "correct":
+        if self.is_rounded:
             yield (
-                "float64 is rounded to fewer bits inside, which alone can spoil the figures, at: "
-                + ", ".join(self.rounded_at)
+                "float64 is rounded to fewer bits inside: only a fault beyond this rounding "
+                "is found, at: " + ", ".join(self.rounded_at)
             )
 
 
@@ -144,7 +146,7 @@ def make_row(path, shape, indices, comparison):
     )
 
 
-def make_report(rows, comparisons, **facts):
+def make_report(rows, comparisons, is_rounded=False, **facts):
     """Combine the rows, with the figure and the verdict over all their entries."""
     kept = [~c.kinks for c in comparisons]
     analytic = np.concatenate([c.analytic[k] for c, k in zip(comparisons, kept, strict=True)])
@@ -152,12 +154,13 @@ def make_report(rows, comparisons, **facts):
     noise = max(c.noise for c in comparisons)
     overall = _verdict([_significant_figure(analytic, numeric, noise)])
     verdicts = [overall, *(row.verdict for row in rows)]
-    if not len(analytic):
+    if not len(analytic) or is_rounded:
         verdicts.append("suspicious")
     return GradientCheckReport(
         relative_difference=_figure(analytic, numeric),
         verdict=max(verdicts, key=_VERDICTS.index),
         rows=tuple(rows),
+        is_rounded=is_rounded,
         **facts,
     )
 

@@ -263,3 +263,51 @@ def test_a_model_under_a_distribution_strategy(rng, replicas):
     before = [id(v.value) for v in model.variables]
     _require_correct(check_gradients(model, rng.normal(size=(4, 3))))
     assert [id(v.value) for v in model.variables] == before
+
+
+VALUES = {"value_range": (0, 1), "seed": 1}
+
+
+def preprocessing_layers():
+    """Return layers by verdict; docs/gradient_check.md lists them."""
+    return {
+        "suspicious": [
+            *(layers.Resizing(7, 6), layers.Resizing(7, 6, interpolation="bicubic")),
+            *(layers.UpSampling2D(interpolation="bilinear"), layers.RandomCrop(3, 3, seed=1)),
+            layers.RandomTranslation(0.2, 0.2, fill_mode="constant", seed=1),
+        ],
+        "wrong": [
+            *(layers.RandomTranslation(0.2, 0.2, seed=1), layers.RandomZoom(0.3, seed=1)),
+            *(layers.RandomShear(0.3, 0.3, seed=1), layers.RandomPerspective(seed=1)),
+            *(layers.RandomHue(0.3, **VALUES), layers.RandomSaturation((0.3, 0.6), **VALUES)),
+        ],
+        "correct": [
+            *(layers.Resizing(7, 6, interpolation="nearest"), layers.CenterCrop(3, 3)),
+            *(
+                layers.Rescaling(0.3),
+                layers.RandomFlip(seed=1),
+                layers.RandomContrast(0.3, **VALUES),
+            ),
+            *(layers.RandomBrightness(0.1, **VALUES), layers.RandomGaussianBlur(**VALUES)),
+            *(layers.RandomElasticTransform(**VALUES), layers.Equalization(value_range=(0, 1))),
+        ],
+        "error": [
+            *(layers.Resizing(7, 6, interpolation=i) for i in ("lanczos3", "lanczos5", "area")),
+            *(layers.RandomRotation(0.2, seed=1), layers.CenterCrop(7, 7)),
+        ],
+    }
+
+
+@pytest.mark.long
+def test_preprocessing_layers():
+    images = np.random.default_rng(0).uniform(0.05, 0.95, (2, 5, 5, 3))
+    errors = tf.errors.InvalidArgumentError, ValueError, LookupError
+    made = preprocessing_layers()
+    for layer in made.pop("error"):
+        with pytest.raises(errors):
+            check_gradients(layer, images, max_entries=12)
+    for verdict, some in made.items():
+        for layer in some:
+            report = check_gradients(layer, images, max_entries=12)
+            assert report.verdict == verdict, (layer, report)
+            assert report.is_rounded or verdict != "suspicious"
