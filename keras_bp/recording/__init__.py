@@ -11,9 +11,10 @@ these two calls.
 
 **What is replaced.** A `RecordingTrainFunction` takes the place of `model.train_function` while
 `fit` runs. It holds the model's own function, and traces a second one (and a third that also
-samples costly quantities, such as histograms). Only a call that a callback has announced with `arm`
-runs one of these, and only while it runs do `scale_loss` and `apply`, as attributes of the
-optimizer, and the layers' `call`, where outputs are recorded, also call the recorders. So
+samples costly quantities, such as angles to the true gradients). Only a call that a callback has
+announced with `arm` runs one of these, and only while it runs do `scale_loss` and `apply`, as
+attributes of the optimizer, and the layers' `call`, where outputs are recorded, also call the
+recorders. So
 `train_on_batch` and `evaluate` are never recorded, and an exception leaves optimizer and layers as
 they were.
 
@@ -40,7 +41,7 @@ A custom loop has no train function: `record_custom_loop` computes the norms whe
 from keras_bp.recording.callback import LayerSelection, RecordingCallback, UpdateMeter
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
-from keras_bp.recording.histograms import count_values, count_variable, rows
+from keras_bp.recording.histograms import count_sample, count_values, count_variable, rows
 from keras_bp.recording.outputs import STATISTICS, activation_of, can_die, can_saturate
 from keras_bp.recording.recorder import (
     Recorder,
@@ -66,6 +67,7 @@ __all__ = [
     "can_die",
     "can_saturate",
     "clips",
+    "count_sample",
     "count_values",
     "count_variable",
     "make_directory",
