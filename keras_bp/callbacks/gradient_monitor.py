@@ -32,6 +32,7 @@ from keras_bp.recording import (
     can_die,
     can_saturate,
     clips,
+    count_sample,
     count_variable,
     make_directory,
     own_product,
@@ -83,7 +84,8 @@ class GradientMonitor(RecordingCallback):
     one range for all images of a run; of more than 30 layers the first, the last and the ten of the
     most extreme norms are named.
     With `histograms_every`, histograms also every so many steps, with `gradients/<variable path>`
-    and, with `activations`, `activations/<layer path>`. Entries that are not finite are left out.
+    and, with `activations`, `activations/<layer path>`: of 4,096 entries each where there are more,
+    as shares of all. Entries that are not finite are left out.
 
     In TensorBoard the page Custom Scalars shows all layers of a kind in one chart, more than 15 in
     charts of up to 10 neighbours, by block, below the others. The button below a chart makes its
@@ -119,7 +121,8 @@ class GradientMonitor(RecordingCallback):
         every: integer >= 1, update steps between two points of the scalars. Defaults to 1.
         histograms_every: integer >= 1, update steps between two rounds of histograms, or `None`
             for the weights' at each epoch's end only. Defaults to `None`.
-        activations: whether to measure the layers' outputs. Defaults to `False`.
+        activations: whether to measure the layers' outputs, which takes the most time: in a small
+            convolutional network half as much as a step. Defaults to `False`.
         layers: list of paths of the layers to write, as above, or `None` for all. A path includes
             the layers inside it. The global norms count all layers nevertheless.
         updates_every: integer >= 1, update steps between two measurements of updates and weights.
@@ -137,9 +140,10 @@ class GradientMonitor(RecordingCallback):
 
     It works with jit and eagerly, with `steps_per_execution` (each step is written), and under
     `tf.distribute.MirroredStrategy` (gradients and losses are summed). A write that fails later, on
-    a full disk, gives one RuntimeWarning, and the training continues. Several monitors may watch
-    one `fit`, each in a `log_dir` of its own. After the training, or an exception, model and
-    optimizer are as they were, and the next `fit` with the same monitor continues the file.
+    a full disk or in a directory that was removed, gives a RuntimeWarning, and the training goes
+    on. Several monitors may watch one `fit`, each in a `log_dir` of its own. After the training, or
+    an exception, model and optimizer are as they were, and the next `fit` with the same monitor
+    continues the file.
     `train_on_batch` is not recorded. A custom `train_step` is monitored if it calls the
     `scale_loss` and `apply` (or `apply_gradients`) of `model.optimizer` once, as Keras's does.
 
@@ -236,7 +240,8 @@ class GradientMonitor(RecordingCallback):
         feedback = FeedbackDense, FeedbackConv2D, DirectFeedback
         every = flat_layers(self.model, include_self=True)
         aligned = any(isinstance(layer, feedback) for layer in every)
-        return (_AlignmentRecorder if aligned else StepRecorder)(self.model, self._outputs)
+        recorder = _AlignmentRecorder if aligned else StepRecorder
+        return recorder(self.model, self._outputs, self.histograms_every is not None)
 
     def _begin(self):
         if is_built(self.model):
@@ -252,8 +257,7 @@ class GradientMonitor(RecordingCallback):
         self._counting = self._is_due(self._histograms_due)
         if not self._custom_loop and self._is_due(self._updates_due):
             self._start_meter()
-        measuring = self._meter is not None
-        self._sampling = self._counting or measuring and bool(self._recorder.sampled_kinds)
+        self._sampling = self._meter is not None and bool(self._recorder.sampled_kinds)
         super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -342,11 +346,13 @@ class GradientMonitor(RecordingCallback):
         self._write_histograms("weights", weights, lambda i: count_variable(weights[i]))
 
     def _write_sampled(self):
-        """Write the histograms that the recorder has counted."""
-        gradients, outputs = self._recorder.histograms()
-        self._write_histograms("gradients", self._recorder.variables, gradients.__getitem__)
+        """Write the histograms of what the recorder has sampled."""
+        gradients, outputs = self._recorder.samples()
+        variables = self._recorder.variables
+        self._write_histograms("gradients", variables, lambda i: count_sample(gradients[i]))
         for i, path in self._chosen_outputs.items():
-            self._file.write_histogram(f"activations/{path}", rows(outputs[i]), self._last_step)
+            counted = rows(count_sample(outputs[i]))
+            self._file.write_histogram(f"activations/{path}", counted, self._last_step)
 
     def _write_histograms(self, kind, variables, counts_of):
         """Write the histograms of the chosen layers; no other layer's are counted."""
@@ -413,8 +419,8 @@ class _AlignmentRecorder(StepRecorder):
 
     sampled_kinds = ("alignment_angle", "sign_concordance")
 
-    def __init__(self, model, outputs):
-        super().__init__(model, outputs)
+    def __init__(self, model, outputs, sampled):
+        super().__init__(model, outputs, sampled)
         self._measured = False
 
     def _create_rows(self):

@@ -12,11 +12,11 @@ taken for it.
 
 **What is replaced.** A `RecordingTrainFunction` takes the place of `model.train_function` while
 `fit` runs. It holds the model's own function, and traces a second one (and a third that also
-samples costly quantities, such as histograms). Only a call that a callback has announced with `arm`
-runs one of these, and only while it runs do `scale_loss` and `apply`, as attributes of the
-optimizer, the model's `compute_loss` and the layers' `call`, where outputs are recorded, also call
-the recorders. So `train_on_batch` and `evaluate` are never recorded, and an exception leaves
-optimizer, model and layers as they were.
+samples costly quantities, such as angles to the true gradients). Only a call that a callback has
+announced with `arm` runs one of these, and only while it runs do `scale_loss` and `apply`, as
+attributes of the optimizer, the model's `compute_loss` and the layers' `call`, where outputs are
+recorded, also call the recorders. So `train_on_batch` and `evaluate` are never recorded, and an
+exception leaves optimizer, model and layers as they were.
 
 **What is recorded.** No summary can be written and no Python runs inside a compiled step. So a
 recorder's operations become part of the traced step, and write to a variable on the device: a ring
@@ -41,7 +41,7 @@ A custom loop has no train function: `record_custom_loop` computes the norms whe
 from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback, UpdateMeter
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
-from keras_bp.recording.histograms import count_values, count_variable, rows
+from keras_bp.recording.histograms import count_sample, count_values, count_variable, rows
 from keras_bp.recording.outputs import STATISTICS, activation_of, can_die, can_saturate
 from keras_bp.recording.recorder import (
     Recorder,
@@ -67,6 +67,7 @@ __all__ = [
     "can_die",
     "can_saturate",
     "clips",
+    "count_sample",
     "count_values",
     "count_variable",
     "make_directory",

@@ -1,4 +1,4 @@
-"""Histograms, counted inside a compiled step or outside."""
+"""Histograms: a sample is taken inside a compiled step, and counted outside."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -6,90 +6,83 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._keras import compiled_by_xla
 from keras_bp._types import Array
-from keras_bp.gradients import deduplicate
 
 BUCKETS = 30
+SAMPLE = 2**12
+"""The number of entries that stand for a larger gradient or output."""
+NO_SAMPLE = np.zeros(3 + SAMPLE, np.float32)
+"""The result of `sample_entries` for no entries."""
 _BLOCK = 2**16  # entries whose intermediate arrays stay in a cache
 _READ = 2**20  # entries of a variable that are read at once
-EMPTY = np.zeros(2 + BUCKETS)
-"""The result of `count_buckets` for no entries."""
 
 
-def count_buckets(values: tf.Tensor, zeros: Any = None) -> tf.Tensor:
-    """Count the finite entries of a tensor in 30 buckets of equal width.
+def sample_entries(values: tf.Tensor, zeros: Any = 0) -> tf.Tensor:
+    """Take up to 4,096 entries of a tensor, evenly spaced, to be counted outside of the step.
 
-    Counted in the step, a histogram leaves the device as 32 numbers. `tf.summary.histogram` makes
-    an array of 30 float64 for each entry instead (6 GB for an embedding of 25 million), and fails
-    on a NaN.
+    To count inside would take some 30 operations per tensor, which a 60-layer network takes longer
+    to trace than all the rest, and XLA to compile. (`tf.summary.histogram` makes an array of 30
+    float64 for each entry, 6 GB for an embedding of 25 million, and fails on a NaN.)
 
     Args:
-        values: tensor of any shape and numeric dtype.
-        zeros: scalar integer tensor, the number of further entries that are 0; or None.
+        values: tensor of any shape and floating dtype.
+        zeros: scalar number or tensor, the number of further entries that are 0.
 
     Returns:
-        A float64 tensor of shape (32,): the smallest and the largest finite entry, 0 if there is
-        none, and the counts.
+        A float32 tensor of shape (3 + 4096,): the number of entries, the number of those taken,
+        `zeros`, and the entries taken, followed by NaN.
     """
-    values = tf.reshape(tf.cast(values, _wide(values.dtype)), [-1])
-    if zeros is not None:
-        # One entry stands for them all; a NaN is not counted.
-        one = tf.where(zeros > 0, tf.zeros((), values.dtype), np.nan)
-        values = tf.concat([[one], values], axis=0)
-    finite = tf.math.is_finite(values)
-    any_finite = tf.reduce_any(finite)
-    low = tf.reduce_min(tf.where(finite, values, values.dtype.max))
-    high = tf.reduce_max(tf.where(finite, values, values.dtype.min))
-    low, high = (tf.where(any_finite, edge, 0) for edge in (low, high))
-    # Halves, as the width itself may overflow the dtype; 0 where it underflows.
-    width = high / 2 - low / 2
-    share = (values / 2 - low / 2) / tf.where(width > 0, width, 1)
-    # The largest entry belongs to the last bucket, and a single value, as in TensorBoard, too.
-    bucket = tf.cast(tf.where(finite, share, 0) * BUCKETS, tf.int32)
-    bucket = tf.where(width > 0, tf.minimum(bucket, BUCKETS - 1), BUCKETS - 1)
-    # Entries that are not finite go to an extra bucket, which is dropped.
-    bucket = tf.where(finite, bucket, BUCKETS)
-    counts = tf.cast(_count(bucket), tf.float64)
-    if zeros is not None:
-        others = tf.cast(tf.maximum(zeros - 1, 0), tf.float64)
-        counts += others * tf.one_hot(bucket[0], BUCKETS + 1, dtype=tf.float64)
-    edges = tf.cast(tf.stack([low, high]), tf.float64)
-    return tf.concat([edges, counts[:BUCKETS]], axis=0)
+    flat = tf.reshape(values, [-1])
+    size = tf.size(flat)
+    # Odd, to be no multiple of the usual numbers of channels.
+    stride = tf.bitwise.bitwise_or((size + SAMPLE - 1) // SAMPLE, 1)
+    taken = tf.cast(flat[::stride], tf.float32)
+    number = tf.size(taken)
+    taken = tf.pad(taken, [[0, SAMPLE - number]], constant_values=np.nan)
+    taken.set_shape([SAMPLE])
+    head = tf.stack([tf.cast(entry, tf.float32) for entry in (size, number, zeros)])
+    return tf.concat([head, taken], axis=0)
 
 
-def count_gradient(gradient: Any, shape: tuple[int, ...]) -> tf.Tensor:
-    """Count like `count_buckets` the entries of a gradient.
+def sample_gradient(gradient: Any, shape: tuple[int, ...]) -> tf.Tensor:
+    """Sample a gradient: a tensor, a `tf.IndexedSlices`, or None for no entries.
 
     The rows that a sparse one leaves out count as zeros, and are not made.
 
     Args:
-        gradient: a tensor, a `tf.IndexedSlices` or None.
+        gradient: the gradient.
         shape: its variable's shape.
     """
     if gradient is None:
-        return tf.constant(EMPTY)
+        return tf.constant(NO_SAMPLE)
     if not isinstance(gradient, tf.IndexedSlices):
-        return count_buckets(gradient)
-    values = deduplicate(gradient).values
-    return count_buckets(values, np.prod(shape, dtype=np.int64) - tf.size(values, tf.int64))
+        return sample_entries(gradient)
+    ids, places = tf.unique(gradient.indices)
+    # As many rows as look-ups: XLA knows their number. NaN is not counted.
+    lookups = tf.size(places)
+    sums = tf.math.unsorted_segment_sum(gradient.values, places, lookups)
+    used = tf.reshape(tf.range(lookups) < tf.size(ids), [-1] + [1] * (len(shape) - 1))
+    width = np.prod(shape[1:], dtype=np.int64)
+    zeros = (shape[0] - tf.size(ids, tf.int64)) * width
+    return sample_entries(tf.where(used, sums, np.nan), zeros)
 
 
-def _count(bucket):
-    # Each is some ten times as fast as the other in its case.
-    if compiled_by_xla():
-        return tf.math.unsorted_segment_sum(tf.ones_like(bucket), bucket, BUCKETS + 1)
-    return tf.math.bincount(bucket, minlength=BUCKETS + 1, maxlength=BUCKETS + 1)
+def count_sample(sample: np.ndarray) -> np.ndarray:
+    """Count like `count_values` the entries that a sample stands for."""
+    size, number, zeros = map(float, sample[:3])
+    entries = sample[3 : 3 + int(number)]
+    return _count_blocks(lambda: _blocks(entries), size / max(number, 1), zeros)
 
 
 def count_values(values: Array) -> np.ndarray:
-    """Count like `count_buckets`, outside of a step: for small arrays ten times as fast.
+    """Count the finite entries of an array in 30 buckets of equal width.
 
     Args:
         values: array of any shape and numeric dtype.
 
     Returns:
-        A float64 array of shape (32,).
+        A float64 array of shape (32,): the smallest and the largest finite entry, 0 if there is
+        none, and the counts.
     """
     values = np.asarray(values).ravel()
     return _count_blocks(lambda: _blocks(values))
@@ -125,8 +118,10 @@ def _blocks(values):
     return (values[start : start + _BLOCK] for start in range(0, values.size, _BLOCK))
 
 
-def _count_blocks(blocks: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
-    """Count what `blocks`, which is called twice, goes through."""
+def _count_blocks(
+    blocks: Callable[[], Iterable[np.ndarray]], weight: float = 1.0, zeros: float = 0.0
+) -> np.ndarray:
+    """Count what `blocks`, which is called twice, goes through, each as `weight`; and zeros."""
 
     def finite_blocks():
         for block in blocks():
@@ -137,27 +132,31 @@ def _count_blocks(blocks: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
                 yield block
 
     edges = [(block.min(), block.max()) for block in finite_blocks()]
+    edges += [(np.float32(0), np.float32(0))] * (zeros > 0)
     if not edges:
-        return EMPTY
+        return np.zeros(2 + BUCKETS)
     low, high = min(low for low, _ in edges), max(high for _, high in edges)
     width = high / 2 - low / 2
-    counts = np.zeros(BUCKETS, np.intp)
+
+    def count(block):
+        # Halves, as the width itself may overflow. A single value belongs to the last bucket, as
+        # in TensorBoard, and the largest one too.
+        if not width > 0:
+            return np.bincount([BUCKETS - 1], [block.size], BUCKETS)
+        share = (block / 2 - low / 2) / width
+        bucket = np.minimum((share * BUCKETS).astype(np.intp), BUCKETS - 1)
+        return np.bincount(bucket, minlength=BUCKETS)
+
+    counts = np.zeros(BUCKETS)
     for block in finite_blocks():
-        if width > 0:
-            share = (block / 2 - low / 2) / width
-            bucket = np.minimum((share * BUCKETS).astype(np.intp), BUCKETS - 1)
-            counts += np.bincount(bucket, minlength=BUCKETS)
-        else:
-            counts[-1] += block.size
+        counts += weight * count(block)
+    if zeros > 0:
+        counts += zeros * count(np.zeros(1, np.float32))
     return np.array([low, high, *counts], np.float64)
 
 
 def rows(counted: Array) -> np.ndarray:
-    """Return the result of `count_buckets` as rows (left edge, right edge, count)."""
+    """Return the result of `count_values` as rows (left edge, right edge, count)."""
     low, high, *counts = np.asarray(counted)
     edges = np.linspace(low, high, BUCKETS + 1)
     return np.stack([edges[:-1], edges[1:], counts], axis=1)
-
-
-def _wide(dtype):
-    return dtype if dtype in (tf.float32, tf.float64) else tf.float32

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_bp._paths import layer_paths
 from keras_bp._trial import replaced_attributes
 from keras_bp.gradients import sum_over_replicas
-from keras_bp.recording.histograms import EMPTY, count_buckets
+from keras_bp.recording.histograms import NO_SAMPLE, sample_entries
 
 STATISTICS = ("variance", "dead", "saturated", "not_finite", "values", "spread")
 """For each layer: the variance of its outputs; the share of its units that are nonzero in less than
@@ -111,12 +111,12 @@ def statistics(layers: Sequence[keras.Layer], outputs: Sequence[Any]) -> tf.Tens
     return sum_over_replicas([tf.stack(own)])[0] / replicas
 
 
-def histograms(outputs: Sequence[Any]) -> tf.Tensor:
-    """Return the histograms of the layers' outputs: float64, (layers, 32).
+def samples(outputs: Sequence[Any]) -> list[tf.Tensor]:
+    """Sample the layers' outputs, see `sample_entries`.
 
     Under a strategy they are those of the first replica's part of the batch.
     """
-    return tf.stack([EMPTY if o is None else count_buckets(o) for o in outputs])
+    return [tf.constant(NO_SAMPLE) if o is None else sample_entries(o) for o in outputs]
 
 
 def activation_of(layer: keras.Layer) -> str | None:

@@ -14,8 +14,8 @@ import tensorflow as tf
 from keras_bp import _keras
 from keras_bp.gradients import clip, squared_norms, sum_over_replicas, unscale
 from keras_bp.optimizers import Optimizer
-from keras_bp.recording.histograms import BUCKETS, count_gradient
-from keras_bp.recording.outputs import STATISTICS, LayerOutputs, histograms, statistics
+from keras_bp.recording.histograms import NO_SAMPLE, sample_gradient
+from keras_bp.recording.outputs import STATISTICS, LayerOutputs, samples, statistics
 
 _PLACES = 32
 _BOUNDS = ("clipvalue", "clipnorm", "global_clipnorm")
@@ -138,6 +138,7 @@ class StepRecorder(Recorder):
         model: a compiled `keras.Model`.
         outputs: whether to record the layers' outputs, or `"every"` for those of layers without
             weights and activation too.
+        sampled: whether to sample the last update's gradients and outputs for histograms.
 
     Attributes:
         variables: the trainable variables, in the order of `Updates.squares`,
@@ -156,8 +157,11 @@ class StepRecorder(Recorder):
 
     sampled_kinds: tuple[str, ...] = ()
 
-    def __init__(self, model: keras.Model, outputs: bool | str = False) -> None:
+    def __init__(
+        self, model: keras.Model, outputs: bool | str = False, sampled: bool = False
+    ) -> None:
         super().__init__(model)
+        self._sampled = sampled
         self._optimizer = model.optimizer
         self.outputs = LayerOutputs(model, outputs == "every") if outputs else None
         self.variables: Any = None
@@ -191,7 +195,9 @@ class StepRecorder(Recorder):
         self._rows = self._zeros(self.places + 1, width)
         # Sum and number of the micro-batches' losses since the last update; number of updates.
         self._totals = self._zeros(3)
-        self._histograms = self._zeros(len(self.variables) + len(self.layers), 2 + BUCKETS)
+        if self._sampled:
+            sampled = len(self.variables) + len(self.layers)
+            self._samples = self._variable(np.tile(NO_SAMPLE, (sampled, 1)))
 
     def _build_optimizer(self, variables):
         """Build the optimizer, under the names that its `apply` would give."""
@@ -233,7 +239,7 @@ class StepRecorder(Recorder):
         row = tf.concat([[self._applied(squares, own, received)], squares], axis=0)
         if outputs:
             row = tf.concat([row, tf.reshape(statistics(self.layers, outputs), [-1])], axis=0)
-        counts = self._count(received, outputs) if self.sampling else None
+        sampled = self._sample(received, outputs) if self._sampled else None
         updates_before, steps_before = self._counts()
         yield
         updates, steps = self._counts()
@@ -255,8 +261,8 @@ class StepRecorder(Recorder):
         row = tf.concat([[number, loss_sum / losses], rates, row], axis=0)
         place = tf.where(updated, tf.cast(number, tf.int64) % self.places, self.places)
         self._rows.assign(tf.tensor_scatter_nd_update(self._rows, [[place]], [row]))
-        if counts is not None:
-            self._histograms.assign(tf.where(updated, counts, self._histograms))
+        if sampled is not None:
+            self._samples.assign(tf.where(updated, sampled, self._samples))
 
     def _gradients(self, gradients, variables, factor):
         """Return this replica's part of each variable's true gradient, and the whole gradient."""
@@ -286,11 +292,11 @@ class StepRecorder(Recorder):
         # Added up, not subtracted from the total: beside the square of 1e8 a clipped 1 vanishes.
         return total + tf.reduce_sum(tf.gather(squares, tf.constant(sorted(unclipped), tf.int32)))
 
-    def _count(self, received, outputs):
-        """Return a histogram for each gradient and each layer's outputs."""
+    def _sample(self, received, outputs):
+        """Return a sample of each gradient and each layer's outputs."""
         pairs = zip(received, self.variables, strict=True)
-        counts = tf.stack([count_gradient(gradient, v.shape) for gradient, v in pairs])
-        return tf.concat([counts, histograms(outputs)], axis=0) if outputs else counts
+        gradients = [sample_gradient(gradient, v.shape) for gradient, v in pairs]
+        return tf.stack(gradients + samples(outputs))
 
     def _mean_gradients(self, gradients, of_this_package):
         """Return the means over the micro-batches, as optimizers of one kind will form them."""
@@ -352,13 +358,13 @@ class StepRecorder(Recorder):
         """
         return []
 
-    def histograms(self) -> list[np.ndarray]:
-        """Return the histograms of the last update that was sampled.
+    def samples(self) -> list[np.ndarray]:
+        """Return the samples of the last update, if it was made with `sampled`.
 
         Returns:
-            Two arrays, of shape (variables, 32) and (layers, 32), rows as `count_buckets` gives.
+            Two arrays, of shape (variables, 4099) and (layers, 4099), rows for `count_sample`.
         """
-        return np.split(self._read(self._histograms), [len(self.variables)])
+        return np.split(self._read(self._samples), [len(self.variables)])
 
 
 def own_product(tensor: Any) -> Any:

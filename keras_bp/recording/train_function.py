@@ -18,8 +18,8 @@ class RecordingTrainFunction:
     `fit` calls `self.train_function` by name for every batch. This object takes its place and holds
     the model's own function, one traced while the optimizer's `scale_loss` and `apply`, the model's
     `compute_loss` and perhaps the layers' `call` also call the recorders, and one in which these
-    count histograms too. Only a call announced by `arm` runs one of the latter, and methods are
-    replaced only while it runs. So `train_on_batch` is never recorded, and a `fit` that an
+    sample costly quantities too. Only a call announced by `arm` runs one of the latter, and methods
+    are replaced only while it runs. So `train_on_batch` is never recorded, and a `fit` that an
     exception ends leaves no trace in optimizer and layers, and in the model only this object, which
     then runs the model's own function.
 
@@ -76,7 +76,7 @@ class RecordingTrainFunction:
         return self._model.train_function is self
 
     def arm(self, sampling: bool = False) -> None:
-        """Record the next call, with histograms if a recorder asks for `sampling`."""
+        """Record the next call, with costly quantities too if a callback asks for `sampling`."""
         self._armed = True
         self._sampling |= sampling
 

@@ -372,9 +372,10 @@ def test_layout_holds_every_scalar(data, tmp_path, read_events):
     fit(small_model(optimizer), data, monitor)
     fit(small_model(optimizer="adam"), data, monitor)
     events = read_events(tmp_path)  # the layout stands there once, or it would raise
-    config = layout_pb2.Layout.FromString(events.pop("custom_scalars__config__")[0].item())
-    charts = {c.title: [r for r in c.multiline.tag] for c in config.category[0].chart}
-    assert len(config.category) == 1
+    [config] = events.pop("custom_scalars__config__").values()
+    layout = layout_pb2.Layout.FromString(config.item())
+    charts = {c.title: [r for r in c.multiline.tag] for c in layout.category[0].chart}
+    assert len(layout.category) == 1
     scalars = {tag for tag, values in events.items() if next(iter(values.values())).ndim == 0}
     shown = [
         (title, tag)
