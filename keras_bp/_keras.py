@@ -371,6 +371,13 @@ def updates(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
     return optimizer._var_key(variable) in optimizer._trainable_variables_indices
 
 
+def averages_of(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
+    """List the variables that a built optimizer averages, each with its average."""
+    averages = optimizer._model_variables_moving_average
+    pairs = zip(optimizer._trainable_variables, averages, strict=True)
+    return [(variable, average) for variable, average in pairs if average is not None]
+
+
 def accumulator_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> Any:
     """Return the variable in which an optimizer sums a variable's gradients since its update."""
     return optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]

@@ -8,6 +8,7 @@ from keras_bp.callbacks.gradient_monitor import GradientMonitor
 from keras_bp.callbacks.health.training_health import TrainingHealth
 from keras_bp.callbacks.optimizer_switch import OptimizerSwitch
 from keras_bp.callbacks.resumable.resumable_training import ResumableTraining
+from keras_bp.callbacks.swap_ema_weights import SwapEMAWeights
 
 __all__ = [
     "DiscoveredSchedule",
@@ -15,6 +16,7 @@ __all__ = [
     "GradientMonitor",
     "OptimizerSwitch",
     "ResumableTraining",
+    "SwapEMAWeights",
     "TrainingDashboard",
     "TrainingHealth",
     "health_checks",

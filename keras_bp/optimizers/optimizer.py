@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
 from keras_bp._arguments import check_flag, check_integer, check_number, check_rate
+from keras_bp._keras import averages_of
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._decay_exclusion import check_patterns, decayed, exactly
@@ -497,17 +498,17 @@ class Optimizer(SettableLearningRate):
 
     def _update_averages(self):
         """Move the averages of `use_ema` towards the weights."""
-        averages = zip(self._model_variables_moving_average, self._trainable_variables, strict=True)
-        pairs = [(local(average), local(v)) for average, v in averages if average is not None]
+        # Of the float32 copies, which hold what half precision rounds away.
+        averaged = [(local(a), self._up_to_date_target(v), local(v)) for v, a in averages_of(self)]
         iterations = local(self._iterations)
-        move_averages(pairs, iterations, self.ema_momentum, self.ema_overwrite_frequency)
+        move_averages(averaged, iterations, self.ema_momentum, self.ema_overwrite_frequency)
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
         """Put the averages, in float32 for half precision, in the variables' place."""
-        averages = zip(self._model_variables_moving_average, self._trainable_variables, strict=True)
-        for average, variable in averages:
-            if average is not None:
-                variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
+        for variable, average in averages_of(self):
+            for target in (variable, self._masters[self._get_variable_index(variable)]):
+                if target is not None:
+                    target.assign(tf.cast(tf.convert_to_tensor(average), target.dtype))
 
     # The end of `fit`, and files.
 

@@ -25,6 +25,7 @@ OTHERS = {
     "callbacks.GradientMonitor": lambda: callbacks.GradientMonitor("logs", layers=["head"]),
     "callbacks.OptimizerSwitch": lambda: callbacks.OptimizerSwitch(0.1, patience=3),
     "callbacks.ResumableTraining": lambda: callbacks.ResumableTraining("checkpoints"),
+    "callbacks.SwapEMAWeights": lambda: callbacks.SwapEMAWeights(True),
     "callbacks.TrainingDashboard": lambda: callbacks.TrainingDashboard("picture.png"),
     "callbacks.TrainingHealth": lambda: callbacks.TrainingHealth(["saturation"]),
     "callbacks.health_checks.Finding": lambda: health_checks.Finding(

@@ -50,7 +50,9 @@ def fitted(callback):
     pcgrad = keras_bp.multitask.PCGrad(seed=1)
     several, one = keras_bp.multitask.MultiTaskModel, keras.Model
     model = several(inputs, heads, combiner=pcgrad) if tasks else one(inputs, heads["head"])
-    model.compile(keras_bp.optimizers.Adam(0.1), "mse", run_eagerly=True)
+    averages = isinstance(callback, keras_bp.callbacks.SwapEMAWeights)
+    optimizer = keras_bp.optimizers.Adam(0.1, use_ema=averages)
+    model.compile(optimizer, "mse", run_eagerly=True)
     fit_again(model, *([callback] if callback else []))
     return model
 

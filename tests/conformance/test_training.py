@@ -99,8 +99,10 @@ def test_all_callbacks_together(way, tmp_path, replicas):
     made = all_callbacks(tmp_path)
     public = {n.split(".")[1] for n in trainings.public_classes() if n.startswith("callbacks.")}
     # Another model than this one has several tasks: see callbacks/test_gradient_conflict.py.
-    # And one is there to change the rates: see callbacks/test_discovered_schedule.py.
-    assert set(made) == public - {"health_checks", "GradientConflict", "DiscoveredSchedule"}
+    # And one is there to change the rates: see callbacks/test_discovered_schedule.py. One needs
+    # averages: see optimizers/test_optimizers_ema.py.
+    elsewhere = {"health_checks", "GradientConflict", "DiscoveredSchedule", "SwapEMAWeights"}
+    assert set(made) == public - elsewhere
     model = fit_with(list(made.values()), way, replicas)
     # Each has done its work, and the others leave the training as it is.
     assert any((tmp_path / "logs").iterdir()) and (tmp_path / "picture.png").exists()

@@ -17,6 +17,8 @@ from optimizer_cases import (
     weights,
 )
 
+from keras_bp.callbacks import SwapEMAWeights
+
 # DeferredAdam averages no table of deferred rows, which is tested with it.
 AVERAGING = [*(name for name in KINDS if name != "DeferredAdam"), "SGD", "ScheduleFreeAdamW"]
 # Two float32 averages of weights of size 1 over six updates, each rounded by 6e-8 an update.
@@ -97,16 +99,81 @@ def test_the_average_of_a_variable_in_float16_is_in_float32():
     assert average != average.astype("float16")
 
 
-def test_swap_ema_weights():
-    """Keras's callback finds the averages, and evaluates with them."""
+def test_the_average_of_half_precision_is_that_of_the_float32_copies():
+    """Steps of 1/16 of bfloat16's spacing: the rounded weight stays, the average must not."""
+    variable = tf.Variable([1.0], dtype=tf.bfloat16)
+    options = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 4}
+    optimizer = make("SGD", 2.0**-11, **options)
+    expected = average = 1.0
+    for update in range(1, 9):
+        optimizer.apply([tf.constant([1.0], tf.bfloat16)], [variable])
+        expected -= 2.0**-11
+        average = expected if update == 1 else 0.5 * (average + expected)
+        expected = expected if update % 4 else average
+        assert_close(averages(optimizer), [[average]], 0)
+        assert variable.numpy() == tf.cast(expected, tf.bfloat16).numpy()
+
+
+@pytest.mark.parametrize("swap", [keras.callbacks.SwapEMAWeights, SwapEMAWeights])
+def test_swap_ema_weights(swap):
+    """Keras's callback finds the averages, and evaluates with them; ours gives back the bits."""
     net = model("Adam", make("Adam", use_ema=True, ema_momentum=0.7), run_eagerly=True)
-    callback = keras.callbacks.SwapEMAWeights()
+    callback = swap()
     callback.set_model(net)
     net.train_on_batch(X, Y)
     net.train_on_batch(X, Y)
     before, mean = weights(net), averages(net.optimizer)
-    # It swaps by two sums and a difference, each rounded.
+    # Keras's swaps by two sums and a difference, each rounded.
+    rounding = 0 if swap is SwapEMAWeights else 3e-7
     callback.on_test_begin()
-    assert_close(weights(net), mean, 3e-7)
+    assert_close(weights(net), mean, rounding)
     callback.on_test_end()
-    assert_close(weights(net), before, 3e-7)
+    assert_close(weights(net), before, rounding)
+
+
+class Seen(keras.callbacks.Callback):
+    """Predicts within a training, and notes the weights with which each epoch begins."""
+
+    def __init__(self, swap):
+        super().__init__()
+        self.swap, self.weights = swap, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.weights.append(self.model.get_weights())
+
+    def on_test_end(self, logs=None):
+        for swap in self.swap:  # as `predict` does
+            swap.on_predict_begin()
+            swap.on_predict_end()
+
+
+@pytest.mark.parametrize("dtype, on_epoch", [("float32", True), ("bfloat16", False)])
+def test_swapping_does_not_change_the_training(dtype, on_epoch):
+    """`fit` with it sees the same bits, and validates with the averages."""
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
+    losses, seen = [], []
+    for swap in [SwapEMAWeights(on_epoch)], []:
+        keras.utils.set_random_seed(0)
+        net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, dtype=dtype)])
+        optimizer = make("AdamW", 0.05, use_ema=True, ema_momentum=0.5)
+        net.compile(optimizer, "mse", run_eagerly=True)
+        seen.append(Seen(swap))
+        options = {"validation_data": (x, x[:, :1]), "epochs": 2, "callbacks": [*swap, seen[-1]]}
+        history = net.fit(x, x[:, :1], batch_size=4, **{**FIT, **options}).history
+        losses.append((history["loss"], history["val_loss"]))
+        seen[-1].weights += [net.get_weights(), averages(optimizer)]
+    np.testing.assert_equal(seen[0].weights, seen[1].weights)
+    assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
+
+
+def test_swapping_without_averages():
+    net = model("Adam", run_eagerly=True)
+    callback = SwapEMAWeights()
+    callback.set_model(net)
+    with pytest.raises(ValueError, match="needs an optimizer that averages.*Received: model"):
+        callback.on_test_begin()
+    net = model("Adam", make("Adam", use_ema=True), run_eagerly=True)
+    callback.set_model(net)
+    before = weights(net)
+    callback.on_test_begin()  # there is no average yet
+    assert_close(weights(net), before, 0)

@@ -1,0 +1,91 @@
+"""Evaluation with the averages of `use_ema`."""
+
+import keras
+import tensorflow as tf
+
+from keras_bp._keras import averages_of, leaf_optimizers
+from keras_bp.recording import CopyableCallback
+
+
+class SwapEMAWeights(CopyableCallback, keras.callbacks.SwapEMAWeights):
+    """Lets a model evaluate and predict with the averages of `use_ema`, and puts its weights back.
+
+    Drop-in for `keras.callbacks.SwapEMAWeights`, which swaps by two sums and a difference: each is
+    rounded, so that evaluating changes the training, and in float16 and bfloat16, where our
+    optimizers average in float32, it fails. It also leaves the averages in the model after
+    `predict`. This one keeps the weights beside the model meanwhile, and puts back the same bits;
+    the optimizer's averages stay as they are. Before the first update there is no average, and the
+    weights stay.
+
+    Args:
+        swap_on_epoch: bool, whether the averages are in the model also from the end of an epoch to
+            the beginning of the next, for callbacks that come after this one, such as
+            `ModelCheckpoint`. Defaults to `False`.
+
+    Raises:
+        ValueError: if the model's optimizer does not average the weights.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile(keras_bp.optimizers.Adam(use_ema=True), "mse")
+        >>> x = np.ones((8, 2))
+        >>> swap = keras_bp.callbacks.SwapEMAWeights()
+        >>> _ = model.fit(x, x[:, :1], validation_split=0.5, verbose=0, callbacks=[swap])
+    """
+
+    def __init__(self, swap_on_epoch: bool = False) -> None:
+        super().__init__(swap_on_epoch)
+        self._forget()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._weights: list | None = None
+
+    def _lend(self):
+        if self._weights is not None:
+            return
+        averaging = [o for o in leaf_optimizers(self.model.optimizer) if o.use_ema]
+        if not averaging:
+            raise ValueError(
+                "SwapEMAWeights needs an optimizer that averages the weights (use_ema=True). "
+                f"Received: model {self.model.name!r} with optimizer {self.model.optimizer!r}"
+            )
+        made = [o for o in averaging if o.built and int(o.iterations) > 0]
+        pairs = [pair for optimizer in made for pair in averages_of(optimizer)]
+        self._weights = [(v, tf.identity(v.value)) for v, _ in pairs]
+        for variable, average in pairs:
+            variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
+
+    def _put_back(self):
+        for variable, value in self._weights or ():
+            variable.assign(value)
+        self._weights = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Keras's hook: put the weights back."""
+        self._put_back()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Keras's hook: lend the averages, if asked to."""
+        if self.swap_on_epoch:
+            self._lend()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Keras's hook: let go of the weights, as `fit` ends with the averages in the model."""
+        self._weights = None
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        """Keras's hook: lend the averages."""
+        self._lend()
+
+    def on_test_end(self, logs: dict | None = None) -> None:
+        """Keras's hook: put the weights back."""
+        self._put_back()
+
+    def on_predict_begin(self, logs: dict | None = None) -> None:
+        """Keras's hook: lend the averages."""
+        self._lend()
+
+    def on_predict_end(self, logs: dict | None = None) -> None:
+        """Keras's hook: put the weights back."""
+        self._put_back()
