@@ -6,6 +6,7 @@ that is used, and raises a TypeError or ValueError in one form:
     `name` must be <what was expected>. Received: name=<what came>
 """
 
+import inspect
 import math
 import numbers
 import os
@@ -30,6 +31,37 @@ def _received(name, value):
 def _is_a(kind, value):
     # NumPy's bool is no subclass of Python's, and no number; its time differences count as numbers.
     return isinstance(value, kind) and not isinstance(value, bool | np.timedelta64)
+
+
+def as_call(cls: type, arguments: dict[str, Any], *, changed: bool = False) -> str:
+    """Write the call of a constructor, for a `__repr__`.
+
+    Args:
+        cls: the class.
+        arguments: dictionary, an argument's name -> its value.
+        changed: bool, whether to write only what is an argument, of the class or of one that it
+            derives from, and has another value than the default there; and not the name.
+    """
+    if changed:
+        bases = [
+            inspect.signature(vars(c)["__init__"]) for c in cls.__mro__ if "__init__" in vars(c)
+        ]
+        defaults = {name: p.default for base in bases for name, p in base.parameters.items()}
+        arguments = {
+            name: arguments[name]
+            for name, default in defaults.items()
+            if name in arguments and name != "name"
+            if default is inspect.Parameter.empty or (arguments[name] or None) != (default or None)
+        }
+    written = (f"{name}={_written(value)}" for name, value in arguments.items())
+    return f"{cls.__name__}({', '.join(written)})"
+
+
+def _written(value):
+    if not isinstance(value, keras.Variable):
+        return repr(value)
+    with tf.init_scope():  # where it has a value, also while a function is traced
+        return f"{float(value.numpy()):.7g}"
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -143,6 +175,11 @@ def check_positive_integer(name: str, value: Any) -> int:
     if not _is_a(int, value) or not 1 <= value <= _LARGEST_INTEGER:
         raise ValueError(f"`{name}` must be a positive integer. {_received(name, value)}")
     return value
+
+
+def check_verbose(name: str, value: Any) -> int:
+    """Check that `value` is 0, 1, 2 or "auto", as Keras's `verbose`, and return it; "auto" as 1."""
+    return 1 if isinstance(value, str) and value == "auto" else check_integer(name, value, 0, 3)
 
 
 def check_path(name: str, value: Any) -> str | os.PathLike:

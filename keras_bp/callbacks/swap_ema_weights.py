@@ -4,10 +4,10 @@ import keras
 import tensorflow as tf
 
 from keras_bp._keras import averages_of, leaf_optimizers
-from keras_bp.recording import CopyableCallback
+from keras_bp.recording import Callback
 
 
-class SwapEMAWeights(CopyableCallback, keras.callbacks.SwapEMAWeights):
+class SwapEMAWeights(Callback, keras.callbacks.SwapEMAWeights):
     """Lets a model evaluate and predict with the averages of `use_ema`, and puts its weights back.
 
     Drop-in for `keras.callbacks.SwapEMAWeights`, which swaps by two sums and a difference: each is

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp import _keras
-from keras_bp._arguments import check_integer, check_number
+from keras_bp._arguments import check_integer, check_number, check_verbose
 from keras_bp.gradient_check.float64 import float64_scope
 from keras_bp.gradient_check.numeric import Evaluator, Point
 from keras_bp.gradient_check.report import GradientCheckReport, make_report, make_row
@@ -28,6 +28,7 @@ def check_gradients(
     epsilon: float = 1e-5,
     max_entries: int | None = None,
     seed: int = 0,
+    verbose: int | str = 0,
 ) -> GradientCheckReport:
     r"""Compare the gradients that autodiff computes with central differences, in float64.
 
@@ -70,6 +71,8 @@ def check_gradients(
             without replacement; every entry if `None`, the default. A model of ten million
             parameters takes less than a minute on two cores at `max_entries=100`.
         seed: integer, not negative; fixes the drawn entries and the random weights. Defaults to 0.
+        verbose: 1 or `"auto"` for Keras's progress bar over the entries, drawn after each variable,
+            2 for one line at the end, 0, the default, for nothing.
 
     Returns:
         A `GradientCheckReport`; print it for a table with one row for each variable and input.
@@ -95,6 +98,7 @@ def check_gradients(
     if max_entries is not None:
         max_entries = check_integer("max_entries", max_entries, 1)
     seed = check_integer("seed", seed, 0)
+    verbose = check_verbose("verbose", verbose)
     target = _Target(target)
     inputs = _as_tensors("inputs", inputs)
     loss = _as_losses(loss, targets)
@@ -131,22 +135,26 @@ def check_gradients(
             "rounded_at": evaluator.rounded_at or ("output",) * objective.in_float32,
         }
         here = Point(evaluator, min(evaluator.noise(), 1e-12 * scale), scale, epsilon)
-        report = _report(here, slots, max_entries, seed, epsilon=epsilon, **facts)
+        report = _report(here, slots, max_entries, seed, verbose, epsilon=epsilon, **facts)
         if report.verdict != "correct" and report.rounded_at:
             noise, epsilon = evaluator.noise(1e-5, 4), max(epsilon, _FLOAT32_STEP)
             if noise > 1e-12 * scale:
                 here = Point(evaluator, noise, scale, epsilon)
                 facts["is_rounded"] = True
-                report = _report(here, slots, max_entries, seed, epsilon=epsilon, **facts)
+                report = _report(here, slots, max_entries, seed, verbose, epsilon=epsilon, **facts)
         return report
 
 
-def _report(here, slots, max_entries, seed, **facts):
+def _report(here, slots, max_entries, seed, verbose, **facts):
     """Compare the slopes of the slots' entries at a point."""
     beside = None
     rows, comparisons = [], []
-    for k, (path, slot) in enumerate(slots):
-        indices = _draw(slot.shape.num_elements(), max_entries, [seed, k])
+    drawn = [
+        _draw(slot.shape.num_elements(), max_entries, [seed, k])
+        for k, (_, slot) in enumerate(slots)
+    ]
+    bar = keras.utils.Progbar(sum(map(len, drawn)), verbose=verbose, unit_name="entry")
+    for k, ((path, slot), indices) in enumerate(zip(slots, drawn, strict=True)):
         here.require_room(path, k, indices)
         comparison = here.compare(k, indices)
         if comparison.undecided.any():
@@ -155,6 +163,7 @@ def _report(here, slots, max_entries, seed, **facts):
             comparison = comparison.decide(closer.faults | closer.undecided)
         comparisons.append(comparison)
         rows.append(make_row(path, slot.shape, indices, comparison))
+        bar.add(len(indices))
     return make_report(rows, comparisons, **facts)
 
 

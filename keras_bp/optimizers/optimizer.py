@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
-from keras_bp._arguments import check_flag, check_integer, check_number, check_rate
+from keras_bp._arguments import as_call, check_flag, check_integer, check_number, check_rate
 from keras_bp._keras import averages_of
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
@@ -128,11 +128,7 @@ class Optimizer(SettableLearningRate):
         **kwargs: typing.Any,
     ) -> None:
         numbers = {"weight_decay": weight_decay, "loss_scale_factor": loss_scale_factor}
-        numbers |= {
-            "clipnorm": clipnorm,
-            "clipvalue": clipvalue,
-            "global_clipnorm": global_clipnorm,
-        }
+        numbers |= dict(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
         counts = [("ema_overwrite_frequency", ema_overwrite_frequency, 1)]
         counts += [("gradient_accumulation_steps", gradient_accumulation_steps, 2)]
         kwargs |= {
@@ -516,6 +512,10 @@ class Optimizer(SettableLearningRate):
         """Keras's hook at the end of `fit`: flush, and put the averages in the weights' place."""
         self.flush()
         super().finalize_variable_values(var_list)
+
+    def __repr__(self) -> str:
+        own = {"learning_rate": self._learning_rate, "exclude_from_decay": self.exclude_from_decay}
+        return as_call(type(self), {**vars(self), **own}, changed=True)
 
     def get_config(self) -> dict[str, typing.Any]:
         """Return the constructor's arguments, for `from_config`."""

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._arguments import as_call
 from keras_bp._keras import is_built
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._types import Path
@@ -38,8 +39,8 @@ class Callback(keras.callbacks.Callback):
         super().set_model(model)
 
     def __repr__(self) -> str:
-        given = [n for n in inspect.signature(type(self)).parameters if n in vars(self)]
-        return f"{type(self).__name__}({', '.join(f'{n}={vars(self)[n]!r}' for n in given)})"
+        names = inspect.signature(type(self)).parameters
+        return as_call(type(self), {n: vars(self)[n] for n in names if n in vars(self)})
 
     def __getstate__(self) -> dict:
         copied = object.__new__(type(self))

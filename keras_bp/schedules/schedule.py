@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._arguments import as_call, check_integer
 from keras_bp._types import Array
 
 # Exact in float64, and twice as much still fits in int64.
@@ -127,8 +128,35 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return {name: getattr(self, name) for name in self._names}
 
     def __repr__(self) -> str:
-        arguments = (f"{name}={getattr(self, name)!r}" for name in self._names)
-        return f"{type(self).__name__}({', '.join(arguments)})"
+        return as_call(type(self), {name: getattr(self, name) for name in self._names})
+
+    def plot(self, steps: int = 1000, ax: Any = None) -> Any:
+        """Draw the rate over the first `steps` steps.
+
+        `keras_bp.visualization.plot_schedules` compares several.
+
+        Args:
+            steps: integer of 1 or more. Defaults to 1000.
+            ax: a Matplotlib `Axes` to draw into; a new figure's if `None`, the default.
+
+        Returns:
+            The `Axes`.
+
+        Raises:
+            ImportError: if Matplotlib is not installed.
+        """
+        made = np.arange(check_integer("steps", steps, 1))
+        if ax is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as error:
+                raise ImportError(
+                    f"{type(self).__name__}.plot needs Matplotlib: pip install matplotlib"
+                ) from error
+            _, ax = pyplot.subplots(layout="constrained")
+        ax.plot(made, self(made).numpy(), label=repr(self))
+        ax.set(xlabel="step", ylabel="learning rate", title=repr(self))
+        return ax
 
 
 def between(low, high, share):
@@ -194,5 +222,4 @@ def describe(schedule):
         config = schedule.get_config()
     except NotImplementedError:  # a schedule that cannot be saved
         return repr(schedule)
-    arguments = ", ".join(f"{name}={value!r}" for name, value in config.items())
-    return f"{type(schedule).__name__}({arguments})"
+    return as_call(type(schedule), config)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._arguments import check_integer, check_number
+from keras_bp._arguments import check_integer, check_number, check_verbose
 from keras_bp._keras import is_built, set_initial_epoch
 from keras_bp._trial import lent_learning_rate, unchanged
 from keras_bp._types import Array
@@ -32,6 +32,7 @@ def find_learning_rate(
     divergence_factor: float = 4.0,
     sample_weight: Array | None = None,
     class_weight: dict[int, float] | None = None,
+    verbose: int | str = 0,
 ) -> LearningRateCurve:
     r"""Train a compiled model for some steps at rising learning rates, and record the loss.
 
@@ -86,6 +87,8 @@ def find_learning_rate(
             for never. Defaults to 4.
         sample_weight: as in `fit`, if `x` are arrays. Defaults to `None`.
         class_weight: as in `fit`. Defaults to `None`.
+        verbose: 1 or `"auto"` for Keras's progress bar, 2 for one line at the end, 0, the default,
+            for nothing.
 
     Returns:
         A `LearningRateCurve`: `curve.suggest()` is a learning rate, `curve.plot()` a picture.
@@ -120,6 +123,7 @@ def find_learning_rate(
     smoothing = check_number("smoothing", smoothing, 0.0, 1.0, high_open=True)
     if divergence_factor != float("inf"):
         divergence_factor = check_number("divergence_factor", divergence_factor, 1.0, low_open=True)
+    verbose = check_verbose("verbose", verbose)
     is_arrays = _is_arrays(x)
     if not is_arrays:
         for name, value in (("y", y), ("sample_weight", sample_weight)):
@@ -151,6 +155,9 @@ def find_learning_rate(
                 smoothing,
                 divergence_factor,
                 ends_with_data=isinstance(x, collections.abc.Iterator),
+                bar=keras.utils.Progbar(
+                    steps, verbose=verbose, stateful_metrics=("loss", "learning_rate")
+                ),
             )
             # `fit` makes its own train function, with one step per call; and it trains even if a
             # callback that resumes trainings has left another first epoch behind.
@@ -218,9 +225,10 @@ class _Sweep(keras.callbacks.Callback):
         smoothing: float, the share of the earlier average in the new one.
         divergence_factor: float, how many times the best smoothed loss ends the sweep.
         ends_with_data: bool, whether the data can be passed over only once.
+        bar: a `keras.utils.Progbar`.
     """
 
-    def __init__(self, rate, optimizers, rates, smoothing, divergence_factor, ends_with_data):
+    def __init__(self, rate, optimizers, rates, smoothing, divergence_factor, ends_with_data, bar):
         super().__init__()
         self._rate = rate
         self._optimizers = optimizers
@@ -228,6 +236,7 @@ class _Sweep(keras.callbacks.Callback):
         self._smoothing = smoothing
         self._divergence_factor = divergence_factor
         self._ends_with_data = ends_with_data
+        self._bar = bar
         self._losses, self._smoothed, self._micro_losses = [], [], []
         self._average = 0.0
         self._checked = self._batches = self._batches_before = 0
@@ -292,6 +301,8 @@ class _Sweep(keras.callbacks.Callback):
     def _record(self, loss):
         keep = self._smoothing
         self._losses.append(loss)
+        shown = [("loss", loss), ("learning_rate", self._rates[len(self._losses) - 1])]
+        self._bar.update(len(self._losses), shown)
         self._average = keep * self._average + (1.0 - keep) * loss
         self._smoothed.append(self._average / (1.0 - keep ** len(self._losses)))
         best = min(self._smoothed)
@@ -303,6 +314,8 @@ class _Sweep(keras.callbacks.Callback):
             self._stop("completed")
 
     def _stop(self, reason):
+        if self._stop_reason is None and len(self._losses) < len(self._rates):
+            self._bar.update(len(self._losses), finalize=True)
         self._stop_reason = self._stop_reason or reason
         self.model.stop_training = True
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._arguments import check_integer
+from keras_bp._arguments import check_integer, check_verbose
 from keras_bp._types import Array
 from keras_bp.visualization._figure import line_styles, logarithmic, new_figure, tidy
 
@@ -26,6 +26,7 @@ def compare_optimizers(
     epochs: int = 20,
     batch_size: int = 32,
     seeds: Sequence[int] = (0, 1, 2),
+    verbose: int | str = 0,
 ) -> "OptimizerComparison":
     """Train the same networks with several optimizers on several data sets, and compare.
 
@@ -48,6 +49,8 @@ def compare_optimizers(
         epochs: integer of 1 or more. Defaults to 20.
         batch_size: integer of 1 or more. Defaults to 32.
         seeds: sequence of one or more different integers of 0 or more. Defaults to (0, 1, 2).
+        verbose: 1 or `"auto"` for Keras's progress bar over the trainings, 2 for one line at the
+            end, 0, the default, for nothing.
 
     Returns:
         An `OptimizerComparison`: the numbers, a table as its string, and `plot()`.
@@ -81,6 +84,7 @@ def compare_optimizers(
     epochs = check_integer("epochs", epochs, 1)
     batch_size = check_integer("batch_size", batch_size, 1)
     checked_seeds = _check_seeds(seeds)
+    verbose = check_verbose("verbose", verbose)
     _check_callable("make_model", make_model)
     for name, make in _check_mapping("optimizers", optimizers).items():
         _check_callable(f"optimizers[{name!r}]", make)
@@ -90,6 +94,8 @@ def compare_optimizers(
     }
 
     results = {}
+    trainings = len(datasets) * len(checked_seeds) * len(optimizers)
+    bar = keras.utils.Progbar(trainings, verbose=verbose, unit_name="training")
     for dataset, arrays in datasets.items():
         # Seeds in the outer loop: disturbances of the machine spread over all optimizers.
         runs: dict[str, list] = {name: [] for name in optimizers}
@@ -97,6 +103,7 @@ def compare_optimizers(
             for name, make in optimizers.items():
                 run = _train(make_model, (name, make), arrays, loss, epochs, batch_size, seed)
                 runs[name].append(run)
+                bar.add(1)
         results[dataset] = {
             name: [np.asarray(values, dtype=np.float64) for values in zip(*seeds, strict=True)]
             for name, seeds in runs.items()

@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from instances import BASES, INSTANCES
 from trainings import LAYERS, SCHEDULES
 
@@ -89,3 +90,24 @@ def test_what_a_rate_may_be(rate):
     message = r"`learning_rate` must be .* a schedule or a function .*Received: learning_rate="
     with pytest.raises(TypeError, match=message):
         optimizers.AdamW(rate)
+
+
+@pytest.mark.parametrize("make", [p.values[0] for p in constructors()])
+def test_a_repr_names_the_class_and_its_arguments(make):
+    item = make()
+    if not isinstance(item, keras.layers.Layer | keras.losses.Loss):  # Keras's own
+        assert repr(item).startswith(f"{type(item).__name__}(") and " object at " not in repr(item)
+
+
+def test_a_repr_shows_what_was_chosen():
+    schedule = schedules.CosineAnnealing(0.1, 100)
+    adamw = optimizers.AdamW(schedule, clipnorm=1.0, exclude_from_decay="bias")
+    assert repr(adamw) == (
+        f"AdamW(learning_rate={schedule!r}, weight_decay=0.004, clipnorm=1.0, "
+        "exclude_from_decay=['bias'])"
+    )
+    sgd, shown = optimizers.SGD(0.1, nesterov=True, momentum=0.9), []
+    tf.function(lambda: shown.append(repr(sgd)))()
+    assert shown == ["SGD(learning_rate=0.1, momentum=0.9, nesterov=True)"]
+    monitor = callbacks.GradientMonitor("logs", every=3)
+    assert repr(monitor).startswith("GradientMonitor(log_dir='logs', every=3, ")

@@ -121,3 +121,13 @@ def test_a_large_epsilon_shows_the_truncation_error():
     # The close look extrapolates this away, so the coarse step does not make it wrong.
     assert coarse.verdict == "correct"
     assert coarse.relative_difference < 1e-8
+
+
+def test_a_progress_bar_counts_the_entries(capsys):
+    x, w = np.ones((2, 3)), np.ones((3, 2))
+    check_gradients(lambda x, w: x @ w, [x, w])
+    assert capsys.readouterr().out == ""
+    check_gradients(lambda x, w: x @ w, [x, w], max_entries=4, verbose=1)
+    assert "8/8" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="`verbose` must be .* Received: verbose=3"):
+        check_gradients(lambda x, w: x @ w, [x, w], verbose=3)

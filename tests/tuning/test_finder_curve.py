@@ -194,3 +194,12 @@ def test_a_train_step_of_its_own_several_outputs_and_steps_a_call(data):
         curve.losses[0], 3.0 * sum(weights[n] * first[n] for n in first), rtol=1e-5
     )
     assert len(curve.losses) == 20 and model.steps_per_execution == 3
+
+
+def test_a_progress_bar_shows_the_steps_that_were_taken(data, linear, capsys):
+    """It ends where the sweep ends, here early."""
+    options = {"steps": 30, "max_learning_rate": 1e3, "smoothing": 0.0}
+    curve = find_learning_rate(linear(run_eagerly=True), *data, verbose=2, **options)
+    taken = len(curve.losses)
+    assert curve.stop_reason == "loss diverged" and taken < 30
+    assert f"{taken}/30" in capsys.readouterr().out

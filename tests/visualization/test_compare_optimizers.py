@@ -48,10 +48,12 @@ class DrawsAtRandom(keras.optimizers.SGD):
         tf.random.normal((3,))
 
 
-def test_start_and_batches_are_the_same_for_all(eager):
+def test_start_and_batches_are_the_same_for_all(eager, capsys):
     """They depend on the seed alone, and every run is timed."""
     first = {"first": lambda: keras.optimizers.SGD(0.1)}
-    both = _compare(first | {"draws": lambda: DrawsAtRandom(0.1)}, seeds=[3, 5], batch_size=20)
+    other = {"draws": lambda: DrawsAtRandom(0.1)}
+    both = _compare(first | other, seeds=[3, 5], batch_size=20, verbose=1)
+    assert "4/4" in capsys.readouterr().out  # trainings
     one = _compare({"other": lambda: keras.optimizers.SGD(0.3)} | first, seeds=[5], batch_size=20)
     assert both.seeds == (3, 5)
     losses, losses_of_5 = both.losses["sign"], one.losses["sign"]

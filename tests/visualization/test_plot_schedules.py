@@ -136,3 +136,14 @@ def test_trainings_differ_in_the_schedule_alone():
 @pytest.mark.long
 def test_by_default_all_schedules_are_trained_with():
     assert set(train_with_schedules(epochs=1)) == set(schedules.__all__)
+
+
+def test_a_schedule_draws_itself():
+    schedule = schedules.StepDecay(0.1, 20, 0.5)
+    ax = schedule.plot(50)
+    steps, rates = ax.get_lines()[0].get_xydata().T
+    np.testing.assert_array_equal(steps, np.arange(50))
+    np.testing.assert_array_equal(rates, schedule(np.arange(50)))
+    assert schedule.plot(5, ax) is ax and len(ax.get_lines()) == 2
+    with pytest.raises(ValueError, match="`steps` must be .* Received: steps=0"):
+        schedule.plot(0)

@@ -10,6 +10,7 @@ import argparse
 import pathlib
 import typing
 
+import keras
 import numpy as np
 
 from keras_bp.tuning import discovery
@@ -53,7 +54,10 @@ def learn_task(family, number):
 
 def learn(family, tasks):
     """Return the `Lessons` of a family's first tasks."""
-    learnt = [learn_task(family, number) for number in range(tasks)]
+    learnt, bar = [], keras.utils.Progbar(tasks, unit_name="task")
+    for number in range(tasks):
+        learnt.append(learn_task(family, number))
+        bar.add(1)
     learnt = [lesson for lesson in learnt if lesson is not None]
     return Lessons(*map(np.array, zip(*learnt, strict=True)))
 
