@@ -22,6 +22,8 @@ def test_every_public_name_has_an_entry():
     module = names.pages()["keras_bp.optimizers"]
     assert sorted(module) == sorted(keras_bp.optimizers.__all__)
     assert module["DeferredAdam"] == "keras_bp.deferred.DeferredAdam"
+    assert names.links()["Adam"] == "keras_bp.optimizers.Adam"  # not the reference's
+    assert not {"Sequential", "gradient_check", "rows"} & set(names.links())
 
 
 def test_a_module_that_is_left_out_is_found(tmp_path):
