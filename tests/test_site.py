@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -54,6 +55,14 @@ def test_broken_links_of_a_site_are_found(tmp_path):
         "a.html: no file c.html",
         "b.html: no place a.html#no",
     ]
+
+
+def test_a_name_that_a_site_leaves_out_is_found(tmp_path):
+    listed = sorted({*names.pages(), *names.links().values()} - {"keras_bp.optimizers.Adam"})
+    entries = "".join(f"{name} py:class 1 page.html#$ -\n" for name in listed)
+    head = b"# Sphinx inventory version 2\n# Project: p\n# Version: 1\n# zlib\n"
+    (tmp_path / "objects.inv").write_bytes(head + zlib.compress(entries.encode()))
+    assert check.names_without_page(tmp_path) == ["keras_bp.optimizers.Adam has no page"]
 
 
 def test_without_the_extra_the_site_says_what_to_install(tmp_path):
