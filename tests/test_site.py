@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -22,6 +23,8 @@ def test_every_public_name_has_an_entry():
     module = names.pages()["keras_bp.optimizers"]
     assert sorted(module) == sorted(keras_bp.optimizers.__all__)
     assert module["DeferredAdam"] == "keras_bp.deferred.DeferredAdam"
+    assert names.links()["Adam"] == "keras_bp.optimizers.Adam"  # not the reference's
+    assert not {"Sequential", "gradient_check", "rows"} & set(names.links())
 
 
 def test_a_module_that_is_left_out_is_found(tmp_path):
@@ -52,6 +55,14 @@ def test_broken_links_of_a_site_are_found(tmp_path):
         "a.html: no file c.html",
         "b.html: no place a.html#no",
     ]
+
+
+def test_a_name_that_a_site_leaves_out_is_found(tmp_path):
+    listed = sorted({*names.pages(), *names.links().values()} - {"keras_bp.optimizers.Adam"})
+    entries = "".join(f"{name} py:class 1 page.html#$ -\n" for name in listed)
+    head = b"# Sphinx inventory version 2\n# Project: p\n# Version: 1\n# zlib\n"
+    (tmp_path / "objects.inv").write_bytes(head + zlib.compress(entries.encode()))
+    assert check.names_without_page(tmp_path) == ["keras_bp.optimizers.Adam has no page"]
 
 
 def test_without_the_extra_the_site_says_what_to_install(tmp_path):

@@ -5,6 +5,7 @@ import functools
 import inspect
 import pathlib
 
+_KERAS = {"Sequential"}  # alone it is Keras's model, not our schedule
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -76,7 +77,8 @@ def links():
     short = {}
     for page in sorted(full.values(), key=lambda page: ".reference." in page):
         name = page.rpartition(".")[2]
-        if (name[0].isupper() or "_" in name) and name not in last:
+        plain = name.islower() and "_" not in name
+        if not plain and name not in last and name not in _KERAS:
             short.setdefault(name, page)
     return {name: page for name, page in (short | full).items() if page not in pages()}
 

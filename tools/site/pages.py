@@ -42,8 +42,9 @@ Examples
 ========
 
 Each shows one idea and runs by itself, ``python examples/NAME.py``, in half a minute or so. A page
-has the script, and the same as a notebook to download; both need :download:`_shared.py
-</../examples/_shared.py>` beside them, and the extra ``examples``.
+has the script, and the same as a notebook to download (only ``multi_worker``, which starts itself
+again, must be a script). Both need :download:`_shared.py </../examples/_shared.py>` beside them,
+and the extra ``examples``.
 :doc:`Their results, also on larger data </generated/example_results>`.
 """
 CHILDREN = """
