@@ -99,8 +99,11 @@ def same(result, expected):
     return all(np.allclose(a, b, rtol=2e-5, atol=1e-7) for a, b in zip(result, expected))  # noqa: B905
 
 
+# The sparse loss finds its logits by the same function as the categorical one.
 @pytest.mark.parametrize("activation", FUNCTIONS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long if n[0] == "S" else ()) for n in LOSSES]
+)
 def test_logits_or_probabilities(name, activation):
     """Loss and gradient are those of the logits, or of the plain probabilities: no third thing."""
     loss = getattr(losses, name)()
