@@ -108,6 +108,16 @@ MUTATIONS = {
         "gradient = own + total",
         "callbacks recording",
     ),
+    "monitor_accumulated_twice": (
+        "own = self._mean_gradients(own, False)",
+        "own = self._mean_gradients(own, True)",
+        "callbacks recording",
+    ),
+    "monitor_run_directory": (
+        "goes_on = began is None or step > began",
+        "goes_on = True",
+        "callbacks recording",
+    ),
     "monitor_ring_order": (
         "rows = rows[np.argsort(rows[:, 0])]",
         "rows = rows[np.argsort(-rows[:, 0])]",

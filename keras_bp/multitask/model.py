@@ -85,9 +85,11 @@ class MultiTaskModel(keras.Model):
         outputs: Any,
         name: str | None = None,
         *,
-        combiner: Combiner,
+        combiner: Combiner | None = None,
         **kwargs: Any,
     ) -> None:
+        if combiner is None:
+            combiner = kwargs.pop("combine", None)  # the name that it had first
         if not isinstance(combiner, Combiner):
             raise TypeError(
                 "`combiner` must be a keras_bp.multitask.Combiner, such as PCGrad(). "
@@ -166,8 +168,10 @@ class MultiTaskModel(keras.Model):
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> Self:
         """Create the model from what `get_config` returned."""
-        combiner = keras.saving.deserialize_keras_object(config["combiner"], custom_objects)
-        return super().from_config({**config, "combiner": combiner}, custom_objects)
+        saved = config["combiner"] if "combiner" in config else config["combine"]
+        combiner = keras.saving.deserialize_keras_object(saved, custom_objects)
+        rest = {name: value for name, value in config.items() if name != "combine"}
+        return super().from_config({**rest, "combiner": combiner}, custom_objects)
 
     def _loss_of_tasks(self, x, y, y_pred, sample_weight):
         """Return the loss, and the list of the tasks' losses where the combiner needs them."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -97,11 +98,11 @@ def count_variable(variable: Any) -> np.ndarray:
 
 
 def row_blocks(variable: Any) -> Iterator[tf.Tensor]:
-    """Read a variable's rows block by block, in order.
+    """Read the rows of a Keras or TensorFlow variable block by block, in order.
 
     As soon as rows of a variable have been updated, TensorFlow copies all of it for each reader.
     """
-    value = getattr(variable, "value", variable)
+    value = variable.value if isinstance(variable, keras.Variable) else variable
     if not _is_large(variable):
         yield tf.convert_to_tensor(value)
         return
