@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import ops
-from keras_bp._arguments import check_axis, check_flag, check_number
+from keras_bp._arguments import check_axis, check_flag, check_integer, check_number
 from keras_bp._keras import copy_annotations, logits_of, serializable, set_mask
 
 __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
@@ -187,9 +187,10 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         name: str | None = "sparse_categorical_crossentropy",
         dtype: Any = None,
     ) -> None:
-        super().__init__(
-            check_flag("from_logits", from_logits), ignore_class, reduction, axis, name, dtype
-        )
+        from_logits = check_flag("from_logits", from_logits)
+        if ignore_class is not None:
+            ignore_class = check_integer("ignore_class", ignore_class)
+        super().__init__(from_logits, ignore_class, reduction, axis, name, dtype)
         self.fn = _sparse_categorical_crossentropy
 
 

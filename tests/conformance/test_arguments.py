@@ -11,6 +11,7 @@ import tensorflow as tf
 from instances import BASES, INSTANCES
 from trainings import LAYERS, SCHEDULES
 
+import keras_bp
 from keras_bp import callbacks, optimizers, schedules
 
 REQUIRED = {
@@ -77,6 +78,12 @@ def test_flags_and_numbers(make, required, given):
 
 
 CALLBACKS = [n for n in callbacks.__all__ if n != "health_checks"]
+
+
+def test_a_class_to_ignore_is_an_integer():
+    for value in (float("nan"), "x", 10**400):
+        with pytest.raises((TypeError, ValueError), match="^`ignore_class` must be an integer"):
+            keras_bp.losses.SparseCategoricalCrossentropy(ignore_class=value)
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
