@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp import _keras
-from keras_bp._arguments import check_number
+from keras_bp._arguments import check_rate
 from keras_bp._types import LearningRate
 
 
@@ -38,9 +38,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
     _learning_rate: typing.Any
 
     def __init__(self, learning_rate: LearningRate, **kwargs: typing.Any) -> None:
-        if not callable(learning_rate):
-            learning_rate = check_number("learning_rate", learning_rate, 0.0)
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(check_rate("learning_rate", learning_rate), **kwargs)
         self._learning_rate_factor = None
         self._traced_in: weakref.WeakSet = weakref.WeakSet()
         if callable(learning_rate):
@@ -66,7 +64,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value: typing.Any) -> None:
-        if callable(value):
+        if callable(value) and not isinstance(value, type):
             self._set_schedule(value)
             return
         if hasattr(value, "numpy"):
@@ -74,7 +72,7 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value.item()
         if not tf.is_tensor(value):  # a symbolic one has no value yet
-            value = check_number("learning_rate", value, 0.0)
+            value = check_rate("learning_rate", value)
         if isinstance(self._learning_rate, keras.Variable):
             self._learning_rate.assign(value)
         else:

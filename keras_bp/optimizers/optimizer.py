@@ -7,10 +7,11 @@ import functools
 import typing
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
-from keras_bp._arguments import as_call, check_flag, check_integer, check_number, check_rate
+from keras_bp._arguments import as_call, check_flag, check_integer, check_number
 from keras_bp._keras import averages_of
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
@@ -138,7 +139,7 @@ class Optimizer(SettableLearningRate):
         }
         kwargs |= {n: check_integer(n, count, low) for n, count, low in counts if count is not None}
         super().__init__(
-            check_rate("learning_rate", learning_rate),
+            learning_rate,
             use_ema=check_flag("use_ema", use_ema),
             ema_momentum=check_number("ema_momentum", ema_momentum, 0.0, 1.0),
             name=name,
@@ -146,6 +147,7 @@ class Optimizer(SettableLearningRate):
         )
         self.exclude_from_decay = check_patterns(exclude_from_decay)
         self._exact_exclusions: list[str] = []
+        self._early_weights: tuple | None = None
 
     @property
     def iterations(self) -> keras.Variable:
@@ -163,6 +165,9 @@ class Optimizer(SettableLearningRate):
     def _create_slots(self, variable):
         """Return the slots of one variable, in the order in which they are saved."""
         return [self.add_variable_from_reference(variable, name) for name in self.slot_names]
+
+    def _create_shared(self):
+        """Create the variables that all weights share; they are saved after the slots."""
 
     def _start(self, learning_rate, step):
         """Prepare an update: what is needed once, whatever the number of variables.
@@ -239,9 +244,9 @@ class Optimizer(SettableLearningRate):
 
     def build(self, variables: list) -> None:
         """Create the slots for a list of variables."""
-        if self.built:
-            return
         variables = list(variables)
+        if self.built or not variables:  # Keras's loader of .h5 files lists none, and then trains
+            return
         # Before anything is created, so that an error leaves no half-built optimizer.
         check_listed_once(variables)
         self._check_variables(variables)
@@ -261,25 +266,30 @@ class Optimizer(SettableLearningRate):
             slots.append([] if overwritten else self._create_slots(variable))
         # As a function: Keras would track what a list holds as variables of the optimizer.
         self._slots_of = lambda index: [local(slot) for slot in slots[index]]
+        self._create_shared()
+        if self._early_weights is not None:
+            with tf.init_scope():
+                self.set_weights(self._early_weights)
+
+    def set_weights(self, weights: typing.Sequence) -> None:
+        """Set the optimizer's variables, in their order; before `build`, as soon as it is built."""
+        self._early_weights = None if self.built else tuple(np.asarray(w) for w in weights)
+        if self.built:
+            super().set_weights(weights)
 
     def _add_row_variable(self, variable, name, dtype):
         """Add a variable with one number for each row of another; a scalar has one row."""
         reference = variable.value if isinstance(variable, keras.Variable) else variable
+        path = path_of(variable).replace("/", "_")
         with self._distribution_strategy.extended.colocate_vars_with(reference):
-            return self.add_variable(
-                (*variable.shape, 1)[:1],
-                dtype=dtype,
-                name=f"{path_of(variable).replace('/', '_')}_{name}",
-            )
+            return self.add_variable((*variable.shape, 1)[:1], dtype=dtype, name=f"{path}_{name}")
 
     def exclude_from_weight_decay(
         self, var_list: list | None = None, var_names: list[str] | None = None
     ) -> None:
         """Set `exclude_from_decay`, as Keras's method does: variables, or patterns of paths."""
         if self.built:
-            raise ValueError(
-                "`exclude_from_weight_decay` must be called before the optimizer is built."
-            )
+            raise ValueError("`exclude_from_weight_decay` must be called before `build`.")
         self._exact_exclusions = [exactly(variable) for variable in var_list or []]
         self.exclude_from_decay = check_patterns(self._exact_exclusions + list(var_names or []))
 
@@ -298,8 +308,8 @@ class Optimizer(SettableLearningRate):
         grads = [gradient_tools.as_gradient(gradient) for gradient in grads]
         if not grads:
             return
-        grads, variables = self._match(grads, trainable_variables)
         with keras.name_scope(self.name, caller=self):
+            grads, variables = self._match(grads, trainable_variables)
             grads = gradient_tools.sum_over_replicas([in_full_precision(g) for g in grads])
             grads, variables, values, overwritten = split_overwritten(grads, variables)
             if self.loss_scale_factor is not None:
@@ -326,9 +336,7 @@ class Optimizer(SettableLearningRate):
             variables = self._trainable_variables
         variables = list(variables)
         check_pairs(grads, variables)
-        if not self.built:
-            with keras.name_scope(self.name, caller=self):
-                self.build(variables)
+        self.build(variables)
         self._check_variables_are_known(variables)
         grads, variables = self._filter_empty_gradients(grads, variables)
         self._check_gradients(grads, variables)
@@ -514,14 +522,13 @@ class Optimizer(SettableLearningRate):
         super().finalize_variable_values(var_list)
 
     def __repr__(self) -> str:
-        own = {"learning_rate": self._learning_rate, "exclude_from_decay": self.exclude_from_decay}
-        return as_call(type(self), {**vars(self), **own}, changed=True)
+        rate = {"learning_rate": self._learning_rate}
+        return as_call(type(self), {**vars(self), **rate}, changed=True)
 
     def get_config(self) -> dict[str, typing.Any]:
         """Return the constructor's arguments, for `from_config`."""
         # A plain list: Keras tracks the lists of an optimizer, and its own cannot be pickled.
         patterns = list(self.exclude_from_decay) or None
-        classes = reversed(type(self).__mro__)
-        names = [name for base in classes for name in vars(base).get("argument_names", ())]
+        names = [n for c in type(self).__mro__[::-1] for n in vars(c).get("argument_names", ())]
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), "exclude_from_decay": patterns, **own}

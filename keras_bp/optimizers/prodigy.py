@@ -101,11 +101,8 @@ class Prodigy(SelfTuning):
         self.use_bias_correction = check_flag("use_bias_correction", use_bias_correction)
         self.safeguard_warmup = check_flag("safeguard_warmup", safeguard_warmup)
 
-    def build(self, variables: list) -> None:
-        """Create the slots, d and what it is estimated from."""
-        if self.built:
-            return
-        super().build(variables)
+    def _create_shared(self):
+        super()._create_shared()
         self._d = self._add_scalar("d")
         self._d_before = self._add_scalar("d_before")
         self._largest_estimate = self._add_scalar("largest_estimate")

@@ -92,11 +92,8 @@ class ScheduleFreeAdamW(Optimizer):
         self.warmup_steps = check_integer("warmup_steps", warmup_steps, 0)
         self.r = check_number("r", r, 0.0)
 
-    def build(self, variables: list) -> None:
-        """Create the slots, the sum of the average's weights and what it is made of."""
-        if self.built:
-            return
-        super().build(variables)
+    def _create_shared(self):
+        super()._create_shared()
         self._weight_sum = self.add_variable((), dtype="float64", name="weight_sum")
         self._largest_rate = self.add_variable((), dtype="float64", name="largest_rate")
         # The variables are at y + offset u: 0 while training, 1 - 1/b1 at the average.

@@ -78,11 +78,8 @@ class SelfTuning(Optimizer):
 
     # What the base does.
 
-    def build(self, variables: list) -> None:
-        """Create the slots and the scalars that all variables share."""
-        if self.built:
-            return
-        super().build(variables)
+    def _create_shared(self):
+        super()._create_shared()
         self._started = self.add_variable((), dtype="bool", name="started")
         self._adapted_rate = self._add_scalar("adapted_rate")
 
@@ -206,11 +203,8 @@ class DoG(SelfTuning):
         self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
         self.init_eta = init_eta
 
-    def build(self, variables: list) -> None:
-        """Create the slots, the distance and the sum of squares."""
-        if self.built:
-            return
-        super().build(variables)
+    def _create_shared(self):
+        super()._create_shared()
         self._distance = self._add_scalar("distance")
         self._squares = self._add_scalar("squares")
 
@@ -325,11 +319,8 @@ class HypergradientAdam(SelfTuning):
         self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
         self.epsilon = check_number("epsilon", epsilon, 0.0, low_open=True)
 
-    def build(self, variables: list) -> None:
-        """Create the slots, and the sum of the rate's changes."""
-        if self.built:
-            return
-        super().build(variables)
+    def _create_shared(self):
+        super()._create_shared()
         self._moves = self._add_scalar("moves")
 
     def _correction(self, step, dtype):

@@ -191,3 +191,22 @@ def test_copies_of_a_model(name):
     other.compile(other.optimizer, other.loss, run_eagerly=True)
     assert_same(other.optimizer.variables, net.optimizer.variables)
     assert_same(weights(train(other, 2, 4)), weights(train(net, 2, 4)))
+
+
+def test_an_h5_file_goes_on_where_it_was_saved(tmp_path):
+    """Keras builds the optimizer on no variables there: its own cannot train on.
+
+    Prodigy has slots and variables that all weights share.
+    """
+    x, y = np.ones((4, 2), "float32"), np.ones((4, 1), "float32")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(make("Prodigy", 1.0), keras.losses.MeanSquaredError(), run_eagerly=True)
+    model.train_on_batch(x, y)
+    model.save(tmp_path / "model.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.h5")
+    loaded.run_eagerly = True
+    for net in model, loaded:
+        net.train_on_batch(x, y)
+    assert int(loaded.optimizer.iterations) == 2
+    for array, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(array, other)

@@ -46,6 +46,14 @@ def test_a_schedule_can_be_set_to_zero_and_back():
     assert float(optimizer.learning_rate) == 0.25
 
 
+@pytest.mark.parametrize("wrong", [[1e-3], schedules.ExponentialDecay, "0.1", None])
+def test_what_is_no_rate_is_refused_when_it_is_set(wrong):
+    optimizer = make("SGD", 0.5)
+    with pytest.raises(TypeError, match="`learning_rate` must be .* a schedule or a function"):
+        optimizer.learning_rate = wrong
+    assert float(optimizer.learning_rate) == 0.5
+
+
 def test_where_a_schedule_is_zero():
     """A callback that sets what it read does no harm; another rate is refused."""
     optimizer = make("SGD", schedules.PolynomialDecay(0.0, 4, 1.0))
