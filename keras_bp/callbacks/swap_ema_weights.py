@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_bp._arguments import check_flag
 from keras_bp._keras import averages_of, leaf_optimizers
 from keras_bp.recording import Callback
 
@@ -23,7 +24,8 @@ class SwapEMAWeights(Callback, keras.callbacks.SwapEMAWeights):
             `ModelCheckpoint`. Defaults to `False`.
 
     Raises:
-        ValueError: if the model's optimizer does not average the weights.
+        TypeError: if `swap_on_epoch` is not a bool.
+        ValueError: by `fit`, if the model's optimizer does not average the weights.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -34,7 +36,7 @@ class SwapEMAWeights(Callback, keras.callbacks.SwapEMAWeights):
     """
 
     def __init__(self, swap_on_epoch: bool = False) -> None:
-        super().__init__(swap_on_epoch)
+        super().__init__(check_flag("swap_on_epoch", swap_on_epoch))
         self._forget()
 
     def _forget(self) -> None:

@@ -230,5 +230,5 @@ def test_matplotlib_is_missing(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match=r"pip install keras_bp\[examples\]"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         TrainingDashboard("d.png")

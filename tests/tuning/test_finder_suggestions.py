@@ -157,5 +157,5 @@ def test_plot_without_matplotlib(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match=r"pip install keras_bp\[examples\]"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         _curve(np.linspace(2.0, 1.0, 100)).plot()
