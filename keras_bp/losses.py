@@ -189,10 +189,9 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
     ) -> None:
         from_logits = check_flag("from_logits", from_logits)
         if ignore_class is not None:
-            is_whole = isinstance(ignore_class, float) and ignore_class.is_integer()
-            ignore_class = check_integer(
-                "ignore_class", int(ignore_class) if is_whole else ignore_class
-            )
+            if isinstance(ignore_class, float) and ignore_class % 1 == 0:  # 255.0, as Keras
+                ignore_class = int(ignore_class)
+            ignore_class = check_integer("ignore_class", ignore_class)
         super().__init__(from_logits, ignore_class, reduction, axis, name, dtype)
         self.fn = _sparse_categorical_crossentropy
 
