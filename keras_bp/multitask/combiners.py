@@ -110,7 +110,7 @@ class PCGrad(Combiner):
         return {**vars(self), "seed_generator": np.array(self.seed_generator.state)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         self.seed_generator = keras.random.SeedGenerator(0)
         self.seed_generator.state.assign(state["seed_generator"])
 

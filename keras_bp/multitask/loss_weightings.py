@@ -1,5 +1,7 @@
 """Combiners that learn a weight per task from the tasks' losses."""
 
+import abc
+
 import keras
 import tensorflow as tf
 
@@ -81,8 +83,9 @@ class LossWeighting(Combiner):
         """Return a list of variables, the first of shape (tasks,)."""
         return []
 
+    @abc.abstractmethod
     def _weights(self, gramian, present, losses):
-        raise NotImplementedError
+        """Return the weights of shape (T,), from the losses of shape (T,) too."""
 
 
 def task_variable(tasks, value, name):

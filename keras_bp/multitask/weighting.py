@@ -1,5 +1,6 @@
 """The weights of the tasks as a function of their gradients' Gram matrix."""
 
+import abc
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ from keras_bp._arguments import check_floating
 from keras_bp._types import Array
 
 
-class Weighting:
+class Weighting(abc.ABC):
     """Turns the Gram matrix of T tasks' gradients into T weights.
 
     With J the T x P Jacobian, whose rows are the tasks' gradients,
@@ -31,7 +32,7 @@ class Weighting:
     def __init__(self, **arguments: Any) -> None:
         self._config = arguments
 
-    def build(self, tasks: int) -> None:
+    def build(self, tasks: int) -> None:  # noqa: B027 (most have none)
         """Create the weighting's own variables, if it has any, for a number of tasks."""
 
     def weights(
@@ -52,9 +53,9 @@ class Weighting:
         gramian, present = checked(gramian, present)
         return tf.where(present, self._weights(gramian, present), 0.0)
 
+    @abc.abstractmethod
     def _weights(self, gramian, present):
         """Return the weights of shape (T,); see `Combiner`."""
-        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for `from_config`."""
