@@ -39,7 +39,7 @@ def to_keras(model: keras.Model) -> keras.Model:
     Raises:
         TypeError: if `model` is no `keras.Model`.
         ValueError: if it is not built, or holds a layer of this package that has no namesake
-            (`DirectFeedback`), or that a class of your own creates.
+            (`DirectFeedback`), that a class of your own creates, or that derives from one.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras_bp.layers.Dense(3, "relu")])
@@ -71,7 +71,8 @@ def to_keras(model: keras.Model) -> keras.Model:
 
 
 def _is_ours(layer):
-    return type(layer).__module__.startswith(f"{_keras.PACKAGE}.")
+    # A class of the user's that derives from one of ours needs ours, too.
+    return any(base.__module__.startswith(f"{_keras.PACKAGE}.") for base in type(layer).__mro__)
 
 
 def _plain(config: Any) -> Any:
@@ -100,10 +101,8 @@ def _plain(config: Any) -> Any:
 def _values(model):
     """Yield the path and the value of each weight, a deferred table's as its layer reads it."""
     paths = variable_paths(model)
-    tables = {
-        id(layer.weights[0]): layer.embeddings
-        for layer in _keras.flat_layers(model)
-        if hasattr(layer, "embeddings") and _is_ours(layer)
-    }
     for variable in model.weights:
-        yield paths[id(variable)][1], tables.get(id(variable), tf.convert_to_tensor(variable))
+        value = tf.convert_to_tensor(variable.value)
+        if hasattr(variable, "deferred_rows"):
+            value -= variable.deferred_rows.missed(tf.range(len(value)))
+        yield paths[id(variable)][1], value

@@ -68,6 +68,12 @@ def test_the_table_of_deferred_rows_is_read_as_the_layer_reads_it():
     assert np.abs(outputs[0] - net.weights[0][0]).max() > 0.01  # the row as it is stored
 
 
+def test_a_low_rank_update_is_applied_once():
+    net = keras.Sequential([keras.Input((6,), dtype="int32"), layers.Embedding(10, 4, lora_rank=2)])
+    net.set_weights([np.ones(w.shape) for w in net.weights])
+    np.testing.assert_array_equal(keras_bp.to_keras(net)(X), net(X))
+
+
 def test_several_tasks():
     inputs = keras.Input((2,))
     outputs = {name: layers.Dense(1, name=name)(inputs) for name in "ab"}
@@ -86,6 +92,9 @@ def test_what_has_no_namesake_is_named():
     model = keras.Model(x, layers.DirectFeedback(name="last")([z, h]))
     with pytest.raises(ValueError, match=r"`model` must .*Received: DirectFeedback 'last'"):
         keras_bp.to_keras(model)
+    own = keras.saving.register_keras_serializable("tests")(type("Own", (layers.Dense,), {}))
+    with pytest.raises(ValueError, match=r"`model` must .*Received: Own 'mine'"):
+        keras_bp.to_keras(keras.Sequential([x, own(2, name="mine")]))
     with pytest.raises(ValueError, match="`model` must be built"):
         keras_bp.to_keras(keras.Sequential([layers.Dense(1)]))
     with pytest.raises(TypeError, match="`model` must be a keras.Model. Received: model=3"):
