@@ -49,24 +49,26 @@ def to_keras(model: keras.Model) -> keras.Model:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
-    if not model.built:
-        raise ValueError(
-            "`model` must be built: give it an Input, or call it on a batch. "
-            f"Received: model {model.name!r}"
-        )
     config = _plain(keras.saving.serialize_keras_object(model))
     # Safe mode refuses lambdas of a file, and these are the model's own.
     plain = keras.saving.deserialize_keras_object(config, safe_mode=False)
+    # A model without `call` is built again only if its constructor builds its layers.
+    if not (_keras.is_built(model) and _keras.is_built(plain)):
+        raise ValueError(
+            "`model` must be built, also as its config makes it: give it an Input, or call it on a "
+            f"batch. Received: model {model.name!r}"
+        )
     kept = [layer for layer in _keras.flat_layers(plain, include_self=True) if _is_ours(layer)]
     if kept:
         raise ValueError(
             "`model` must be made of layers that have a namesake in Keras. Received: "
             + ", ".join(f"{type(layer).__name__} {layer.name!r}" for layer in kept)
         )
-    values = dict(_values(model))
-    paths = variable_paths(plain)
-    for variable in plain.weights:
-        variable.assign(values[paths[id(variable)][1]])
+    # In order, as names may differ: Keras numbers those that a constructor does not give. What
+    # only our layers hold comes last.
+    for ours, theirs in zip(_by_layer(model), _by_layer(plain), strict=True):
+        for variable, new in zip(ours, theirs, strict=False):
+            new.assign(_value(variable))
     return plain
 
 
@@ -98,11 +100,17 @@ def _plain(config: Any) -> Any:
     return {**config, **plain, "config": arguments}
 
 
-def _values(model):
-    """Yield the path and the value of each weight, a deferred table's as its layer reads it."""
-    paths = variable_paths(model)
-    for variable in model.weights:
-        value = tf.convert_to_tensor(variable.value)
-        if hasattr(variable, "deferred_rows"):
-            value -= variable.deferred_rows.missed(tf.range(len(value)))
-        yield paths[id(variable)][1], value
+def _by_layer(model):
+    """List the weights of each layer that has some, in the model's order."""
+    weights, layers = {id(variable): variable for variable in model.weights}, {}
+    for key, (layer, _) in variable_paths(model).items():
+        layers.setdefault(layer, []).append(weights[key])
+    return layers.values()
+
+
+def _value(variable):
+    """Return a weight's value, a deferred table's as its layer reads it."""
+    value = tf.convert_to_tensor(variable.value)
+    if not hasattr(variable, "deferred_rows"):
+        return value
+    return value - variable.deferred_rows.missed(tf.range(len(value)))

@@ -85,6 +85,31 @@ def test_several_tasks():
         np.testing.assert_array_equal(plain(x)[name], model(x)[name])
 
 
+@keras.saving.register_keras_serializable("tests")
+class WithoutCall(keras.Model):
+    """Its `train_step` would call the layers; their names are automatic."""
+
+    def __init__(self, shape=(3,), **kwargs):
+        super().__init__(**kwargs)
+        self.shape = shape
+        inputs = [keras.Input(shape)] if shape else []
+        self.encoder = keras.Sequential([*inputs, keras.layers.Dense(2)])
+
+    def get_config(self):
+        return {"name": self.name, "shape": self.shape}
+
+
+def test_a_model_without_call():
+    model = WithoutCall()
+    assert not model.built
+    x = np.ones((1, 3))
+    np.testing.assert_array_equal(keras_bp.to_keras(model).encoder(x), model.encoder(x))
+    model = WithoutCall(None)
+    model.encoder(x)  # the new model's would have no weights yet
+    with pytest.raises(ValueError, match="`model` must be built"):
+        keras_bp.to_keras(model)
+
+
 def test_what_has_no_namesake_is_named():
     x = keras.Input((4,))
     h = layers.Dense(3, "tanh")(x)
