@@ -94,6 +94,8 @@ class DeferredRows:
                     "its rows hold the averages of one. A new optimizer may take over, once. "
                     f"Received: {optimizer.name!r} and {self.optimizer.name!r}, by turns"
                 )
+            # So that its next step comes here, and is refused.
+            self.optimizer._drop_traces()
         self._earlier.add(optimizer)
         self.optimizer, self._step = optimizer, step
 
