@@ -1,7 +1,7 @@
-"""The checks of arguments that several parts of the package share.
+"""The checks of arguments that several parts share, and the call that a `__repr__` writes of them.
 
-Each takes the argument's name and the value that the caller passed, returns the value in the form
-that is used, and raises a TypeError or ValueError in one form:
+A check takes the argument's name and the value that the caller passed, returns the value in the
+form that is used, and raises a TypeError or ValueError in one form:
 
     `name` must be <what was expected>. Received: name=<what came>
 """

@@ -131,12 +131,19 @@ def flat_layers(layer: keras.Layer, *, recursive: bool = True, include_self: boo
 def is_built(model: keras.Model) -> bool:
     """Tell whether all layers of a model are built.
 
-    The flag `built` of a model without `call`, whose `train_step` calls the layers, stays False.
+    The flag `built` of a model without `call`, whose `train_step` calls the layers, stays False;
+    so does that of any layer that only holds others, if these are called without it.
     """
     if model.built:
         return True
-    layers = [i for i in flat_layers(model) if not isinstance(i, keras.Model) or not i.layers]
+    layers = [layer for layer in flat_layers(model) if not _only_holds_layers(layer)]
     return bool(model.weights) and all(layer.built for layer in layers)
+
+
+def _only_holds_layers(layer):
+    # With a `build` of its own a layer may have weights of its own. Keras wraps the instance's.
+    builds = not isinstance(layer, keras.Model) and type(layer).build is not keras.Layer.build
+    return not builds and bool(flat_layers(layer, recursive=False))
 
 
 def functional_of(model: keras.Model) -> Any:

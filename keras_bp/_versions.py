@@ -1,4 +1,4 @@
-"""What a report of a fault should say about where it happened."""
+"""The packages beside this one: their versions, for a report, and Matplotlib, an extra."""
 
 import importlib.metadata
 import platform
@@ -7,6 +7,14 @@ import keras
 import tensorflow as tf
 
 _PACKAGES = "keras", "tensorflow", "numpy", "matplotlib", "scikit-learn"
+
+
+def require_matplotlib(caller: str) -> None:
+    """Raise an ImportError that says what to install, if `caller` cannot draw."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"{caller} needs Matplotlib: pip install matplotlib") from error
 
 
 def show_versions() -> None:

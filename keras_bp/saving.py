@@ -39,7 +39,7 @@ def to_keras(model: keras.Model) -> keras.Model:
     Raises:
         TypeError: if `model` is no `keras.Model`.
         ValueError: if it is not built, or holds a layer of this package that has no namesake
-            (`DirectFeedback`), or that a class of your own creates.
+            (`DirectFeedback`), that a class of your own creates, or that derives from one.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras_bp.layers.Dense(3, "relu")])
@@ -49,29 +49,32 @@ def to_keras(model: keras.Model) -> keras.Model:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
-    if not model.built:
-        raise ValueError(
-            "`model` must be built: give it an Input, or call it on a batch. "
-            f"Received: model {model.name!r}"
-        )
     config = _plain(keras.saving.serialize_keras_object(model))
     # Safe mode refuses lambdas of a file, and these are the model's own.
     plain = keras.saving.deserialize_keras_object(config, safe_mode=False)
+    # A model without `call` is built again only if its constructor builds its layers.
+    if not (_keras.is_built(model) and _keras.is_built(plain)):
+        raise ValueError(
+            "`model` must be built, also as its config makes it: give it an Input, or call it on a "
+            f"batch. Received: model {model.name!r}"
+        )
     kept = [layer for layer in _keras.flat_layers(plain, include_self=True) if _is_ours(layer)]
     if kept:
         raise ValueError(
             "`model` must be made of layers that have a namesake in Keras. Received: "
             + ", ".join(f"{type(layer).__name__} {layer.name!r}" for layer in kept)
         )
-    values = dict(_values(model))
-    paths = variable_paths(plain)
-    for variable in plain.weights:
-        variable.assign(values[paths[id(variable)][1]])
+    # In order, as names may differ: Keras numbers those that a constructor does not give. What
+    # only our layers hold comes last.
+    for ours, theirs in zip(_by_layer(model), _by_layer(plain), strict=True):
+        for variable, new in zip(ours, theirs, strict=False):
+            new.assign(_value(variable))
     return plain
 
 
 def _is_ours(layer):
-    return type(layer).__module__.startswith(f"{_keras.PACKAGE}.")
+    # A class of the user's that derives from one of ours needs ours, too.
+    return any(base.__module__.startswith(f"{_keras.PACKAGE}.") for base in type(layer).__mro__)
 
 
 def _plain(config: Any) -> Any:
@@ -97,13 +100,17 @@ def _plain(config: Any) -> Any:
     return {**config, **plain, "config": arguments}
 
 
-def _values(model):
-    """Yield the path and the value of each weight, a deferred table's as its layer reads it."""
-    paths = variable_paths(model)
-    tables = {
-        id(layer.weights[0]): layer.embeddings
-        for layer in _keras.flat_layers(model)
-        if hasattr(layer, "embeddings") and _is_ours(layer)
-    }
-    for variable in model.weights:
-        yield paths[id(variable)][1], tables.get(id(variable), tf.convert_to_tensor(variable))
+def _by_layer(model):
+    """List the weights of each layer that has some, in the model's order."""
+    weights, layers = {id(variable): variable for variable in model.weights}, {}
+    for key, (layer, _) in variable_paths(model).items():
+        layers.setdefault(layer, []).append(weights[key])
+    return layers.values()
+
+
+def _value(variable):
+    """Return a weight's value, a deferred table's as its layer reads it."""
+    value = tf.convert_to_tensor(variable.value)
+    if not hasattr(variable, "deferred_rows"):
+        return value
+    return value - variable.deferred_rows.missed(tf.range(len(value)))

@@ -72,7 +72,8 @@ class GradientMonitor(RecordingCallback):
 
     - `update_ratio/<layer path>`: norm of the update over norm of the weights before it, healthy
       near 1e-3. With `steps_per_execution` the update is that of a whole call, over its steps.
-    - `weight_norm/<layer path>`: L2 norm over the layer's trainable variables after the update.
+    - `weight_norm/<layer path>`: L2 norm over the layer's trainable variables after the update;
+      of a `DeferredEmbedding` as stored, with the rows that are behind.
     - in a model with layers of feedback alignment, `alignment_angle/<layer path>`, the degrees
       between the gradient that the layer is trained with and the true one, over its trainable
       variables, and `sign_concordance/<layer path>`, the share of equal signs, as

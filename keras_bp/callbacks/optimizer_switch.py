@@ -8,7 +8,7 @@ import keras
 from keras.optimizers import LossScaleOptimizer
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_bp._arguments import check_integer, check_number
+from keras_bp._arguments import check_choice, check_integer, check_number
 from keras_bp._keras import MonitorCallback, set_compiled_optimizer
 from keras_bp.optimizers import SGD
 from keras_bp.recording import Callback
@@ -112,8 +112,7 @@ class OptimizerSwitch(Callback, MonitorCallback):
             )
         if not isinstance(monitor, str):
             raise TypeError(f"`monitor` must be a string. Received: monitor={monitor!r}")
-        if mode not in ("auto", "min", "max"):
-            raise ValueError(f"`mode` must be 'auto', 'min' or 'max'. Received: mode={mode!r}")
+        check_choice("mode", mode, ("auto", "min", "max"))
         min_delta = check_number("min_delta", min_delta, 0.0)
         super().__init__(monitor, mode, min_delta=min_delta)
         self.learning_rate = learning_rate

@@ -28,9 +28,11 @@ class DeferredEmbedding(Embedding):
 
     `layer.embeddings` is the table up to date, as a tensor that can be read and differentiated.
     The first of `layer.weights` is the table as stored, which may be behind within a training. It
-    is brought up to date when it is read outside of a step (`get_weights`, `numpy`), as by
-    `optimizer.catch_up()` and at the end of `fit`, and before it is set (`set_weights`, `assign`):
-    so the weights of two models can be exchanged and averaged. Only its `value` stays as it is.
+    is brought up to date by `optimizer.catch_up()`, at the end of `fit`, and outside of a step when
+    it is read by `get_weights`, `numpy` or `np.array` and before it is set (`set_weights`,
+    `assign`): so the weights of two models can be exchanged and averaged. All else reads it as
+    stored: its `value`, arithmetic, slices, `tf.convert_to_tensor`, `keras.ops`, and the weight
+    norms of `GradientMonitor`.
     The layer has seven weights, an `Embedding` one: a table goes in by `weights=table` and out as
     `layer.embeddings`.
 
@@ -97,14 +99,18 @@ class DeferredEmbedding(Embedding):
                 "`dtype` must not quantize the table, which is trained. "
                 f"Received: dtype={self.dtype_policy.name!r}"
             )
-        super().build(input_shape)
-        rows = DeferredRows(
-            self._add_state, rows=self.input_dim, columns=self.output_dim, dtype=dtype
+        # As Keras's `build` does, whose `add_weight` has no other class of variables.
+        self._embeddings = DeferredTable(
+            self.embeddings_initializer,
+            shape=(self.input_dim, self.output_dim),
+            dtype=dtype,
+            autocast=False,
+            name="embeddings",
         )
         # DeferredAdam finds them by this attribute when it is built on the variable.
-        self._embeddings.deferred_rows = rows
-        # Keras creates the variable, so that files and other embeddings have the same one.
-        self._embeddings.__class__ = DeferredTable
+        self._embeddings.deferred_rows = DeferredRows(
+            self._add_state, rows=self.input_dim, columns=self.output_dim, dtype=dtype
+        )
 
     def _add_state(self, shape, dtype, name, initializer="zeros"):
         return self.add_weight(

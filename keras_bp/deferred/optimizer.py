@@ -53,7 +53,8 @@ class DeferredAdam(Adam):
     Other variables get Adam's update. A sparse gradient of a variable that is not a
     `DeferredEmbedding`'s is refused: its rows would be read without their missed steps. `fit` ends
     with `catch_up`. A new optimizer on a trained layer starts with new averages; two that update
-    one table by turns are refused.
+    one table by turns are refused, but for a `tf.function` around steps that were traced before it,
+    which TensorFlow runs as they were.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.001.

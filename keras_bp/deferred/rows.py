@@ -94,6 +94,8 @@ class DeferredRows:
                     "its rows hold the averages of one. A new optimizer may take over, once. "
                     f"Received: {optimizer.name!r} and {self.optimizer.name!r}, by turns"
                 )
+            # So that its next step comes here, and is refused.
+            self.optimizer._drop_traces()
         self._earlier.add(optimizer)
         self.optimizer, self._step = optimizer, step
 
@@ -146,9 +148,10 @@ def _outermost_graph():
 
 
 class DeferredTable(keras.Variable):
-    """A table that is up to date where it is read or set from outside, by `get_weights` for one.
+    """A table that is up to date where it is read as an array or set from outside.
 
-    Steps and look-ups use its `value`, which may be behind.
+    Steps and look-ups use its `value`, which may be behind; so do arithmetic, slices and
+    conversions to a tensor, which Keras derives from `value`.
     """
 
     deferred_rows: DeferredRows

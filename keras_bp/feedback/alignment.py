@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._keras import is_built
 from keras_bp._paths import variable_paths
 from keras_bp._trial import unchanged_values
 from keras_bp._types import Array
@@ -112,10 +113,10 @@ def alignment(
         Lillicrap et al., 2016, "Random synaptic feedback weights support error backpropagation for
         deep learning", for the angle in training.
     """
-    if not model.built or not model.trainable_variables:
+    if not is_built(model) or not model.trainable_variables:
         raise ValueError(
             "`model` must be built and have trainable variables. "
-            f"Received: model {model.name!r}, built={model.built}"
+            f"Received: model {model.name!r}, built={is_built(model)}"
         )
     if getattr(model, "loss", None) is None:
         raise ValueError(

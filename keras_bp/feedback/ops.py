@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from keras_bp._arguments import check_floating
+from keras_bp._arguments import check_choice, check_floating
 from keras_bp._types import Array
 from keras_bp.ops import dense
 
@@ -189,13 +189,9 @@ def feedback_conv2d(
     x = check_floating("x", x)
     kernel = check_floating("kernel", kernel, x.dtype)
     feedback = check_floating("feedback", feedback, x.dtype)
-    if data_format not in (None, "channels_last", "channels_first"):
-        raise ValueError(
-            '`data_format` must be None, "channels_last" or "channels_first". '
-            f"Received: data_format={data_format!r}"
-        )
-    if padding not in ("valid", "same"):
-        raise ValueError(f'`padding` must be "valid" or "same". Received: padding={padding!r}')
+    if data_format is not None:
+        check_choice("data_format", data_format, ("channels_last", "channels_first"))
+    check_choice("padding", padding, ("valid", "same"))
     first = data_format == "channels_first"
     _check_conv2d(x, kernel, 1 if first else 3)
     _check_feedback(kernel, feedback)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_bp._arguments import check_floating
+from keras_bp._arguments import check_choice, check_floating
 from keras_bp._types import Array
 from keras_bp.ops.activations import ACTIVATIONS
 
@@ -85,11 +85,8 @@ def _like(x, rows, features):
 
 
 def _check(x, kernel, bias, activation):
-    if activation not in (None, "linear", *ACTIVATIONS):
-        raise ValueError(
-            f"`activation` must be None or one of {['linear', *ACTIVATIONS]}. "
-            f"Received: activation={activation!r}"
-        )
+    if activation is not None:
+        check_choice("activation", activation, ("linear", *ACTIVATIONS))
     if x.shape.rank is None or x.shape.rank < 2:
         raise ValueError(f"`x` must have a known rank of 2 or more. Received: shape={x.shape}")
     if not kernel.shape.is_fully_defined() or kernel.shape.rank != 2:

@@ -84,6 +84,10 @@ class SettableLearningRate(keras.optimizers.Optimizer):
         with self._distribution_strategy.scope():
             _keras.replace_value(self._learning_rate_factor, self._new_factor())
         self._learning_rate = schedule
+        self._drop_traces()
+
+    def _drop_traces(self):
+        """Let all steps of this optimizer be traced anew, since Python decides otherwise now."""
         for function in self._traced_in:
             _keras.drop_traces(function)
         self._traced_in.clear()

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from keras_bp._arguments import check_integer, check_number
+from keras_bp._arguments import check_choice, check_integer, check_number
 from keras_bp._keras import serializable
 from keras_bp.schedules.schedule import Schedule, between, half_cosine
 
@@ -59,17 +59,13 @@ class Cyclical(Schedule):
         gamma: float = 0.99994,
     ) -> None:
         high = check_number("peak_learning_rate", peak_learning_rate, 0.0)
-        if mode not in _MODES:
-            raise ValueError(
-                f"`mode` must be one of {', '.join(map(repr, _MODES))}. Received: mode={mode!r}"
-            )
         super().__init__(
             minimum_learning_rate=check_number(
                 "minimum_learning_rate", minimum_learning_rate, 0.0, high
             ),
             peak_learning_rate=high,
             half_cycle_steps=check_integer("half_cycle_steps", half_cycle_steps, 1),
-            mode=mode,
+            mode=check_choice("mode", mode, _MODES),
             gamma=check_number("gamma", gamma, 0.0, 1.0, low_open=True),
         )
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import as_call, check_integer
 from keras_bp._types import Array
+from keras_bp._versions import require_matplotlib
 
 # Exact in float64, and twice as much still fits in int64.
 _LAST = 2.0**61
@@ -147,12 +148,9 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         """
         made = np.arange(check_integer("steps", steps, 1))
         if ax is None:
-            try:
-                from matplotlib import pyplot
-            except ImportError as error:
-                raise ImportError(
-                    f"{type(self).__name__}.plot needs Matplotlib: pip install matplotlib"
-                ) from error
+            require_matplotlib(f"{type(self).__name__}.plot")
+            from matplotlib import pyplot
+
             _, ax = pyplot.subplots(layout="constrained")
         ax.plot(made, self(made).numpy(), label=repr(self))
         ax.set(xlabel="step", ylabel="learning rate", title=repr(self))

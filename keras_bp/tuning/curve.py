@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_bp._arguments import check_choice
+from keras_bp._versions import require_matplotlib
+
 _POINTS_LEFT_OUT_AT_THE_END = 5
 
 
@@ -113,11 +116,7 @@ class LearningRateCurve:
             ValueError: if the method is unknown, if the curve is too short for it, or if the loss
                 never falls.
         """
-        if method not in _METHODS:
-            raise ValueError(
-                f"`method` must be one of {list(_METHODS)}. Received: method={method!r}"
-            )
-        function, least = _METHODS[method]
+        function, least = _METHODS[check_choice("method", method, tuple(_METHODS))]
         first = self.steps // 10
         kept = slice(first, max(len(self.losses) - _POINTS_LEFT_OUT_AT_THE_END, first))
         rates, losses = self.learning_rates[kept], self.smoothed_losses[kept]
@@ -147,12 +146,9 @@ class LearningRateCurve:
             ImportError: if Matplotlib is not installed.
         """
         if ax is None:
-            try:
-                from matplotlib import pyplot
-            except ImportError as error:
-                raise ImportError(
-                    "LearningRateCurve.plot needs Matplotlib: pip install matplotlib"
-                ) from error
+            require_matplotlib("LearningRateCurve.plot")
+            from matplotlib import pyplot
+
             _, ax = pyplot.subplots(layout="constrained")
         faint = {"color": "tab:gray", "alpha": 0.5, "linewidth": 0.8}
         ax.plot(self.learning_rates, self.losses, label="loss of each batch", **faint)

@@ -5,6 +5,8 @@ Matplotlib, an extra, is imported only when something is drawn.
 
 import numpy as np
 
+from keras_bp._versions import require_matplotlib
+
 # Okabe and Ito's colours, distinct in all kinds of colour blindness; without their yellow, which is
 # invisible on white.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -25,10 +27,9 @@ def new_figure(caller, size):
     Raises:
         ImportError: if Matplotlib is not installed.
     """
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError(f"{caller} needs Matplotlib: pip install matplotlib") from error
+    require_matplotlib(caller)
+    from matplotlib import pyplot
+
     return pyplot.figure(figsize=size, layout="constrained")
 
 

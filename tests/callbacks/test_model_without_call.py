@@ -115,3 +115,17 @@ def test_is_built():
             self.inner = inner
 
     assert is_built(Nested(make())) and not is_built(Nested(make(built=False)))
+
+    class Block(L.Layer):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+    class Scaled(Block):
+        def build(self, shape):
+            self.scale = self.add_weight()
+
+    built, unbuilt = L.Dense(2), L.Dense(2)
+    built.build((None, 2))
+    assert is_built(Nested(Block(built))) and not is_built(Nested(Block(unbuilt)))
+    assert not is_built(Nested(Scaled(built)))  # its own weight is missing

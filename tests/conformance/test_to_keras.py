@@ -68,6 +68,12 @@ def test_the_table_of_deferred_rows_is_read_as_the_layer_reads_it():
     assert np.abs(outputs[0] - net.weights[0][0]).max() > 0.01  # the row as it is stored
 
 
+def test_a_low_rank_update_is_applied_once():
+    net = keras.Sequential([keras.Input((6,), dtype="int32"), layers.Embedding(10, 4, lora_rank=2)])
+    net.set_weights([np.ones(w.shape) for w in net.weights])
+    np.testing.assert_array_equal(keras_bp.to_keras(net)(X), net(X))
+
+
 def test_several_tasks():
     inputs = keras.Input((2,))
     outputs = {name: layers.Dense(1, name=name)(inputs) for name in "ab"}
@@ -79,6 +85,31 @@ def test_several_tasks():
         np.testing.assert_array_equal(plain(x)[name], model(x)[name])
 
 
+@keras.saving.register_keras_serializable("tests")
+class WithoutCall(keras.Model):
+    """Its `train_step` would call the layers; their names are automatic."""
+
+    def __init__(self, shape=(3,), **kwargs):
+        super().__init__(**kwargs)
+        self.shape = shape
+        inputs = [keras.Input(shape)] if shape else []
+        self.encoder = keras.Sequential([*inputs, keras.layers.Dense(2)])
+
+    def get_config(self):
+        return {"name": self.name, "shape": self.shape}
+
+
+def test_a_model_without_call():
+    model = WithoutCall()
+    assert not model.built
+    x = np.ones((1, 3))
+    np.testing.assert_array_equal(keras_bp.to_keras(model).encoder(x), model.encoder(x))
+    model = WithoutCall(None)
+    model.encoder(x)  # the new model's would have no weights yet
+    with pytest.raises(ValueError, match="`model` must be built"):
+        keras_bp.to_keras(model)
+
+
 def test_what_has_no_namesake_is_named():
     x = keras.Input((4,))
     h = layers.Dense(3, "tanh")(x)
@@ -86,6 +117,9 @@ def test_what_has_no_namesake_is_named():
     model = keras.Model(x, layers.DirectFeedback(name="last")([z, h]))
     with pytest.raises(ValueError, match=r"`model` must .*Received: DirectFeedback 'last'"):
         keras_bp.to_keras(model)
+    own = keras.saving.register_keras_serializable("tests")(type("Own", (layers.Dense,), {}))
+    with pytest.raises(ValueError, match=r"`model` must .*Received: Own 'mine'"):
+        keras_bp.to_keras(keras.Sequential([x, own(2, name="mine")]))
     with pytest.raises(ValueError, match="`model` must be built"):
         keras_bp.to_keras(keras.Sequential([layers.Dense(1)]))
     with pytest.raises(TypeError, match="`model` must be a keras.Model. Received: model=3"):

@@ -137,6 +137,25 @@ def test_paths_are_those_of_the_monitor_where_names_meet_and_layers_are_shared()
     assert found["twins/same"] != found["twins/same_1"]
 
 
+class Once(keras.Model):
+    """A model whose layer is built though it has not been called itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = layers.FeedbackDense(1, name="last")
+        self.last.build((None, 4))
+
+    def call(self, x):
+        return self.last(x)
+
+
+def test_a_model_whose_layers_were_built_without_it():
+    model = Once()
+    model.compile("sgd", "mse")
+    assert not model.built
+    assert list(alignment(model, X[:, :4], np.float32(Y)[:, None])) == ["last"]
+
+
 def test_what_the_function_refuses():
     unbuilt = keras.Sequential([layers.FeedbackDense(3)])
     with pytest.raises(ValueError, match="`model` must be built.*Received: "):

@@ -124,7 +124,7 @@ def test_dense_gradient_of_the_table(float64):
 
 
 def test_weights_that_are_read_and_set_within_a_training_are_adams(float64):
-    """By every public way; Adam's table is set likewise."""
+    """As arrays, and by what assigns; Adam's table is set likewise."""
     pair = Pair("float64", rows=40, run_eagerly=True)
     table, twin = pair.deferred.weights[0], pair.dense.weights[0]
     new = np.linspace(-1, 1, 40 * COLUMNS).reshape(40, COLUMNS)
@@ -141,6 +141,8 @@ def test_weights_that_are_read_and_set_within_a_training_are_adams(float64):
         assert pair.table_difference() <= 1e-12
     assert pair.run(12) <= 1e-12
     assert pair.stored_difference() > 1e-3
+    for read in (table.value, table + 0.0, table[:], tf.convert_to_tensor(table)):
+        assert np.abs(read - twin.numpy()).max() > 1e-3  # as the docstring warns
     for read in (table.numpy(), np.array(table), pair.deferred.get_weights()[0]):
         np.testing.assert_allclose(read, twin.numpy(), atol=1e-12)
 

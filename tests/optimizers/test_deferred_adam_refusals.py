@@ -58,7 +58,7 @@ def test_betas_at_which_means_outlive_the_window(beta_1, beta_2, dtype, fits):
         assert not optimizer.built
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", ["no", "one function", "two functions"])
 def test_two_optimizers_by_turns(compiled):
     """The rows hold the averages of one; a new one takes over, see test_deferred_adam.py."""
     layer = DeferredEmbedding(5, 2)
@@ -74,10 +74,15 @@ def test_two_optimizers_by_turns(compiled):
             gradients = tape.gradient(loss, layer.trainable_weights)
             optimizer.apply(gradients, layer.trainable_weights)
 
+    turns = [lambda: step(*optimizers, optimizers[0])]
+    if compiled == "one function":
+        turns = [lambda: tf.function(step)(*optimizers)]
+    elif compiled == "two functions":
+        a, b = (tf.function(lambda one=one: step(one)) for one in optimizers)
+        turns = [a, a, b, b, a]
+    for turn in turns[:-1]:
+        turn()
     with pytest.raises(
         ValueError, match="one DeferredAdam only.*Received: '.*' and '.*', by turns"
     ):
-        if compiled:
-            tf.function(step)(*optimizers)
-        else:
-            step(*optimizers, optimizers[0])
+        turns[-1]()

@@ -91,7 +91,7 @@ def test_grid_and_schedule_are_the_same(share, decay, steps):
 
 
 def test_unknown_names():
-    message = "`decay` must be 'constant', 'cosine' or 'linear'. Received: decay='sine'"
+    message = '`decay` must be one of "constant", "cosine", "linear". Received: decay=\'sine\''
     for call in (
         lambda: discovery.make_schedule(0.5, 0.1, "sine", 9),
         lambda: workshop.shape(0.1, "sine", 9),

@@ -116,6 +116,8 @@ def test_a_curve_that_never_falls():
 def test_a_method_that_is_none():
     with pytest.raises(ValueError, match=r"`method` must be one of .*Received: method='best'$"):
         _curve(np.linspace(2.0, 1.0, 100)).suggest("best")
+    with pytest.raises(ValueError, match=r"`method` must be one of .*Received: method=\['best'\]$"):
+        _curve(np.linspace(2.0, 1.0, 100)).suggest(["best"])
 
 
 def test_repr():
@@ -157,5 +159,5 @@ def test_plot_without_matplotlib(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match=r"pip install matplotlib"):
+    with pytest.raises(ImportError, match="plot needs Matplotlib: pip install matplotlib$"):
         _curve(np.linspace(2.0, 1.0, 100)).plot()

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_bp._arguments import check_choice
 from keras_bp.tuning.discovery import SHAPES, Probe, warmup_steps
 
 RULES = ("sgd", "momentum", "adam")
@@ -42,10 +43,7 @@ class Rule:
 
 def shape(warmup_share, decay, steps):
     """Return the rates of a schedule over its peak, a float64 array (steps,)."""
-    if decay not in ("constant", "cosine", "linear"):
-        raise ValueError(
-            f"`decay` must be 'constant', 'cosine' or 'linear'. Received: decay={decay!r}"
-        )
+    check_choice("decay", decay, ("constant", "cosine", "linear"))
     warmup = warmup_steps(warmup_share, steps)
     step = np.arange(steps)
     made = np.maximum(step - warmup, 0) / (steps - warmup)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._types import Path
+from keras_bp._versions import require_matplotlib
 from keras_bp.callbacks.dashboard._panels import DashboardPanels, Record, ThinnedSeries
 from keras_bp.callbacks.dashboard._screens import DrawingPace, screen_for
 from keras_bp.recording import RecordingCallback, count_values, rows
@@ -90,12 +91,7 @@ class TrainingDashboard(RecordingCallback):
     def __init__(self, filepath: Path | None = None) -> None:
         if filepath is not None:
             _check(filepath)
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                "TrainingDashboard needs Matplotlib: pip install matplotlib"
-            ) from error
+        require_matplotlib("TrainingDashboard")
         super().__init__()
         self.filepath = filepath
         self._pace = DrawingPace(_SHARE, _FIRST_DRAWING)

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from keras_bp._arguments import check_choice
 from keras_bp._types import Array, Path
 from keras_bp.schedules import CosineAnnealing, LinearDecay, Warmup
 from keras_bp.tuning.discovery.probe import NAMES, Probe, features, reference_rate, swept
@@ -43,10 +44,7 @@ def make_schedule(
     Raises:
         ValueError: if `decay` is not one of these.
     """
-    if decay not in ("constant", "cosine", "linear"):
-        raise ValueError(
-            f"`decay` must be 'constant', 'cosine' or 'linear'. Received: decay={decay!r}"
-        )
+    check_choice("decay", decay, ("constant", "cosine", "linear"))
     warmup = warmup_steps(warmup_share, steps)
     rest = steps - warmup
     falling: CosineAnnealing | LinearDecay
