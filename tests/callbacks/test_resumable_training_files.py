@@ -176,11 +176,18 @@ def test_a_whole_checkpoint_is_taken(model, saved, fresh, tmp_path):
 
 
 def connected(turned=False, rate=0.1):
-    """Two inputs, whose difference has one sign or the other; all classes and shapes are alike."""
+    """Two inputs, whose difference has one sign or the other; all classes and shapes are alike.
+
+    Keras numbers the names of layers, of operations at each level, and of seed generators.
+    """
     keras.utils.set_random_seed(3)
     inputs = [keras.Input((4,)), keras.Input((4,))]
-    difference = keras.layers.Subtract()(inputs[::-1] if turned else inputs)
-    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(rate)(difference)))
+    one, other = inputs[::-1] if turned else inputs
+    middle = keras.Input((4,))
+    inner = keras.Model(middle, keras.layers.Dropout(rate)(2.0 * middle))
+    start = keras.initializers.GlorotUniform(keras.random.SeedGenerator(1))
+    outputs = keras.layers.Dense(1, kernel_initializer=start)(inner(one - other))
+    model = keras.Model(inputs, outputs)
     model.compile("adam", "mse", run_eagerly=True)
     return model
 
@@ -190,7 +197,7 @@ def test_a_checkpoint_of_a_model_with_other_settings(tmp_path):
     for other, words in [
         (
             connected(turned=True),
-            "'model .*layer 1.*' there and 'model .*layer 2",
+            "'model .*name 1.*' there and 'model .*name 2",
         ),
         (connected(rate=0.2), "rate = 0.1' there and .*rate = 0.2' here"),
     ]:

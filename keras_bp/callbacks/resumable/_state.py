@@ -229,10 +229,22 @@ def _model_settings(model):
     except (NotImplementedError, TypeError, ValueError, AttributeError):
         return []
     # Keras numbers automatic names within a process.
-    names = {}
-    for layer in flat_layers(model, include_self=True):
-        names.setdefault(layer.name, f"layer {len(names)}")
+    layers = [layer.name for layer in flat_layers(model, include_self=True)]
+    names = {n: f"name {i}" for i, n in enumerate(dict.fromkeys([*layers, *_names(config)]))}
     return [f"model {line}" for line in _lines(config, names)]
+
+
+def _names(value):
+    """List the names of what a config holds: layers, operations (`x + y`), seed generators."""
+    if isinstance(value, list | tuple):
+        return [name for part in value for name in _names(part)]
+    if not isinstance(value, dict):
+        return []
+    config = value.get("config") if "class_name" in value else None
+    name = config.get("name") if isinstance(config, dict) else None
+    # A dtype's name is a setting.
+    parts = [part for key, part in value.items() if key != "dtype"]
+    return [*([name] if isinstance(name, str) else []), *_names(parts)]
 
 
 def _lines(value, names, path=""):
