@@ -63,7 +63,7 @@ def test_a_checkpoint_of_another_optimizer_inside_of_one(wrap, data, tmp_path):
     data = [array[:6] for array in data]
     adam, lamb = keras.optimizers.Adam, keras.optimizers.Lamb
     fit(make_model(wrap(adam())), data, ResumableTraining(tmp_path), epochs=1)
-    with pytest.raises(ValueError, match="is 'optimizer Adam' there and 'optimizer Lamb' here"):
+    with pytest.raises(ValueError, match='"Adam"\' there and .*"Lamb"\' here'):
         fit(make_model(wrap(lamb())), data, ResumableTraining(tmp_path))
     fit(make_model(wrap(adam())), data, ResumableTraining(tmp_path), epochs=1)
 

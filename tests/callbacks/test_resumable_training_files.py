@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from resumable_cases import fit, make_model, state
 
+import keras_bp
 from keras_bp.callbacks import ResumableTraining
 
 # Keras's own, with NumPy 2, where a learning rate is set.
@@ -204,6 +205,42 @@ def test_a_checkpoint_of_a_model_with_other_settings(tmp_path):
         with pytest.raises(ValueError, match=f"`backup_dir` must .*same model.*{words}"):
             begin(tmp_path, other)
     assert begin(tmp_path, connected())._epochs == [0]  # whose names are numbered on
+
+
+def sgd(total=9, scale=2.0, rate=None, **options):
+    rate = rate or keras_bp.schedules.CosineAnnealing(0.1, total)
+    inner = keras.optimizers.SGD(rate, **{"momentum": 0.9, **options})
+    return keras.optimizers.LossScaleOptimizer(inner, initial_scale=scale)
+
+
+def smoothed(smoothing):
+    return keras_bp.losses.BinaryCrossentropy(label_smoothing=smoothing)
+
+
+def test_a_checkpoint_of_another_optimizer_or_loss(model, tmp_path):
+    """All classes and shapes are alike."""
+
+    def training(name, optimizer, *loss):
+        model.compile(optimizer, *loss, run_eagerly=True)
+        return begin(tmp_path / name, model)
+
+    training("a", sgd(), smoothed(0.1)).on_epoch_end(0, {})
+    training("b", sgd(rate=0.1), "mse", [0.5]).on_epoch_end(0, {})
+    for name, other, words in [
+        ("a", (sgd(total=8), smoothed(0.1)), "total_steps = 9' there and .*total_steps = 8' here"),
+        ("a", (sgd(scale=4.0), smoothed(0.1)), "initial_scale = 2.0' there"),
+        ("a", (sgd(momentum=0.1), smoothed(0.1)), "momentum = 0.9' there"),
+        ("a", (sgd(clipnorm=1.0), smoothed(0.1)), "'optimizer .*clipnorm = 1.0' here"),
+        ("a", (sgd(), smoothed(0.2)), "'loss .*label_smoothing = 0.1' there"),
+        ("b", (sgd(rate=0.1), "mae", [0.5]), "'loss .*mse.*' there and 'loss .*mae.*' here"),
+        ("b", (sgd(rate=0.1), "mse", [0.6]), "'loss /weights = 0.5' there"),
+    ]:
+        with pytest.raises(ValueError, match=f"same model, optimizer and loss.*{words}"):
+            training(name, *other)
+    assert training("a", sgd(), smoothed(0.1))._epochs == [0]  # whose names are numbered on
+    # As ReduceLROnPlateau leaves the optimizer; the checkpoint has the rate.
+    assert training("b", sgd(rate=0.01), "mse", [0.5])._epochs == [0]
+    model.compile("adam", "mse", run_eagerly=True)
 
 
 BY_ITSELF = {"batch_size": None, "shuffle": False}

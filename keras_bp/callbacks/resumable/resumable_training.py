@@ -33,10 +33,12 @@ class ResumableTraining(Callback):
     model afterwards.
 
     A directory belongs to one training. It is locked while a `fit` runs (on Linux and macOS; the
-    lock of a dead process is void), and a checkpoint of another model, optimizer or data is
-    refused. Layers and their settings are compared, the number of batches, and shapes, types and
-    256 rows of arrays, or the element types of a `tf.data.Dataset`. A checkpoint of somebody else
-    can alter the training, but sets only what this callback saves.
+    lock of a dead process is void), and a checkpoint of another model, optimizer, loss or data is
+    refused. Classes and settings are compared as `get_config` tells them, the number of batches,
+    and shapes, types and 256 rows of arrays, or the element types of a `tf.data.Dataset`; not
+    functions, but by name, nor a constant learning rate, which callbacks change: the checkpoint's
+    is used. A checkpoint of somebody else can alter the training, but sets only what this callback
+    saves.
 
     Put it last in the list of callbacks, so that it saves what the others do at the end of an
     epoch.
