@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_path
-from keras_bp._keras import initial_epoch, is_built, set_initial_epoch
+from keras_bp._keras import fit_arguments, initial_epoch, is_built, set_initial_epoch
 from keras_bp._types import Path
 from keras_bp.callbacks.resumable._checkpoints import Checkpoints
 from keras_bp.callbacks.resumable._state import TrainingState
+from keras_bp.callbacks.swap_ema_weights import SwapEMAWeights
 from keras_bp.recording import Callback
 
 
@@ -41,7 +42,7 @@ class ResumableTraining(Callback):
     saves.
 
     Put it last in the list of callbacks, so that it saves what the others do at the end of an
-    epoch.
+    epoch, but before a `SwapEMAWeights(swap_on_epoch=True)`, which then replaces the weights.
 
     The order of the data must be the same in both processes. With arrays, set the seed
     (`keras.utils.set_random_seed`): Keras then shuffles each epoch in the same way. A
@@ -74,7 +75,8 @@ class ResumableTraining(Callback):
         TypeError: if an argument is of another kind.
         ValueError: if `backup_dir` is empty or `save_failure` is unknown; and by `fit`, before the
             first epoch, if the directory cannot be written to or another process trains there, if
-            the model is not built or compiled, if the checkpoint belongs to another training or
+            the model is not built or compiled, if a `SwapEMAWeights(swap_on_epoch=True)` comes
+            first or is Keras's own, if the checkpoint belongs to another training or
             was not written by this version of the callback, or if none can be read.
         RuntimeError: by `fit`, if a later `fit` of the same process has taken the directory.
 
@@ -166,12 +168,26 @@ class ResumableTraining(Callback):
             )
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
+        self._check_swaps()
         self._checkpoints = Checkpoints(self.backup_dir)
         try:
             self._resume()
         except BaseException:
             self._checkpoints.close()
             raise
+
+    def _check_swaps(self):
+        """Refuse a callback that puts the averages into the model before they are saved."""
+        listed = getattr(fit_arguments(self.model).get("callbacks"), "callbacks", [])
+        for place, other in enumerate(listed):
+            swaps = isinstance(other, keras.callbacks.SwapEMAWeights) and other.swap_on_epoch
+            if swaps and not (isinstance(other, SwapEMAWeights) and self in listed[:place]):
+                raise ValueError(
+                    "`callbacks` of `fit` must hold SwapEMAWeights(swap_on_epoch=True) after "
+                    "ResumableTraining, which saves the weights, and the one of keras_bp, since "
+                    "Keras's does not put back the same bits. Received: "
+                    f"{[type(callback).__name__ for callback in listed]}, with {other!r}"
+                )
 
     def _resume(self):
         self._optimizer = self.model.optimizer
