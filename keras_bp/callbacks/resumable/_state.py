@@ -19,8 +19,8 @@ FORMAT = 3
 """The number of the form of the metadata, to be raised with each change of it."""
 
 _UNKNOWN = object()
-# Without dots and slashes: a checkpoint from somebody else must not name files.
-_WORDS = re.compile(r"[\w -]*")
+# No others: a checkpoint from somebody else must not name files, such as "Makefile".
+_WORDS = {"min", "max", "auto"}
 # What `_matches` compares the metadata with.
 _METADATA = {
     "format": int,
@@ -42,8 +42,8 @@ class TrainingState:
 
     The model's weights and seed generators (metrics are reset in each epoch), the optimizer's
     variables, Keras's global seed generator, the states of Python's and NumPy's global random
-    generators, and those attributes of callbacks that are numbers, arrays of these, strings that
-    cannot name a file, or lists, tuples and dictionaries of these.
+    generators, and those attributes of callbacks that are numbers, arrays of these, "min", "max"
+    or "auto", or lists, tuples and dictionaries (with any strings as keys) of these.
 
     Args:
         model: a built and compiled `keras.Model` whose optimizer is built, in a `fit`.
@@ -336,7 +336,7 @@ def _encoded(value):
     if value is None or type(value) in (bool, int, float):
         return value
     if type(value) is str:
-        return value if _WORDS.fullmatch(value) else _UNKNOWN
+        return value if value in _WORDS else _UNKNOWN
     if isinstance(value, np.ndarray | np.generic):
         value = np.asarray(value)
         try:

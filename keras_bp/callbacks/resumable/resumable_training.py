@@ -38,8 +38,8 @@ class ResumableTraining(Callback):
     refused. Classes and settings are compared as `get_config` tells them, the number of batches,
     and shapes, types and 256 rows of arrays, or the element types of a `tf.data.Dataset`; not
     functions, but by name, nor a constant learning rate, which callbacks change: the checkpoint's
-    is used. A checkpoint of somebody else can alter the training, but sets only what this callback
-    saves.
+    is used. A checkpoint of somebody else can alter the training and the history, but gives
+    callbacks no string that could be a path, other than keys of dictionaries.
 
     Put it last in the list of callbacks, so that it saves what the others do at the end of an
     epoch, but before a `SwapEMAWeights(swap_on_epoch=True)`, which then replaces the weights.
@@ -64,9 +64,9 @@ class ResumableTraining(Callback):
             is made if it does not exist.
         callbacks: list of other callbacks of the same `fit` whose counts are saved too, such as
             `EarlyStopping` and `ReduceLROnPlateau`: attributes other than arguments that are
-            numbers, arrays of numbers, strings of letters, digits, spaces, `_` and `-`, or lists,
-            tuples and dictionaries of these, and were so, `None` or absent when `fit` began. Place
-            this callback after them. Defaults to none.
+            numbers, arrays of numbers, "min", "max" or "auto" (no other strings, which could name
+            a file), or lists, tuples and dictionaries of these, and were so, `None` or absent when
+            `fit` began. Place this callback after them. Defaults to none.
         save_failure: what to do when a checkpoint cannot be written, on a full disk for instance.
             `"warn"` gives a warning and trains on, `"raise"` ends `fit` with an `OSError`. The
             earlier checkpoints stay whole, and each epoch tries again. Defaults to `"warn"`.
