@@ -34,12 +34,15 @@ class ResumableTraining(Callback):
     model afterwards.
 
     A directory belongs to one training. It is locked while a `fit` runs (on Linux and macOS; the
-    lock of a dead process is void), and a checkpoint of another model, optimizer, loss or data is
-    refused. Classes and settings are compared as `get_config` tells them, the number of batches,
-    and shapes, types and 256 rows of arrays, or the element types of a `tf.data.Dataset`; not
-    functions, but by name, nor a constant learning rate, which callbacks change: the checkpoint's
-    is used. A checkpoint of somebody else can alter the training and the history, but gives
-    callbacks no string that could be a path, other than keys of dictionaries.
+    lock of a dead process is void). After an error or an interrupt, which Keras tells no callback,
+    it stays locked for other processes until this one ends or completes a `fit` there.
+
+    A checkpoint of another model, optimizer, loss or data is refused. Classes and settings are
+    compared as `get_config` tells them, the number of batches, and shapes, types and 256 rows of
+    arrays, or the element types of a `tf.data.Dataset`; not functions, but by name, nor a constant
+    learning rate, which callbacks change: the checkpoint's is used. A checkpoint of somebody else
+    can alter the training and the history, but gives callbacks no string that could be a path,
+    other than keys of dictionaries.
 
     Put it last in the list of callbacks, so that it saves what the others do at the end of an
     epoch, but before a `SwapEMAWeights(swap_on_epoch=True)`, which then replaces the weights.
