@@ -118,7 +118,7 @@ class ResumableTraining(Callback):
                 f'`save_failure` must be "warn" or "raise". Received: save_failure={save_failure!r}'
             )
         self.save_failure = save_failure
-        self._others = list(callbacks)
+        self.callbacks = list(callbacks)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._forget()
 
@@ -194,7 +194,7 @@ class ResumableTraining(Callback):
 
     def _resume(self):
         self._optimizer = self.model.optimizer
-        self._state = TrainingState(self.model, self._others, self.params)
+        self._state = TrainingState(self.model, self.callbacks, self.params)
         self._history, self._epochs = {}, []
         self._before = initial_epoch(self.model)
         newest = self._checkpoints.newest(self._state.check, self._state.variables)
