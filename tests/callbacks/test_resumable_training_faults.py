@@ -75,8 +75,9 @@ def test_bad_input(data, tmp_path):
         ResumableTraining("")
     with pytest.raises(TypeError, match=r"`callbacks` must be a list .*Received: callbacks=3"):
         ResumableTraining("c", callbacks=3)
-    with pytest.raises(ValueError, match=r"`save_failure` must be .*Received: save_failure='stop'"):
-        ResumableTraining("c", save_failure="stop")
+    for wrong in "stop", ["warn"]:
+        with pytest.raises(ValueError, match=r"`save_failure` must be one of .*Received: save_f"):
+            ResumableTraining("c", save_failure=wrong)
     with pytest.raises(TypeError, match=r"`function` must return .*Received: 3"):
         ResumableTraining("c").by_epoch(lambda epoch: 3)
     (tmp_path / "file").write_text("")

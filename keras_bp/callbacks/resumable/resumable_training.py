@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._arguments import check_path
+from keras_bp._arguments import check_choice, check_path
 from keras_bp._keras import fit_arguments, initial_epoch, is_built, set_initial_epoch
 from keras_bp._types import Path
 from keras_bp.callbacks.resumable._checkpoints import Checkpoints
@@ -113,11 +113,7 @@ class ResumableTraining(Callback):
             raise TypeError(
                 f"`callbacks` must be a list of callbacks. Received: callbacks={callbacks!r}"
             )
-        if save_failure not in ("warn", "raise"):
-            raise ValueError(
-                f'`save_failure` must be "warn" or "raise". Received: save_failure={save_failure!r}'
-            )
-        self.save_failure = save_failure
+        self.save_failure = check_choice("save_failure", save_failure, ("warn", "raise"))
         self.callbacks = list(callbacks)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._forget()
