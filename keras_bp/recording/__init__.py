@@ -36,6 +36,9 @@ the weights for it.
     subclass <- Updates <- RecordingCallback <- new_updates() <- rows on the device
 
 A custom loop has no train function: `record_custom_loop` computes the norms where it is called.
+
+`Callback` is the base also of callbacks that record nothing: it shows their arguments, and lets
+them be copied.
 """
 
 from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback, UpdateMeter

@@ -9,7 +9,7 @@ import tensorflow as tf
 from resumable_cases import OPTIMIZERS, Cut, cut_and_resumed, fit, forget, make_model, state
 
 import keras_bp
-from keras_bp.callbacks import GradientMonitor, ResumableTraining
+from keras_bp.callbacks import GradientMonitor, ResumableTraining, SwapEMAWeights
 
 L = keras.layers
 
@@ -183,6 +183,28 @@ def test_nothing_stays_and_epochs_are_the_total(data, tmp_path):
     assert fit(model, data, resumable, epochs=3).epoch == [0, 1, 2]
     assert not model._initial_epoch
     assert fit(model, data, epochs=2).epoch == [0, 1]
+
+
+def test_averages_that_stay_in_the_model_between_epochs(data, tmp_path):
+    data = [array[:6] for array in data]
+
+    def run():
+        model = keras.Sequential([keras.Input((4,)), L.Dense(1, kernel_initializer="ones")])
+        model.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse", run_eagerly=True)
+        swap = SwapEMAWeights(swap_on_epoch=True)
+        fit(model, data, ResumableTraining(tmp_path), swap, epochs=3)
+        return state(model)
+
+    whole = run()
+    np.testing.assert_equal(run(), whole)  # with no epoch left
+    forget(tmp_path, 3)
+    np.testing.assert_equal(run(), whole)
+    model = make_model()
+    resumable, theirs = ResumableTraining(tmp_path / "new"), keras.callbacks.SwapEMAWeights(True)
+    for callbacks in [(SwapEMAWeights(True), resumable), (resumable, theirs)]:
+        with pytest.raises(ValueError, match=r"`callbacks` .* must hold .*Received: .*SwapEMA"):
+            fit(model, data, *callbacks)
+    assert not (tmp_path / "new").exists()
 
 
 def test_beside_a_monitor(data, tmp_path, read_events):

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from resumable_cases import fit, make_model, state
 
+import keras_bp
 from keras_bp.callbacks import ResumableTraining
 
 # Keras's own, with NumPy 2, where a learning rate is set.
@@ -94,6 +95,7 @@ FORGERIES = {
     "a path that is an argument": put("callbacks", 2, "filepath", "x"),
     "a path that is derived": put("callbacks", 1, "_weights_path", "x"),
     "a new path": put("callbacks", 0, "new", "../x"),
+    "a file without a dot": put("callbacks", 0, "new", "Makefile"),
     "a path in a list": put("callbacks", 0, "new", {"list": ["a.b"]}),
     "an argument": put("callbacks", 0, "patience", 3),
     "a method": put("callbacks", 0, "on_epoch_end", 3),
@@ -101,7 +103,7 @@ FORGERIES = {
     "what Keras sets": put("callbacks", 0, "_model", None),
     "the dictionary itself": put("callbacks", 0, "__dict__", {"dict": {}}),
     "the class": put("callbacks", 0, "__class__", None),
-    "a string for a number": put("callbacks", 0, "wait", "much"),
+    "a string for a number": put("callbacks", 0, "wait", "min"),
     "a list as JSON has it": put("callbacks", 0, "wait", [1]),
     "more than there is": put("callbacks", 0, "best", NUMBERS),
     "objects": put("callbacks", 0, "best", {"array": ["object", [1], "AAAAAAAAAAA="]}),
@@ -176,11 +178,18 @@ def test_a_whole_checkpoint_is_taken(model, saved, fresh, tmp_path):
 
 
 def connected(turned=False, rate=0.1):
-    """Two inputs, whose difference has one sign or the other; all classes and shapes are alike."""
+    """Two inputs, whose difference has one sign or the other; all classes and shapes are alike.
+
+    Keras numbers the names of layers, of operations at each level, and of seed generators.
+    """
     keras.utils.set_random_seed(3)
     inputs = [keras.Input((4,)), keras.Input((4,))]
-    difference = keras.layers.Subtract()(inputs[::-1] if turned else inputs)
-    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(rate)(difference)))
+    one, other = inputs[::-1] if turned else inputs
+    middle = keras.Input((4,))
+    inner = keras.Model(middle, keras.layers.Dropout(rate)(2.0 * middle))
+    start = keras.initializers.GlorotUniform(keras.random.SeedGenerator(1))
+    outputs = keras.layers.Dense(1, kernel_initializer=start)(inner(one - other))
+    model = keras.Model(inputs, outputs)
     model.compile("adam", "mse", run_eagerly=True)
     return model
 
@@ -190,13 +199,49 @@ def test_a_checkpoint_of_a_model_with_other_settings(tmp_path):
     for other, words in [
         (
             connected(turned=True),
-            "'model .*layer 1.*' there and 'model .*layer 2",
+            "'model .*name 1.*' there and 'model .*name 2",
         ),
         (connected(rate=0.2), "rate = 0.1' there and .*rate = 0.2' here"),
     ]:
         with pytest.raises(ValueError, match=f"`backup_dir` must .*same model.*{words}"):
             begin(tmp_path, other)
     assert begin(tmp_path, connected())._epochs == [0]  # whose names are numbered on
+
+
+def sgd(total=9, scale=2.0, rate=None, **options):
+    rate = rate or keras_bp.schedules.CosineAnnealing(0.1, total)
+    inner = keras.optimizers.SGD(rate, **{"momentum": 0.9, **options})
+    return keras.optimizers.LossScaleOptimizer(inner, initial_scale=scale)
+
+
+def smoothed(smoothing):
+    return keras_bp.losses.BinaryCrossentropy(label_smoothing=smoothing)
+
+
+def test_a_checkpoint_of_another_optimizer_or_loss(model, tmp_path):
+    """All classes and shapes are alike."""
+
+    def training(name, optimizer, *loss):
+        model.compile(optimizer, *loss, run_eagerly=True)
+        return begin(tmp_path / name, model)
+
+    training("a", sgd(), smoothed(0.1)).on_epoch_end(0, {})
+    training("b", sgd(rate=0.1), "mse", [0.5]).on_epoch_end(0, {})
+    for name, other, words in [
+        ("a", (sgd(total=8), smoothed(0.1)), "total_steps = 9' there and .*total_steps = 8' here"),
+        ("a", (sgd(scale=4.0), smoothed(0.1)), "initial_scale = 2.0' there"),
+        ("a", (sgd(momentum=0.1), smoothed(0.1)), "momentum = 0.9' there"),
+        ("a", (sgd(clipnorm=1.0), smoothed(0.1)), "'optimizer .*clipnorm = 1.0' here"),
+        ("a", (sgd(), smoothed(0.2)), "'loss .*label_smoothing = 0.1' there"),
+        ("b", (sgd(rate=0.1), "mae", [0.5]), "'loss .*mse.*' there and 'loss .*mae.*' here"),
+        ("b", (sgd(rate=0.1), "mse", [0.6]), "'loss /weights = 0.5' there"),
+    ]:
+        with pytest.raises(ValueError, match=f"same model, optimizer and loss.*{words}"):
+            training(name, *other)
+    assert training("a", sgd(), smoothed(0.1))._epochs == [0]  # whose names are numbered on
+    # As ReduceLROnPlateau leaves the optimizer; the checkpoint has the rate.
+    assert training("b", sgd(rate=0.01), "mse", [0.5])._epochs == [0]
+    model.compile("adam", "mse", run_eagerly=True)
 
 
 BY_ITSELF = {"batch_size": None, "shuffle": False}
@@ -258,7 +303,7 @@ def end(process):
 def test_two_processes(model, tmp_path):
     process, said = other_process(tmp_path)
     assert said == "locked"
-    with pytest.raises(ValueError, match="must not be that of a training.*held by somebody"):
+    with pytest.raises(ValueError, match="must not be .*of an interrupted one .*held by"):
         begin(tmp_path, model)
     end(process)
     resumable = begin(tmp_path, model)  # a dead process holds nothing

@@ -104,6 +104,8 @@ def test_a_repr_names_the_class_and_its_arguments(make):
     item = make()
     if not isinstance(item, keras.layers.Layer | keras.losses.Loss):  # Keras's own
         assert repr(item).startswith(f"{type(item).__name__}(") and " object at " not in repr(item)
+    if isinstance(item, keras.callbacks.Callback):
+        assert all(f"{name}=" in repr(item) for name in inspect.signature(type(item)).parameters)
 
 
 def test_a_repr_shows_what_was_chosen():

@@ -27,7 +27,7 @@ class RefusedError(ValueError):
 
 
 class DirectoryLock:
-    """The right of one training to write to a directory, until it ends or its process dies.
+    """The right of one training to write to a directory, until it completes or its process dies.
 
     The operating system holds the lock for the process, so a dead one leaves none. Within the
     process the newest training has it: Keras calls no hook of a `fit` that an error has ended, and
@@ -60,8 +60,9 @@ class DirectoryLock:
             holder = file.read(100) or "unknown"
             file.close()
             raise RefusedError(
-                "`backup_dir` must not be that of a training that still runs: give each its own. "
-                f"Received: backup_dir={directory!r}, in use by process {holder}"
+                "`backup_dir` must not be that of a training that still runs, nor of an "
+                "interrupted one until its process ends or completes a `fit` there: give each its "
+                f"own. Received: backup_dir={directory!r}, in use by process {holder}"
             ) from error
         except OSError as error:  # a file system without locks
             warnings.warn(

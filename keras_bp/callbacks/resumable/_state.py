@@ -5,6 +5,7 @@ import inspect
 import json
 import random
 import re
+import warnings
 import zlib
 
 import keras
@@ -14,12 +15,12 @@ import tensorflow as tf
 from keras_bp._keras import all_optimizers, fit_arguments, flat_layers, global_seed_state
 from keras_bp.callbacks.resumable._checkpoints import RefusedError
 
-FORMAT = 2
+FORMAT = 3
 """The number of the form of the metadata, to be raised with each change of it."""
 
 _UNKNOWN = object()
-# Without dots and slashes: a checkpoint from somebody else must not name files.
-_WORDS = re.compile(r"[\w -]*")
+# No others: a checkpoint from somebody else must not name files, such as "Makefile".
+_WORDS = {"min", "max", "auto"}
 # What `_matches` compares the metadata with.
 _METADATA = {
     "format": int,
@@ -41,8 +42,8 @@ class TrainingState:
 
     The model's weights and seed generators (metrics are reset in each epoch), the optimizer's
     variables, Keras's global seed generator, the states of Python's and NumPy's global random
-    generators, and those attributes of callbacks that are numbers, arrays of these, strings that
-    cannot name a file, or lists, tuples and dictionaries of these.
+    generators, and those attributes of callbacks that are numbers, arrays of these, "min", "max"
+    or "auto", or lists, tuples and dictionaries (with any strings as keys) of these.
 
     Args:
         model: a built and compiled `keras.Model` whose optimizer is built, in a `fit`.
@@ -57,14 +58,19 @@ class TrainingState:
             for c in callbacks
         ]
         # Of the beginning: a callback may change a layer's settings.
-        self._identity = [*_model_settings(model), *_data_settings(model, params)]
+        layers = flat_layers(model, include_self=True)
+        self._identity = [
+            *_settings("model", _config_of(model.get_config), layers),
+            *_loss_settings(model),
+            *_data_settings(model, params),
+        ]
         self.look_at(model)
 
     def look_at(self, model):
         """Hold the variables of the model, and of the optimizer that it has by now."""
         self._classes = [f"callback {type(callback).__name__}" for callback in self._callbacks]
         optimizers = all_optimizers(model.optimizer)
-        self._classes += [f"optimizer {type(optimizer).__name__}" for optimizer in optimizers]
+        self._classes += [line for o in optimizers for line in _optimizer_settings(o)]
         self._classes += [f"layer {type(layer).__name__}" for layer in model.layers]
         variables = {
             "model": model.variables,
@@ -191,9 +197,10 @@ class TrainingState:
         pairs = enumerate(zip([*saved, None], [*own, None], strict=False))
         number, (theirs, ours) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
         raise RefusedError(
-            "`backup_dir` must hold checkpoints of the same model and optimizer on the same data. "
-            f"Received: one with {len(saved)} classes, variables and settings where this training "
-            f"has {len(own)}; number {number} is {theirs!r} there and {ours!r} here"
+            "`backup_dir` must hold checkpoints of the same model, optimizer and loss, "
+            f"on the same data. Received: one with {len(saved)} classes, variables and settings "
+            f"where this training has {len(own)}; number {number} is {theirs!r} there and "
+            f"{ours!r} here"
         )
 
     def restore(self, values, metadata):
@@ -222,17 +229,51 @@ def _matches(value, form):
 # What tells trainings apart
 
 
-def _model_settings(model):
-    """List the settings of a model's layers, as far as its config tells them."""
+def _config_of(get_config):
     try:
-        config = model.get_config()
-    except (NotImplementedError, TypeError, ValueError, AttributeError):
-        return []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras's, of lambdas, whose source it looks for
+            return get_config()
+    except (NotImplementedError, TypeError, ValueError, AttributeError, OSError):
+        return {}
+
+
+def _settings(kind, config, layers=()):
+    """List the settings that a config tells."""
     # Keras numbers automatic names within a process.
-    names = {}
-    for layer in flat_layers(model, include_self=True):
-        names.setdefault(layer.name, f"layer {len(names)}")
-    return [f"model {line}" for line in _lines(config, names)]
+    names = dict.fromkeys([*(layer.name for layer in layers), *_names(config)])
+    return [f"{kind} {n}" for n in _lines(config, {n: f"name {i}" for i, n in enumerate(names)})]
+
+
+def _optimizer_settings(optimizer):
+    """List an optimizer's settings, but not a constant rate, which callbacks change."""
+    config = _config_of(optimizer.get_config)
+    lines = _settings("optimizer", {"class_name": type(optimizer).__name__, "config": config})
+    return [n for n in lines if not re.search(r"(?<!/learning_rate)/config/learning_rate = ", n)]
+
+
+def _loss_settings(model):
+    """List the settings of the losses that a model was compiled with."""
+    lines = []
+    for loss in keras.tree.flatten(model.loss):
+        name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+        config = _config_of(loss.get_config) if hasattr(loss, "get_config") else {}
+        lines += _settings("loss", {"class_name": name, "config": config})
+    weights = _config_of(model.get_compile_config).get("loss_weights")
+    return [*lines, *_settings("loss", {"weights": weights})]
+
+
+def _names(value):
+    """List the names of what a config holds: layers, operations (`x + y`), seed generators."""
+    if isinstance(value, list | tuple):
+        return [name for part in value for name in _names(part)]
+    if not isinstance(value, dict):
+        return []
+    config = value.get("config") if "class_name" in value else None
+    name = config.get("name") if isinstance(config, dict) else None
+    # A dtype's name is a setting.
+    parts = [part for key, part in value.items() if key != "dtype"]
+    return [*([name] if isinstance(name, str) else []), *_names(parts)]
 
 
 def _lines(value, names, path=""):
@@ -295,7 +336,7 @@ def _encoded(value):
     if value is None or type(value) in (bool, int, float):
         return value
     if type(value) is str:
-        return value if _WORDS.fullmatch(value) else _UNKNOWN
+        return value if value in _WORDS else _UNKNOWN
     if isinstance(value, np.ndarray | np.generic):
         value = np.asarray(value)
         try:

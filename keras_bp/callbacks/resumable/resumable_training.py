@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._arguments import check_path
-from keras_bp._keras import initial_epoch, is_built, set_initial_epoch
+from keras_bp._arguments import check_choice, check_path
+from keras_bp._keras import fit_arguments, initial_epoch, is_built, set_initial_epoch
 from keras_bp._types import Path
 from keras_bp.callbacks.resumable._checkpoints import Checkpoints
 from keras_bp.callbacks.resumable._state import TrainingState
+from keras_bp.callbacks.swap_ema_weights import SwapEMAWeights
 from keras_bp.recording import Callback
 
 
@@ -33,13 +34,18 @@ class ResumableTraining(Callback):
     model afterwards.
 
     A directory belongs to one training. It is locked while a `fit` runs (on Linux and macOS; the
-    lock of a dead process is void), and a checkpoint of another model, optimizer or data is
-    refused. Layers and their settings are compared, the number of batches, and shapes, types and
-    256 rows of arrays, or the element types of a `tf.data.Dataset`. A checkpoint of somebody else
-    can alter the training, but sets only what this callback saves.
+    lock of a dead process is void). After an error or an interrupt, which Keras tells no callback,
+    it stays locked for other processes until this one ends or completes a `fit` there.
+
+    A checkpoint of another model, optimizer, loss or data is refused. Classes and settings are
+    compared as `get_config` tells them, the number of batches, and shapes, types and 256 rows of
+    arrays, or the element types of a `tf.data.Dataset`; not functions, but by name, nor a constant
+    learning rate, which callbacks change: the checkpoint's is used. A checkpoint of somebody else
+    can alter the training and the history, but gives callbacks no string that could be a path,
+    other than keys of dictionaries.
 
     Put it last in the list of callbacks, so that it saves what the others do at the end of an
-    epoch.
+    epoch, but before a `SwapEMAWeights(swap_on_epoch=True)`, which then replaces the weights.
 
     The order of the data must be the same in both processes. With arrays, set the seed
     (`keras.utils.set_random_seed`): Keras then shuffles each epoch in the same way. A
@@ -61,9 +67,9 @@ class ResumableTraining(Callback):
             is made if it does not exist.
         callbacks: list of other callbacks of the same `fit` whose counts are saved too, such as
             `EarlyStopping` and `ReduceLROnPlateau`: attributes other than arguments that are
-            numbers, arrays of numbers, strings of letters, digits, spaces, `_` and `-`, or lists,
-            tuples and dictionaries of these, and were so, `None` or absent when `fit` began. Place
-            this callback after them. Defaults to none.
+            numbers, arrays of numbers, "min", "max" or "auto" (no other strings, which could name
+            a file), or lists, tuples and dictionaries of these, and were so, `None` or absent when
+            `fit` began. Place this callback after them. Defaults to none.
         save_failure: what to do when a checkpoint cannot be written, on a full disk for instance.
             `"warn"` gives a warning and trains on, `"raise"` ends `fit` with an `OSError`. The
             earlier checkpoints stay whole, and each epoch tries again. Defaults to `"warn"`.
@@ -72,7 +78,8 @@ class ResumableTraining(Callback):
         TypeError: if an argument is of another kind.
         ValueError: if `backup_dir` is empty or `save_failure` is unknown; and by `fit`, before the
             first epoch, if the directory cannot be written to or another process trains there, if
-            the model is not built or compiled, if the checkpoint belongs to another training or
+            the model is not built or compiled, if a `SwapEMAWeights(swap_on_epoch=True)` comes
+            first or is Keras's own, if the checkpoint belongs to another training or
             was not written by this version of the callback, or if none can be read.
         RuntimeError: by `fit`, if a later `fit` of the same process has taken the directory.
 
@@ -106,12 +113,8 @@ class ResumableTraining(Callback):
             raise TypeError(
                 f"`callbacks` must be a list of callbacks. Received: callbacks={callbacks!r}"
             )
-        if save_failure not in ("warn", "raise"):
-            raise ValueError(
-                f'`save_failure` must be "warn" or "raise". Received: save_failure={save_failure!r}'
-            )
-        self.save_failure = save_failure
-        self._others = list(callbacks)
+        self.save_failure = check_choice("save_failure", save_failure, ("warn", "raise"))
+        self.callbacks = list(callbacks)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._forget()
 
@@ -164,6 +167,7 @@ class ResumableTraining(Callback):
             )
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
+        self._check_swaps()
         self._checkpoints = Checkpoints(self.backup_dir)
         try:
             self._resume()
@@ -171,9 +175,22 @@ class ResumableTraining(Callback):
             self._checkpoints.close()
             raise
 
+    def _check_swaps(self):
+        """Refuse a callback that puts the averages into the model before they are saved."""
+        listed = getattr(fit_arguments(self.model).get("callbacks"), "callbacks", [])
+        for place, other in enumerate(listed):
+            swaps = isinstance(other, keras.callbacks.SwapEMAWeights) and other.swap_on_epoch
+            if swaps and not (isinstance(other, SwapEMAWeights) and self in listed[:place]):
+                raise ValueError(
+                    "`callbacks` of `fit` must hold SwapEMAWeights(swap_on_epoch=True) after "
+                    "ResumableTraining, which saves the weights, and the one of keras_bp, since "
+                    "Keras's does not put back the same bits. Received: "
+                    f"{[type(callback).__name__ for callback in listed]}, with {other!r}"
+                )
+
     def _resume(self):
         self._optimizer = self.model.optimizer
-        self._state = TrainingState(self.model, self._others, self.params)
+        self._state = TrainingState(self.model, self.callbacks, self.params)
         self._history, self._epochs = {}, []
         self._before = initial_epoch(self.model)
         newest = self._checkpoints.newest(self._state.check, self._state.variables)
