@@ -114,8 +114,8 @@ MUTATIONS = {
         "callbacks recording",
     ),
     "monitor_run_directory": (
-        "goes_on = began is None or step > began",
-        "goes_on = True",
+        "same and step > min(began for began, _ in trainings)",
+        "same",
         "callbacks recording",
     ),
     "monitor_ring_order": (

@@ -116,9 +116,9 @@ class GradientMonitor(RecordingCallback):
         log_dir: string or `os.PathLike`, the directory of the event file, which lies directly in
             it; made if it does not exist. Defaults to `"tb_logs"`. TensorBoard shows a directory as
             one run. If there is an earlier run of this package's callbacks in it, a training that
-            goes on (of a saved model, for instance) continues that run, and one that begins anew
-            gets a directory of its own inside, `run-2`, `run-3`, ..., which all callbacks of the
-            `fit` share and one printed line tells.
+            goes on (of a saved model, for instance) continues that run, and one that begins anew,
+            or is of a model with other weights, gets a directory of its own inside, `run-2`,
+            `run-3`, ..., which all callbacks of the `fit` share and one printed line tells.
         every: integer >= 1, update steps between two points of the scalars. Defaults to 1.
         histograms_every: integer >= 1, update steps between two rounds of histograms, or `None`
             for the weights' at each epoch's end only. Defaults to `None`.

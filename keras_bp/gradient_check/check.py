@@ -54,6 +54,7 @@ def check_gradients(
     Where an operation computes in float32 all the same (bilinear and bicubic resizing do, in
     `Resizing`, `UpSampling2D` and `RandomCrop`), the report names it, a second check takes a step
     of 2e-3, and its verdict is open, `"suspicious"`, unless a difference exceeds that rounding.
+    What turns within a ten-millionth of the entries' size, as a sine near 5e6, looks the same.
 
     Args:
         target: a `keras.Model`, a `keras.Layer`, or a function of tensors. Of a function only the
@@ -137,7 +138,7 @@ def check_gradients(
         here = Point(evaluator, min(evaluator.noise(), 1e-12 * scale), scale, epsilon)
         report = _report(here, slots, max_entries, seed, verbose, epsilon=epsilon, **facts)
         if report.verdict != "correct" and report.rounded_at:
-            noise, epsilon = evaluator.noise(1e-5, 4), max(epsilon, _FLOAT32_STEP)
+            noise, epsilon = evaluator.noise_in_float32(), max(epsilon, _FLOAT32_STEP)
             if noise > 1e-12 * scale:
                 here = Point(evaluator, noise, scale, epsilon)
                 facts["is_rounded"] = True

@@ -2,8 +2,10 @@
 
 import inspect
 import os
+import re
 import time
 import warnings
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -223,18 +225,18 @@ class RecordingCallback(Callback):
         """Open the event file, if there is to be one and it is not open."""
         if self.log_dir is None or self._file is not None:
             return
-        starts = False
+        starts, model = False, _name_of(self.model)
         if self._run_directory is None:
             # All callbacks of a `fit` share it.
             shared = {} if self._function is None else self._function.run_directories
             log_dir = os.fspath(self.log_dir)
             starts = log_dir not in shared
             if starts:
-                shared[log_dir] = run_directory(log_dir, self._last_step)
+                shared[log_dir] = run_directory(log_dir, self._last_step, model)
                 if shared[log_dir] != log_dir:
                     print(f"{log_dir} holds an earlier run: this one goes to {shared[log_dir]}")
             self._run_directory = shared[log_dir]
-        self._file = EventFile(self._run_directory, self._last_step, starts)
+        self._file = EventFile(self._run_directory, self._last_step, starts, model)
 
     def _take_updates(self):
         """Hand the updates made since the last time to `_take`."""
@@ -261,6 +263,18 @@ class RecordingCallback(Callback):
         layers = np.zeros((len(squares), len(self._layers)))
         np.add.at(layers, (slice(None), self._layer_of_variable), squares)
         return np.sqrt(np.column_stack([layers, squares.sum(axis=1)]))
+
+
+def _name_of(model):
+    """Return a string that tells a model's weights from another's, `""` if they are unknown.
+
+    Without the numbers in paths, which change when a process makes the same model again.
+    """
+    if model is None or not is_built(model):
+        return ""
+    paths = variable_paths(model)
+    weights = [(re.sub(r"_\d+", "", paths[id(w)][1]), tuple(w.shape)) for w in model.weights]
+    return f"{zlib.crc32(repr(weights).encode()):08x}"
 
 
 class UpdateMeter:

@@ -36,13 +36,14 @@ class EventFile:
         starts: whether a training starts or goes on, the file being the first of its callbacks'.
             TensorBoard then leaves out what earlier files hold of steps after `step`: a process
             that was killed had made them, and they are made again.
+        model: string that tells models apart, `""` for an unknown one; `run_directory` reads it.
 
     Raises:
         ValueError: if the file cannot be created there.
     """
 
-    def __init__(self, log_dir: Path, step: int = 0, starts: bool = False) -> None:
-        self._log_dir = os.fspath(log_dir)
+    def __init__(self, log_dir: Path, step: int = 0, starts: bool = False, model: str = "") -> None:
+        self._log_dir, self._source = os.fspath(log_dir), f"{_WRITER} {model}"
         self._templates: dict[tuple[str, ...], Event] = {}
         try:
             self._create(step, starts)
@@ -56,7 +57,7 @@ class EventFile:
         tf.io.gfile.makedirs(self._log_dir)
         self._path, self._begun = os.path.join(self._log_dir, name), step
         self._writer = tf.io.TFRecordWriter(self._path)
-        source, start = SourceMetadata(writer=_WRITER), SessionLog(status=SessionLog.START)
+        source, start = SourceMetadata(writer=self._source), SessionLog(status=SessionLog.START)
         first = [Event(file_version="brain.Event:2", source_metadata=source, step=step)]
         first += [Event(session_log=start, step=step + 1)] * starts
         for event in first:
@@ -160,36 +161,40 @@ def make_directory(log_dir: Path) -> None:
         raise _cannot_create(log_dir, error) from error
 
 
-def run_directory(log_dir: Path, step: int) -> str:
+def run_directory(log_dir: Path, step: int, model: str = "") -> str:
     """Return the directory for the events of a training that has made `step` update steps.
 
     TensorBoard joins all that a directory holds into one line, so a directory is for one run. A
-    training goes on with the newest run if it has made steps since that run began; else it gets a
-    directory of its own inside `log_dir`, `run-2`, `run-3`, ...
+    training goes on with the newest run if it has made steps since that run began, of the same
+    `model` where both are known; else it gets a directory of its own inside `log_dir`, `run-2`,
+    `run-3`, ...
     """
     first = os.fspath(log_dir)
     entries = tf.io.gfile.listdir(first) if tf.io.gfile.isdir(first) else []
     found = (re.fullmatch(r"run-(\d+)/?", entry) for entry in entries)
     number = max([1, *(int(match[1]) for match in found if match)])
-    if _began(first) is None:
+    if not _trainings(first):
         return first
     newest = os.path.join(first, f"run-{number}") if number > 1 else first
-    began = _began(newest)
-    goes_on = began is None or step > began
+    trainings = _trainings(newest)
+    models = {name for _, name in trainings if name}
+    same = not model or not models or model in models
+    goes_on = not trainings or same and step > min(began for began, _ in trainings)
     return newest if goes_on else os.path.join(first, f"run-{number + 1}")
 
 
-def _began(directory):
-    """Return the number of steps before the run in a directory, None if it holds no step."""
-    begins = []
+def _trainings(directory):
+    """Return for each file with steps in a directory the number of steps before, and the model."""
+    found = []
     for path in tf.io.gfile.glob(os.path.join(directory, "*tfevents*")):
         events = LegacyEventFileLoader(path).Load()
         first = next(events, Event())
         later = (e.HasField("summary") and e.step > first.step for e in events)
         # The others are of other programs, or of a training that stopped before its first step.
-        if first.source_metadata.writer == _WRITER and any(later):
-            begins.append(first.step)
-    return min(begins, default=None)
+        writer, _, model = first.source_metadata.writer.partition(" ")
+        if writer == _WRITER and any(later):
+            found.append((first.step, model))
+    return found
 
 
 def _cannot_create(log_dir, error):

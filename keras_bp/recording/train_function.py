@@ -95,7 +95,10 @@ class RecordingTrainFunction:
             try:
                 return self._function(sampling)(iterator)
             except tf.errors.InvalidArgumentError as error:
-                raise _without_graph(error) from None
+                words = _wrong_label(error)
+                if not words:
+                    raise
+                raise ValueError(words) from error
 
     def _function(self, sampling):
         """Return the function to trace, which keeps what was traced."""
@@ -143,13 +146,17 @@ class RecordingTrainFunction:
         return watched_apply
 
 
-def _without_graph(error):
-    """Return what a failed assertion or a wrong label says, as a ValueError, or else the error.
+# As `ops` words it, and TensorFlow's kernel.
+_WRONG_LABEL = re.compile(
+    r"assertion failed: (\[Labels \(`target`.*)|(Received a label value of -?\d+ which is .*)"
+)
+
+
+def _wrong_label(error):
+    """Return what an error says of a label outside of the classes, None if it says nothing of it.
 
     TensorFlow's own message is a page on where the operation was made.
     """
-    found = re.search(r"(?:assertion failed: |(?=Received a label value))(.*)", error.message)
-    if not found:
-        return error
-    words = found[1].split(" [Op:")[0]
-    return ValueError(re.sub(r"\[([^][]*)\]", r"\1", words))
+    found = _WRONG_LABEL.search(error.message)
+    words = found and found[found.lastindex].split(" [Op:")[0]
+    return words and re.sub(r"\[([^][]*)\]", r"\1", words)

@@ -12,9 +12,9 @@ from keras_bp.recording.event_file import run_directory
 L = keras.layers
 
 
-def make(iterations=0):
+def make(iterations=0, units=2):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((4,)), L.Dense(2, "tanh", name="d"), L.Dense(1)])
+    model = keras.Sequential([keras.Input((4,)), L.Dense(units, "tanh", name="d"), L.Dense(1)])
     model.compile("adam", "mse", run_eagerly=True)
     model.optimizer.build(model.trainable_variables)
     model.optimizer.iterations.assign(iterations)
@@ -54,6 +54,13 @@ def test_a_training_that_goes_on_stays(data, tmp_path, read_events):
     fit(make(), data, GradientMonitor(tmp_path))
     fit(make(iterations=5), data, GradientMonitor(tmp_path))  # of run-2, the newest
     assert steps(read_events(tmp_path / "run-2")) == list(range(1, 11))
+
+
+def test_another_model_does_not_go_on(data, tmp_path, read_events):
+    fit(make(), data, GradientMonitor(tmp_path))
+    fit(make(iterations=2, units=3), data, GradientMonitor(tmp_path))
+    for name, first in {"": 1, "run-2": 3}.items():
+        assert steps(read_events(tmp_path / name)) == list(range(first, first + 5))
 
 
 def test_steps_that_a_killed_process_made_are_made_again(data, tmp_path, read_events):

@@ -229,14 +229,30 @@ def test_planted_fault_is_named(fault, check, layer, consequences):
 
 
 @pytest.mark.parametrize("module", [losses, keras.losses])
-def test_labels_outside_the_classes_are_named(module):
+def test_labels_outside_the_classes_are_named(module, request):
     """In a sentence, not at the end of a page on where the operation was made."""
     model = classifier(loss=module.SparseCategoricalCrossentropy())
     x, y = digits(64)
     y[37] = 11
+    keras.config.disable_traceback_filtering()  # which hides what an error was made from
+    request.addfinalizer(keras.config.enable_traceback_filtering)
     with pytest.raises(ValueError, match=r"label.*\b11\b.*10") as caught:
         model.fit(x, y, batch_size=32, verbose=0, callbacks=[TrainingHealth()])
     assert len(str(caught.value)) < 400
     assert "raph" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, tf.errors.InvalidArgumentError)
     # The first batch had right labels.
     assert model.optimizer.iterations == 1
+
+
+def test_an_assertion_of_the_users_own_stays_as_it_is():
+    words = "Received a label value [a] of mine"
+
+    def loss(y, outputs):
+        with tf.control_dependencies([tf.debugging.Assert(False, [words])]):
+            return tf.identity(outputs)
+
+    model = classifier(loss=loss)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"value \[a\] of mine") as caught:
+        model.fit(*digits(32), verbose=0, callbacks=[TrainingHealth()])
+    assert caught.value.__cause__ is None

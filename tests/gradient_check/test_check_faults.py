@@ -180,6 +180,29 @@ def test_float32_that_no_operation_tells(rng):
     assert (report.verdict, report.is_rounded) == ("correct", False)
 
 
+@pytest.mark.parametrize("size", [1e3, 5e4])
+def test_a_curve_is_not_taken_for_rounding(rng, with_gradient, size):
+    """Over a millionth of 5e4 the sine bends; the cast spoils nothing and excuses nothing."""
+    wrong = with_gradient(lambda g: 1.3 * g)
+
+    def masked(x):
+        return tf.sin(wrong(x)) * tf.cast(tf.cast(x, "float32") > 0, x.dtype)
+
+    report = check_gradients(masked, size + rng.normal(size=8))
+    assert report.rounded_at
+    assert (report.verdict, report.is_rounded, report.epsilon) == ("wrong", False, 1e-5)
+
+
+def test_rounding_beside_a_curve_is_still_found(rng):
+    """The curve's differences are larger than those of rounding, but only over the distance."""
+
+    def both(x):
+        return 1e3 * tf.sin(x) + tf.cast(tf.sin(tf.cast(x, "float32")), x.dtype)
+
+    report = check_gradients(both, 5e4 + rng.normal(size=8))
+    assert (report.verdict, report.is_rounded) == ("suspicious", True)
+
+
 @pytest.mark.parametrize("offset, scale", [(1e6, 1e-2), (1e2, 1e-6)])
 @pytest.mark.parametrize("factor", [1.0, 1.001])
 def test_what_rounding_hides_is_not_called_correct(offset, scale, factor):
