@@ -99,7 +99,7 @@ class GradientCheckResult(float):
     A parameter stands on a kink if the two evaluations of its difference switch a ReLU that is
     off on, or the other way round. There the slope differs between the two sides: the difference
     measures something between them, and the backward pass gives one of them. So such parameters
-    count in the figure, but not in the verdict.
+    count in the figure, but not in the verdict: other examples must show that they are right.
 
     Attributes:
         verdict: string, of the figure without the kinks: "correct" under 1e-7, "suspicious" under
@@ -178,7 +178,7 @@ def gradient_check(
     if result.kinks:
         result.explanation += (
             f"; {result.kinks} of {len(ga)} parameters stand on the kink of a ReLU, where "
-            f"differences measure no derivative; without them {smooth:.1e}"
+            f"differences measure no derivative, and are not judged; without them {smooth:.1e}"
         )
     result.explanation += f": {result.verdict}"
     return result

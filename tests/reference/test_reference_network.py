@@ -80,6 +80,7 @@ def test_gradient_check_at_a_kink_is_large():
     # Of W nothing can be seen in the origin; b[1] stands on the kinks, and b[2] does not.
     assert check.verdict == "correct" and check.kinks == 3
     assert "3 of 13 parameters stand on the kink" in check.explanation
+    assert "are not judged; without them" in check.explanation
     # Without kinks the sentence is the figure and the verdict, and numbers go on as they did.
     check = reference.gradient_check(Network([2, 1]), [[0.5], [1.0]], [[1.0]])
     assert check.explanation == f"relative difference {check:.1e}: correct"
