@@ -14,6 +14,7 @@ from keras_bp.reference.activations import (
 )
 from keras_bp.reference.batch_normalization import BatchNormalization, BatchNormalizationCache
 from keras_bp.reference.gradient_check import (
+    GradientCheckResult,
     gradient_check,
     numerical_gradients,
     relative_difference,
@@ -38,7 +39,7 @@ from keras_bp.reference.schedules import (
     warmup,
     warmup_cosine,
 )
-from keras_bp.reference.training import mini_batches, spiral, train
+from keras_bp.reference.training import generate_spiral_data, mini_batches, spiral, train
 
 __all__ = [
     "NAG",
@@ -49,6 +50,7 @@ __all__ = [
     "BatchNormalization",
     "BatchNormalizationCache",
     "Cache",
+    "GradientCheckResult",
     "Gradients",
     "Momentum",
     "Network",
@@ -60,6 +62,7 @@ __all__ = [
     "cosine_restarts",
     "cyclical",
     "exponential_decay",
+    "generate_spiral_data",
     "gpt3_batch_size",
     "gpt3_learning_rate",
     "gradient_check",

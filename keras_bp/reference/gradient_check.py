@@ -1,5 +1,6 @@
 """Gradient check: central differences against the written-out backward pass."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -92,23 +93,53 @@ def relative_difference(analytic: Sequence[Array], numerical: Sequence[Array]) -
     return float(np.linalg.norm(ga - gn) / scale) if scale != 0.0 else 0.0
 
 
-def gradient_check(network: Network, X: Array, Y: Array, epsilon: float = 1e-5) -> float:
+class GradientCheckResult(float):
+    """What `gradient_check` returns: the figure, a float, and what to think of it.
+
+    A parameter stands on a kink if the two evaluations of its difference switch a ReLU that is
+    off on, or the other way round. There the slope differs between the two sides: the difference
+    measures something between them, and the backward pass gives one of them. So such parameters
+    count in the figure, but not in the verdict: other examples must show that they are right.
+
+    Attributes:
+        verdict: string, of the figure without the kinks: "correct" under 1e-7, "suspicious" under
+            1e-5, else "wrong".
+        kinks: int, the number of parameters on a kink.
+        explanation: string, all of this in a sentence.
+
+    Example:
+        >>> from keras_bp.reference import Network, gradient_check
+        >>> check = gradient_check(Network([2, 3, 1]), [[0.0, 0.5], [0.0, 1.0]], [[1.0, 0.0]])
+        >>> check < 1e-7, check.verdict, check.kinks  # the first example is the origin
+        (False, 'correct', 3)
+    """
+
+    verdict: str
+    kinks: int
+    explanation: str
+
+
+def gradient_check(
+    network: Network, X: Array, Y: Array, epsilon: float = 1e-5
+) -> GradientCheckResult:
     """Compare a network's backward pass with central differences over all of its parameters.
 
     Dropout's masks are drawn once and used in every evaluation, so that the cost stays one
-    function of the parameters. A ReLU whose input is within `epsilon` of 0 has no
-    derivative that differences could find, and the figure is large though nothing is wrong. A
-    few examples and biases other than 0 keep such kinks out: with zero biases, a column whose
-    units are all off puts the next layer exactly on its kink.
+    function of the parameters. Batch normalization takes the batch's statistics. A ReLU whose
+    input is within reach of 0 has no derivative that differences could find, and the figure is
+    large though nothing is wrong; the result says for how many parameters, and judges without
+    them. A few examples and biases other than 0 keep such kinks out: with zero biases, an example
+    in the origin, or one whose units are all off, puts the next layer exactly on its kink.
 
     Args:
-        network: `Network`; its parameters are afterwards as they were.
+        network: `Network`; its parameters and running statistics are afterwards as they were.
         X: array of shape (n[0], m).
         Y: array of shape (n[L], m).
         epsilon: float > 0, the step of the differences. Defaults to 1e-5.
 
     Returns:
-        A float, `relative_difference` of the two gradients.
+        A float, `relative_difference` of the two gradients: a `GradientCheckResult`, whose
+        `verdict` is "correct", "suspicious" or "wrong".
 
     Raises:
         ValueError: if a shape or a value is wrong.
@@ -116,13 +147,38 @@ def gradient_check(network: Network, X: Array, Y: Array, epsilon: float = 1e-5) 
     Example:
         >>> from keras_bp.reference import Network, gradient_check
         >>> network = Network([2, 3, 1], ["tanh", "sigmoid"])
-        >>> gradient_check(network, [[0.5, -1.0], [1.0, 2.0]], [[1.0, 0.0]]) < 1e-8
-        True
+        >>> check = gradient_check(network, [[0.5, -1.0], [1.0, 2.0]], [[1.0, 0.0]])
+        >>> check < 1e-8, check.verdict
+        (True, 'correct')
     """
     X = np.asarray(X, dtype=np.float64)
     masks = network.draw_masks(X.shape[-1])
-    analytic = network.backward(network.forward(X, masks), Y).as_list()
-    numerical = numerical_gradients(
-        lambda: network.cost(network.forward(X, masks), Y), network.parameters, epsilon
-    )
-    return relative_difference(analytic, numerical)
+    network = copy.deepcopy(network)  # a forward pass moves the running statistics
+    relu_layers = [i for i, name in enumerate(network.activations, 1) if name == "relu"]
+
+    cache = network.forward(X, masks, training=True)
+    analytic = network.backward(cache, Y).as_list()
+    on = [cache.A[layer] > 0.0 for layer in relu_layers]
+    switched = []
+
+    def cost():
+        moved = network.forward(X, masks, training=True)
+        now = [moved.A[layer] > 0.0 for layer in relu_layers]
+        switched.append(not all(map(np.array_equal, on, now)))
+        return network.cost(moved, Y)
+
+    numerical = numerical_gradients(cost, network.parameters, epsilon)
+    on_kink = np.reshape(switched, (-1, 2)).any(axis=1)  # two evaluations per parameter
+    ga, gn = (np.concatenate([g.ravel() for g in side]) for side in (analytic, numerical))
+    result = GradientCheckResult(relative_difference(analytic, numerical))
+    result.kinks = int(on_kink.sum())
+    smooth = relative_difference([ga[~on_kink]], [gn[~on_kink]])
+    result.verdict = "correct" if smooth < 1e-7 else "suspicious" if smooth < 1e-5 else "wrong"
+    result.explanation = f"relative difference {result:.1e}"
+    if result.kinks:
+        result.explanation += (
+            f"; {result.kinks} of {len(ga)} parameters stand on the kink of a ReLU, where "
+            f"differences measure no derivative, and are not judged; without them {smooth:.1e}"
+        )
+    result.explanation += f": {result.verdict}"
+    return result

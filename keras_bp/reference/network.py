@@ -10,21 +10,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_bp._arguments import check_integer, check_number
+from keras_bp._arguments import check_flag, check_integer, check_number
 from keras_bp._types import Array
 from keras_bp.reference._checks import check_labels, check_matrix
 from keras_bp.reference.activations import ELEMENTWISE, sigmoid, softmax
+from keras_bp.reference.batch_normalization import BatchNormalization
 
-# The standard deviation of a layer's weights, from the sizes of the layer below and of the layer.
+# The standard deviation of a layer's weights, from the sizes of the layer below and of the layer,
+# and the layer's activation.
 _DEVIATIONS = {
-    "he": lambda below, units: np.sqrt(2.0 / below),
-    "xavier": lambda below, units: np.sqrt(2.0 / (below + units)),
-    "random": lambda below, units: 0.01,
+    "he": lambda below, units, g: np.sqrt(2.0 / below),
+    "xavier": lambda below, units, g: np.sqrt(2.0 / (below + units)),
+    "by_activation": lambda below, units, g: np.sqrt((2.0 if g == "relu" else 1.0) / below),
+    "random": lambda below, units, g: 0.01,
 }
 
 
 def initialize(
-    layer_sizes: Sequence[int], method: str, generator: np.random.Generator
+    layer_sizes: Sequence[int],
+    method: str,
+    generator: np.random.Generator,
+    activations: Sequence[str] | None = None,
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """Draw normal weights with mean zero, and make zero biases.
 
@@ -33,18 +39,21 @@ def initialize(
         "he"      2 / n[l-1]             for ReLU, which drops half of the variance
         "xavier"  2 / (n[l-1] + n[l])    for tanh and sigmoid, forward and backward in balance
         "random"  0.01^2                 whatever the size: signals shrink at each layer
+        "by_activation"                  2 / n[l-1] for ReLU layers, 1 / n[l-1] for the others
 
     Args:
-        layer_sizes: sequence of ints, n[0], n[1], ..., n[L].
-        method: "he", "xavier" or "random".
+        layer_sizes: sequence of at least two ints >= 1, n[0], n[1], ..., n[L].
+        method: "he", "xavier", "by_activation" or "random".
         generator: `numpy.random.Generator`.
+        activations: sequence of L strings, as `Network` takes them; only "by_activation" reads
+            them. Defaults to `None`: ReLU, then the output's.
 
     Returns:
         W: {l: float64 array of shape (n[l], n[l-1])} for l = 1..L.
         b: {l: float64 array of shape (n[l], 1)} for l = 1..L.
 
     Raises:
-        ValueError: if `method` is another.
+        ValueError: if `method` is another, or a size or an activation is wrong.
 
     Example:
         >>> from keras_bp.reference import initialize
@@ -62,10 +71,11 @@ def initialize(
             f"`initialization` must be one of {sorted(_DEVIATIONS)}. "
             f"Received: initialization={method!r}"
         )
+    layer_sizes = _check_sizes(tuple(layer_sizes))
     W, b = {}, {}
-    for layer in range(1, len(layer_sizes)):
+    for layer, g in enumerate(_check_activations(activations, layer_sizes), start=1):
         below, units = layer_sizes[layer - 1], layer_sizes[layer]
-        W[layer] = _DEVIATIONS[method](below, units) * generator.standard_normal((units, below))
+        W[layer] = _DEVIATIONS[method](below, units, g) * generator.standard_normal((units, below))
         b[layer] = np.zeros((units, 1))
     return W, b
 
@@ -138,6 +148,8 @@ class Cache(NamedTuple):
         Z: {l: (n[l], m)} for l = 1..L, the pre-activations.
         A: {l: (n[l], m)} for l = 0..L, the activations after dropout; A[0] is X.
         masks: {l: (n[l], m)} of bools, the units that dropout kept; empty without dropout.
+        normalized: {l: `BatchNormalizationCache`} for the hidden layers; empty without batch
+            normalization, and at inference.
 
     Example:
         >>> from keras_bp.reference import Network
@@ -149,6 +161,7 @@ class Cache(NamedTuple):
     Z: dict
     A: dict
     masks: dict
+    normalized: dict = {}
 
 
 class Gradients(NamedTuple):
@@ -157,8 +170,11 @@ class Gradients(NamedTuple):
     Attributes:
         dW: {l: (n[l], n[l-1])} for l = 1..L, of the cost.
         db: {l: (n[l], 1)} for l = 1..L, of the cost.
-        dZ: {l: (n[l], m)} for l = 1..L, of each example's own loss (not divided by m).
+        dZ: {l: (n[l], m)} for l = 1..L, of the sum of the examples' losses (not divided by m).
         dA: {l: (n[l], m)} for l = 0..L-1, likewise, with respect to the cache's A.
+        dgamma: {l: (n[l], 1)} for the hidden layers, of the cost; empty without batch
+            normalization.
+        dbeta: {l: (n[l], 1)}, likewise.
 
     Example:
         >>> from keras_bp.reference import Network
@@ -172,10 +188,16 @@ class Gradients(NamedTuple):
     db: dict
     dZ: dict
     dA: dict
+    dgamma: dict = {}
+    dbeta: dict = {}
 
     def as_list(self) -> list[np.ndarray]:
-        """Return [dW[1], db[1], ..., dW[L], db[L]], in the order of `Network.parameters`."""
-        return [array for layer in sorted(self.dW) for array in (self.dW[layer], self.db[layer])]
+        """Return [dW[1], db[1], ..., dW[L], db[L]], in the order of `Network.parameters`.
+
+        With batch normalization dgamma[l] and dbeta[l] follow db[l].
+        """
+        kinds = (self.dW, self.db, self.dgamma, self.dbeta)
+        return [kind[layer] for layer in sorted(self.dW) for kind in kinds if layer in kind]
 
 
 class Network:
@@ -191,6 +213,10 @@ class Network:
         dA[l-1] = W[l]^T dZ[l]
         dZ[l] = dA[l] * g[l]'(Z[l])
 
+    With batch normalization a hidden layer has A[l] = g[l](BN[l](Z[l])), and `backward` goes
+    through `BatchNormalization.backward` to dZ[l]. Then b[l] has no effect, as the mean takes it
+    out again, and its gradient is 0 up to rounding.
+
     Inverted dropout multiplies A[l] of the hidden layers by D / keep_prob, and dA[l] likewise.
     `forward` itself draws nothing: the masks are an argument, so that the same cost can be
     evaluated twice.
@@ -203,12 +229,16 @@ class Network:
             then a sigmoid where n[L] = 1 and softmax elsewhere.
         l2: float >= 0, lambda of the L2 penalty. Defaults to 0.
         keep_prob: float in (0, 1], a hidden unit's probability of being kept. Defaults to 1.
-        initialization: "he", "xavier" or "random", see `initialize`. Defaults to "he".
+        batch_normalization: bool, whether the hidden layers normalize Z[l] over the batch before
+            the activation. Defaults to `False`.
+        initialization: "he", "xavier", "by_activation" or "random", see `initialize`. Defaults to
+            "he".
         seed: int >= 0, for the initial weights and the dropout masks. Defaults to 0.
 
     Attributes:
         W: {l: (n[l], n[l-1])} for l = 1..L, float64.
         b: {l: (n[l], 1)} for l = 1..L, float64.
+        normalizations: {l: `BatchNormalization`} for l = 1..L-1; empty without it.
 
     Raises:
         TypeError: if an argument is of another type.
@@ -235,6 +265,7 @@ class Network:
         *,
         l2: float = 0.0,
         keep_prob: float = 1.0,
+        batch_normalization: bool = False,
         initialization: str = "he",
         seed: int = 0,
     ) -> None:
@@ -244,15 +275,28 @@ class Network:
         self.l2 = check_number("l2", l2, 0.0)
         self.keep_prob = check_number("keep_prob", keep_prob, 0.0, 1.0, low_open=True)
         self._generator = np.random.default_rng(check_integer("seed", seed, 0))
-        self.W, self.b = initialize(self.layer_sizes, initialization, self._generator)
+        self.W, self.b = initialize(
+            self.layer_sizes, initialization, self._generator, self.activations
+        )
+        self.normalizations = {}
+        if check_flag("batch_normalization", batch_normalization):
+            hidden = enumerate(self.layer_sizes[1:-1], start=1)
+            self.normalizations = {layer: BatchNormalization(units) for layer, units in hidden}
 
     @property
     def parameters(self) -> list[np.ndarray]:
         """The list [W[1], b[1], ..., W[L], b[L]]: the network's own arrays, not copies.
 
-        Assigning a list of the same shapes replaces them by float64 copies.
+        With batch normalization gamma and beta of a hidden layer follow its b. Assigning a list of
+        the same shapes replaces them by float64 copies.
         """
-        return [array for layer in self.W for array in (self.W[layer], self.b[layer])]
+        arrays = []
+        for layer in self.W:
+            arrays += [self.W[layer], self.b[layer]]
+            if layer in self.normalizations:
+                normalization = self.normalizations[layer]
+                arrays += [normalization.gamma, normalization.beta]
+        return arrays
 
     @parameters.setter
     def parameters(self, arrays: Sequence[Array]) -> None:
@@ -263,13 +307,18 @@ class Network:
             raise ValueError(
                 f"`parameters` must have the shapes {expected}. Received: shapes {received}"
             )
+        left = iter(arrays)
         for layer in self.W:
-            self.W[layer], self.b[layer] = arrays[2 * layer - 2 : 2 * layer]
+            self.W[layer], self.b[layer] = next(left), next(left)
+            if layer in self.normalizations:
+                normalization = self.normalizations[layer]
+                normalization.gamma, normalization.beta = next(left), next(left)
 
     @property
     def decay_mask(self) -> list[bool]:
-        """Which of `parameters` weight decay applies to, a list of bools: every W, no b."""
-        return [True, False] * self.L
+        """Which of `parameters` weight decay applies to, a list of bools: every W, nothing else."""
+        weights = {id(W) for W in self.W.values()}
+        return [id(array) in weights for array in self.parameters]
 
     def draw_masks(self, m: int) -> dict[int, np.ndarray]:
         """Draw dropout's masks for m examples: {l: (n[l], m)} of bools, hidden layers only.
@@ -283,13 +332,17 @@ class Network:
             for layer in range(1, self.L)
         }
 
-    def forward(self, X: Array, masks: dict[int, np.ndarray] | None = None) -> Cache:
+    def forward(
+        self, X: Array, masks: dict[int, np.ndarray] | None = None, training: bool = False
+    ) -> Cache:
         """Run the network.
 
         Args:
             X: array of shape (n[0], m).
             masks: what `draw_masks(m)` returned, while training. Defaults to `None`: inference,
                 where dropout is the identity.
+            training: bool, whether batch normalization takes the batch's statistics, and moves the
+                running ones towards them, instead of the running ones. Defaults to `False`.
 
         Returns:
             A `Cache`; its A[L] is the prediction.
@@ -299,14 +352,20 @@ class Network:
         """
         X = check_matrix("X", X, (self.layer_sizes[0], None))
         masks = _check_masks(masks, self.layer_sizes, X.shape[1])
-        Z, A = {}, {0: X}
+        Z, A, normalized = {}, {0: X}, {}
         for layer, name in enumerate(self.activations, start=1):
             g, _ = _OUTPUTS[name] if layer == self.L else ELEMENTWISE[name]
             Z[layer] = self.W[layer] @ A[layer - 1] + self.b[layer]
-            A[layer] = g(Z[layer])
+            inputs = Z[layer]  # of g
+            if layer in self.normalizations:
+                if training:
+                    inputs, normalized[layer] = self.normalizations[layer].forward(inputs)
+                else:
+                    inputs = self.normalizations[layer].infer(inputs)
+            A[layer] = g(inputs)
             if layer in masks:
                 A[layer] = A[layer] * masks[layer] / self.keep_prob
-        return Cache(Z, A, masks)
+        return Cache(Z, A, masks, normalized)
 
     def cost(self, cache: Cache, Y: Array) -> float:
         """Return the cost of a forward pass, a float, with the L2 penalty.
@@ -327,37 +386,69 @@ class Network:
         """Return the `Gradients` of the cost of a forward pass.
 
         Args:
-            cache: what `forward` returned, with the weights unchanged since.
+            cache: what `forward` returned, with the weights unchanged since; with batch
+                normalization, with `training=True`.
             Y: array of shape (n[L], m), labels in [0, 1].
 
         Raises:
-            ValueError: if the shape or the values of `Y` are wrong.
+            ValueError: if the shape or the values of `Y` are wrong, or the network has batch
+                normalization and the cache none of the batch's statistics.
         """
+        if self.normalizations and not cache.normalized:
+            raise ValueError(
+                "`cache` must come from `forward(X, masks, training=True)`, with the statistics of "
+                "batch normalization. Received: cache.normalized={}"
+            )
         A, L = cache.A, self.L
         Y = check_labels(Y, A[L].shape, distribution=self.activations[-1] == "softmax")
         m = Y.shape[1]
         dW, db, dZ = {}, {}, {L: A[L] - Y}
         dA: dict[int, np.ndarray] = {}
+        dgamma, dbeta = {}, {}
         for layer in range(L, 0, -1):
             if layer < L:
                 _, g_prime = ELEMENTWISE[self.activations[layer - 1]]
-                dZ[layer] = dA[layer] * g_prime(cache.Z[layer])
+                inputs, normalization = cache.Z[layer], self.normalizations.get(layer)
+                if normalization is not None:
+                    z_hat = cache.normalized[layer].z_hat
+                    inputs = normalization.gamma * z_hat + normalization.beta
+                dZ[layer] = dA[layer] * g_prime(inputs)
                 if layer in cache.masks:
                     dZ[layer] *= cache.masks[layer] / self.keep_prob
+                if normalization is not None:
+                    dZ[layer], sum_gamma, sum_beta = normalization.backward(
+                        dZ[layer], cache.normalized[layer]
+                    )
+                    dgamma[layer], dbeta[layer] = sum_gamma / m, sum_beta / m
             dW[layer] = dZ[layer] @ A[layer - 1].T / m + self.l2 / m * self.W[layer]
             db[layer] = dZ[layer].sum(axis=1, keepdims=True) / m
             dA[layer - 1] = self.W[layer].T @ dZ[layer]
-        return Gradients(dW, db, dZ, dA)
+        return Gradients(dW, db, dZ, dA, dgamma, dbeta)
 
-    def predict(self, X: Array) -> np.ndarray:
+    def predict(self, X: Array, threshold: float = 0.5) -> np.ndarray:
         """Return the predicted labels, an int array of the shape of Y.
 
-        A sigmoid unit gives 1 where its probability is over 0.5; softmax gives a one-hot column
-        for the most probable class.
+        A sigmoid unit gives 1 where its probability is over the threshold; softmax gives a one-hot
+        column for the most probable class.
+
+        Args:
+            X: array of shape (n[0], m).
+            threshold: float in [0, 1], of sigmoid units only. Defaults to 0.5.
+
+        Raises:
+            TypeError: if `threshold` is not a number.
+            ValueError: if the shape of `X` is wrong, `threshold` is out of range, or it is not 0.5
+                and the output is a softmax.
         """
+        threshold = check_number("threshold", threshold, 0.0, 1.0)
         A = self.forward(X).A[self.L]
         if self.activations[-1] == "sigmoid":
-            return (A > 0.5).astype(int)
+            return (A > threshold).astype(int)
+        if threshold != 0.5:
+            raise ValueError(
+                "`threshold` must be 0.5 where the output is a softmax, which gives the most "
+                f"probable class. Received: threshold={threshold}"
+            )
         return np.eye(len(A), dtype=int)[:, A.argmax(axis=0)]
 
     def accuracy(self, X: Array, Y: Array) -> float:

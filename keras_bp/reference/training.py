@@ -1,4 +1,4 @@
-"""Mini-batch training of the network, and two spirals to train it on."""
+"""Mini-batch training of the network, and spirals to train it on."""
 
 from collections.abc import Callable, Iterator
 
@@ -50,6 +50,40 @@ def spiral(
     X = radius * np.stack([np.cos(angle), np.sin(angle)])
     X += noise * generator.standard_normal(X.shape)
     return X, arm[np.newaxis, :]
+
+
+def generate_spiral_data(N: int = 200, K: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Draw K spiral arms that all begin in the origin, always with the same noise.
+
+    A point at the share s in [0, 1] of arm k = 0..K-1 lies at the radius s and the angle
+    4 (k + s) + 0.2 e, with normal noise e, from the first coordinate's axis towards the second's:
+
+        x = (s sin(angle), s cos(angle))
+
+    Args:
+        N: int >= 1, points per arm. Defaults to 200.
+        K: int >= 1, arms. Defaults to 2.
+
+    Returns:
+        X: float64 array of shape (2, N K), the coordinates.
+        Y: float64 array of shape (1, N K), the arm, 0 to K-1.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> from keras_bp.reference import generate_spiral_data
+        >>> X, Y = generate_spiral_data()
+        >>> X[:, 0].tolist(), X.shape, Y.shape
+        ([0.0, 0.0], (2, 400), (1, 400))
+    """
+    N, K = check_integer("N", N, 1), check_integer("K", K, 1)
+    generator = np.random.RandomState(1)  # of NumPy's first kind, for the same points as ever
+    arm = np.repeat(np.arange(K, dtype=np.float64), N)
+    radius = np.tile(np.linspace(0.0, 1.0, N), K)
+    angle = 4.0 * (arm + radius) + 0.2 * generator.randn(K * N)
+    return radius * np.stack([np.sin(angle), np.cos(angle)]), arm[np.newaxis, :]
 
 
 def mini_batches(m: int, batch_size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -127,7 +161,8 @@ def train(
     for epoch in range(1, epochs + 1):
         total = 0.0
         for batch in mini_batches(m, batch_size, generator):
-            cache = network.forward(X[:, batch], network.draw_masks(len(batch)))
+            masks = network.draw_masks(len(batch))
+            cache = network.forward(X[:, batch], masks, training=True)
             total += network.cost(cache, Y[:, batch]) * len(batch)
             gradients = network.backward(cache, Y[:, batch]).as_list()
             network.parameters = optimizer.step(network.parameters, gradients)

@@ -42,6 +42,7 @@ OTHERS = {
     "reference.BatchNormalization": lambda: reference.BatchNormalization(3, momentum=0.8),
     "reference.BatchNormalizationCache": lambda: reference.BatchNormalizationCache(_x, _x, _x),
     "reference.Cache": lambda: reference.Cache({1: _x}, {1: _x}, {}),
+    "reference.GradientCheckResult": lambda: reference.GradientCheckResult(1e-9),
     "reference.Gradients": lambda: reference.Gradients({1: _x}, {1: _x}, {1: _x}, {1: _x}),
     "reference.LAMB": lambda: reference.LAMB(0.1),
     "reference.Momentum": lambda: reference.Momentum(0.1),

@@ -2,11 +2,13 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
-from keras_bp import reference
+from keras_bp import layers, reference
 from keras_bp.reference import Network
 
 HIDDEN = ["linear", "relu", "sigmoid", "tanh"]
@@ -33,16 +35,33 @@ def move_biases(network):
 # 1e-8 asked for. With ReLU the seeds keep every pre-activation further than e from 0.
 @pytest.mark.parametrize("output, units", [("sigmoid", 1), ("sigmoid", 3), ("softmax", 3)])
 @pytest.mark.parametrize("l2, keep_prob", [(0.0, 1.0), (0.7, 1.0), (0.0, 0.6), (0.7, 0.6)])
+@pytest.mark.parametrize("batch_normalization", [False, True])
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_backward_agrees_with_central_differences(hidden, l2, keep_prob, output, units):
-    network = Network([3, 5, 4, units], [hidden, hidden, output], l2=l2, keep_prob=keep_prob)
+def test_backward_agrees_with_central_differences(
+    hidden, batch_normalization, l2, keep_prob, output, units
+):
+    network = Network(
+        [3, 5, 4, units],
+        [hidden, hidden, output],
+        l2=l2,
+        keep_prob=keep_prob,
+        batch_normalization=batch_normalization,
+    )
     move_biases(network)
+    for normalization in network.normalizations.values():  # away from 1 and 0
+        normalization.gamma += 0.3
+        normalization.beta -= 0.2
     X, Y = data(network)
     before = [array.copy() for array in network.parameters]
-    figure = reference.gradient_check(network, X, Y)
-    assert figure < (1e-7 if hidden == "relu" else 1e-8)
+    # A hidden unit's variance over the few kept examples is small, and the cost bends more.
+    epsilon = 3e-6 if batch_normalization else 1e-5
+    check = reference.gradient_check(network, X, Y, epsilon)
+    assert check < (1e-7 if hidden == "relu" else 1e-8)
+    assert check.verdict == "correct" and check.kinks == 0
     for array, unchanged in zip(network.parameters, before, strict=True):
         assert_array_equal(array, unchanged)
+    for normalization in network.normalizations.values():
+        assert not normalization.running_mean.any() and (normalization.running_variance == 1).all()
 
 
 def test_gradient_check_of_a_three_layer_relu_network():
@@ -56,7 +75,50 @@ def test_gradient_check_at_a_kink_is_large():
     # What the docstring warns of: an input of exactly 0 has slope 0 to one side and 1 to the
     # other, of which the difference takes the mean and the written-out derivative takes 0.
     network = Network([2, 3, 1])
-    assert reference.gradient_check(network, [[0.0], [0.0]], [[1.0]]) > 1e-5
+    check = reference.gradient_check(network, [[0.0], [0.0]], [[1.0]])
+    assert check > 1e-5
+    # Of W nothing can be seen in the origin; b[1] stands on the kinks, and b[2] does not.
+    assert check.verdict == "correct" and check.kinks == 3
+    assert "3 of 13 parameters stand on the kink" in check.explanation
+    assert "are not judged; without them" in check.explanation
+    # Without kinks the sentence is the figure and the verdict, and numbers go on as they did.
+    check = reference.gradient_check(Network([2, 1]), [[0.5], [1.0]], [[1.0]])
+    assert check.explanation == f"relative difference {check:.1e}: correct"
+    assert type(check + 0) is float and f"{check}" == repr(check) == repr(float(check))
+
+
+def test_the_figure_that_calls_a_correct_backward_pass_wrong():
+    """The textbook's first weights and first five points, one of which is the origin."""
+    network = Network([2, 16, 8, 1])
+    W, b = reference.initialize([2, 16, 8, 1], "by_activation", np.random.RandomState(42))
+    network.parameters = [array for layer in W for array in (W[layer], b[layer])]
+    X, Y = reference.generate_spiral_data()
+    check = reference.gradient_check(network, X[:, :5], Y[:, :5], epsilon=1e-7)
+    assert round(check, 3) == 0.063  # what the textbook's own code prints, and calls failed
+    # On the kink are the 16 + 8 biases of the hidden layers.
+    assert check.verdict == "correct" and check.kinks == 24
+    assert reference.gradient_check(network, X[:, 1:6], Y[:, 1:6]) < 1e-8
+
+
+@pytest.mark.parametrize(
+    "size, verdict", [(1e-8, "correct"), (2e-6, "suspicious"), (1e-4, "wrong")]
+)
+def test_verdicts(monkeypatch, size, verdict):
+    original = reference.Gradients.as_list
+    # A gradient that is longer by twice the share s has the figure 2s / (2 + 2s), about s.
+    monkeypatch.setattr(
+        reference.Gradients, "as_list", lambda self: [g * (1 + 2 * size) for g in original(self)]
+    )
+    for X in (np.full((2, 1), 0.5), np.zeros((2, 1))):  # the second one on the kinks
+        check = reference.gradient_check(Network([2, 3, 1], seed=1), X, [[1.0]])
+        assert check.verdict == verdict, check.explanation
+    assert check.kinks == 3
+
+
+def test_not_a_number_is_wrong(monkeypatch):
+    nan = [np.array([[np.nan]])] * 4
+    monkeypatch.setattr(reference.Gradients, "as_list", lambda self: nan)
+    assert reference.gradient_check(Network([1, 1, 1]), [[1.0]], [[1.0]]).verdict == "wrong"
 
 
 @pytest.mark.parametrize("parameter", range(6))
@@ -114,6 +176,62 @@ def test_relative_difference():
     assert np.isnan(reference.relative_difference([[np.nan]], [[1.0]]))
     with pytest.raises(ValueError, match=r"shapes of `analytic`.*Received: shapes \[\(2,\)\]"):
         reference.relative_difference([[1.0]], [[1.0, 2.0]])
+
+
+def test_batch_normalization_stands_before_the_activation_and_infers_by_running_averages():
+    network = Network([3, 4, 5, 1], ["relu", "tanh", "sigmoid"], batch_normalization=True)
+    plain = Network([3, 4, 5, 1], ["relu", "tanh", "sigmoid"])
+    X, Y = data(network, m=8)
+    first = network.forward(X)  # mean 0 and variance 1 at first: nothing but eps
+    assert_allclose(first.A[3], plain.forward(X).A[3], rtol=1e-4)
+    assert first.normalized == {}
+
+    cache = network.forward(X, training=True)
+    assert sorted(network.normalizations) == sorted(cache.normalized) == [1, 2]
+    mean, variance = cache.Z[1].mean(axis=1), cache.Z[1].var(axis=1)
+    expected = np.maximum(0.0, (cache.Z[1].T - mean) / np.sqrt(variance + 1e-5)).T
+    assert_allclose(cache.A[1], expected, rtol=1e-12, atol=1e-15)
+    assert_allclose(network.normalizations[1].running_mean[:, 0], 0.1 * mean, rtol=1e-12)
+    running = 0.9 + 0.1 * variance
+    assert_allclose(network.normalizations[1].running_variance[:, 0], running, rtol=1e-12)
+    inferred = network.forward(X)
+    expected = np.maximum(0.0, (inferred.Z[1].T - 0.1 * mean) / np.sqrt(running + 1e-5)).T
+    assert_allclose(inferred.A[1], expected, rtol=1e-12, atol=1e-15)
+    assert_array_equal(network.forward(X[:, :1]).A[3], network.forward(X).A[3][:, :1])
+
+    shapes = [array.shape for array in network.backward(cache, Y).as_list()]
+    assert shapes == [array.shape for array in network.parameters]
+    assert network.decay_mask == [True, False, False, False] * 2 + [True, False]
+    with pytest.raises(ValueError, match=r"`cache` must .*training=True.*Received: .*=\{\}"):
+        network.backward(inferred, Y)
+
+
+def test_the_network_with_batch_normalization_is_the_keras_layers_one():
+    sizes, names = [3, 4, 5, 1], ["relu", "tanh", "sigmoid"]
+    network = Network(sizes, names, batch_normalization=True)
+    move_biases(network)
+    X, Y = data(network, m=8)
+    rows, stack = tf.constant(X.T), []
+    for layer, name in enumerate(names, start=1):
+        dense = layers.Dense(sizes[layer], dtype="float64")
+        dense.build((None, sizes[layer - 1]))
+        dense.set_weights([network.W[layer].T, network.b[layer][:, 0]])
+        stack.append(dense)
+        if layer < 3:
+            stack.append(layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype="float64"))
+        stack.append(keras.layers.Activation(name, dtype="float64"))
+    model = keras.Sequential([keras.Input((3,), dtype="float64"), *stack])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(keras.losses.binary_crossentropy(Y.T, model(rows, training=True)))
+    expected = tape.gradient(loss, model.trainable_variables)
+
+    cache = network.forward(X, training=True)
+    # Keras keeps the logarithm's argument 1e-7 away from 0 and 1, where none of these come.
+    assert_allclose(network.cost(cache, Y), loss, rtol=1e-12)
+    for ours, theirs in zip(network.backward(cache, Y).as_list(), expected, strict=True):
+        theirs = np.reshape(np.transpose(theirs), ours.shape)
+        assert_allclose(ours, theirs, rtol=1e-10, atol=1e-14)
+    assert_allclose(network.forward(X).A[3].T, model(rows, training=False), rtol=1e-12)
 
 
 def test_forward_in_single_examples_equals_the_batch():
@@ -181,6 +299,7 @@ def test_same_seed_same_network():
     [
         ("he", [np.sqrt(2 / 300), np.sqrt(2 / 200)]),
         ("xavier", [np.sqrt(2 / 500), np.sqrt(2 / 600)]),
+        ("by_activation", [np.sqrt(2 / 300), np.sqrt(1 / 200)]),  # ReLU, then softmax
         ("random", [0.01, 0.01]),
     ],
 )
@@ -192,6 +311,16 @@ def test_initialization(method, deviations):
         assert abs(W[layer].mean()) < 5 * deviation / np.sqrt(W[layer].size)
         assert not b[layer].any()
     assert W[1].shape == (200, 300) and b[1].shape == (200, 1)
+
+
+def test_initialization_by_the_activation_of_each_layer():
+    names = ["relu", "sigmoid", "tanh", "linear", "relu", "sigmoid"]
+    scales = [np.sqrt(2.0 / 4), *[np.sqrt(1.0 / 4)] * 3, np.sqrt(2.0 / 4), np.sqrt(1.0 / 4)]
+    network = Network([4] * 6 + [2], names, initialization="by_activation", seed=3)
+    generator = np.random.default_rng(3)
+    for layer, scale in enumerate(scales, start=1):
+        draw = generator.standard_normal(network.W[layer].shape)
+        assert_allclose(network.W[layer], scale * draw, rtol=1e-15)
 
 
 def test_default_activations():
@@ -217,6 +346,11 @@ def test_predict_and_accuracy_with_sigmoid():
     X = [[2.0, -2.0, 0.0]]
     # A probability of just 0.5 counts as 0.
     assert_array_equal(network.predict(X), [[1, 0, 0], [0, 1, 0]])
+    assert_array_equal(network.predict(X, 0.49), [[1, 0, 1], [0, 1, 1]])
+    assert_array_equal(network.predict(X, threshold=0.9), np.zeros((2, 3)))  # sigmoid(2) = 0.88
+    assert_array_equal(network.predict(X, threshold=0), np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"`threshold`.*\[0, 1\].*Received: threshold=1.5"):
+        network.predict(X, 1.5)
     assert network.accuracy(X, [[1, 0, 1], [0, 0, 0]]) == 4 / 6
 
 
@@ -226,6 +360,8 @@ def test_predict_and_accuracy_with_softmax():
     X = [[2.0, 0.0, -2.0, -2.0]]
     assert_array_equal(network.predict(X), [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]])
     assert network.accuracy(X, [[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]]) == 3 / 4
+    with pytest.raises(ValueError, match="`threshold` must be 0.5.*softmax.*=0.4"):
+        network.predict(X, 0.4)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +396,7 @@ def test_predict_and_accuracy_with_softmax():
         ([[3, 1]], {"keep_prob": float("nan")}, ValueError, "Received: keep_prob=nan"),
         ([[3, 1]], {"keep_prob": "half"}, TypeError, r"keep_prob='half'"),
         ([[3, 1]], {"initialization": "lecun"}, ValueError, "'he'.*Received: .*'lecun'"),
+        ([[3, 1]], {"batch_normalization": 2}, TypeError, "Received: batch_normalization=2"),
         ([[3, 1]], {"seed": -1}, ValueError, "`seed`.*0 or more"),
         ([[3, 1]], {"seed": None}, TypeError, "`seed`"),
     ],

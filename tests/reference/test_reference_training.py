@@ -24,10 +24,11 @@ def demo():
 def test_the_demo_learns_the_spiral(demo, capsys):
     demo([])
     printed = capsys.readouterr().out
-    # 98 % is the project's bar. Eight other initial weights all ended at 100 %, so that another
-    # machine's rounding does not decide.
+    # 98 % is the project's bar. Four other initial weights all ended at 399 of 400 points too (the
+    # origin belongs to both arms), so that another machine's rounding does not decide.
     assert float(re.search(r"training accuracy: ([\d.]+)%", printed)[1]) > 98.0
     assert float(re.search(r"relative difference (\S+)", printed)[1]) < 1e-8
+    assert "with the origin: relative difference 4.4e-02; 24 of 193 parameters" in printed
     assert "epoch  200/2000" in printed and "epoch 2000/2000" in printed
 
 
@@ -150,6 +151,35 @@ def test_spiral():
     assert_allclose((X - clean).std(), 0.02, rtol=0.12)
 
 
+@pytest.mark.parametrize("N, K", [(200, 2), (7, 3)])
+def test_spirals_from_the_origin(N, K):
+    """The textbook's loop, point by point, with the generator that it seeds."""
+    generator = np.random.RandomState(1)
+    X, Y = reference.generate_spiral_data(N, K)
+    assert X.shape == (2, N * K) and Y.shape == (1, N * K)
+    for j in range(K):
+        t = np.linspace(j * 4, (j + 1) * 4, N) + generator.randn(N) * 0.2
+        for i, r in enumerate(np.linspace(0.0, 1, N)):
+            expected = [r * np.sin(t[i]), r * np.cos(t[i])]
+            assert_allclose(X[:, N * j + i], expected, rtol=1e-13, atol=1e-15)
+            assert Y[0, N * j + i] == j
+    assert_array_equal(X[:, ::N], np.zeros((2, K)))  # each arm begins in the origin
+    assert_array_equal(X, reference.generate_spiral_data(N, K)[0])
+
+
+def test_training_moves_the_running_statistics_of_batch_normalization():
+    X, Y = reference.spiral(points_per_arm=10)
+    network = reference.Network([2, 4, 1], batch_normalization=True)
+    reference.train(network, X, Y, reference.SGD(0.0), epochs=1, batch_size=20)
+    Z = network.forward(X).Z[1]
+    running = network.normalizations[1].running_mean
+    assert_allclose(running, 0.1 * Z.mean(axis=1, keepdims=True), rtol=1e-12)
+    costs = reference.train(network, X, Y, reference.Adam(0.02), epochs=60, batch_size=20)
+    assert costs[-1] < 0.8 * costs[0]
+    # At inference by the averages, which after 60 updates have come near to the last batches'.
+    assert network.cost(network.forward(X), Y) < 0.85 * costs[0]
+
+
 def test_a_straight_line_does_not_part_the_spiral():
     X, Y = reference.spiral()
     network = reference.Network([2, 1])
@@ -165,11 +195,14 @@ def test_a_straight_line_does_not_part_the_spiral():
         ({"turns": 0}, ValueError, r"`turns`.*\(0, inf\)"),
         ({"noise": -0.1}, ValueError, "Received: noise=-0.1"),
         ({"seed": -1}, ValueError, "`seed`"),
+        ({"N": 0}, ValueError, "`N`.*1 or more"),
+        ({"K": 2.0}, TypeError, "Received: K=2.0"),
     ],
 )
 def test_wrong_spirals(keywords, error, message):
+    draw = reference.generate_spiral_data if {"N", "K"} & set(keywords) else reference.spiral
     with pytest.raises(error, match=message):
-        reference.spiral(**keywords)
+        draw(**keywords)
 
 
 @pytest.mark.parametrize(

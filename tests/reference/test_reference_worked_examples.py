@@ -6,6 +6,8 @@ order of the operations may differ.
 
 import json
 import pathlib
+import re
+import runpy
 
 import numpy as np
 import pytest
@@ -57,6 +59,55 @@ def test_two_layers_after_one_update(two_layers):
     for layer in (1, 2):
         assert_allclose(network.W[layer], example["after_update"][f"W{layer}"], rtol=RTOL)
         assert_allclose(network.b[layer], example["after_update"][f"b{layer}"], rtol=RTOL)
+
+
+def test_the_printed_steps(capsys):
+    """Each step that is printed, by its example and formula, holds the file's numbers."""
+    folder = pathlib.Path(reference.__file__).parent
+    runpy.run_path(str(folder / "worked_examples.py"), run_name="__main__")
+    printed, example, key = {}, None, None
+    for line in capsys.readouterr().out.splitlines():
+        if heading := re.match(r"Example (\d)", line):
+            example = heading[1]
+        elif line.startswith(" " * 12 + "  "):
+            printed[key].append([float(number) for number in line.split()])
+        elif line:
+            key = example, line[12:].partition(" = ")[0]
+            assert key not in printed
+            printed[key] = []
+
+    two, adam, norm = (
+        EXAMPLES[name] for name in ("two_layer_backprop", "adam_step_t2", "batch_norm_forward")
+    )
+    expected = {("1", "X, with Y"): two["inputs"]["X"], ("1", "L"): two["forward"]["loss"]}
+    for name in ("W1", "b1", "W2", "b2"):
+        bracketed = f"{name[0]}[{name[1]}]"
+        expected["1", bracketed] = two["inputs"][name]
+        expected["1", f"{bracketed} - alpha d{bracketed}"] = two["after_update"][name]
+    for name in ("Z1", "A1", "Z2", "A2"):
+        expected["1", f"{name[0]}[{name[1]}]"] = two["forward"][name]
+    for name, value in two["backward"].items():
+        expected["1", f"{name[:2]}[{name[2]}]"] = value
+    expected |= {
+        ("2", "the gradient g"): adam["inputs"]["gradient"],
+        ("2", "the averages m"): adam["inputs"]["m1"],
+        ("2", "and v"): adam["inputs"]["v1"],
+        ("2", "m"): adam["m2"],
+        ("2", "v"): adam["v2"],
+        ("2", "mh"): adam["m_hat"],
+        ("2", "vh"): adam["v_hat"],
+        ("2", "taken from theta: alpha mh / (sqrt(vh) + eps)"): adam["step_subtracted"],
+        ("3", "z"): norm["z"],
+        ("3", "mu"): norm["mean"],
+        ("3", "var"): norm["variance"],
+        ("3", "zh"): norm["z_hat"],
+        ("3", "y"): norm["y"],
+        ("3", "mean zh, mean zh^2"): [norm["z_hat_mean"], norm["z_hat_variance"]],
+    }
+    assert printed.keys() == expected.keys()
+    for key, rows in printed.items():
+        # Five digits are printed.
+        assert_allclose(rows, np.atleast_2d(expected[key]), rtol=5e-5, atol=1e-15, err_msg=key)
 
 
 def test_adam_at_its_second_step():
