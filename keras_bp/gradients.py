@@ -219,8 +219,8 @@ def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
             `tf.IndexedSlices`, or None, which counts as zeros.
 
     Returns:
-        A scalar tensor, 0.0 for an empty list: float64 if any gradient is float64, else float32.
-        See `squared_norms` for its range.
+        A scalar tensor, 0.0 for an empty list: float64 if any gradient is float64, else float32,
+        in which a norm over 3.4e38 is infinite. See `squared_norms` for the range of float64.
 
     Raises:
         TypeError: if `gradients` is not a list or tuple.
@@ -274,7 +274,8 @@ def clip(
 
     Returns:
         A list of the same length, dtypes and forms; the list's own items where no bound is given.
-        If the norm is not finite, all entries become NaN, so that the fault is not hidden.
+        If an entry is not finite, or one of float64 is over about 1e154, all entries that are
+        divided by that norm become NaN, so that the fault is not hidden.
 
     Raises:
         TypeError: if a bound is not a number.
@@ -321,7 +322,10 @@ def clip(
 def _divide(values, divisor):
     # Not times the inverse: that of 1e38 is no normal number in float32, and counts as 0.
     wide = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
-    return tf.cast(wide / tf.cast(divisor, wide.dtype), values.dtype)
+    # The excess of 3e38 over 0.1 is more than float32 holds, so a power of two is taken out of it.
+    scale = tf.where(divisor > 2.0**64, tf.constant(2.0**-64, tf.float64), 1.0)
+    quotient = wide / tf.cast(divisor * scale, wide.dtype) * tf.cast(scale, wide.dtype)
+    return tf.cast(quotient, values.dtype)
 
 
 def sum_over_replicas(gradients: Sequence[Gradient]) -> list[Gradient]:
