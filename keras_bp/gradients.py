@@ -175,9 +175,8 @@ def squared_norm(gradient: Gradient) -> tf.Tensor:
 def squared_norms(gradients: Sequence[Gradient]) -> tf.Tensor:
     """Squared L2 norm of each of a list of gradients, see `squared_norm`.
 
-    Finite gradients have finite norms: squares are summed in float32, and all again in float64
-    where that overflows (an entry over 1.8e19). The square of an entry under about 1e-19 in size
-    vanishes in float32.
+    Squares are taken and summed in float64: those of gradients of up to float32 neither overflow
+    nor vanish, those of float64 overflow at an entry of about 1e154.
 
     Args:
         gradients: list of n tensors of any shape and floating dtype, `tf.IndexedSlices` or None.
@@ -190,33 +189,20 @@ def squared_norms(gradients: Sequence[Gradient]) -> tf.Tensor:
     >>> keras_bp.gradients.squared_norms(gradients).numpy().round(3).tolist()
     [25.0, 0.0, 1.0000000400817613e+40]
     """
-    values = [_values_to_square(gradient) for gradient in gradients]
-    if not values:
+    if not gradients:
         return tf.zeros((0,), tf.float64)
-
-    def sums(values):
-        # l2_loss is half the sum of squares in one kernel that holds no squared copy.
-        halves = [tf.nn.l2_loss(value) for value in values]
-        if len({half.dtype for half in halves}) > 1:
-            halves = [tf.cast(half, tf.float64) for half in halves]
-        return 2.0 * tf.cast(tf.stack(halves), tf.float64)
-
-    squares = sums(values)
-    return tf.cond(
-        tf.reduce_all(tf.math.is_finite(squares)),
-        lambda: squares,
-        lambda: sums([tf.cast(value, tf.float64) for value in values]),
-    )
+    # l2_loss is half the sum of squares in one kernel that holds no squared copy. Float64 only
+    # where float32 overflows would need a tf.cond, and with one XLA rounds other operations of the
+    # step differently: training would not be the same with and without a monitor.
+    return 2.0 * tf.stack([tf.nn.l2_loss(_in_float64(gradient)) for gradient in gradients])
 
 
-def _values_to_square(gradient):
+def _in_float64(gradient):
     if gradient is None:
-        return tf.zeros((), tf.float32)
-    if gradient.dtype != tf.float64:
-        gradient = tf.cast(gradient, tf.float32)
+        return tf.zeros((), tf.float64)
     if isinstance(gradient, tf.IndexedSlices):
-        gradient = deduplicate(gradient).values
-    return tf.convert_to_tensor(gradient)
+        gradient = deduplicate(map_values(_in_float64, gradient)).values
+    return tf.cast(gradient, tf.float64)
 
 
 def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
@@ -233,8 +219,8 @@ def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
             `tf.IndexedSlices`, or None, which counts as zeros.
 
     Returns:
-        A scalar tensor, 0.0 for an empty list: float64 if any gradient is float64, else float32.
-        See `squared_norms` for its range.
+        A scalar tensor, 0.0 for an empty list: float64 if any gradient is float64, else float32,
+        in which a norm over 3.4e38 is infinite. See `squared_norms` for the range of float64.
 
     Raises:
         TypeError: if `gradients` is not a list or tuple.
@@ -288,7 +274,8 @@ def clip(
 
     Returns:
         A list of the same length, dtypes and forms; the list's own items where no bound is given.
-        If the norm is not finite, all entries become NaN, so that the fault is not hidden.
+        If an entry is not finite, or one of float64 is over about 1e154, all entries that are
+        divided by that norm become NaN, so that the fault is not hidden.
 
     Raises:
         TypeError: if a bound is not a number.
@@ -335,7 +322,10 @@ def clip(
 def _divide(values, divisor):
     # Not times the inverse: that of 1e38 is no normal number in float32, and counts as 0.
     wide = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
-    return tf.cast(wide / tf.cast(divisor, wide.dtype), values.dtype)
+    # The excess of 3e38 over 0.1 is more than float32 holds, so a power of two is taken out of it.
+    scale = tf.where(divisor > 2.0**64, tf.constant(2.0**-64, tf.float64), 1.0)
+    quotient = wide / tf.cast(divisor * scale, wide.dtype) * tf.cast(scale, wide.dtype)
+    return tf.cast(quotient, values.dtype)
 
 
 def sum_over_replicas(gradients: Sequence[Gradient]) -> list[Gradient]:

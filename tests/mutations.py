@@ -53,7 +53,7 @@ MUTATIONS = {
     ),
     # gradients and optimizers
     "norm_of_repeated_rows": (
-        "gradient = deduplicate(gradient).values\n",
+        "gradient = deduplicate(map_values(_in_float64, gradient)).values\n",
         "gradient = gradient.values\n",
         "gradients optimizers",
     ),

@@ -10,6 +10,7 @@ from keras_bp._keras import serializable
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
 from keras_bp.deferred.rows import missed_quadrature, missed_steps
+from keras_bp.optimizers._variables import mean_square
 from keras_bp.optimizers.adam import Adam
 
 _BLOCK = 4096
@@ -176,7 +177,7 @@ class DeferredAdam(Adam):
         ids, g = gradient.indices, gradient.values
         w, m, v = self._up_to_date(table, ids)
         m += (g - m) * (1 - beta_1)
-        v += (tf.square(g) - v) * (1 - beta_2)
+        v = mean_square(v, beta_2, g)
         now = table.clock + 1
         table.write(ids, w - m / (tf.sqrt(v) + epsilon) * size, m, v, now)
         # The rows that were last updated j updates ago, j = 1, 2, ..., have missed one more.
@@ -203,13 +204,14 @@ class DeferredAdam(Adam):
         """Bring all rows up to date, block by block; `forget` sets the averages to 0 then."""
         rows = table.variable.shape[0]
         block = min(rows, _BLOCK)
-        keep = tf.cast(tf.logical_not(forget), table.variable.dtype)
 
         def body(start):
             # The last block reaches back to have the others' length: rows that are up to date stay.
             ids = tf.minimum(start, rows - block) + tf.range(block)
             w, m, v = self._up_to_date(table, ids)
-            table.write(ids, w, m * keep, v * keep, table.clock)
+            # Not by a factor of 0, with which an infinite average would be NaN.
+            m, v = (tf.where(forget, tf.zeros_like(mean), mean) for mean in (m, v))
+            table.write(ids, w, m, v, table.clock)
             return (start + block,)
 
         tf.while_loop(lambda start: start < rows, body, (tf.constant(0),))

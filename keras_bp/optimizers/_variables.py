@@ -41,6 +41,15 @@ def descend(variable, rate, direction):
     tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=direction)
 
 
+def mean_square(average, beta, gradient):
+    """Return the next moving average of squares, `b v + (1 - b) g^2`.
+
+    Not by `descend`: where a square has overflowed, v - g^2 would be inf - inf, NaN. As a sum the
+    average stays infinite, and the steps that are divided by its root are 0.
+    """
+    return average * beta + tf.square(gradient) * (1 - beta)
+
+
 def move_averages(averaged, iterations, momentum, overwrite_frequency):
     """Move averages towards their weights, once per update; the first update sets them.
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._variables import descend
+from keras_bp.optimizers._variables import descend, mean_square
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
 
@@ -74,7 +74,7 @@ class Lamb(Optimizer):
         rate, size, epsilon, beta_1, beta_2 = coefficients
         mean, square = slots
         descend(mean, 1 - beta_1, mean - gradient)
-        descend(square, 1 - beta_2, square - tf.square(gradient))
+        square.assign(mean_square(square, beta_2, gradient))
         # size m / (sqrt(v) + eps c) is mh / (sqrt(vh) + eps).
         direction = mean / (tf.sqrt(square) + epsilon) * size
         if decay is not None:

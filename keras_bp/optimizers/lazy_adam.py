@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_choice, check_flag
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
+from keras_bp.optimizers._variables import mean_square
 from keras_bp.optimizers.adam import Adam
 
 
@@ -113,7 +114,7 @@ class LazyAdam(Adam):
             size, epsilon = self._row_coefficients(tf.gather(updates[0], ids), rate, g)
         m, v = tf.gather(mean, ids), tf.gather(square, ids)
         m += (g - m) * (1 - beta_1)
-        v += (tf.square(g) - v) * (1 - beta_2)
+        v = mean_square(v, beta_2, g)
         mean.scatter_update(tf.IndexedSlices(m, ids))
         square.scatter_update(tf.IndexedSlices(v, ids))
         variable.scatter_sub(tf.IndexedSlices(m / (tf.sqrt(v) + epsilon) * size, ids))

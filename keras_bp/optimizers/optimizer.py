@@ -49,7 +49,9 @@ class Optimizer(SettableLearningRate):
     4. the mean over `gradient_accumulation_steps` micro-steps: all that follows happens once per
        update;
     5. clipping, also where the norm's square overflows. In float32 an entry over 1.8e19 that is not
-       clipped makes the averages of squares infinite that Adam and others keep;
+       clipped makes the averages of squares infinite that Adam and others keep, and its steps 0
+       from then on. In arrays of more than 32,768 entries, which Adam and the rules built on it
+       update by a kernel of TensorFlow, it makes them NaN;
     6. weight decay, `w -= learning_rate * weight_decay * w`;
     7. the rule; then the variable's constraint, and the average of `use_ema`.
 

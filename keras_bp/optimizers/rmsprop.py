@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._variables import descend
+from keras_bp.optimizers._variables import descend, mean_square
 from keras_bp.optimizers.optimizer import Optimizer
 
 
@@ -73,13 +73,11 @@ class RMSprop(Optimizer):
         [rate] = coefficients
         slots = dict(zip(self.slot_names, slots, strict=True))
         square = slots["velocity"]
-        forget = tf.constant(1 - self.rho, variable.dtype)
-        # Not by `descend`: where a square has overflowed, the difference would be NaN.
-        square.assign(square * self.rho + tf.square(gradient) * forget)
+        square.assign(mean_square(square, self.rho, gradient))
         root = square
         if self.centered:
             mean = slots["average_gradient"]
-            descend(mean, forget, mean - gradient)
+            descend(mean, tf.constant(1 - self.rho, variable.dtype), mean - gradient)
             # The variance is 0 where the gradient is constant, and rounding may bring it below.
             root = tf.maximum(square - tf.square(mean), 0)
         if self.epsilon_in_sqrt:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._variables import descend, local
+from keras_bp.optimizers._variables import local, mean_square
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
 
@@ -139,7 +139,7 @@ class ScheduleFreeAdamW(Optimizer):
     def _rule(self, variable, gradient, slots, coefficients, decay):
         reach, inverse_keep, pull, push, correction, beta_2 = coefficients
         difference, square = slots
-        descend(square, 1 - beta_2, square - tf.square(gradient))
+        square.assign(mean_square(square, beta_2, gradient))
         d = gradient / (tf.sqrt(square) * correction + self.epsilon)
         if decay is not None:
             d += variable * tf.constant(self.weight_decay, variable.dtype)

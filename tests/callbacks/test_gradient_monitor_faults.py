@@ -72,35 +72,52 @@ def large_model(optimizer, **options):
     return model
 
 
+def convolution(optimizer, **options):
+    """A convolution's gradient, which XLA fuses with what reads it."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), L.Dense(128), L.Reshape((8, 8, 2)), L.Conv2D(4, 3)]
+    model = keras.Sequential([*layers, L.ReLU(), L.Flatten(), L.Dense(1)])
+    model.compile(optimizer(), "mse", **options)
+    return model
+
+
 EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}
 
 
 @pytest.mark.parametrize(
-    "optimizer, compiled",
+    "network, optimizer, compiled",
     [
         # gamma's gradient is a product, which TensorFlow joins with the rate of SGD's step.
-        (lambda: optimizers.SGD(0.01, momentum=0.9), GRAPH),
+        (large_model, lambda: optimizers.SGD(0.01, momentum=0.9), GRAPH),
         # XLA joins none of the products that were tried (`own_product` broken shows in the graph
         # above alone): here a recording that adds to the optimizer's sums would show.
-        (lambda: optimizers.SGD(0.01, clipnorm=0.1, gradient_accumulation_steps=2), JIT),
         (
+            large_model,
+            lambda: optimizers.SGD(0.01, clipnorm=0.1, gradient_accumulation_steps=2),
+            JIT,
+        ),
+        # XLA rounds Keras's clipping differently if the recording has a tf.cond.
+        (convolution, lambda: optimizers.SGD(0.01, clipnorm=0.1), JIT),
+        (
+            large_model,
             lambda: optimizers.LossScaleOptimizer(
                 optimizers.RMSprop(0.01, clipnorm=0.1, gradient_accumulation_steps=2)
             ),
             GRAPH,
         ),
     ],
-    ids=["sgd", "jit", "loss-scale"],
+    ids=["sgd", "jit", "jit-convolution", "loss-scale"],
 )
 @pytest.mark.parametrize(
     "options",
     [{}, pytest.param({"histograms_every": 3, "activations": True}, marks=pytest.mark.long)],
     ids=str,
 )
-def test_training_is_the_same_to_the_bit(optimizer, compiled, options, data, tmp_path):
+def test_training_is_the_same_to_the_bit(network, optimizer, compiled, options, data, tmp_path):
     data, results = [array[:20] for array in data], []
     for callbacks in [], [GradientMonitor(tmp_path, **options)]:
-        model = large_model(optimizer, **compiled)
+        model = network(optimizer, **compiled)
         history = fit(model, data, *callbacks, epochs=2)
         variables = model.weights + model.optimizer.variables
         results.append((history.history, [(v.path, v.numpy()) for v in variables]))

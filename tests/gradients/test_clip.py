@@ -124,8 +124,13 @@ def test_variables_are_read():
     np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=1e-6)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm"])
-@pytest.mark.parametrize("size", [1e20, 1e38])
-def test_squares_that_overflow_float32(name, size):
-    [clipped] = clip([tf.constant([0.6 * size, -0.8 * size])], **{name: 2.0})
-    np.testing.assert_allclose(clipped, [1.2, -1.6], rtol=1e-6)
+@pytest.mark.parametrize("bound", [2.0, 1e-7])
+def test_squares_norms_and_excesses_that_overflow_float32(bound, name, jit_compile):
+    """The norm of the last gradient is 4.2e38, and its excess over the bound up to 4e45."""
+    compute = tf.function(lambda g: clip([g], **{name: bound})[0], jit_compile=jit_compile)
+    for given in [6e19, -8e19], [6e37, -8e37], [3e38, -3e38]:
+        given = np.array(given, "float32")
+        expected = bound * given.astype("float64") / np.linalg.norm(given.astype("float64"))
+        np.testing.assert_allclose(compute(tf.constant(given)), expected, rtol=1e-6)

@@ -103,10 +103,11 @@ def test_gradients_of_keras_variables():
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_squares_that_overflow_float32(jit_compile):
     """The norms of the others keep their digits, and repeated rows are summed first."""
-    rows = tf.IndexedSlices(tf.fill((2, 1), 2e19), tf.constant([1, 1]), tf.constant([3, 1]))
+    rows = tf.IndexedSlices(tf.fill((2, 1), 3e38), tf.constant([1, 1]), tf.constant([3, 1]))
     given = [tf.constant([3e38, -3e38]), tf.constant([[3e-3]]), rows, None]
+    given += [tf.constant([3e-30])]
     squares = tf.function(lambda: squared_norms(given), jit_compile=jit_compile)()
-    np.testing.assert_allclose(squares, [1.8e77, 9e-6, 1.6e39, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(squares, [1.8e77, 9e-6, 3.6e77, 0.0, 9e-60], rtol=1e-6)
     norm = global_norm([tf.constant([3e37, -4e37])])
     assert norm.dtype == tf.float32
     np.testing.assert_allclose(norm, 5e37, rtol=1e-6)

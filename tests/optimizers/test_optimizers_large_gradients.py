@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from optimizer_cases import NAMES, make
 
-from keras_bp import optimizers
+from keras_bp import layers, optimizers
 
 SEQUENCES = [(1e20, 1e-3, 1e20), (1e38, 1e-3, 1e38)]
 VARIANTS = [
@@ -63,3 +63,38 @@ def test_the_distance_over_gradients():
         expected.append(w)
     ours = run(optimizers.DoG(r_epsilon=0.1), given)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+AVERAGING = ["Adam", "AdamW", "Lamb", "LazyAdam", "RMSprop", "ScheduleFreeAdamW"]
+AVERAGING += ["DeferredAdam", "HypergradientAdam"]
+
+
+@pytest.mark.parametrize(
+    "name, options", [*[(name, {}) for name in AVERAGING], ("Adam", {"amsgrad": True})]
+)
+def test_an_average_that_overflowed_stops_its_entry_and_no_other(name, options):
+    """The steps of the first entry are 0; the second one goes on as if it were alone."""
+    given = [[1e20, 1.0], [1e-3, -2.0], [1e20, 1.0], [1.0, 1.0]]
+    ours = run(getattr(optimizers, name)(0.1, **options), given)
+    assert np.isfinite(ours).all()
+    if name not in ("Lamb", "HypergradientAdam"):  # whose rate depends on all entries
+        alone = run(getattr(optimizers, name)(0.1, **options), [[0.0, g] for _, g in given])
+        np.testing.assert_array_equal(ours[:, 1], alone[:, 1])
+    if name not in ("AdamW", "ScheduleFreeAdamW"):  # which decay, and average the first weights
+        np.testing.assert_array_equal(ours[:, 0], 1.0)
+
+
+@pytest.mark.parametrize("name", ["LazyAdam", "DeferredAdam"])
+def test_rows_whose_average_overflowed(name):
+    layer = layers.DeferredEmbedding if name == "DeferredAdam" else layers.Embedding
+    layer = layer(3, 2, embeddings_initializer="ones")
+    layer.build()
+    [table] = layer.trainable_weights
+    for optimizer in (getattr(optimizers, name)(0.1) for _ in range(2)):  # the second takes over
+        for size, row in (1e20, 1), (1e-3, 1), (1e20, 1), (0.0, 2):
+            rows = tf.IndexedSlices(tf.constant([[size, 1.0]]), tf.constant([row]))
+            optimizer.apply([rows], [table])
+    weights = layer.get_weights()[0]
+    assert np.isfinite(weights).all()
+    np.testing.assert_array_equal(weights[:2, 0], 1.0)
+    assert (weights[1:, 1] < 1.0).all()
