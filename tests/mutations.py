@@ -53,8 +53,8 @@ MUTATIONS = {
     ),
     # gradients and optimizers
     "norm_of_repeated_rows": (
-        "gradient = deduplicate(map_values(_in_float64, gradient)).values\n",
-        "gradient = gradient.values\n",
+        "return deduplicate(wide).values\n",
+        "return wide.values\n",
         "gradients optimizers",
     ),
     "clip_not_finite": (

@@ -291,7 +291,7 @@ class Optimizer(SettableLearningRate):
     ) -> None:
         """Set `exclude_from_decay`, as Keras's method does: variables, or patterns of paths."""
         if self.built:
-            raise ValueError("`exclude_from_weight_decay` must be called before `build`.")
+            raise ValueError("Call `exclude_from_weight_decay` before the optimizer is built.")
         self._exact_exclusions = [exactly(variable) for variable in var_list or []]
         self.exclude_from_decay = check_patterns(self._exact_exclusions + list(var_names or []))
 
