@@ -94,6 +94,8 @@ class MultiTaskModel(keras.Model):
             raise TypeError(
                 "`combiner` must be a keras_bp.multitask.Combiner, such as PCGrad(). "
                 f"Received: combiner={combiner!r}"
+                + " (`clone_model` passes none on: use `from_config`)"
+                * (combiner is None)
             )
         if len(keras.tree.flatten(outputs)) < 2:
             raise ValueError(
