@@ -196,26 +196,23 @@ def check_rate(name: str, value: Any) -> Any:
     """Return a schedule or callable as it is, and a constant learning rate as a float >= 0."""
     if callable(value) and not isinstance(value, type):
         return value
-    try:
-        return check_number(name, value, 0.0)
-    except TypeError as error:
-        raise TypeError(
-            f"`{name}` must be a finite number in [0, inf), a schedule or a function without "
-            f"arguments that returns the rate. {_received(name, value)}"
-        ) from error
+    forms = "a schedule or a function without arguments that returns the rate"
+    return _constant_rate(name, value, f"a finite number in [0, inf), {forms}")
 
 
 def check_schedule(name: str, value: Any) -> Any:
     """Return a schedule as it is, and a constant learning rate as a float of 0 or more."""
     if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
         return value
+    schedule = "a `keras.optimizers.schedules.LearningRateSchedule`"
+    return _constant_rate(name, value, f"{schedule} or a number for a constant rate")
+
+
+def _constant_rate(name, value, expected):
     try:
         return check_number(name, value, 0.0)
     except TypeError as error:
-        raise TypeError(
-            f"`{name}` must be a `keras.optimizers.schedules.LearningRateSchedule` or a number for "
-            f"a constant rate. {_received(name, value)}"
-        ) from error
+        raise TypeError(f"`{name}` must be {expected}. {_received(name, value)}") from error
 
 
 def check_floating(name: str, value: Any, dtype: tf.DType | None = None) -> tf.Tensor:

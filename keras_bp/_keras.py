@@ -293,18 +293,23 @@ def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
+def _callers(frame: types.FrameType | None) -> Iterator[types.FrameType]:
+    """Go through a frame and those of its callers."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 def fit_arguments(model: keras.Model) -> dict[str, Any]:
     """Return the arguments of the `fit` of a model that is running; empty outside of one.
 
     Keras hands callbacks neither the data nor a way to them.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame in _callers(inspect.currentframe()):
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
             names = inspect.signature(keras.Model.fit).parameters
             if all(name in frame.f_locals for name in names):  # not that of a subclass
                 return {name: frame.f_locals[name] for name in names}
-        frame = frame.f_back
     return {}
 
 
@@ -410,13 +415,11 @@ def called_functions() -> list[tf.types.experimental.PolymorphicFunction]:
     """
     found = {}
     for innermost in sys._current_frames().values():
-        frame: types.FrameType | None = innermost
-        while frame is not None:
+        for frame in _callers(innermost):
             if frame.f_code.co_varnames[:1] == ("self",):
                 owner = frame.f_locals.get("self")
                 if isinstance(owner, tf.types.experimental.PolymorphicFunction):
                     found[id(owner)] = owner
-            frame = frame.f_back
     return list(found.values())
 
 

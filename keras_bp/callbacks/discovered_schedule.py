@@ -156,12 +156,8 @@ class DiscoveredSchedule(Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: check model and optimizer."""
+        self._check_optimizer()
         optimizer = self.model.optimizer
-        if not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise ValueError(
-                "DiscoveredSchedule needs a model that is compiled with an optimizer. "
-                f"Received: model {self.model.name!r} with optimizer {optimizer!r}"
-            )
         if self._optimizer is optimizer:
             return
         cycles = [leaf.gradient_accumulation_steps or 1 for leaf in leaf_optimizers(optimizer)]

@@ -94,7 +94,7 @@ class GradientMonitor(RecordingCallback):
 
     Gradients are those of the true loss, as the optimizer receives them: before clipping, without
     the factor of a loss scale, the rows of a sparse gradient summed per id. A variable without a
-    gradient counts as 0. Norms below about 1e-19 are written as 0.
+    gradient counts as 0.
 
     Update steps count, not batches. With `gradient_accumulation_steps` a point stands for the mean
     of the micro-batches' gradients and losses (what an earlier `fit` left over counts in the

@@ -124,11 +124,7 @@ class OptimizerSwitch(Callback, MonitorCallback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: begin to watch, unless the switch has been made."""
-        if not isinstance(self.model.optimizer, keras.optimizers.Optimizer):
-            raise ValueError(
-                "OptimizerSwitch needs a model that is compiled with an optimizer. "
-                f"Received: model {self.model.name!r} with optimizer {self.model.optimizer!r}"
-            )
+        self._check_optimizer()
         self.best = None
         self.wait = 0
         if not self._is_switched():

@@ -40,6 +40,15 @@ class Callback(keras.callbacks.Callback):
             )
         super().set_model(model)
 
+    def _check_optimizer(self):
+        """Raise if the model has no optimizer."""
+        optimizer = getattr(self.model, "optimizer", None)
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ValueError(
+                f"{type(self).__name__} needs a model that is compiled with an optimizer. "
+                f"Received: model {self.model.name!r} with optimizer {optimizer!r}"
+            )
+
     def __repr__(self) -> str:
         names = inspect.signature(type(self)).parameters
         return as_call(type(self), {n: vars(self)[n] for n in names if n in vars(self)})
@@ -135,15 +144,10 @@ class RecordingCallback(Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: begin."""
-        name = type(self).__name__
-        if getattr(self.model, "optimizer", None) is None:
-            raise ValueError(
-                f"{name} needs a model that is compiled with an optimizer. "
-                f"Received: model {self.model.name!r} with optimizer None"
-            )
+        self._check_optimizer()
         if is_built(self.model) and not self.model.trainable_variables:
             raise ValueError(
-                f"{name} needs a model with trainable weights. "
+                f"{type(self).__name__} needs a model with trainable weights. "
                 f"Received: model {self.model.name!r}, which has none"
             )
         self._begin()

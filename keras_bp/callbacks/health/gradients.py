@@ -21,8 +21,7 @@ class NotFinite(Check):
       not finite. That layer, or what lies between it and the next, has no finite derivative there.
 
     Outputs that are not finite are no finding while loss and gradients are finite. Nor is a step
-    that loss scaling skips, unless an epoch has only such steps. Norms above about 1e19
-    count as infinite.
+    that loss scaling skips, unless an epoch has only such steps.
 
     It has no thresholds.
     """
