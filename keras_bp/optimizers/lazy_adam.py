@@ -92,13 +92,6 @@ class LazyAdam(Adam):
     def _by_rows(self, variable):
         return True
 
-    def _decay(self, variable, gradient, decay):
-        if not isinstance(gradient, tf.IndexedSlices):
-            return super()._decay(variable, gradient, decay)
-        rows = tf.gather(variable, gradient.indices)
-        variable.scatter_sub(tf.IndexedSlices(rows * decay, gradient.indices))
-        return None
-
     def _rule(self, variable, gradient, slots, coefficients, decay):
         *coefficients, rate = coefficients
         mean, square, *updates = slots

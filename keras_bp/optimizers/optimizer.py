@@ -229,7 +229,11 @@ class Optimizer(SettableLearningRate):
     def _decay(self, variable, gradient, decay):
         """Apply the decay before the rule; return what is left of it for the rule."""
         # w -= decay w, not w *= 1 - decay: that factor keeps few digits of the decay.
-        descend(variable, decay, tf.convert_to_tensor(variable))
+        if isinstance(gradient, tf.IndexedSlices):  # of a rule that touches these rows alone
+            rows = tf.gather(variable, gradient.indices)
+            variable.scatter_sub(tf.IndexedSlices(rows * decay, gradient.indices))
+        else:
+            descend(variable, decay, tf.convert_to_tensor(variable))
 
     # Building.
 

@@ -24,14 +24,18 @@ class SGD(Optimizer):
     with the learning rate a and the gradient g. Here the velocity accumulates: the steps grow to
     1 / (1 - b) times those without momentum. `Momentum` is the form that averages.
 
-    Without momentum and decay, a sparse gradient touches its own rows only. With momentum every
-    row moves in every update, as the rule says.
+    Without momentum and decay, a sparse gradient touches its own rows only. With either every row
+    moves in every update, as the rule says. `lazy_update` is for large embeddings: it leaves the
+    rows that are in no batch as they are, their velocity and their decay too, so that a step costs
+    what its rows cost. It is another algorithm: a rare row goes on, when it is met again, with the
+    velocity of its last visit at full size.
 
     Args:
         learning_rate: number >= 0, a schedule or a callable. Defaults to 0.01.
         momentum: number in [0, 1], b. Defaults to 0.
         nesterov: whether to use Nesterov's form. Defaults to `False`.
         weight_decay: number >= 0, or `None` for none: `w -= a * weight_decay * w`.
+        lazy_update: whether a sparse gradient updates only its own rows. Defaults to `False`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
     Example:
@@ -45,7 +49,7 @@ class SGD(Optimizer):
         learning", equations 1 to 4.
     """
 
-    argument_names: tuple[str, ...] = ("momentum", "nesterov")
+    argument_names: tuple[str, ...] = ("momentum", "nesterov", "lazy_update")
 
     def __init__(
         self,
@@ -53,20 +57,28 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
+        *,
+        lazy_update: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = check_number("momentum", momentum, 0.0, 1.0)
         self.nesterov = check_flag("nesterov", nesterov)
+        self.lazy_update = check_flag("lazy_update", lazy_update)
         self.slot_names = ("momentum",) if momentum else ()
 
     def _by_rows(self, variable):
-        return not self.momentum and not self.weight_decay
+        return self.lazy_update or not (self.momentum or self.weight_decay)
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients
         if isinstance(gradient, tf.IndexedSlices):
-            variable.scatter_sub(tf.IndexedSlices(rate * gradient.values, gradient.indices))
+            ids, step = gradient.indices, rate * gradient.values
+            if self.momentum:
+                velocity = self.momentum * tf.gather(slots[0], ids) - step
+                slots[0].scatter_update(tf.IndexedSlices(velocity, ids))
+                step = step - self.momentum * velocity if self.nesterov else -velocity
+            variable.scatter_sub(tf.IndexedSlices(step, ids))
         elif self.momentum:
             tf.raw_ops.ResourceApplyKerasMomentum(
                 var=variable.handle,

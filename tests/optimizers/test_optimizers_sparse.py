@@ -1,4 +1,4 @@
-"""Sparse gradients: repeated ids count once, none at all is a step, LazyAdam leaves rows alone."""
+"""Sparse gradients: repeated ids count once, none at all is a step, lazy rules leave rows alone."""
 
 import numpy as np
 import pytest
@@ -158,3 +158,43 @@ def test_lazy_adam_is_its_rule_row_by_row(correction, epsilon_hat):
             w[u] -= 0.1 * root / (1 - 0.9**time) * m[u] / (np.sqrt(v[u]) + epsilon)
     # The learning rate is a float32 variable: 0.1 is 1.5e-9 more there.
     np.testing.assert_allclose(table.numpy(), w, atol=1e-7)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}], ids=str)
+def test_lazy_momentum_is_tensorflows_kernel_on_the_rows_of_the_batch(nesterov, options):
+    generator = np.random.default_rng(6)
+    w = generator.normal(size=(6, 2))
+    table, wanted, velocity = tf.Variable(w), tf.Variable(w), tf.Variable(np.zeros_like(w))
+    rule = {"momentum": 0.5, "nesterov": nesterov, "weight_decay": 0.25, "lazy_update": True}
+    optimizer = optimizers.SGD(0.125, **rule, **options)
+    micro_steps = options.get("gradient_accumulation_steps", 1)
+
+    @tf.function(input_signature=[tf.TensorSpec((3, 2), tf.float64), tf.TensorSpec((3,), tf.int32)])
+    def step(rows, ids):
+        optimizer.apply([tf.IndexedSlices(rows, ids, tf.constant([6, 2]))], [table])
+
+    for _ in range(8):
+        dense, met = np.zeros_like(w), set()
+        for _ in range(micro_steps):
+            ids, rows = generator.integers(0, 5, 3), generator.normal(size=(3, 2))
+            np.add.at(dense, ids, rows / micro_steps)
+            met |= set(ids.tolist())
+            step(tf.constant(rows), tf.constant(ids, tf.int32))
+        met, before = sorted(met), wanted.numpy()
+        decayed = before.copy()
+        decayed[met] *= 1 - 0.125 * 0.25
+        wanted.assign(decayed)
+        tf.raw_ops.ResourceSparseApplyKerasMomentum(
+            var=wanted.handle,
+            accum=velocity.handle,
+            lr=tf.constant(0.125, tf.float64),
+            grad=tf.constant(dense[met]),
+            indices=tf.constant(met),
+            momentum=tf.constant(0.5, tf.float64),
+            use_nesterov=nesterov,
+        )
+        np.testing.assert_allclose(table.numpy(), wanted.numpy(), rtol=1e-12)
+    [slot] = [v for v in optimizer.variables if v.name.endswith("momentum")]
+    np.testing.assert_allclose(slot.numpy(), velocity.numpy(), rtol=1e-12)
+    assert np.array_equal(table.numpy()[5], w[5])  # which was in no batch
