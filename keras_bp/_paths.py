@@ -1,10 +1,11 @@
 """Names of a model's layers and variables that are the same in every run."""
 
+import collections
 import os
 
 import keras
 
-from keras_bp._keras import flat_layers
+from keras_bp._keras import flat_layers, updates
 
 MODEL_ITSELF = "(model)"
 """Stands for the layer path of a variable that the model holds itself, outside any layer."""
@@ -39,6 +40,36 @@ def variable_paths(model):
         for variable in own:
             paths[id(variable)] = layer_path, _unique(prefix + variable.name, full_paths)
     return paths
+
+
+def slots_of(optimizer, variables):
+    """List what a built optimizer keeps from update to update, as numbers, of a model's variables.
+
+    The link is the name: every optimizer calls a slot by its variable's path, "/" as "_", and by
+    what it is, `net_d1_kernel_velocity`. Of variables of the same path the slots are in their order.
+
+    Args:
+        optimizer: a `keras.optimizers.Optimizer` that steps variables itself.
+        variables: list of variables, those of other optimizers among them.
+
+    Returns:
+        List of (variable, what the slot is, slot).
+    """
+    owners, found, met = {}, [], collections.Counter()
+    for variable in variables:
+        if updates(optimizer, variable):
+            owners.setdefault(path_of(variable).replace("/", "_"), []).append(variable)
+    for slot in optimizer.variables:
+        stem = slot.name
+        while stem and stem not in owners:
+            stem = stem.rpartition("_")[0]
+        name = slot.name.removeprefix(f"{stem}_")
+        # A sum of gradients is 0 after each update.
+        if stem and keras.backend.is_float_dtype(slot.dtype) and name != "gradient_accumulator":
+            variable = owners[stem][met[slot.name] % len(owners[stem])]
+            found.append((variable, name, slot))
+        met[slot.name] += 1
+    return found
 
 
 def path_of(variable):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_flag, check_integer, check_path
 from keras_bp._keras import flat_layers, is_built
-from keras_bp._paths import layer_paths, variable_paths
+from keras_bp._paths import layer_paths, slots_of, variable_paths
 from keras_bp._trial import replaced_attributes
 from keras_bp._types import Path
 from keras_bp.callbacks._charts import GradientFlowImage, layout
@@ -86,7 +86,10 @@ class GradientMonitor(RecordingCallback):
     most extreme norms are named.
     With `histograms_every`, histograms also every so many steps, with `gradients/<variable path>`
     and, with `activations`, `activations/<layer path>`: of 4,096 entries each where there are more,
-    as shares of all. Entries that are not finite are left out.
+    as shares of all; and with the optimizer's state after the update,
+    `optimizer/<variable path>/<slot>`: `.../momentum` and `.../velocity` of Adam, its m and v, and
+    whatever else is kept for each weight, the averages of `use_ema` too. Entries that are not
+    finite are left out.
 
     In TensorBoard the page Custom Scalars shows all layers of a kind in one chart, more than 15 in
     charts of up to 10 neighbours, by block, below the others. The button below a chart makes its
@@ -275,6 +278,7 @@ class GradientMonitor(RecordingCallback):
             self._updates_due = (step // self.updates_every + 1) * self.updates_every
         if steps and self._counting and self.histograms_every:
             self._write_sampled()
+            self._write_state()
             self._write_weights()
             self._histograms_due = (step // self.histograms_every + 1) * self.histograms_every
 
@@ -354,6 +358,17 @@ class GradientMonitor(RecordingCallback):
         for i, path in self._chosen_outputs.items():
             counted = rows(count_sample(outputs[i]))
             self._file.write_histogram(f"activations/{path}", counted, self._last_step)
+
+    def _write_state(self):
+        """Write the histograms of what the optimizers keep for the chosen layers' variables."""
+        paths = variable_paths(self.model)
+        for optimizer in self._recorder.optimizers:
+            for variable, name, slot in slots_of(optimizer, self.model.weights):
+                layer, path = paths[id(variable)]
+                if layer in self._selection:
+                    counted = rows(count_variable(slot))
+                    tag = f"optimizer/{path}/{name}"
+                    self._file.write_histogram(tag, counted, self._last_step)
 
     def _write_histograms(self, kind, variables, counts_of):
         """Write the histograms of the chosen layers; no other layer's are counted."""

@@ -41,6 +41,23 @@ def descend(variable, rate, direction):
     tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=direction)
 
 
+def shrink(variable, gradient, decay):
+    """Decay the weights that a rule will touch: all, or the rows of a sparse gradient.
+
+    `w -= decay w`, not `w *= 1 - decay`: that factor keeps few digits of the decay.
+
+    Args:
+        variable: `tf.Variable`.
+        gradient: tensor, or `tf.IndexedSlices` with every id once.
+        decay: scalar tensor of the variable's dtype.
+    """
+    if isinstance(gradient, tf.IndexedSlices):
+        rows = tf.gather(variable, gradient.indices)
+        variable.scatter_sub(tf.IndexedSlices(rows * decay, gradient.indices))
+    else:
+        descend(variable, decay, tf.convert_to_tensor(variable))
+
+
 def mean_square(average, beta, gradient):
     """Return the next moving average of squares, `b v + (1 - b) g^2`.
 

@@ -22,10 +22,10 @@ from keras_bp.optimizers._variables import (
     check_listed_once,
     check_pairs,
     deduplicated,
-    descend,
     in_full_precision,
     local,
     move_averages,
+    shrink,
     split_overwritten,
 )
 
@@ -228,12 +228,7 @@ class Optimizer(SettableLearningRate):
 
     def _decay(self, variable, gradient, decay):
         """Apply the decay before the rule; return what is left of it for the rule."""
-        # w -= decay w, not w *= 1 - decay: that factor keeps few digits of the decay.
-        if isinstance(gradient, tf.IndexedSlices):  # of a rule that touches these rows alone
-            rows = tf.gather(variable, gradient.indices)
-            variable.scatter_sub(tf.IndexedSlices(rows * decay, gradient.indices))
-        else:
-            descend(variable, decay, tf.convert_to_tensor(variable))
+        shrink(variable, gradient, decay)
 
     # Building.
 

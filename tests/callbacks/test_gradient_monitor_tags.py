@@ -284,6 +284,62 @@ def test_histograms_of_gradients_and_outputs(options, steps, layers, data, tmp_p
             assert np.abs(counts_of(histogram, output) - histogram[:, 2]).sum() <= 2
 
 
+def wrapped():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=4.0)
+
+
+def composite():
+    chosen = {"d2": keras.optimizers.Adam(), "": keras_bp.optimizers.SGD(momentum=0.5)}
+    of = lambda variable: chosen["d2" if "d2" in variable.path else ""]  # noqa: E731
+    return keras.optimizers.MultiOptimizer(of)
+
+
+def accumulating():
+    return keras_bp.optimizers.Adam(gradient_accumulation_steps=2, use_ema=True)
+
+
+ADAM = {"momentum", "velocity"}
+SLOTS = {
+    wrapped: dict.fromkeys(("d1", "d2", "d3"), ADAM),
+    composite: {"d1": {"momentum"}, "d2": ADAM, "d3": {"momentum"}},
+    accumulating: dict.fromkeys(("d1", "d2"), ADAM | {"average"}),
+}
+
+
+@pytest.mark.parametrize(
+    "make, slots", SLOTS.items(), ids=lambda item: getattr(item, "__name__", "")
+)
+def test_histograms_of_the_optimizers_state(make, slots, data, tmp_path, read_events):
+    model = small_model(make())
+    layers = list(slots)
+    seen = {}
+
+    def read(batch, logs):
+        step = int(model.optimizer.iterations.numpy())
+        inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        for optimizer in getattr(inner, "optimizers", [inner]):
+            for layer, names in slots.items():
+                for kind, name in ((kind, name) for kind in ("kernel", "bias") for name in names):
+                    ends = f"_{layer}_{kind}_{name}"
+                    for slot in optimizer.variables:
+                        if slot.path.endswith(ends):  # as the update left it
+                            tag = f"optimizer/{layer}/{kind}/{name}"
+                            seen.setdefault((tag, step), slot.numpy())
+
+    reader = keras.callbacks.LambdaCallback(on_train_batch_end=read)
+    fit(model, data, GradientMonitor(tmp_path, histograms_every=2, layers=layers), reader)
+    events = {
+        tag: steps for tag, steps in read_events(tmp_path).items() if tag.startswith("optimizer/")
+    }
+    assert set(events) == {tag for tag, _ in seen}
+    for tag, steps in events.items():
+        assert list(steps) == [2] if make is accumulating else [2, 4]
+        for step, histogram in steps.items():
+            counts = counts_of(histogram, seen[tag, step])
+            # An entry on an edge may round to either side.
+            assert np.abs(counts - histogram[:, 2]).sum() <= 2
+
+
 @pytest.mark.parametrize(
     "options, layers",
     [({"run_eagerly": True}, L), ({"jit_compile": False}, keras_bp.layers)],
