@@ -64,15 +64,19 @@ def cut(images, masks, steps):
         yield np.stack(x), np.stack(y)
 
 
-def build_model(skips):
-    """Return a U-Net for images of any size that is a multiple of 4, with or without its skips."""
+def build_model(skips, convolutions=1):
+    """Return a U-Net for images of any size that is a multiple of 4, with or without its skips.
 
-    def block(x, filters, name):
-        convolution = keras.layers.Conv2D(
-            filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
-        )
-        x = BatchNormalization(momentum=0.9, name=f"{name}_norm")(convolution(x))
-        return keras.layers.ReLU()(x)
+    Each of its six blocks has so many convolutions; one more gives the logits.
+    """
+
+    def block(x, filters, block_name):
+        for i in range(1, convolutions + 1):
+            name = block_name if i == 1 else f"{block_name}_{i}"
+            options = dict(use_bias=False, kernel_initializer="he_normal", name=name)
+            x = keras.layers.Conv2D(filters, 3, padding="same", **options)(x)
+            x = keras.layers.ReLU()(BatchNormalization(momentum=0.9, name=f"{name}_norm")(x))
+        return x
 
     *outer, bottom = FILTERS
     x, passed_on = keras.Input((None, None, 1)), []
@@ -92,10 +96,10 @@ def build_model(skips):
     return keras.Model(inputs, logits)
 
 
-def train(skips, images, masks, steps, log_dir):
+def train(skips, convolutions, images, masks, steps, log_dir):
     """Return (model, loss scales of all steps, {tag: values of all updates})."""
     keras.utils.set_random_seed(SEED)
-    model = build_model(skips)
+    model = build_model(skips, convolutions)
     # 2^22 is too much for float16, which ends at 65504: the first steps are skipped, and the scale
     # halved in each, until no gradient overflows. Then it is doubled again, to find the bound.
     optimizer = keras.optimizers.LossScaleOptimizer(
@@ -168,6 +172,9 @@ def draw(image, mask, runs, path):
 def main(arguments=None):
     parser = CommandLine(__file__, __doc__, epochs=10, of="patches to cover the images")
     parser.add_argument("--size", type=int, default=512, help="of the square images, n x 64 pixels")
+    parser.add_argument(
+        "--convolutions", type=int, default=1, help="in each of the six blocks; 9 for 55 in all"
+    )
     options = parser.parse_args(arguments)
     if options.size < 256 or options.size % PATCH:
         parser.error(f"--size must be 256 or a larger multiple of 64. Received: {options.size}")
@@ -185,7 +192,7 @@ def main(arguments=None):
     for name, skips in (("U-Net", True), ("without skips", False)):
         start = time.perf_counter()
         log_dir = options.folder / name.lower().replace(" ", "_")
-        model, scales, series = train(skips, images, masks, steps, log_dir)
+        model, scales, series = train(skips, options.convolutions, images, masks, steps, log_dir)
         seconds = time.perf_counter() - start
         predicted, seams = (
             np.stack([predict(model, image, margin) for image in test_images])

@@ -46,7 +46,7 @@ def slots_of(optimizer, variables):
     """List what a built optimizer keeps from update to update, as numbers, of a model's variables.
 
     The link is the name: every optimizer calls a slot by its variable's path, "/" as "_", and by
-    what it is, `net_d1_kernel_velocity`. Of variables of the same path the slots are in their order.
+    what it is, `net_d1_kernel_velocity`. Slots of variables of the same path are in their order.
 
     Args:
         optimizer: a `keras.optimizers.Optimizer` that steps variables itself.

@@ -67,7 +67,7 @@ def test_backward_pass_benchmark_runs(run_here):
     [
         (["monitor.py", "--turns", "1", "--steps", "20", "--fits", "1", "--epochs", "1"], 9),
         (["scaling.py", "--steps", "5"], 34),
-        (["multitask.py", "--only", "MLP", "--jit", "off", "--seconds", "0.1"], 22),
+        (["multitask.py", "--only", "4 tasks", "--jit", "off", "--seconds", "0.1"], 11),
     ],
     ids=["monitor", "scaling", "multitask"],
 )

@@ -306,11 +306,9 @@ SLOTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "make, slots", SLOTS.items(), ids=lambda item: getattr(item, "__name__", "")
-)
-def test_histograms_of_the_optimizers_state(make, slots, data, tmp_path, read_events):
-    model = small_model(make())
+@pytest.mark.parametrize("make", SLOTS, ids=lambda make: make.__name__)
+def test_histograms_of_the_optimizers_state(make, data, tmp_path, read_events):
+    model, slots = small_model(make()), SLOTS[make]
     layers = list(slots)
     seen = {}
 
