@@ -3,7 +3,8 @@
 Run it with `python examples/initialization.py`. Networks of ten hidden layers, with ReLU and with
 tanh, start from the three kinds of first weights and learn scikit-learn's handwritten digits. How
 signals and gradients grow or shrink from layer to layer before the first step shows which will
-learn. It leaves a picture in tb_logs/initialization.
+learn. Then a network of a hundred layers: from He's weights it learns if its gradients are clipped,
+and from random ones it does not. It leaves a picture in tb_logs/initialization.
 """
 
 import os
@@ -22,6 +23,7 @@ from keras_bp.optimizers import SGD
 
 BATCH_SIZE = 32
 HIDDEN = 10
+DEEP = 100
 UNITS = 100
 RATE = 0.02
 SEED = 0
@@ -32,17 +34,19 @@ INITIALIZERS = {
     "Xavier: 2 / (n + m)": lambda: keras.initializers.GlorotNormal(),
     "random: 0.01²": lambda: keras.initializers.RandomNormal(stddev=0.01),
 }
+# The network of a hundred layers: first weights, and the bound of the gradients' global norm.
+DEEP_RUNS = [("He: 2 / n", 1.0), ("He: 2 / n", None), ("random: 0.01²", 1.0)]
 
 
-def build_model(activation, initializer):
+def build_model(activation, initializer, hidden, bound=None):
     keras.utils.set_random_seed(SEED)
     layers = [
-        Dense(UNITS, activation=activation, kernel_initializer=initializer()) for _ in range(HIDDEN)
+        Dense(UNITS, activation=activation, kernel_initializer=initializer()) for _ in range(hidden)
     ]
     layers.append(Dense(10, kernel_initializer=initializer()))
     model = keras.Sequential([keras.Input((64,)), *layers])
     loss = SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(SGD(RATE, momentum=0.9), loss, metrics=["accuracy"])
+    model.compile(SGD(RATE, momentum=0.9, global_clipnorm=bound), loss, metrics=["accuracy"])
     return model
 
 
@@ -97,7 +101,7 @@ def main(arguments=None):
     runs, accuracies = {}, {}
     for activation in ACTIVATIONS:
         for name, initializer in INITIALIZERS.items():
-            model = build_model(activation, initializer)
+            model = build_model(activation, initializer, HIDDEN)
             forward, backward = variances(model, x, y)
             history = model.fit(x, y, batch_size=BATCH_SIZE, epochs=options.epochs, verbose=0)
             losses = history.history["loss"]
@@ -109,6 +113,15 @@ def main(arguments=None):
             figures = (forward[0], forward[-1], backward[0], backward[-1])
             print(f"{activation:6}{name:20}" + "".join(f"{v:12.1e}" for v in figures), end="")
             print(f"{losses[-1]:11.4f}{accuracy:15.2%}", flush=True)
+
+    print(f"\n{DEEP} hidden layers of ReLU{'':5}{'clipped at':>12}{'last loss':>11}", end="")
+    print(f"{'test accuracy':>15}")
+    for name, bound in DEEP_RUNS:
+        model = build_model("relu", INITIALIZERS[name], DEEP, bound)
+        history = model.fit(x, y, batch_size=BATCH_SIZE, epochs=options.epochs, verbose=0)
+        _, accuracy = model.evaluate(x_test, y_test, verbose=0)
+        print(f"{name:28}{bound or 'never':>12}{history.history['loss'][-1]:11.4f}", end="")
+        print(f"{accuracy:15.2%}", flush=True)
 
     draw(runs, options.folder / "variances.png")
     print(f"\npicture of the variances: {options.folder / 'variances.png'}")

@@ -3,9 +3,10 @@
 Run it with `python examples/large_batch.py`. Two replicas, here two halves of the CPU, accumulate
 gradients to an effective batch of 4096 images. First it shows what `synchronized` batch
 normalization is for: two replicas then train as one device does. Then Lamb and SGD with large
-batches stand beside SGD with small ones. At last a recurrent network that reads the pixels one by
-one is trained with its gradients clipped, over all replicas, at a global norm of 1, and without.
-It leaves a picture, and a TensorBoard run of each training, in tb_logs/large_batch.
+batches stand beside SGD with small ones, and the two beside each other with 65,536 images in an
+update. At last a recurrent network that reads the pixels one by one is trained with its gradients
+clipped, over all replicas, at a global norm of 1, and without. It leaves a picture, and a
+TensorBoard run of each training, in tb_logs/large_batch.
 """
 
 import contextlib
@@ -37,18 +38,21 @@ RUNS = {
     "SGD, 4096, rate x 32": (SGD, 1.6, 4096, MICRO_BATCH),
     "Lamb, 4096": (Lamb, 0.06, 4096, MICRO_BATCH),
 }
+# The same for 65,536 images in an update, 16 micro-steps on one device.
+HUGE = {"Lamb, 65536": (Lamb, 0.12), "SGD, 65536": (SGD, 1.6)}
+HUGE_BATCH, HUGE_MICRO_BATCH, UPDATES = 65536, 4096, 30
 CLIPPING = {"clipped at 1": 1.0, "not clipped": None}
 
 
-def load_data():
+def load_data(images):
     """Return (train images, test images, train labels, test labels), the train images shifted."""
     x, x_test, y, y_test = digits(SEED)
     x, x_test = x.reshape(-1, 8, 8), x_test.reshape(-1, 8, 8)
     draw = np.random.default_rng(SEED)
-    chosen = draw.integers(len(x), size=IMAGES)
+    chosen = draw.integers(len(x), size=images)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (8, 8), axis=(1, 2))
-    shifted = windows[chosen, draw.integers(3, size=IMAGES), draw.integers(3, size=IMAGES)]
+    shifted = windows[chosen, draw.integers(3, size=images), draw.integers(3, size=images)]
     return shifted, x_test, y[chosen], y_test
 
 
@@ -79,6 +83,22 @@ def train(build, make_optimizer, strategy, x, y, batch_size, epochs, callbacks=(
     options = dict(batch_size=batch_size, epochs=epochs, verbose=0, callbacks=list(callbacks))
     model.fit(x, y, **options)
     return model
+
+
+def make_optimizer(optimizer, peak, updates, micro_steps):
+    rate = WarmupCosine(peak, total_steps=updates, warmup_steps=max(1, updates // 10))
+    options = dict(momentum=0.9) if optimizer is SGD else dict(weight_decay=0.01)
+    accumulation = None if micro_steps == 1 else micro_steps
+    return optimizer(rate, gradient_accumulation_steps=accumulation, **options)
+
+
+def report(name, model, x, y, x_test, y_test):
+    """Print what a training has reached, and return its accuracy."""
+    loss, _ = model.evaluate(x, y, batch_size=1024, verbose=0)
+    _, accuracy = model.evaluate(x_test, y_test, batch_size=360, verbose=0)
+    updates = int(model.optimizer.iterations.numpy())
+    print(f"{name:22}{updates:8}{loss:15.4f}{accuracy:15.2%}", flush=True)
+    return accuracy
 
 
 def compare(strategy, x, y):
@@ -130,7 +150,7 @@ def main(arguments=None):
     halves = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, halves)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    x, x_test, y, y_test = load_data()
+    x, x_test, y, y_test = load_data(IMAGES)
 
     print("two replicas against one device, after an epoch of 3 updates:")
     compare(strategy, x, y)
@@ -141,19 +161,19 @@ def main(arguments=None):
         if options.lamb_only and optimizer is not Lamb:
             continue
         total = options.epochs * IMAGES // size
-
-        def make(optimizer=optimizer, peak=peak, total=total, steps=size // micro):
-            rate = WarmupCosine(peak, total_steps=total, warmup_steps=max(1, total // 10))
-            momentum = dict(momentum=0.9) if optimizer is SGD else dict(weight_decay=0.01)
-            accumulation = None if steps == 1 else steps
-            return optimizer(rate, gradient_accumulation_steps=accumulation, **momentum)
-
+        make = functools.partial(make_optimizer, optimizer, peak, total, size // micro)
         model = train(build_model, make, strategy, x, y, micro, options.epochs)
-        loss, _ = model.evaluate(x, y, batch_size=1024, verbose=0)
-        _, accuracy = model.evaluate(x_test, y_test, batch_size=360, verbose=0)
+        accuracy = report(name, model, x, y, x_test, y_test)
         batches[name] = model.history.history["loss"], accuracy
-        updates = int(model.optimizer.iterations.numpy())
-        print(f"{name:22}{updates:8}{loss:15.4f}{accuracy:15.2%}", flush=True)
+
+    more = load_data(HUGE_BATCH)
+    for name, (optimizer, peak) in HUGE.items():
+        if options.lamb_only and optimizer is not Lamb:
+            continue
+        micro_steps = HUGE_BATCH // HUGE_MICRO_BATCH
+        make = functools.partial(make_optimizer, optimizer, peak, UPDATES, micro_steps)
+        model = train(build_model, make, None, more[0], more[2], HUGE_MICRO_BATCH, UPDATES)
+        report(name, model, x, y, x_test, y_test)
 
     print(f"\n{'recurrent':22}{'clipped':>8}{'largest norm':>15}{'test accuracy':>15}")
     recurrent = {}

@@ -27,7 +27,8 @@ from sklearn.datasets import load_digits
 from keras_bp import layers, multitask
 from keras_bp.callbacks import GradientConflict
 from keras_bp.losses import SparseCategoricalCrossentropy
-from keras_bp.optimizers import Adam
+from keras_bp.optimizers import Adam, AdamW
+from keras_bp.schedules import WarmupCosine
 from keras_bp.visualization import plot_gradient_conflict
 
 BASES = "Combiner", "LossWeighting", "MultiTaskModel"
@@ -85,7 +86,15 @@ def load_pairs(dataset, data_dir, images):
     return train, overlay(left[2:], right[2:], repeats, rng)
 
 
-def build(combine, size, seed, normalization=None):
+def make_optimizer(name, steps):
+    """Return Adam at a constant rate, or AdamW with warm-up and a cosine over so many steps."""
+    if name == "Adam":
+        return Adam(1e-3)
+    rate = WarmupCosine(3e-3, total_steps=steps, warmup_steps=max(1, steps // 10))
+    return AdamW(rate, weight_decay=0.01, exclude_from_decay="bias_and_normalization")
+
+
+def build(combine, size, seed, normalization=None, optimizer=None):
     """Return LeNet with two heads: 27,450 parameters where images have 28 x 28 pixels."""
     keras.utils.set_random_seed(seed)
     kernel, padding = (5, "valid") if size == 28 else (3, "same")
@@ -103,7 +112,8 @@ def build(combine, size, seed, normalization=None):
     losses = {task: SparseCategoricalCrossentropy(from_logits=True) for task in heads}
     metrics = dict.fromkeys(heads, "accuracy")
     # Without XLA, whose convolutions are slow on a CPU.
-    model.compile(Adam(1e-3), loss=losses, metrics=metrics, jit_compile=False)
+    optimizer = optimizer or make_optimizer("Adam", None)
+    model.compile(optimizer, loss=losses, metrics=metrics, jit_compile=False)
     return model
 
 
@@ -129,7 +139,10 @@ def compare(names, train, test, arguments):
     for name in names:
         runs, start = [], time.perf_counter()
         for seed in range(arguments.seeds):
-            model = build(getattr(multitask, name)(), train[0].shape[1], seed)
+            steps = arguments.epochs * -(-len(train[0]) // arguments.batch_size)
+            optimizer = make_optimizer(arguments.optimizer, steps)
+            combiner, size = getattr(multitask, name)(), train[0].shape[1]
+            model = build(combiner, size, seed, optimizer=optimizer)
             fit = dict(batch_size=arguments.batch_size, epochs=arguments.epochs, verbose=0)
             model.fit(*train, **fit)
             runs.append(accuracies(model, test))
@@ -208,6 +221,12 @@ def main(arguments=None):
     parser.add_argument("--data-dir", type=pathlib.Path)
     parser.add_argument("--images", type=int, help="training images (default: all)")
     parser.add_argument("--combiners", nargs="+", choices=COMBINERS, default=COMBINERS)
+    parser.add_argument(
+        "--optimizer",
+        choices=["Adam", "AdamW"],
+        default="Adam",
+        help="of the combiners' comparison; AdamW with warm-up and a cosine",
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=5)
@@ -219,6 +238,7 @@ def main(arguments=None):
     arguments.out.mkdir(parents=True, exist_ok=True)
     train, test = load_pairs(arguments.dataset, arguments.data_dir, arguments.images)
     print(f"{arguments.dataset}: {len(train[0])} training and {len(test[0])} test images")
+    print(f"combiners with {arguments.optimizer}")
     means = compare(arguments.combiners, train, test, arguments)
     draw(means, arguments.out / "accuracies.png")
     show_conflicts(train, arguments)

@@ -271,9 +271,11 @@ SMALL = {
             r"tanh  He: ",
             r"tanh  Xavier: ",
             r"tanh  random: .* 2\.30\d\d ",
+            r"He: 2 / n +1\.0 +\d\.\d{4} +\d+\.\d\d%$",
+            r"random: 0\.01² +1\.0 +2\.30\d\d ",
         ],
         files=["tb_logs/initialization/variances.png"],
-        constants={"BATCH_SIZE": 64},
+        constants={"BATCH_SIZE": 64, "DEEP": 20},
         eager=True,
         images=64,
     ),
@@ -319,6 +321,7 @@ SMALL = {
             r"batch statistics synchronized: weights differ by \d\.\de-0[567] at most$",
             r"batch statistics each its own: weights differ by \d\.\de-0[12] at most$",
             r"Lamb, 4096 +2 +\d\.\d{4} +\d\d\.\d\d%$",
+            r"Lamb, 65536 +2 +\d\.\d{4} +\d+\.\d\d%$",
             r"clipped at 1 +\d+% +\d\.\de\+0\d +\d+\.\d\d%$",
         ],
         files=[
@@ -329,6 +332,9 @@ SMALL = {
             "IMAGES": 2 * 256,
             "MICRO_BATCH": 64,
             "RUNS": {"Lamb, 4096": (keras_bp.optimizers.Lamb, 0.06, 256, 64)},
+            "HUGE_BATCH": 512,
+            "HUGE_MICRO_BATCH": 256,
+            "UPDATES": 2,
         },
         eager=True,
     ),
@@ -380,9 +386,10 @@ SMALL = {
     ),
     # Seen: 22.6 % after 1 epoch of 2000 images, 90.5 % after 20 of all; chance 10 %.
     "multi_task": Small(
-        arguments="--epochs 1 --images 300 --seeds 1 --combiners PCGrad".split(),
+        arguments="--epochs 1 --images 300 --seeds 1 --combiners PCGrad --optimizer AdamW".split(),
         accuracy=(0.0, 80.0),
         lines=[
+            r"combiners with AdamW$",
             r"PCGrad( +\d+\.\d\d%){3} \+- 0\.00 ",
             *(rf"{layer} +-?0\.\d{{3}} +\d+\.\d% +0\.\d\d$" for layer in ("conv_1", "shared")),
             r"conflicts most: \w+$",
@@ -598,6 +605,23 @@ def test_an_example_leaves_what_its_folder_holds(tmp_path, monkeypatch):
     options = command_line.parse_args(["--log-dir", str(tmp_path / "runs")])
     assert options.folder == folder
     assert other.exists() and earlier.exists()
+
+
+def test_a_u_net_of_fifty_layers_takes_a_step(monkeypatch):
+    """Its gradient reaches the first convolution, through 54 others and their skips."""
+    names = load(ROOT / "examples" / "segmentation.py", monkeypatch)
+    monkeypatch.setitem(names["build_model"].__globals__, "FILTERS", (2, 3, 4))
+    keras.utils.set_random_seed(0)
+    model = names["build_model"](True, convolutions=9)
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert len(convolutions) == 55
+    before = [layer.kernel.numpy() for layer in convolutions]
+    images, masks = names["make_images"](2, 16, seed=0)
+    loss = keras_bp.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras_bp.optimizers.Nesterov(0.1), loss, run_eagerly=True)
+    assert np.isfinite(model.train_on_batch(images, masks))
+    for layer, kernel in zip(convolutions, before, strict=True):
+        assert np.abs(layer.kernel.numpy() - kernel).max() > 1e-6
 
 
 # Keras saves through an __array__ that NumPy 2 finds outdated.
