@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib import pyplot
+from matplotlib.backend_bases import MouseButton, MouseEvent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_bp
@@ -588,6 +590,36 @@ def test_example_runs(path, tmp_path, monkeypatch, capsys, replicas):
                 assert steps == list(range(1, 91))
     left = {p for p in tmp_path.rglob("*") if p.is_file()}
     assert len(left) == len(small.files), left
+
+
+def test_the_slider_goes_through_the_training(tmp_path, monkeypatch, capsys):
+    """Moved with the mouse, as a user does in the window, here without one."""
+    seen = []
+
+    def show():
+        figure = pyplot.gcf()
+        image, place = figure.axes[0].images[0], figure.axes[1]
+        for share in (0.0, 1.0, 0.5):
+            figure.canvas.draw()
+            x, y = place.transAxes.transform((share, 0.5))
+            for name in ("button_press_event", "button_release_event"):
+                event = MouseEvent(name, figure.canvas, x, y, MouseButton.LEFT)
+                figure.canvas.callbacks.process(name, event)
+            seen.append(np.array(image.get_array()))
+
+    monkeypatch.setattr(pyplot, "show", show)
+    compile_models(monkeypatch, run_eagerly=True)
+    monkeypatch.chdir(tmp_path)
+    load(ROOT / "examples" / "backprop_visualizer.py", monkeypatch)["main"](
+        ["--epochs", "2", "--interactive"]
+    )
+    assert "last looked at: epoch 1 of [0, 1, 2]" in capsys.readouterr().out
+    # A picture each; the first is that of the network before the training.
+    before = pyplot.imread(tmp_path / "tb_logs" / "backprop_visualizer" / "before.png")
+    after = pyplot.imread(tmp_path / "tb_logs" / "backprop_visualizer" / "after.png")
+    np.testing.assert_array_equal(seen[0], before)
+    np.testing.assert_array_equal(seen[1], after)
+    assert (seen[2] != before).any() and (seen[2] != after).any()
 
 
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?"
