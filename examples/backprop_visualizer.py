@@ -75,7 +75,9 @@ def main(arguments=None):
     x, y = (array.T for array in spiral())
 
     def draw(model, name):
-        plot_backprop(model, x, y).savefig(options.folder / name, dpi=100)
+        figure = plot_backprop(model, x, y)
+        figure.savefig(options.folder / name, dpi=100)
+        pyplot.close(figure)  # the window is the slider's alone
         print(f"picture of the network: {options.folder / name}")
 
     keras.utils.set_random_seed(SEED)

@@ -597,7 +597,8 @@ def test_the_slider_goes_through_the_training(tmp_path, monkeypatch, capsys):
     seen = []
 
     def show():
-        figure = pyplot.gcf()
+        (number,) = pyplot.get_fignums()  # one window
+        figure = pyplot.figure(number)
         image, place = figure.axes[0].images[0], figure.axes[1]
         for share in (0.0, 1.0, 0.5):
             figure.canvas.draw()
