@@ -1,15 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # Lesson 3: Optimizers in a valley
 #
@@ -310,7 +298,8 @@ figure = draw_paths(paths)
 #
 # Noise, which a valley has not, changes the picture: `examples/optimizers.py` compares six
 # optimizers on two data sets.
-#
+
+# %% [markdown]
 # ## Where to go on
 #
 # - [Optimizers, derived](../docs/derivations/optimizers.md): all of this lesson's equations,
