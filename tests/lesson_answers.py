@@ -70,9 +70,54 @@ def position_of_wrong(candidates, z):
 
 
 # Lesson 3: optimizers
+def largest_rate(curvatures):
+    return 2 / np.max(curvatures)
+
+
+def momentum_step(theta, v, gradient, rate, beta):
+    v = beta * v + (1 - beta) * gradient
+    return theta - rate * v, v
+
+
+def weights_of_the_past(beta, t):
+    return (1 - beta) * beta ** np.arange(t)
+
+
+def adam_step(theta, m, v, gradient, t, rate=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
+    m = beta_1 * m + (1 - beta_1) * gradient
+    v = beta_2 * v + (1 - beta_2) * gradient**2
+    m_hat, v_hat = m / (1 - beta_1**t), v / (1 - beta_2**t)
+    return theta - rate * m_hat / (np.sqrt(v_hat) + epsilon), m, v
+
+
+def length_without_correction(t, beta_1, beta_2):
+    return (1 - beta_1**t) / np.sqrt(1 - beta_2**t)
 
 
 # Lesson 4: normalization and dropout
+
+
+def scale_and_shift_gradients(dy, x_hat):
+    return np.sum(dy * x_hat, axis=0), np.sum(dy, axis=0)
+
+
+def batch_normalization_dx(dy, x_hat, gamma, variance, epsilon):
+    through_mean, through_variance = dy.mean(axis=0), x_hat * np.mean(dy * x_hat, axis=0)
+    return gamma / np.sqrt(variance + epsilon) * (dy - through_mean - through_variance)
+
+
+def infer(x, gamma, beta, running_mean, running_variance, epsilon):
+    return gamma * (x - running_mean) / np.sqrt(running_variance + epsilon) + beta
+
+
+def layer_normalization_dx(dy, x_hat, gamma, variance, epsilon):
+    g = gamma * dy
+    means = g.mean(axis=1, keepdims=True), np.mean(g * x_hat, axis=1, keepdims=True)
+    return (g - means[0] - x_hat * means[1]) / np.sqrt(variance + epsilon)
+
+
+def dropout_passes(x, dy, kept, rate):
+    return x * kept / (1 - rate), dy * kept / (1 - rate)
 
 
 # Lesson 5: vanishing and exploding gradients
