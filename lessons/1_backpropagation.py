@@ -1,9 +1,11 @@
 # %% [markdown]
 # # Lesson 1: Backpropagation by hand
 #
-# After this lesson you can write the forward and the backward pass of a network with every shape,
-# say why a sigmoid and a softmax both end in "prediction minus target", put the factor 1/m where it
-# belongs, and train with it.
+# After this lesson you can
+#
+# - write the forward and the backward pass of a network, with every shape;
+# - say why a sigmoid and a softmax both end in "prediction minus target";
+# - put the factor 1/m where it belongs, and train a network.
 #
 # An exercise is a function to fill in. Run the cell below it: it says what is wrong with your
 # answer, and never what is right.

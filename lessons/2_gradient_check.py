@@ -1,9 +1,12 @@
 # %% [markdown]
 # # Lesson 2: The gradient check
 #
-# After this lesson you can tell whether a backward pass is right: by central differences, with a
-# step that is neither too large nor too small, with a figure and its bounds; and you know when the
-# check itself is wrong, on the kink of a ReLU.
+# After this lesson you can
+#
+# - compute any gradient by central differences, with a step that is neither too large nor too small;
+# - say by one figure and two bounds whether a backward pass is right;
+# - recognize the case in which the check itself is wrong, the kink of a ReLU;
+# - check a Keras model, and find a wrong derivative among right ones.
 
 # %%
 import os

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LESSONS = sorted((ROOT / "lessons").glob("[0-9]_*.py"))
 EXERCISES = runpy.run_path(str(ROOT / "lessons/_exercises.py"))
 ANSWERS = runpy.run_path(str(ROOT / "tests/lesson_answers.py"))
+README = (ROOT / "lessons/README.md").read_text()
 # All that a check may say: the numbers in it are shapes, counts, places, m, and ratios of arrays.
 SHAPE = r"\((\d+(, \d+)*,?)?\)"
 PLACE = r"((result \d+|[a-zA-Z]\w*): )*"
@@ -205,3 +206,9 @@ def test_an_answer_cannot_change_what_it_is_given(capsys):
     EXERCISES["check"](doubled, given, expected=2 * given)
     assert capsys.readouterr().out == "doubled: right\n"
     assert given.tolist() == [1, 1]
+
+
+def test_the_readme_lists_every_lesson():
+    rows = re.findall(r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|", README, re.MULTILINE)
+    assert rows == [(path.name, path.name) for path in LESSONS]
+    assert '-e ".[lessons]"' in README
