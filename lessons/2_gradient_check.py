@@ -3,7 +3,7 @@
 #
 # After this lesson you can
 #
-# - compute any gradient by central differences, with a step that is neither too large nor too small;
+# - compute any gradient by central differences, with a step neither too large nor too small;
 # - say by one figure and two bounds whether a backward pass is right;
 # - recognize the case in which the check itself is wrong, the kink of a ReLU;
 # - check a Keras model, and find a wrong derivative among right ones.
