@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 try:
     import furo  # noqa: F401
+    import jupytext  # noqa: F401
     import latex2mathml  # noqa: F401
     import myst_parser  # noqa: F401
     import sphinx_gallery  # noqa: F401

@@ -1,9 +1,11 @@
 # %% [markdown]
 # # Lesson 1: Backpropagation by hand
 #
-# After this lesson you can write the forward and the backward pass of a network with every shape,
-# say why a sigmoid and a softmax both end in "prediction minus target", put the factor 1/m where it
-# belongs, and train with it.
+# After this lesson you can
+#
+# - write the forward and the backward pass of a network, with every shape;
+# - say why a sigmoid and a softmax both end in "prediction minus target";
+# - put the factor 1/m where it belongs, and train a network.
 #
 # An exercise is a function to fill in. Run the cell below it: it says what is wrong with your
 # answer, and never what is right.
@@ -211,7 +213,7 @@ check(backward, X, Y, W1, b1, W2, b2, expected=expected, batch=m)
 # %%
 model = keras.Sequential(
     [
-        keras.Input((n0,)),
+        keras.Input((n0,), dtype="float64"),
         layers.Dense(n1, activation="relu", name="hidden", dtype="float64"),
         layers.Dense(n2, activation="sigmoid", name="output", dtype="float64"),
     ]
@@ -225,6 +227,7 @@ dW, db, *_ = network.backward(network.forward(X), Y)
 ours = [dW[1].T, db[1][:, 0], dW[2].T, db[2][:, 0]]
 print("largest difference:", max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)))
 visualization.plot_backprop(model, X.T, Y.T)
+plt.show()
 
 # %% [markdown]
 # ## Training
@@ -250,6 +253,7 @@ colours = right.contourf(side, side, probability, 20, cmap="coolwarm", vmin=0, v
 right.scatter(*examples, c=labels[0], s=8, cmap="coolwarm", edgecolors="black", linewidths=0.3)
 right.set(aspect="equal", title="What the network says")
 figure.colorbar(colours, ax=right, label="probability of arm 1", ticks=[0, 0.5, 1])
+plt.show()
 
 # %% [markdown]
 # ## Where to go on

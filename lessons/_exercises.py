@@ -16,9 +16,6 @@ def check(function, *arguments, expected, batch=None, rtol=1e-5):
             does not show the answer.
         batch: number of examples, to recognize a mean where a sum was asked for and the reverse.
         rtol: relative difference that is taken for rounding.
-
-    Returns:
-        Whether the answer is right.
     """
     try:
         answer = function(*copy.deepcopy(arguments))
@@ -27,7 +24,6 @@ def check(function, *arguments, expected, batch=None, rtol=1e-5):
     else:
         found = fault(answer, expected, batch, rtol)
     print(f"{function.__name__}: {found or 'right'}")
-    return found is None
 
 
 def fault(answer, expected, batch=None, rtol=1e-5):
@@ -85,11 +81,11 @@ def _fault_of_factor(factor, batch, entries, rtol):
         return None
     sign = "the sign is wrong" if factor < 0 else ""
     size = abs(factor)
-    if np.isclose(size, 1.0, rtol):
+    if np.isclose(size, 1.0, rtol=rtol):
         return sign
-    if batch and np.isclose(size, batch, rtol):
+    if batch and np.isclose(size, batch, rtol=rtol):
         what = f"m = {batch} times too large: is the mean over the examples missing?"
-    elif batch and np.isclose(size * batch, 1.0, rtol):
+    elif batch and np.isclose(size * batch, 1.0, rtol=rtol):
         what = f"m = {batch} times too small: is it divided by m twice?"
     elif entries > 1:  # of one number it would give the answer away
         what = f"every entry is {size:.4g} times what it should be"

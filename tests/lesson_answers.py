@@ -39,6 +39,36 @@ def backward(X, Y, W1, b1, W2, b2):
 # Lesson 2: the gradient check
 
 
+def central_differences(cost, theta, epsilon):
+    gradient = np.empty_like(theta)
+    for index in np.ndindex(theta.shape):
+        step = np.zeros_like(theta)
+        step[index] = epsilon
+        gradient[index] = (cost(theta + step) - cost(theta - step)) / (2.0 * epsilon)
+    return gradient
+
+
+def difference_of(analytic, numerical):
+    a, n = (np.concatenate([array.ravel() for array in side]) for side in (analytic, numerical))
+    return np.linalg.norm(a - n) / (np.linalg.norm(a) + np.linalg.norm(n))
+
+
+def best_step(c, r):
+    return (r / (2.0 * c)) ** (1.0 / 3.0)
+
+
+def slope_of_relu(z, epsilon):
+    return np.clip((z + epsilon) / (2.0 * epsilon), 0.0, 1.0)
+
+
+def position_of_wrong(candidates, z):
+    def figure(function, derivative):
+        slopes = (function(z + 1e-5) - function(z - 1e-5)) / 2e-5
+        return difference_of([derivative(z)], [slopes])
+
+    return 1 + np.argmax([figure(*pair) for pair in candidates])
+
+
 # Lesson 3: optimizers
 def largest_rate(curvatures):
     return 2 / np.max(curvatures)
