@@ -123,4 +123,22 @@ def dropout_passes(x, dy, kept, rate):
 # Lesson 5: vanishing and exploding gradients
 
 
+def sigmoid_bound(weight_norms):
+    return np.prod(np.asarray(weight_norms) / 4)
+
+
+def weight_deviation(inputs, activation):
+    return np.sqrt((2 if activation == "relu" else 1) / inputs)
+
+
+def skip_backward(dY, A, W):
+    dZ = dY * (1 - np.tanh(W @ A) ** 2)
+    return dY + W.T @ dZ, dZ @ A.T
+
+
+def clip_by_global_norm(gradients, limit):
+    norm = np.sqrt(sum(np.sum(g**2) for g in gradients))
+    return tuple(g * min(1.0, limit / norm) for g in gradients)
+
+
 # Lesson 6: schedules and the range test
