@@ -78,6 +78,7 @@ html_theme = "furo"
 html_title = "keras_bp"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(ROOT / "tools/site/scorer.js")
 html_copy_source = False
 html_math_renderer = "mathml"
 
