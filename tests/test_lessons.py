@@ -209,6 +209,6 @@ def test_an_answer_cannot_change_what_it_is_given(capsys):
 
 
 def test_the_readme_lists_every_lesson():
-    rows = re.findall(r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|", README, re.MULTILINE)
-    assert rows == [(path.name, path.name) for path in LESSONS]
+    rows = re.findall(r"^\| \[(\w+)\]\((\w+\.py)\) \|", README, re.MULTILINE)
+    assert rows == [(path.stem, path.name) for path in LESSONS]
     assert '-e ".[lessons]"' in README
