@@ -142,3 +142,28 @@ def clip_by_global_norm(gradients, limit):
 
 
 # Lesson 6: schedules and the range test
+
+
+def step_decay(t, initial, factor, period):
+    return initial * factor ** (t // period)
+
+
+def exponential_decay(t, initial, half_life):
+    return initial * 0.5 ** (t / half_life)
+
+
+def warmup_cosine(t, peak, warmup, total):
+    share = np.minimum((t - warmup) / (total - warmup), 1.0)
+    return np.where(t < warmup, peak * t / warmup, peak / 2 * (1 + np.cos(np.pi * share)))
+
+
+def smoothed(batch_losses, beta):
+    average, averages = 0.0, []
+    for k, loss in enumerate(batch_losses):
+        average = beta * average + (1 - beta) * loss
+        averages.append(average / (1 - beta ** (k + 1)))
+    return np.array(averages)
+
+
+def steepest(rates, smoothed_losses):
+    return rates[np.argmin(np.diff(smoothed_losses) / np.diff(np.log(rates)))]
