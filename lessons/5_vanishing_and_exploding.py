@@ -29,11 +29,14 @@ X, Y = images.T / 16 - 0.3, np.eye(10)[labels].T  # columns are examples, as in 
 # %% [markdown]
 # ## A product of many factors
 #
-# A layer $A_l = g(W_l A_{l-1} + b_l)$ hands the gradient back as $dA_{l-1} = W_l^T (g'(Z_l) \odot
-# dA_l)$. Through $k$ layers that is a product of $2k$ factors, and a product of many numbers below
-# 1 is nothing, of many above 1 it is huge. With $\lVert W \rVert$ for the largest factor by which
-# $W$ lengthens a vector, each layer multiplies the gradient by at most $\lVert W_l \rVert \cdot
-# \max |g'|$; for a sigmoid $\max g' = g'(0) = 1/4$.
+# A layer $A_l = g(W_l A_{l-1} + b_l)$ hands the gradient back as
+#
+# $$dA_{l-1} = W_l^T (g'(Z_l) \odot dA_l) .$$
+#
+# Through $k$ layers that is a product of $2k$ factors, and a product of many numbers below 1 is
+# nothing, of many above 1 it is huge. With $\lVert W \rVert$ for the largest factor by which $W$
+# lengthens a vector, each layer multiplies the gradient by at most
+# $\lVert W_l \rVert \max \lvert g' \rvert$; for a sigmoid $\max g' = g'(0) = \frac{1}{4}$.
 #
 # **Exercise 1.** From the norms of $k$ sigmoid layers' weights, write the largest factor by which
 # the gradient can change on its way back through all of them. (The check builds a chain of layers
@@ -100,12 +103,13 @@ for activation, g in (("relu", reference.relu), ("linear", reference.linear)):
 
 # %%
 def build(activation, scale, depth=100, units=64):
-    """Return a network whose weights have `scale` times the deviation sqrt(1 / n)."""
+    """Return a network; its hidden weights have `scale` times the deviation sqrt(1 / n)."""
     activations = [activation] * (depth - 1) + ["softmax"]
-    network = reference.Network([64] + [units] * (depth - 1) + [10], activations, seed=1)
+    sizes = [64] + [units] * (depth - 1) + [10]
+    network, draw = reference.Network(sizes, activations), np.random.default_rng(1)
     for layer, weights in network.W.items():
-        weights[:] = scale * rng.normal(size=weights.shape) / np.sqrt(weights.shape[1])
-        weights[:] = weights if layer < depth else weights / scale
+        deviation = (scale if layer < depth else 1.0) / np.sqrt(weights.shape[1])
+        weights[:] = deviation * draw.normal(size=weights.shape)
     return network
 
 

@@ -62,9 +62,9 @@ draw_noise()
 # %% [markdown]
 # ## Schedules
 #
-# A schedule gives the rate $a(t)$ at update step $t = 0, 1, 2, \dots$: 0 in the first step. Those
-# of `keras_bp.schedules` can be called with a step or with an array of steps, and your functions
-# shall take arrays, too.
+# A schedule gives the rate $a(t)$ at update step $t$, which is 0 in the first step. Those of
+# `keras_bp.schedules` can be called with a step or with an array of steps; your functions get
+# arrays.
 #
 # **Step decay** is constant for `period` steps and then falls by a factor; it falls *at* the steps
 # `period`, `2 * period`, and so on.
@@ -222,10 +222,10 @@ for factor in (0.1, 1.0, 300.0):
     print(f"{accuracy:.0%} of the test digits")
 
 # %% [markdown]
-# "valley" is cautious: a tenth of it has hardly begun to learn when the training ends, and with ten
-# times it this short training gets further (try it). 300 times it is behind the minimum of the
-# curve, and fails. The test is one of the first steps, from these weights and at this batch size:
-# repeat it when either changes.
+# At a tenth of the suggestion the training ends long before it is done. "valley" is cautious
+# itself: with ten times it this short training gets further (try it). 300 times it is behind the
+# minimum of the curve, and fails. The test is one of the first steps, from these weights and at
+# this batch size: repeat it when either changes.
 
 # %% [markdown]
 # ## Where to go on
