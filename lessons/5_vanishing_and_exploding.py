@@ -247,6 +247,7 @@ for name, (orthogonal, limit) in runs.items():
     ax.plot(losses, label=f"{name}: {network.accuracy(X[:, :400], Y[:, :400]):.0%}")
 ax.set(title="100 layers on digits", xlabel="update steps", ylabel="loss", ylim=(0, 4))
 figure.legend(loc="outside right upper", frameon=False, title="training accuracy")
+plt.show()
 
 # %% [markdown]
 # Weights that keep lengths make 100 layers trainable, and clipping makes them trainable at this

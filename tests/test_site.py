@@ -161,7 +161,8 @@ def test_links_lead_where_files_are_on_the_site():
     assert pages.relink(text, source, source) == (
         "# `Adam`\n{py:obj}`Adam(1e-3) <keras_bp.optimizers.Adam>` "
         "[b\nc](generated/benchmarks.md#x) t\n```\n`Adam`\n```\n"
-        "[0, 1) {py:obj}`Adam <keras_bp.optimizers.Adam>` [l](generated/lessons/1_backpropagation.md)\n"
+        "[0, 1) {py:obj}`Adam <keras_bp.optimizers.Adam>` "
+        "[l](generated/lessons/1_backpropagation.md)\n"
     )
     source = ROOT / "experiments/README.md"
     text = "![p](../docs/images/dropout.png) `examples/dropout.py`"
