@@ -99,7 +99,7 @@ def by_autodiff(axis):
 
 true_dx, *expected = by_autodiff(axis=0)
 x_hat, variance = normalize(x).numpy(), x.var(axis=0)
-check(scale_and_shift_gradients, dy, x_hat, expected=tuple(expected), batch=len(x))
+check(scale_and_shift_gradients, dy, x_hat, expected=tuple(expected))
 
 # %% [markdown]
 # For $x$ it is tempting to divide: $dx = \gamma \, dy / \sqrt{v + \epsilon}$. That would be right
@@ -146,7 +146,7 @@ def batch_normalization_dx(dy, x_hat, gamma, variance, epsilon):
 
 
 # %%
-check(batch_normalization_dx, dy, x_hat, gamma, variance, epsilon, expected=true_dx, batch=len(x))
+check(batch_normalization_dx, dy, x_hat, gamma, variance, epsilon, expected=true_dx)
 print("sums over the examples:", np.abs(true_dx.sum(axis=0)).max().round(12) + 0.0)
 
 # %% [markdown]

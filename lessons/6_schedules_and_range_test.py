@@ -209,7 +209,7 @@ for sweep in (curve, made_up):
 # the suggestion, and 300 times it.
 
 # %%
-suggestion, epochs, batch_size = curve.suggest(), 10, 50
+suggestion, epochs, batch_size = curve.suggest(), 6, 50
 total, first_weights = epochs * len(x) // batch_size, model.get_weights()
 for factor in (0.1, 1.0, 300.0):
     keras.utils.set_random_seed(0)  # the same batches for all
