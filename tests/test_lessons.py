@@ -209,6 +209,8 @@ def test_an_answer_cannot_change_what_it_is_given(capsys):
 
 
 def test_the_readme_lists_every_lesson():
-    rows = re.findall(r"^\| \[(\w+)\]\((\w+\.py)\) \|", README, re.MULTILINE)
-    assert rows == [(path.stem, path.name) for path in LESSONS]
+    rows = re.findall(r"^\| \[(\d)\. (.*)\]\((\w+\.py)\) \|", README, re.MULTILINE)
+    titles = [cells(path)[0].source.split("\n")[0] for path in LESSONS]
+    assert [f"# Lesson {number}: {title}" for number, title, _ in rows] == titles
+    assert [name for *_, name in rows] == [path.name for path in LESSONS]
     assert '-e ".[lessons]"' in README
