@@ -146,6 +146,22 @@ def _only_holds_layers(layer):
     return not builds and bool(flat_layers(layer, recursive=False))
 
 
+def renormalization(renorm: bool, clipping: Any, momentum: float) -> dict[str, Any]:
+    """Return the arguments of batch renormalization for the installed BatchNormalization.
+
+    Raises:
+        ValueError: if renormalization is asked for, and Keras, before 3.14, does not have it.
+    """
+    if "renorm" in inspect.signature(keras.layers.BatchNormalization).parameters:
+        return {"renorm": renorm, "renorm_clipping": clipping, "renorm_momentum": momentum}
+    if renorm:
+        raise ValueError(
+            "`renorm` must be False: Keras has batch renormalization from 3.14 on. "
+            f"Received: renorm={renorm} with Keras {keras.__version__}"
+        )
+    return {}
+
+
 def functional_of(model: keras.Model) -> Any:
     """Return the functional model of a Sequential one, and any other model as it is."""
     return model._functional if isinstance(model, keras.Sequential) else model
