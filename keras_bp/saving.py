@@ -97,7 +97,8 @@ def to_keras(model: keras.Model) -> keras.Model:
 
 def _compile_as(model, plain):
     """Compile a plain model as ours is, with the optimizer's state, if Keras has all of it."""
-    own = [getattr(type(model), name) is not getattr(keras.Model, name) for name in _TRAINING]
+    found = inspect.getattr_static
+    own = [found(type(model), name) is not found(keras.Model, name) for name in _TRAINING]
     config = _plain(model.get_compile_config())
     # Ours keeps a float32 copy of a half-precision variable.
     half = any(variable.dtype in ("float16", "bfloat16") for variable in model.trainable_variables)
