@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 try:
     import furo  # noqa: F401
+    import jupytext  # noqa: F401
     import latex2mathml  # noqa: F401
     import myst_parser  # noqa: F401
     import sphinx_gallery  # noqa: F401
@@ -77,6 +78,7 @@ html_theme = "furo"
 html_title = "keras_bp"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(ROOT / "tools/site/scorer.js")
 html_copy_source = False
 html_math_renderer = "mathml"
 

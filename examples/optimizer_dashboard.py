@@ -1,6 +1,6 @@
 """A dashboard of optimizers, on several data sets and seeds.
 
-Run it with `python examples/optimizer_dashboard.py`. Six optimizers train the same networks on
+Run it with `python examples/optimizer_dashboard.py`. Seven optimizers train the same networks on
 scikit-learn's two moons and handwritten digits and on two spirals, from several
 seeds. It prints a table and leaves a picture of convergence, accuracy and time in
 tb_logs/optimizer_dashboard.
@@ -16,13 +16,14 @@ from sklearn.datasets import make_moons
 
 from keras_bp.layers import Dense
 from keras_bp.losses import SparseCategoricalCrossentropy
-from keras_bp.optimizers import SGD, Adam, AdamW, Nesterov, RMSprop, ScheduleFreeAdamW
+from keras_bp.optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, ScheduleFreeAdamW
 from keras_bp.reference import spiral
 from keras_bp.visualization import compare_optimizers
 
 BATCH_SIZE = 32
 OPTIMIZERS = {
     "SGD": lambda: SGD(0.1),
+    "Momentum": lambda: Momentum(0.5),  # an average: a tenth of the step at the rate of a sum
     "Nesterov": lambda: Nesterov(0.05),
     "RMSprop": lambda: RMSprop(0.005),
     "Adam": lambda: Adam(0.005),

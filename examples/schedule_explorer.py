@@ -1,8 +1,8 @@
 """Every schedule over 200 epochs, and its effect on training.
 
-Run it with `python examples/schedule_explorer.py`. A small network learns two
-spirals once with each schedule of the package, and another one scikit-learn's handwritten digits
-at a constant rate and in one cycle. It leaves a picture of the rates and the losses in
+Run it with `python examples/schedule_explorer.py`. A small network learns two spirals once with
+each schedule of the package and at a constant rate, and another one scikit-learn's handwritten
+digits at a constant rate and in one cycle. It leaves a picture of the rates and the losses in
 tb_logs/schedule_explorer.
 """
 

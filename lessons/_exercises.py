@@ -16,9 +16,6 @@ def check(function, *arguments, expected, batch=None, rtol=1e-5):
             does not show the answer.
         batch: number of examples, to recognize a mean where a sum was asked for and the reverse.
         rtol: relative difference that is taken for rounding.
-
-    Returns:
-        Whether the answer is right.
     """
     try:
         answer = function(*copy.deepcopy(arguments))
@@ -27,7 +24,6 @@ def check(function, *arguments, expected, batch=None, rtol=1e-5):
     else:
         found = fault(answer, expected, batch, rtol)
     print(f"{function.__name__}: {found or 'right'}")
-    return found is None
 
 
 def fault(answer, expected, batch=None, rtol=1e-5):
@@ -72,7 +68,7 @@ def _fault_of_array(answer, expected, batch, rtol):
     norm = np.vdot(expected, expected)
     factor = np.vdot(expected, answer) / norm if norm else 0.0
     if np.allclose(answer, factor * expected, rtol=rtol, atol=rtol * abs(factor) * scale):
-        if what := _fault_of_factor(factor, batch, answer.size):
+        if what := _fault_of_factor(factor, batch, answer.size, rtol):
             return what
     first = tuple(int(i) for i in np.argwhere(~right)[0])
     if answer.size == 1:
@@ -80,16 +76,16 @@ def _fault_of_array(answer, expected, batch, rtol):
     return f"{np.sum(~right)} of {answer.size} entries are wrong, the first at {list(first)}"
 
 
-def _fault_of_factor(factor, batch, entries):
+def _fault_of_factor(factor, batch, entries, rtol):
     if factor == 0:
         return None
     sign = "the sign is wrong" if factor < 0 else ""
     size = abs(factor)
-    if np.isclose(size, 1.0):
+    if np.isclose(size, 1.0, rtol=rtol):
         return sign
-    if batch and np.isclose(size, batch):
+    if batch and np.isclose(size, batch, rtol=rtol):
         what = f"m = {batch} times too large: is the mean over the examples missing?"
-    elif batch and np.isclose(size * batch, 1.0):
+    elif batch and np.isclose(size * batch, 1.0, rtol=rtol):
         what = f"m = {batch} times too small: is it divided by m twice?"
     elif entries > 1:  # of one number it would give the answer away
         what = f"every entry is {size:.4g} times what it should be"

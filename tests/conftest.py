@@ -57,6 +57,7 @@ def _fresh_keras():
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("float32")
     yield
+    keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
 
 

@@ -1,13 +1,16 @@
 """The documentation's site: what its pages are made of, and what its check finds."""
 
 import ast
+import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import zlib
 
+import jupytext
 import pytest
 
 import keras_bp
@@ -153,17 +156,32 @@ def test_a_docstring_becomes_rst():
 
 def test_links_lead_where_files_are_on_the_site():
     source = ROOT / "docs/optimizers.md"
-    text = "# `Adam`\n`Adam(1e-3)` [b](../benchmarks/README.md#x) [t](../tests/README.md)\n"
-    text += "```\n`Adam`\n```\n"
+    text = "# `Adam`\n`Adam(1e-3)` [b\nc](../benchmarks/README.md#x) [t](../tests/README.md)\n"
+    text += "```\n`Adam`\n```\n[0, 1) `Adam` [l](../lessons/1_backpropagation.py)\n"
     assert pages.relink(text, source, source) == (
         "# `Adam`\n{py:obj}`Adam(1e-3) <keras_bp.optimizers.Adam>` "
-        "[b](generated/benchmarks.md#x) t\n```\n`Adam`\n```\n"
+        "[b\nc](generated/benchmarks.md#x) t\n```\n`Adam`\n```\n"
+        "[0, 1) {py:obj}`Adam <keras_bp.optimizers.Adam>` "
+        "[l](generated/lessons/1_backpropagation.md)\n"
     )
     source = ROOT / "experiments/README.md"
     text = "![p](../docs/images/dropout.png) `examples/dropout.py`"
     assert pages.relink(text, source, pages.MIRRORED[source]) == (
         "![p](../images/dropout.png) [`examples/dropout.py`](examples/dropout.rst)"
     )
+
+
+def test_a_lesson_is_a_page_and_a_notebook_with_its_code(tmp_path):
+    path = pages.LESSONS[0]
+    page = pages.write_lesson(path, tmp_path)
+    code = jupytext.read(path).cells
+    code = [cell.source for cell in code if cell.cell_type == "code"]
+    text = page.read_text()
+    assert re.findall(r"^```python\n(.*?)\n```$", text, re.M | re.S) == code
+    assert text.startswith("# Lesson 1: ") and f"({path.stem}.ipynb)" in text
+    notebook = json.loads((tmp_path / f"{path.stem}.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert ["".join(cell["source"]) for cell in cells] == code
 
 
 @pytest.mark.parametrize("path", pages.EXAMPLES, ids=lambda path: path.stem)

@@ -1,10 +1,12 @@
-"""Switches to another optimizer, once, when training has reached a plateau."""
+"""Switches to another optimizer, once, when training has reached a plateau or diverged."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras.optimizers import LossScaleOptimizer
 from keras.optimizers.schedules import LearningRateSchedule
 
@@ -20,13 +22,17 @@ _MARK = "switched_to_"
 
 
 class OptimizerSwitch(Callback, MonitorCallback):
-    """Changes the optimizer of a `fit` once, when the loss no longer improves.
+    """Changes the optimizer of a `fit` once, when the loss no longer improves or weights diverge.
 
     Adam makes quick progress at first; after it reaches a plateau, gradient descent with momentum
     often gets further, and finds weights that generalize better. This callback watches a quantity
     as `keras.callbacks.ReduceLROnPlateau` does. When it has not improved for `patience` epochs, the
     next epoch begins with a new optimizer, whose rate rises linearly from 0 to its full value. If
     training ends with that epoch (the last one, `EarlyStopping`), no switch is made.
+
+    Where an epoch leaves weights that are not finite, the next one begins with the new optimizer at
+    once, and with the weights, batch statistics included, that the epoch began with. For that a
+    copy of the weights is kept in memory until the switch.
 
     At the switch,
 
@@ -121,21 +127,29 @@ class OptimizerSwitch(Callback, MonitorCallback):
         self.patience = check_integer("patience", patience, 1)
         self.verbose = check_integer("verbose", verbose, 0)
         self.switched_at_epoch = None
+        self._restore: Callable | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: begin to watch, unless the switch has been made."""
         self._check_optimizer()
         self.best = None
         self.wait = 0
+        self._restore = None
         if not self._is_switched():
             self.switched_at_epoch = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Keras's hook: switch, if the last epochs were a plateau."""
+        """Keras's hook: switch, if the last epochs were a plateau or the last one diverged."""
         # Not at the end of the epoch, where the plateau is seen: that epoch may be the last, and
         # other callbacks may then save or restore the old optimizer's weights, or stop training.
-        if self.wait >= self.patience and not self._is_switched():
-            self._switch(epoch)
+        if self._is_switched():
+            return
+        reason = f"{self.monitor} has not improved for {self.wait} epoch(s)"
+        diverged = not self._keep_finite_weights()
+        if diverged:
+            reason = f"the weights are not finite; those that epoch {epoch} began with are back"
+        if diverged or self.wait >= self.patience:
+            self._switch(epoch, reason)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: see whether the quantity has improved."""
@@ -159,16 +173,27 @@ class OptimizerSwitch(Callback, MonitorCallback):
     def _is_switched(self):
         return self.model.optimizer.name.startswith(_MARK)
 
-    def _switch(self, epoch):
+    def _keep_finite_weights(self):
+        """Return `False` if the weights are not finite, and finite ones were kept."""
+        weights = self.model.get_weights()
+        if all(np.isfinite(array).all() for array in weights):
+            self._restore = functools.partial(self.model.set_weights, weights)
+            return True
+        return self._restore is None
+
+    def _switch(self, epoch, reason):
         old = self.model.optimizer
         old.finalize_variable_values(self.model.trainable_variables)
+        if not self._keep_finite_weights():
+            self._restore()
         rate = self._find_rate()
         new = self._create(Warmup(rate, self.warmup_steps) if self.warmup_steps else rate)
         set_compiled_optimizer(self.model, new)
         self.switched_at_epoch = epoch
+        self._restore = None
         if self.verbose:
             print(
-                f"Epoch {epoch + 1}: {self.monitor} has not improved for {self.wait} epoch(s). "
+                f"Epoch {epoch + 1}: {reason}. "
                 f"OptimizerSwitch goes from {_kind(old)} to {_kind(new)}, learning rate "
                 f"{rate if isinstance(rate, LearningRateSchedule) else format(rate, '.4g')} "
                 f"after {self.warmup_steps} steps of warm-up."

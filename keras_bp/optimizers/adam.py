@@ -19,8 +19,8 @@ _SMALL = 2**15
 class Adam(Optimizer):
     """Adam: two moving averages, of the gradient and of its square, corrected for their start.
 
-    Drop-in for `keras.optimizers.Adam`: the same arguments, defaults, slots and rule. In update
-    t = 1, 2, ... with the learning rate a:
+    Drop-in for `keras.optimizers.Adam`: the same arguments, defaults, slots and rule. Its step
+    in update t = 1, 2, ... with the learning rate a:
 
         m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
         c = sqrt(1 - b2^t)

@@ -269,7 +269,7 @@ class OptimizerComparison:
         grid[0, 2].set_title("Time of an epoch")
         grid[-1, 0].set_xlabel("epochs")
         lines = grid[0, 0].get_lines()
-        figure.legend(handles=lines, loc="outside lower center", ncols=6, frameon=False)
+        figure.legend(handles=lines, loc="outside lower center", ncols=7, frameon=False)
         figure.suptitle(
             f"Medians over {self._seeds()}; bands and whiskers reach from least to greatest"
         )

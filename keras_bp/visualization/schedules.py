@@ -45,7 +45,8 @@ def plot_schedules(
     Args:
         schedules: mapping, a name -> a `keras.optimizers.schedules.LearningRateSchedule` (this
             package's or Keras's) or a number, a constant rate. Defaults to all schedules of
-            `keras_bp.schedules`, each with a peak of 0.1 and made for this many steps.
+            `keras_bp.schedules`, each with a peak of 0.1 and made for this many steps, and that
+            rate, constant.
         epochs: integer of 1 or more. Defaults to 200.
         steps_per_epoch: integer of 1 or more, in update steps. Defaults to 10.
         losses: mapping, a schedule's name -> the training losses of its epochs, drawn in a second
@@ -122,8 +123,8 @@ def train_with_schedules(
 
     Args:
         schedules: mapping, a name -> a `keras.optimizers.schedules.LearningRateSchedule` or a
-            number. Defaults to all schedules of `keras_bp.schedules`, as `plot_schedules` has them
-            for 10 steps per epoch.
+            number. Defaults to all schedules of `keras_bp.schedules` and a constant rate, as
+            `plot_schedules` has them for 10 steps per epoch.
         epochs: integer of 1 or more. Defaults to 200.
         seed: integer of 0 or more: `keras.utils.set_random_seed` is called with it before each
             training. Defaults to 0.
@@ -201,7 +202,8 @@ def _schedules_or_default(schedules, total_steps):
 def _default_schedules(total_steps):
     """Return name -> schedule for a training of `total_steps` update steps, 10 or more.
 
-    All start from, or rise to, the same rate of 0.1; those with an end reach it at the last step.
+    All start from, rise to, or stay at the same rate of 0.1; those with an end reach it at the last
+    step.
     """
     quarter, warmup = total_steps // 4, max(total_steps // 20, 1)
     # Periods of one, two and four sevenths.
@@ -213,6 +215,7 @@ def _default_schedules(total_steps):
     sizes["ramp_tokens"] = 12 / 300 * tokens * 3
     parts = package_schedules.Warmup(_PEAK, warmup), package_schedules.LinearDecay(_PEAK, quarter)
     return {
+        "Constant": _PEAK,
         "StepDecay": package_schedules.StepDecay(_PEAK, quarter),
         "ExponentialDecay": package_schedules.ExponentialDecay(_PEAK, quarter),
         "LinearDecay": package_schedules.LinearDecay(_PEAK, total_steps),

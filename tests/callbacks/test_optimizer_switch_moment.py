@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from switch_cases import PLATEAU, SWITCHED, build, fit, numpy_2, state
+from switch_cases import PLATEAU, SWITCHED, build, fit, new_optimizer, numpy_2, state
 
 from keras_bp.callbacks import OptimizerSwitch
 from keras_bp.optimizers import SGD
@@ -107,6 +107,33 @@ def test_the_end_of_training_comes_before_a_switch(data):
     # A second fit watches anew.
     fit(model, data, switch, epochs=3)
     assert switch.switched_at_epoch == SWITCHED
+
+
+def test_after_a_divergence_it_goes_on_from_the_last_finite_weights(data, capsys):
+    """Batch statistics included; at once, however long the patience."""
+    # Dropout would draw other masks: its seeds are not put back.
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.01, 1e38])
+    model = build(keras.optimizers.SGD(rates), dropout=0.0)
+    switch = OptimizerSwitch(0.05, **{**PLATEAU, "patience": 9}, verbose=1)
+    logs = fit(model, data, switch)
+    assert not np.isfinite(logs["loss"][1]) and np.isfinite(logs["loss"][2:]).all()
+    assert switch.switched_at_epoch == 2
+    line = "Epoch 3: the weights are not finite; those that epoch 2 began with are back. Optimizer"
+    assert capsys.readouterr().out.startswith(line)
+
+    twin = build(keras.optimizers.SGD(0.01), dropout=0.0)
+    fit(twin, data, epochs=1)
+    twin.compile(new_optimizer(), "mse", metrics=["mae"], run_eagerly=True)
+    fit(twin, data, epochs=3)
+    np.testing.assert_equal(state(model), state(twin))
+
+
+def test_weights_that_were_never_finite(data):
+    model = plain()
+    model.set_weights([np.full((4, 1), np.nan), np.zeros(1)])
+    switch = OptimizerSwitch(0.05, patience=2)
+    fit(model, data, switch, epochs=4, batch_size=23)
+    assert switch.switched_at_epoch == 3  # as on a plateau, whose first epoch is the best
 
 
 @pytest.mark.parametrize("first", ["stop", "switch"])

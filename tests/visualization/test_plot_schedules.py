@@ -18,6 +18,7 @@ def test_by_default_all_schedules_are_drawn(epochs, steps_per_epoch):
     figure.canvas.draw()
     (ax,) = figure.axes
     lines = _lines(ax)
+    np.testing.assert_array_equal(lines.pop("Constant")[1], np.float32(0.1))
     assert set(lines) == set(schedules.__all__)
     steps = epochs * steps_per_epoch
     for name, (x, rates) in lines.items():
@@ -25,8 +26,8 @@ def test_by_default_all_schedules_are_drawn(epochs, steps_per_epoch):
         assert x[-1] == pytest.approx((steps - 1) / steps_per_epoch)
         assert 0.0 <= rates.min() < rates.max() <= 0.1 + 1e-6, name
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == list(lines)
-    assert len({(line.get_color(), str(line._dash_pattern)) for line in ax.get_lines()}) == len(
+    assert legend == ["Constant", *lines]
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in ax.get_lines()}) == 1 + len(
         lines
     )
 

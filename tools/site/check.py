@@ -12,7 +12,7 @@ import urllib.parse
 import zlib
 
 from tools.site.names import ROOT, definition, links, pages
-from tools.site.pages import DOCS, GENERATED, MIRRORED
+from tools.site.pages import DOCS, GENERATED, LESSONS, MIRRORED, markdown
 
 _CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
@@ -34,16 +34,16 @@ def names_without_entry(reference=ROOT / "docs/api.rst"):
 
 
 def documents():
-    """List the files in Markdown that the site is made of, and the README."""
+    """List the files in Markdown that the site is made of, lessons among them, and the README."""
     own = [p for p in DOCS.rglob("*.md") if not p.is_relative_to(GENERATED)]
-    return [ROOT / "README.md", *MIRRORED, *own]
+    return [ROOT / "README.md", *MIRRORED, *LESSONS, *own]
 
 
 def broken_markdown_links(paths):
     """List the links of files in Markdown to files that are not there."""
     faults = []
     for path in paths:
-        for target in re.findall(r"\]\(([^)\s]+)\)", _CODE.sub("", path.read_text())):
+        for target in re.findall(r"\]\(([^)\s]+)\)", _CODE.sub("", markdown(path))):
             place = target.partition("#")[0]
             if place and ":" not in target and not (path.parent / place).exists():
                 faults.append(f"{path}: no file {target}")

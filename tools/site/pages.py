@@ -6,6 +6,8 @@ import pathlib
 import re
 import shutil
 
+import jupytext
+
 from tools.site.names import ROOT, definition, links, pages
 
 DOCS = ROOT / "docs"
@@ -18,12 +20,14 @@ MIRRORED = {
     ROOT / "benchmarks/README.md": GENERATED / "benchmarks.md",
     ROOT / "examples/README.md": GENERATED / "example_results.md",
     ROOT / "experiments/README.md": GENERATED / "experiments.md",
+    ROOT / "lessons/README.md": GENERATED / "lessons.md",
     **{
         path: GENERATED / "results" / path.name
         for path in sorted((ROOT / "experiments/results").glob("*.md"))
     },
 }
 EXAMPLES = [p for p in sorted((ROOT / "examples").glob("*.py")) if not p.stem.startswith("_")]
+LESSONS = sorted((ROOT / "lessons").glob("[0-9]_*.py"))
 # Pictures in docs/images that bear another name than their example.
 PICTURES = {
     "backprop_visualizer": "backprop",
@@ -36,6 +40,10 @@ FIRST_CELL = """\
 import sys
 
 sys.argv, __file__ = ["notebook"], "notebook.py"
+"""
+LESSON = """\
+[This lesson as a notebook]({0}.ipynb), with [_exercises.py](../../../lessons/_exercises.py) in the
+same folder; or, in a clone, `jupytext --to ipynb lessons/{0}.py`. [How to run it](../lessons.md).
 """
 HEADER = """\
 Examples
@@ -57,7 +65,8 @@ results/*
 """
 
 _FENCE = re.compile(r"(^ *```.*?^ *```[^\n]*$)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)|(?<![\[`])`([^`\n]+)`(?![`\]])")
+_HEADING = re.compile(r"(^#.*$)", re.MULTILINE)
+_LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^)\s]+)\)|(?<![\[`])`([^`\n]+)`(?![`\]])")
 
 
 def picture(stem):
@@ -95,6 +104,8 @@ def _place(path):
     """Return the page that a file of the repository becomes, or `None`."""
     if path in EXAMPLES:
         return GALLERY / f"{path.stem}.rst"
+    if path in LESSONS:
+        return GENERATED / "lessons" / f"{path.stem}.md"
     return path if path.is_relative_to(DOCS) else MIRRORED.get(path)
 
 
@@ -108,7 +119,7 @@ def relink(text, source, page):
 
     Returns:
         The text. Links to files that are no page leave their text; code in the text that names an
-        example or a public name becomes a link.
+        example, a lesson or a public name becomes a link.
     """
 
     def link(found):
@@ -116,7 +127,7 @@ def relink(text, source, page):
         if code is not None:
             name = code.split("(")[0]
             script = ROOT / code
-            if script in EXAMPLES:
+            if script in EXAMPLES + LESSONS:
                 return f"[`{code}`]({os.path.relpath(_place(script), page.parent)})"
             return f"{{py:obj}}`{code} <{links()[name]}>`" if name in links() else found[0]
         path, _, fragment = target.partition("#")
@@ -128,14 +139,33 @@ def relink(text, source, page):
         fragment = f"#{fragment}" if fragment else ""
         return f"{image}[{label}]({os.path.relpath(place, page.parent)}{fragment})"
 
-    def lines(part):
-        return "\n".join(
-            line if line.startswith("#") else _LINK.sub(link, line) for line in part.split("\n")
-        )
+    def linked(part):
+        blocks = _HEADING.split(part)  # every other block is a heading
+        blocks[::2] = (_LINK.sub(link, block) for block in blocks[::2])
+        return "".join(blocks)
 
     parts = _FENCE.split(text)  # every other part is a fence
-    parts[::2] = map(lines, parts[::2])
+    parts[::2] = map(linked, parts[::2])
     return "".join(parts)
+
+
+def markdown(path):
+    """Return a document's Markdown; of a lesson its cells, those of code fenced."""
+    if path not in LESSONS:
+        return path.read_text()
+    return "\n\n".join(
+        f"```python\n{cell.source}\n```" if cell.cell_type == "code" else cell.source
+        for cell in jupytext.read(path).cells
+    )
+
+
+def write_lesson(path, folder):
+    """Write a lesson's page and the notebook to download from it; return the page's path."""
+    page = folder / f"{path.stem}.md"
+    title, text = markdown(path).split("\n", 1)
+    page.write_text(f"{title}\n\n{LESSON.format(path.stem)}{relink(text, path, _place(path))}\n")
+    jupytext.write(jupytext.read(path), page.with_suffix(".ipynb"))
+    return page
 
 
 def script(source, name):
@@ -218,6 +248,9 @@ def prepare():
         page.parent.mkdir(parents=True, exist_ok=True)
         text = relink(_one_title(path.read_text()), path, page)
         page.write_text(text + CHILDREN if page.stem == "experiments" else text)
+    (GENERATED / "lessons").mkdir()
+    for path in LESSONS:
+        write_lesson(path, GENERATED / "lessons")
 
 
 def read(app, docname, source):
