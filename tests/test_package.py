@@ -182,6 +182,7 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     assert "pip install keras_bp" in page
     links = re.findall(r"\]\(([^)]*)\)", page)
     assert all(link.startswith("https://") for link in links)
+    assert f"\nversion: {keras_bp.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     # The lowest versions, in words for those who install without dependencies.
     least = {r.name: str(r.specifier) for r in map(Requirement, metadata.requires)}
     source = (PACKAGE / "_versions.py").read_text()
