@@ -16,6 +16,11 @@ if keras.config.backend() != "tensorflow":
         f"Received: backend={keras.config.backend()!r}"
     )
 
+from keras_bp._versions import show_versions, unsupported
+
+if reason := unsupported():
+    raise ImportError(reason)
+
 # Every subpackage is imported here: keras.saving.load_model finds a class by its registered name
 # only once the module that registers it has run.
 from keras_bp import (
@@ -34,7 +39,6 @@ from keras_bp import (
     visualization,
     workers,
 )
-from keras_bp._versions import show_versions
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
 from keras_bp.saving import to_keras
 from keras_bp.tuning import LearningRateCurve, find_learning_rate

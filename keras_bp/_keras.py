@@ -33,6 +33,9 @@ PRIVATE_NAMES = {
     "Layer._dtype_policy": "gradient_check makes a layer compute in float64 by it",
     "InputLayer._dtype": "gradient_check lets a model take float64 inputs by it",
     "Functional._inputs": "gradient_check finds a functional model's symbolic inputs by it",
+    "Functional._inputs_struct": "MultiTaskModel makes its configuration of it, which Keras 3.13 "
+    "and 3.14 make of other classes only",
+    "Functional._outputs_struct": "likewise",
     "KerasTensor._dtype": "gradient_check lets a model take float64 inputs by it",
     "Variable._value": "gradient_check lends a variable a float64 value by it",
     "Variable._dtype": "gradient_check tells the variable's dtype of that value by it",
@@ -146,6 +149,22 @@ def _only_holds_layers(layer):
     return not builds and bool(flat_layers(layer, recursive=False))
 
 
+def renormalization(renorm: bool, clipping: Any, momentum: float) -> dict[str, Any]:
+    """Return the arguments of batch renormalization for the installed BatchNormalization.
+
+    Raises:
+        ValueError: if renormalization is asked for, and Keras, before 3.14, does not have it.
+    """
+    if "renorm" in inspect.signature(keras.layers.BatchNormalization).parameters:
+        return {"renorm": renorm, "renorm_clipping": clipping, "renorm_momentum": momentum}
+    if renorm:
+        raise ValueError(
+            "`renorm` must be False: Keras has batch renormalization from 3.14 on. "
+            f"Received: renorm={renorm} with Keras {keras.__version__}"
+        )
+    return {}
+
+
 def functional_of(model: keras.Model) -> Any:
     """Return the functional model of a Sequential one, and any other model as it is."""
     return model._functional if isinstance(model, keras.Sequential) else model
@@ -162,6 +181,11 @@ def graph_nodes(graph: Any) -> list | None:
 def graph_input_names(graph: Any) -> list[str]:
     """List the names of a functional model's input layers, in the order of its inputs."""
     return [tensor._keras_history.operation.name for tensor in graph.inputs]
+
+
+def functional_structures(model: keras.Model) -> tuple[Any, Any]:
+    """Return a functional model's symbolic inputs and outputs, structured as they were given."""
+    return model._inputs_struct, model._outputs_struct
 
 
 def symbolic_inputs(model: Any) -> Sequence[Any]:

@@ -149,7 +149,8 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
     """Cross-entropy of integer labels, with the closed-form gradient `dz = a - y`.
 
     Drop-in for `keras.losses.SparseCategoricalCrossentropy`: `CategoricalCrossentropy` of the
-    one-hot label, without making it (`keras_bp.ops.sparse_categorical_crossentropy`).
+    one-hot label, without making it (`keras_bp.ops.sparse_categorical_crossentropy`). Label
+    smoothing, which Keras has from 3.16 on, and another axis work with every version of Keras.
 
     Args:
         from_logits: whether the predictions are logits. Defaults to `False`, probabilities, which
@@ -157,20 +158,22 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         ignore_class: integer label whose examples are left out, or `None`.
         reduction: `"sum_over_batch_size"` (default), `"mean"`, `"sum"`,
             `"mean_with_sample_weight"`, `"none"` or `None`.
-        axis: the axis of the classes: the last one.
+        axis: integer, the axis of the classes. Defaults to -1.
+        label_smoothing: number in [0, 1], the share of a label that is spread over all classes.
         name: name of the loss.
         dtype: dtype of the computation. Defaults to `keras.config.floatx()`.
 
     Call arguments:
-        y_true: integer labels in [0, classes), of the predictions' shape without the last axis, or
-            with a last axis of length 1.
-        y_pred: predictions of shape `(batch, ..., classes)`.
+        y_true: integer labels in [0, classes), of the predictions' shape without `axis`, or with a
+            length of 1 there.
+        y_pred: predictions, the classes on `axis`.
         sample_weight: weights that broadcast to the loss before the reduction, or `None`.
 
     Raises:
-        ValueError: if the shapes do not fit, `axis` is not the last one, `dtype` is too narrow for
-            the classes' numbers, or a label is outside of the classes. In a graph the last is a
-            `tf.errors.InvalidArgumentError`, and compiled by XLA the loss is NaN.
+        TypeError: if `axis` is not an integer, or `label_smoothing` not a number.
+        ValueError: if the shapes do not fit, `label_smoothing` is outside [0, 1], `dtype` is too
+            narrow for the classes' numbers, or a label is outside of the classes. In a graph the
+            last is a `tf.errors.InvalidArgumentError`, and compiled by XLA the loss is NaN.
 
     Example:
         >>> loss = keras_bp.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -184,6 +187,7 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         ignore_class: int | None = None,
         reduction: str | None = "sum_over_batch_size",
         axis: int = -1,
+        label_smoothing: float = 0.0,
         name: str | None = "sparse_categorical_crossentropy",
         dtype: Any = None,
     ) -> None:
@@ -192,8 +196,21 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
             if isinstance(ignore_class, float) and ignore_class % 1 == 0:  # 255.0, as Keras
                 ignore_class = int(ignore_class)
             ignore_class = check_integer("ignore_class", ignore_class)
-        super().__init__(from_logits, ignore_class, reduction, axis, name, dtype)
-        self.fn = _sparse_categorical_crossentropy
+        super().__init__(from_logits, ignore_class, reduction, name=name, dtype=dtype)
+        self._arguments = {
+            "from_logits": from_logits,
+            "ignore_class": ignore_class,
+            "axis": check_integer("axis", axis),
+            "label_smoothing": check_number("label_smoothing", label_smoothing, 0.0, 1.0),
+        }
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Compute the loss of each label."""
+        return _sparse_categorical_crossentropy(y_true, y_pred, **self._arguments)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**keras.losses.Loss.get_config(self), **self._arguments}
 
 
 def _binary_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis):
@@ -230,23 +247,23 @@ def _categorical_crossentropy(y_true, y_pred, from_logits, label_smoothing, axis
     return ops.categorical_crossentropy(y_true, y_pred, from_logits, axis)
 
 
-def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, axis):
+def _sparse_categorical_crossentropy(
+    y_true, y_pred, from_logits, ignore_class, axis, label_smoothing
+):
+    rank = len(y_pred.shape)
+    axis = check_axis("axis", axis, y_pred.shape, "y_pred")
+    received = f"y_true of shape {y_true.shape}, y_pred of shape {y_pred.shape}, axis={axis}"
+    if axis != rank - 1:
+        y_pred = keras.ops.moveaxis(y_pred, axis, -1)
+    if len(y_true.shape) == rank and y_true.shape[axis] == 1:
+        y_true = keras.ops.squeeze(y_true, axis)
     if isinstance(y_pred, keras.KerasTensor):
         return keras.losses.sparse_categorical_crossentropy(
-            y_true, y_pred, from_logits, ignore_class, axis
+            y_true, y_pred, from_logits, ignore_class
         )
-    rank = y_pred.shape.rank
-    if axis not in (-1, (rank or 0) - 1):
+    if not y_true.shape.is_compatible_with(y_pred.shape[:-1]):
         raise ValueError(
-            "`axis` must be the last axis of `y_pred`. "
-            f"Received: axis={axis} for y_pred of shape {y_pred.shape}"
-        )
-    if y_true.shape.rank == rank and y_true.shape[-1] == 1:
-        y_true = tf.squeeze(y_true, -1)
-    if not rank or not y_true.shape.is_compatible_with(y_pred.shape[:-1]):
-        raise ValueError(
-            "`y_true` must have `y_pred`'s shape without the last axis, the classes. "
-            f"Received: y_true of shape {y_true.shape}, y_pred of shape {y_pred.shape}"
+            f"`y_true` must have `y_pred`'s shape without `axis`. Received: {received}"
         )
     # Keras casts labels to the loss's dtype, in which bfloat16 makes 257 256.
     exact = {tf.float16: 2048, tf.bfloat16: 256}.get(y_true.dtype)
@@ -257,15 +274,20 @@ def _sparse_categorical_crossentropy(y_true, y_pred, from_logits, ignore_class, 
         )
     y_pred, from_logits = _logits(y_pred, from_logits, "softmax")
     y_true = tf.cast(y_true, tf.int64)
-    if ignore_class is None:
-        return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits)
-    counted = y_true != int(ignore_class)
-    loss = ops.sparse_categorical_crossentropy(
-        tf.where(counted, y_true, 0), tf.where(counted[..., tf.newaxis], y_pred, 0), from_logits
-    )
-    loss = tf.where(counted, loss, 0)
-    # Keras leaves masked entries out of the mean.
-    set_mask(loss, counted)
+    if ignore_class is not None:
+        counted = y_true != int(ignore_class)
+        y_true, y_pred = tf.where(counted, y_true, 0), tf.where(counted[..., None], y_pred, 0)
+    loss = ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits)
+    if label_smoothing:
+        share = 1 / tf.cast(tf.shape(y_pred)[-1], y_pred.dtype)
+        uniform = ops.categorical_crossentropy(
+            tf.fill(tf.shape(y_pred), share), y_pred, from_logits
+        )
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    if ignore_class is not None:
+        loss = tf.where(counted, loss, 0)
+        # Keras leaves masked entries out of the mean.
+        set_mask(loss, counted)
     return loss
 
 

@@ -1,5 +1,6 @@
 """Models that plain Keras can load, without this package."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -18,6 +19,17 @@ _OTHERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "FeedbackConv2D": ("Conv2D", ("feedback", "feedback_initializer")),
     "FeedbackDense": ("Dense", ("feedback", "feedback_initializer")),
 }
+_TRAINING = "compile", "train_step", "make_train_function", "fit"
+_MODULES = keras.layers, keras.losses, keras.optimizers, keras.optimizers.schedules
+# Arguments with another value than this train otherwise than in the namesake, or (`amsgrad`,
+# accumulation) keep their state in another order.
+_SAME: dict[str, dict[str, Any]] = {
+    "ScheduleFreeAdamW": {"name": None},  # always
+    "Lamb": {"weight_decay": None},
+    "Adam": {"amsgrad": False},
+    "AdamW": {"amsgrad": False},
+}
+_SAME_FOR_ALL = {"gradient_accumulation_steps": None}
 
 
 def to_keras(model: keras.Model) -> keras.Model:
@@ -26,8 +38,15 @@ def to_keras(model: keras.Model) -> keras.Model:
     The new model computes the same outputs from the same weights, and its `.keras` file is loaded,
     exported and served where this package is not installed. Layers that only change the backward
     pass become the layer whose forward pass they have: `FeedbackDense` a `Dense`,
-    `DeferredEmbedding` an `Embedding`, `Detach` an `Identity`. It is not compiled, since what
-    remains to be done is inference: compile it to train on.
+    `DeferredEmbedding` an `Embedding`, `Detach` an `Identity`.
+
+    A compiled model is compiled again, with Keras's losses and optimizer and with the optimizer's
+    state, so that a training goes on as it would have, if Keras has all of it: the three losses,
+    and `SGD`, `RMSprop`, `Adam`, `AdamW` and (without weight decay) `Lamb` with the arguments of
+    their namesakes, at a constant rate or one of Keras's schedules. Otherwise the new model is not
+    compiled; nor where the class has a training step or a `compile` of its own, for `amsgrad`,
+    accumulation, or variables in half precision.
+    Keras forgets which variables are excluded from weight decay when it saves the model.
 
     Args:
         model: a built `keras.Model`: `Sequential`, functional (a `MultiTaskModel` too) or a class
@@ -69,7 +88,49 @@ def to_keras(model: keras.Model) -> keras.Model:
     for ours, theirs in zip(_by_layer(model), _by_layer(plain), strict=True):
         for variable, new in zip(ours, theirs, strict=False):
             new.assign(_value(variable))
+    for state, new in zip(_seeds(model), _seeds(plain), strict=True):
+        new.assign(state)
+    if getattr(model, "optimizer", None) is not None:
+        _compile_as(model, plain)
     return plain
+
+
+def _compile_as(model, plain):
+    """Compile a plain model as ours is, with the optimizer's state, if Keras has all of it."""
+    found = inspect.getattr_static
+    own = [found(type(model), name) is not found(keras.Model, name) for name in _TRAINING]
+    config = _plain(model.get_compile_config())
+    # Ours keeps a float32 copy of a half-precision variable.
+    half = any(variable.dtype in ("float16", "bfloat16") for variable in model.trainable_variables)
+    # A callback's factor on a schedule, which in Keras no schedule has.
+    factors = [v for v in model.optimizer.variables if v.name == "learning_rate_factor"]
+    state = [v for v in model.optimizer.variables if v.name != "learning_rate_factor"]
+    if any(own) or half or any(float(factor) != 1 for factor in factors):
+        return
+    if f"'{_PACKAGE}" in repr(config) or not isinstance(config, dict):
+        return
+    arguments = keras.saving.deserialize_keras_object(config, safe_mode=False)
+    optimizers = _keras.all_optimizers(arguments["optimizer"])
+    if any(map(_is_ours, [*optimizers, *keras.tree.flatten(arguments["loss"])])):
+        return
+    plain.compile(**arguments)
+    ours, theirs = map(_keras.leaf_optimizers, (model.optimizer, plain.optimizer))
+    if not model.optimizer.built:
+        return
+    variables = plain.trainable_variables
+    for optimizer, new in zip(ours, theirs, strict=True):
+        decays = getattr(optimizer, "_decays", [True] * len(variables))
+        pairs = zip(variables, decays, strict=True)
+        new.exclude_from_weight_decay([variable for variable, decay in pairs if not decay])
+    plain.optimizer.build(variables)
+    for variable, new in zip(state, plain.optimizer.variables, strict=True):
+        new.assign(variable)
+
+
+def _seeds(model):
+    """List the states that random layers draw from, which are no weights."""
+    generators = [getattr(x, "seed_generator", None) for x in _keras.flat_layers(model)]
+    return [generator.state for generator in generators if generator is not None]
 
 
 def _is_ours(layer):
@@ -93,11 +154,27 @@ def _plain(config: Any) -> Any:
         functional = {"module": "keras", "class_name": "Model", "registered_name": None}
         return {**config, **functional, "config": arguments}
     name, dropped = _OTHERS.get(own, (own, ()))
-    if not hasattr(keras.layers, name):
-        return config
+    module = next((module for module in _MODULES if hasattr(module, name)), None)
     arguments = {k: v for k, v in config["config"].items() if k not in dropped}
-    plain = {"module": "keras.layers", "class_name": name, "registered_name": None}
+    same = _SAME_FOR_ALL | _SAME.get(own, {})
+    if module is None or any(arguments.get(name, value) != value for name, value in same.items()):
+        return config
+    # What Keras's class does not take must be as it is there, which is our default.
+    ours = _parameters(keras.saving.get_registered_object(registered))
+    arguments.pop("exclude_from_decay", None)  # passed on by variable
+    for key in (ours.keys() & arguments) - _parameters(getattr(module, name)).keys():
+        if arguments.pop(key) != ours[key].default:
+            return config
+    plain = {"module": module.__name__, "class_name": name, "registered_name": None}
     return {**config, **plain, "config": arguments}
+
+
+def _parameters(cls):
+    """Return the parameters of a class by name, with those that it passes on to its bases."""
+    every = dict[str, inspect.Parameter]()
+    for base in reversed(cls.__mro__):
+        every |= inspect.signature(base.__init__).parameters
+    return every
 
 
 def _by_layer(model):

@@ -33,6 +33,25 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in STARTERS)
 
 
+# What older versions of Keras lack, as they say it, and since when it is there.
+LATER = {
+    "has no attribute 'MultiOptimizer'": "3.15",
+    "`renorm` must be False: Keras has batch renormalization from 3.14 on.": "3.14",
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call():
+    """Skip a test of what the installed Keras does not have yet."""
+    try:
+        return (yield)
+    except (AttributeError, ValueError) as error:
+        for words, version in LATER.items():
+            if words in str(error) and keras.__version__ < version:
+                pytest.skip(f"Keras has it from {version} on: {error}")
+        raise
+
+
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     keras.utils.set_random_seed(0)

@@ -2,14 +2,19 @@
 
 import ast
 import importlib
+import importlib.metadata
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import keras
 import pytest
+import tensorflow as tf
+from packaging.requirements import Requirement
 
 import keras_bp
 
@@ -48,6 +53,21 @@ def _check_message(message):
     assert message.startswith("keras_bp")
     assert "KERAS_BACKEND=tensorflow" in message
     assert "jax" in message.split("Received:")[1]
+
+
+@pytest.mark.parametrize("module, version", [(keras, "3.12.4"), (tf, "2.19.1")])
+def test_a_version_that_is_too_old_is_refused(module, version, monkeypatch):
+    monkeypatch.setattr(module, "__version__", version)
+    monkeypatch.delitem(sys.modules, "keras_bp")
+    with pytest.raises(ImportError, match=rf"needs .* or newer.*Received: \w+ {version}"):
+        importlib.import_module("keras_bp")
+
+
+def test_keras_2_is_refused(monkeypatch):
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    monkeypatch.delitem(sys.modules, "keras_bp")
+    with pytest.raises(ImportError, match="TF_USE_LEGACY_KERAS"):
+        importlib.import_module("keras_bp")
 
 
 # The Keras class that each of a room's classes derives from; None for its namesake.
@@ -105,6 +125,18 @@ def test_no_code_comes_from_a_file():
             assert not {name.split(".")[0] for name in names} & banned, path.name
 
 
+# What Google Colab had on 2026-11-29.
+COLAB = {
+    "keras": "3.13.2",
+    "matplotlib": "3.10.0",
+    "numpy": "2.0.2",
+    "pillow": "11.3.0",
+    "scikit-learn": "1.6.1",
+    "tensorboard": "2.20.0",
+    "tensorflow": "2.20.0",
+}
+
+
 def test_wheel_installs_and_imports_elsewhere(tmp_path):
     """Without matplotlib, an extra, which Keras itself can do without."""
 
@@ -114,13 +146,21 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    run("build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), ".")
+    run("build", "--no-isolation", "--outdir", str(tmp_path / "dist"), ".")
     (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
+    run("twine", "check", "--strict", str(wheel), str(archive))
     contents = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in contents} == {"keras_bp"}
     sources = {str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py")}
     sources |= {"keras_bp/py.typed", "keras_bp/tuning/discovery/coefficients.npz"}
     assert sources <= set(contents)
+    packed = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
+    assert sources <= packed
+    assert {name.split("/")[0] for name in packed} == {
+        *("keras_bp", "pyproject.toml", "README.md", "PKG-INFO", ".gitignore"),
+        *("CHANGELOG.md", "CITATION.cff", "LICENSE", "SECURITY.md"),
+    }
 
     site = tmp_path / "site"
     run("pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel))
@@ -133,3 +173,19 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     imported = _python(code, tmp_path, PYTHONPATH=str(site))
     assert imported.returncode == 0, imported.stderr
     assert imported.stdout.split() == [keras_bp.__version__, str(site), "(1,", "2)"]
+
+    (metadata,) = importlib.metadata.distributions(path=[str(site)])
+    for requirement in map(Requirement, metadata.requires):
+        if not requirement.marker or "examples" in str(requirement.marker):
+            assert COLAB[requirement.name] in requirement.specifier
+    page = metadata.metadata.get_payload() or metadata.metadata["Description"]
+    assert "pip install keras_bp" in page
+    links = re.findall(r"\]\(([^)]*)\)", page)
+    assert all(link.startswith("https://") for link in links)
+    assert f"\nversion: {keras_bp.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    # The lowest versions, in words for those who install without dependencies.
+    least = {r.name: str(r.specifier) for r in map(Requirement, metadata.requires)}
+    source = (PACKAGE / "_versions.py").read_text()
+    for name, module in (("Keras", "keras"), ("TensorFlow", "tensorflow")):
+        major, minor = least[module].removeprefix(">=").split(".")
+        assert f'"{name}", ({major}, {minor})' in source

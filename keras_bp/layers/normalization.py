@@ -15,7 +15,7 @@ from keras_bp._arguments import (
     check_number,
     check_positive_integer,
 )
-from keras_bp._keras import serializable
+from keras_bp._keras import renormalization, serializable
 
 
 @serializable
@@ -51,6 +51,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         beta_constraint: constraint of beta, or `None`.
         gamma_constraint: constraint of gamma, or `None`.
         renorm: whether to renormalize to the moving statistics in training. Defaults to `False`.
+            Keras has it from 3.14 on.
         renorm_clipping: dictionary with any of `"rmax"`, `"rmin"`, `"dmax"`, or `None`.
         renorm_momentum: momentum of the statistics of `renorm`. Defaults to 0.99.
         synchronized: whether the statistics, and the sums of the backward pass, are those of all
@@ -118,9 +119,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
             gamma_regularizer=gamma_regularizer,
             beta_constraint=beta_constraint,
             gamma_constraint=gamma_constraint,
-            renorm=check_flag("renorm", renorm),
-            renorm_clipping=renorm_clipping,
-            renorm_momentum=check_number("renorm_momentum", renorm_momentum, 0.0, 1.0),
+            **renormalization(
+                check_flag("renorm", renorm),
+                renorm_clipping,
+                check_number("renorm_momentum", renorm_momentum, 0.0, 1.0),
+            ),
             synchronized=check_flag("synchronized", synchronized),
             **kwargs,
         )
@@ -132,7 +135,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Apply the layer, and in training update the moving statistics."""
-        keras_own = self.renorm or isinstance(inputs, tf.RaggedTensor)
+        keras_own = getattr(self, "renorm", False) or isinstance(inputs, tf.RaggedTensor)
         if not (training and self.trainable) or keras_own:
             return super().call(inputs, training=training, mask=mask)
         options = {"axis": self.axis, "epsilon": self.epsilon, "synchronized": self.synchronized}

@@ -8,7 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._keras import in_compiled_losses, mask_of, serializable, set_mask
+from keras_bp._keras import (
+    functional_structures,
+    in_compiled_losses,
+    mask_of,
+    serializable,
+    set_mask,
+)
 from keras_bp.gradients import map_values
 from keras_bp.multitask.combiner import Combiner
 from keras_bp.multitask.loss_weightings import LossWeighting
@@ -162,18 +168,24 @@ class MultiTaskModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the functional model, and the combiner."""
+        # Keras 3.13 and 3.14 write the graph of `keras.Model` itself only.
+        plain = keras.Model(*functional_structures(self), name=self.name)
         combiner = keras.saving.serialize_keras_object(self.combiner)
-        return {**super().get_config(), "combiner": combiner}
+        return {**plain.get_config(), "trainable": self.trainable, "combiner": combiner}
 
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> Self:
         """Create the model from what `get_config` returned."""
-        saved = config["combiner"] if "combiner" in config else config["combine"]
+        rest = dict(config)
+        saved = rest.pop("combine" if "combine" in rest else "combiner")  # the name it had first
         combiner = keras.saving.deserialize_keras_object(saved, custom_objects)
-        rest = {name: value for name, value in config.items() if name != "combine"}
-        return super().from_config({**rest, "combiner": combiner}, custom_objects)
+        graph = ("name", "trainable", "layers", "input_layers", "output_layers")
+        plain = keras.Model.from_config({key: rest.pop(key) for key in graph}, custom_objects)
+        inputs, outputs = functional_structures(plain)
+        kept = {"name": plain.name, "trainable": plain.trainable, "combiner": combiner}
+        return cls(inputs, outputs, **kept, **rest)
 
     def _loss_of_tasks(self, x, y, y_pred, sample_weight):
         """Return the loss, and the list of the tasks' losses where the combiner needs them."""

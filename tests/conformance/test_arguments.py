@@ -74,7 +74,10 @@ def test_flags_and_numbers(make, required, given):
             except (TypeError, ValueError):
                 continue
             if hasattr(kept, "get_config") and not isinstance(kept, keras.callbacks.Callback):
-                assert json.loads(json.dumps(kept.get_config()))[name] == pytest.approx(1 / 3)
+                config = json.loads(json.dumps(kept.get_config()))
+                if name.startswith("renorm") and "renorm" not in config:  # before Keras 3.14
+                    continue
+                assert config[name] == pytest.approx(1 / 3)
 
 
 CALLBACKS = [n for n in callbacks.__all__ if n != "health_checks"]

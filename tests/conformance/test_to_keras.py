@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_bp
-from keras_bp import layers
+from keras_bp import layers, losses, optimizers
 
 # Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -18,7 +18,7 @@ X = np.random.default_rng(0).integers(0, 10, (16, 6)).astype("int32")
 
 @pytest.fixture(scope="module")
 def model():
-    """Layers of ours in a wrapper, in an inner model and used twice; compiled with ours too."""
+    """Layers of ours in a wrapper, in an inner model and used twice."""
     keras.utils.set_random_seed(3)
     inputs = keras.Input((6,), dtype="int32")
     h = layers.DeferredEmbedding(10, 4)(inputs)
@@ -48,9 +48,74 @@ def test_a_file_and_an_export_need_nothing_of_ours(model, tmp_path):
     expected = model(X).numpy()
     loaded = keras.saving.load_model(file)
     served = tf.saved_model.load(tmp_path / "export")
-    for outputs in (plain(X), loaded(X), served.serve(X)):
+    model.export(tmp_path / "ours", verbose=False)
+    as_it_is = tf.saved_model.load(tmp_path / "ours")
+    for outputs in (plain(X), loaded(X), served.serve(X), as_it_is.serve(X)):
         # The same operations in another kernel: a few roundings of a probability.
         np.testing.assert_allclose(outputs, expected, atol=1e-6)
+
+
+RATE = keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
+
+
+@pytest.mark.parametrize(
+    "optimizer, loss",
+    [
+        (optimizers.SGD(0.1, momentum=0.9, nesterov=True), losses.BinaryCrossentropy()),
+        (
+            optimizers.AdamW(
+                weight_decay=0.5,
+                exclude_from_decay="bias_and_normalization",
+                global_clipnorm=0.1,
+                use_ema=True,
+            ),
+            losses.CategoricalCrossentropy(label_smoothing=0.1),
+        ),
+        (
+            keras.optimizers.LossScaleOptimizer(optimizers.RMSprop(RATE)),
+            losses.SparseCategoricalCrossentropy(),
+        ),
+    ],
+    ids=["SGD", "AdamW", "RMSprop"],
+)
+def test_training_goes_on_with_the_same_steps(optimizer, loss):
+    """Of one that has begun: 50 more, with the same slots, masks and excluded variables."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(40, 4)), np.eye(3)[generator.integers(0, 3, 40)]
+    if isinstance(loss, losses.SparseCategoricalCrossentropy):
+        y = y.argmax(1)
+    wide = {"dtype": "float64"}
+    inner = [layers.Dense(6, "relu", **wide), layers.BatchNormalization(**wide)]
+    inner += [layers.Dropout(0.3, **wide), layers.Dense(3, "softmax", **wide)]
+    model = keras.Sequential([keras.Input((4,), **wide), *inner])
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    plain = keras_bp.to_keras(model)
+    assert "keras_bp" not in json.dumps(keras.saving.serialize_keras_object(plain))
+    for one in (model, plain):
+        one.fit(x, y, batch_size=8, epochs=10, shuffle=False, verbose=0)
+    for mine, other in zip(model.variables, plain.variables, strict=True):
+        # The losses compute in float32, and so do norms: seen up to 3e-7.
+        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optimizers.Adam(epsilon_hat=False),
+        optimizers.Adam(keras_bp.schedules.WarmupCosine(0.1, 10, 2)),
+        optimizers.Lamb(weight_decay=0.1),
+        optimizers.SGD(gradient_accumulation_steps=2),
+        optimizers.Momentum(),
+        optimizers.ScheduleFreeAdamW(),
+        keras.saving.register_keras_serializable("tests")(type("Own", (optimizers.SGD,), {}))(),
+    ],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
+def test_a_step_that_keras_lacks_is_left_out(optimizer):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    assert not keras_bp.to_keras(model).compiled
 
 
 def test_the_table_of_deferred_rows_is_read_as_the_layer_reads_it():
