@@ -38,11 +38,11 @@ rng = np.random.default_rng(0)
 # %%
 def cost(theta):
     """Return a number, of a vector."""
-    return np.sum(np.sin(theta) * theta**2)
+    return np.sum(np.sin(theta)) * np.sum(theta**2)
 
 
 theta = np.array([0.7, -1.2, 2.0])
-slope = np.cos(theta) * theta**2 + 2.0 * theta * np.sin(theta)
+slope = np.cos(theta) * np.sum(theta**2) + 2.0 * theta * np.sum(np.sin(theta))
 print("epsilon   error forward  central, of the first entry")
 for epsilon in (1e-1, 1e-2, 1e-3, 1e-4):
     step = np.array([epsilon, 0.0, 0.0])
@@ -65,7 +65,7 @@ def central_differences(cost, theta, epsilon):
 matrix = rng.normal(size=(2, 3))
 variable = tf.Variable(matrix)
 with tf.GradientTape() as tape:
-    value = tf.reduce_sum(tf.sin(variable) * variable**2)
+    value = tf.reduce_sum(tf.sin(variable)) * tf.reduce_sum(variable**2)
 check(central_differences, cost, matrix, 1e-4, expected=tape.gradient(value, variable))
 
 # %% [markdown]

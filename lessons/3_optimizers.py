@@ -189,7 +189,7 @@ def adam_step(theta, m, v, gradient, t, rate=0.01, beta_1=0.9, beta_2=0.999, eps
 # %%
 optimizer, theta = reference.Adam(0.01), [np.array([1.0, -2.0, 0.5])]
 for t in range(1, 4):
-    gradient = np.array([0.5, -0.2 * t, 0.01])
+    gradient = np.array([0.5, -0.2 * t, 1e-4])
     averages = optimizer.state[0] if optimizer.state else {"m": np.zeros(3), "v": np.zeros(3)}
     before = theta[0], averages["m"], averages["v"]
     theta = optimizer.step(theta, [gradient])

@@ -76,7 +76,7 @@ def scale_and_shift_gradients(dy, x_hat):
 
 
 # %%
-epsilon = 1e-5
+epsilon = 1e-3
 gamma, beta = np.array([1.5, 0.7, -2.0]), np.array([0.1, 0.0, 3.0])
 x, dy = rng.normal(2.0, 3.0, size=(6, 3)), rng.normal(size=(6, 3))
 

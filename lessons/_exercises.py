@@ -29,7 +29,7 @@ def check(function, *arguments, expected, batch=None, rtol=1e-5):
 def fault(answer, expected, batch=None, rtol=1e-5):
     """Return what is wrong with an answer, `None` if nothing is. Arguments as for `check`."""
     if answer is None or answer is ...:
-        return "not answered yet"
+        return "not answered yet: the function returns nothing"
     if isinstance(expected, dict):
         if not isinstance(answer, dict) or answer.keys() != expected.keys():
             return f"return a dictionary with the keys {', '.join(expected)}"
@@ -51,14 +51,7 @@ def _fault_of_array(answer, expected, batch, rtol):
         return f"return numbers, not {type(answer).__name__}"
     expected = np.asarray(expected, float)
     if answer.shape != expected.shape:
-        hint = ""
-        if answer.shape == expected.shape[::-1]:
-            hint = ": transposed?"
-        elif answer.ndim > expected.ndim:
-            hint = ": is a sum or mean over the examples missing?"
-        elif answer.ndim < expected.ndim:
-            hint = ": is an axis summed that must stay (keepdims)?"
-        return f"the shape is {answer.shape}, not {expected.shape}{hint}"
+        return f"the shape is {answer.shape}, not {expected.shape}{_hint(answer, expected)}"
     if not np.all(np.isfinite(answer)):
         return f"{np.sum(~np.isfinite(answer))} of {answer.size} entries are NaN or infinite"
     scale = np.abs(expected).max(initial=0.0)
@@ -74,6 +67,21 @@ def _fault_of_array(answer, expected, batch, rtol):
     if answer.size == 1:
         return "the value is wrong"
     return f"{np.sum(~right)} of {answer.size} entries are wrong, the first at {list(first)}"
+
+
+def _hint(answer, expected):
+    """Return what may have gone wrong where an answer has another shape."""
+    if expected.ndim == 0:
+        return ": return one number"
+    if answer.shape == expected.shape[::-1]:
+        return ": transposed?"
+    if answer.squeeze().shape == expected.squeeze().shape:
+        return f": is an axis of length 1 too {'many' if answer.ndim > expected.ndim else 'few'}?"
+    if answer.ndim > expected.ndim:
+        return ": is a sum or mean over the examples missing?"
+    if answer.ndim < expected.ndim and 1 in expected.shape:
+        return ": is an axis summed that must stay (keepdims)?"
+    return ""
 
 
 def _fault_of_factor(factor, batch, entries, rtol):
