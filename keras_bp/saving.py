@@ -113,6 +113,10 @@ def _compile_as(model, plain):
     optimizers = _keras.all_optimizers(arguments["optimizer"])
     if any(map(_is_ours, [*optimizers, *keras.tree.flatten(arguments["loss"])])):
         return
+    scaled = keras.optimizers.LossScaleOptimizer
+    if isinstance(model.optimizer, scaled) and not isinstance(arguments["optimizer"], scaled):
+        # `compile` wraps it for the model's dtype policy, which the model's config does not hold.
+        arguments["optimizer"] = scaled(arguments["optimizer"], name=model.optimizer.name)
     plain.compile(**arguments)
     ours, theirs = map(_keras.leaf_optimizers, (model.optimizer, plain.optimizer))
     if not model.optimizer.built:
@@ -123,8 +127,30 @@ def _compile_as(model, plain):
         pairs = zip(variables, decays, strict=True)
         new.exclude_from_weight_decay([variable for variable, decay in pairs if not decay])
     plain.optimizer.build(variables)
+    for optimizer, new in zip(ours, theirs, strict=True):
+        if _is_ours(optimizer) and isinstance(new, keras.optimizers.RMSprop):
+            state = _slot_by_slot(state, optimizer)
     for variable, new in zip(state, plain.optimizer.variables, strict=True):
         new.assign(variable)
+
+
+def _slot_by_slot(state, optimizer):
+    """Order an optimizer's slots as Keras's RMSprop has them: one of all variables, then the next.
+
+    Ours has all slots of one variable, then those of the next, as Keras's other optimizers do.
+    """
+    own = {id(variable) for variable in optimizer.variables}
+    places = [n for n, variable in enumerate(state) if id(variable) in own]
+
+    def slot(place):
+        path = state[place].path
+        ends = [path.endswith(f"_{name}") for name in optimizer.slot_names]
+        return ends.index(True) if any(ends) else -1
+
+    ordered = list(state)
+    for place, source in zip(places, sorted(places, key=slot), strict=True):
+        ordered[place] = state[source]
+    return ordered
 
 
 def _seeds(model):

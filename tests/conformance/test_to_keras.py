@@ -75,8 +75,12 @@ RATE = keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
             keras.optimizers.LossScaleOptimizer(optimizers.RMSprop(RATE)),
             losses.SparseCategoricalCrossentropy(),
         ),
+        (
+            optimizers.RMSprop(0.001, momentum=0.9, centered=True, use_ema=True),
+            losses.CategoricalCrossentropy(),
+        ),
     ],
-    ids=["SGD", "AdamW", "RMSprop"],
+    ids=["SGD", "AdamW", "RMSprop", "RMSprop with three slots"],
 )
 def test_training_goes_on_with_the_same_steps(optimizer, loss):
     """Of one that has begun: 50 more, with the same slots, masks and excluded variables."""
@@ -97,6 +101,24 @@ def test_training_goes_on_with_the_same_steps(optimizer, loss):
     for mine, other in zip(model.variables, plain.variables, strict=True):
         # The losses compute in float32, and so do norms: seen up to 3e-7.
         np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-6)
+
+
+def test_half_precision_keeps_its_loss_scale():
+    """`compile` adds it for the model's dtype policy, which the model's config does not hold."""
+    half = {"dtype": "mixed_float16"}
+    inner = [layers.Dense(6, "relu", **half), layers.Dense(1, "sigmoid", dtype="float32")]
+    model = keras.Sequential([keras.Input((4,)), *inner])
+    model.dtype_policy = keras.DTypePolicy("mixed_float16")  # what a global policy does
+    model.compile(optimizers.Adam(0.01), losses.BinaryCrossentropy())
+    x = np.random.default_rng(0).normal(size=(16, 4))
+    y = (x[:, :1] > 0).astype("float32")
+    model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    plain = keras_bp.to_keras(model)
+    assert isinstance(plain.optimizer, keras.optimizers.LossScaleOptimizer)
+    for one in (model, plain):
+        one.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    for mine, other in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-4)
 
 
 @pytest.mark.parametrize(
