@@ -105,6 +105,33 @@ def test_every_question_is_answered_and_shown():
             assert [name for name in names if missing_name(name)] == []
 
 
+def results_of_examples():
+    """Return the rows of the examples' table by name."""
+    text = (ROOT / "examples" / "README.md").read_text()
+    return {name: row for row, name in re.findall(r"^(\| `(\w+)` \|.*)$", text, re.MULTILINE)}
+
+
+def percentages(text):
+    """Return the numbers before a percent sign, each of "1.2 and 3.4 %"."""
+    lists = re.findall(r"((?:[\d.]+(?:, | and | to |–))*[\d.]+) %", text)
+    return {number for numbers in lists for number in re.findall(r"\d+\.\d+", numbers)}
+
+
+def test_figures_of_examples_are_those_of_their_table():
+    found = results_of_examples()
+    cells = [(row.where, row.result) for row in rows() if "--" not in row.result]
+    answers = (ROOT / "docs" / "questions.md").read_text().split("\n\n")
+    for where, text in [*cells, *((answer, answer) for answer in answers)]:
+        names = re.findall(r"`examples/(\w+)\.py`", where)
+        if names and "experiments/" not in where:
+            known = set().union(*(percentages(found[name]) for name in names))
+            # 0.1 % is by how much a gradient is wrong, in a question.
+            assert percentages(text) - {"0.1"} <= known, text
+    assert percentages("61.7–69.7 % and 1.25 %; 1.0 at 3, 4.5 and 6.0 %") == {
+        *("61.7", "69.7", "1.25", "4.5", "6.0")
+    }
+
+
 def test_what_does_not_exist_is_seen():
     assert missing_name("keras_bp.optimizers.Adamm") and missing_name("examples/adam.py")
     assert missing_name("tests/test_chapter.py::test_nothing")
