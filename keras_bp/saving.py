@@ -45,7 +45,8 @@ def to_keras(model: keras.Model) -> keras.Model:
     and `SGD`, `RMSprop`, `Adam`, `AdamW` and (without weight decay) `Lamb` with the arguments of
     their namesakes, at a constant rate or one of Keras's schedules. Otherwise the new model is not
     compiled; nor where the class has a training step or a `compile` of its own, for `amsgrad`,
-    accumulation, or variables in half precision.
+    accumulation, variables in half precision, or a loss or metric that Keras cannot load (a lambda,
+    or your own without `keras.saving.register_keras_serializable`).
     Keras forgets which variables are excluded from weight decay when it saves the model.
 
     Args:
@@ -109,7 +110,12 @@ def _compile_as(model, plain):
         return
     if f"'{_PACKAGE}" in repr(config) or not isinstance(config, dict):
         return
-    arguments = keras.saving.deserialize_keras_object(config, safe_mode=False)
+    if "'__lambda__'" in repr(config):  # built again, it lacks the names that it reads
+        return
+    try:
+        arguments = keras.saving.deserialize_keras_object(config, safe_mode=False)
+    except TypeError:  # a loss or metric of the user's that is not registered
+        return
     optimizers = _keras.all_optimizers(arguments["optimizer"])
     if any(map(_is_ours, [*optimizers, *keras.tree.flatten(arguments["loss"])])):
         return

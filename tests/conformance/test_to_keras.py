@@ -140,6 +140,19 @@ def test_a_step_that_keras_lacks_is_left_out(optimizer):
     assert not keras_bp.to_keras(model).compiled
 
 
+def unregistered(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_true - y_pred), -1)
+
+
+@pytest.mark.parametrize("loss", [unregistered, lambda y, p: unregistered(y, p)])
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_loss_that_keras_cannot_load_is_left_out(loss):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile("adam", loss)
+    plain = keras_bp.to_keras(model)
+    assert type(plain.layers[0]) is keras.layers.Dense and not plain.compiled
+
+
 def test_the_table_of_deferred_rows_is_read_as_the_layer_reads_it():
     """A custom loop leaves rows behind; only `fit` ends with `catch_up`."""
     net = keras.Sequential([keras.Input((1,), dtype="int32"), layers.DeferredEmbedding(3, 2)])
