@@ -170,7 +170,7 @@ def draw(image, mask, runs, path):
 
 
 def main(arguments=None):
-    parser = CommandLine(__file__, __doc__, epochs=10, of="patches to cover the images")
+    parser = CommandLine(__file__, __doc__, epochs=10, of="times that the patches cover the images")
     parser.add_argument("--size", type=int, default=512, help="of the square images, n x 64 pixels")
     parser.add_argument(
         "--convolutions", type=int, default=1, help="in each of the six blocks; 9 for 55 in all"

@@ -76,7 +76,8 @@ def _hint(answer, expected):
     if answer.shape == expected.shape[::-1]:
         return ": transposed?"
     if answer.squeeze().shape == expected.squeeze().shape:
-        return f": is an axis of length 1 too {'many' if answer.ndim > expected.ndim else 'few'}?"
+        how = "many" if answer.ndim > expected.ndim else "few (keepdims)"
+        return f": is an axis of length 1 too {how}?"
     if answer.ndim > expected.ndim:
         return ": is a sum or mean over the examples missing?"
     if answer.ndim < expected.ndim and 1 in expected.shape:
@@ -96,7 +97,8 @@ def _fault_of_factor(factor, batch, entries, rtol):
     elif batch and np.isclose(size * batch, 1.0, rtol=rtol):
         what = f"m = {batch} times too small: is it divided by m twice?"
     elif entries > 1:  # of one number it would give the answer away
-        what = f"every entry is {size:.4g} times what it should be"
+        digits = 4 if abs(size - 1.0) > 1e-3 else 7  # not "1 times"
+        what = f"every entry is {size:.{digits}g} times what it should be"
     else:
         return None
     return f"{sign}, and {what}" if sign else what
