@@ -81,6 +81,8 @@ PRIVATE_NAMES = {
     "Optimizer._trainable_variables": "the variables that the optimizer was built with",
     "Optimizer._trainable_variables_indices": "tells which optimizer of a composite updates a "
     "variable",
+    "Optimizer._use_weight_decay": "to_keras asks Keras's optimizers which variables decay; a "
+    "configuration does not hold them",
     "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
     "MultiOptimizer._optimizer_map": "a lent learning rate reaches by it the optimizers that a "
     "composite creates late",
@@ -405,6 +407,11 @@ def in_composites(optimizer: keras.optimizers.Optimizer, found: Callable) -> Ite
 def updates(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
     """Tell whether an optimizer, built, updates a variable; Keras has no public way to ask."""
     return optimizer._var_key(variable) in optimizer._trainable_variables_indices
+
+
+def decays(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Tell whether one of Keras's optimizers, built, lets its weight decay act on a variable."""
+    return optimizer._use_weight_decay(variable)
 
 
 def averages_of(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:

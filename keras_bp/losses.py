@@ -29,11 +29,14 @@ __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCr
 class _Crossentropy(keras.losses.Loss):
     """Base of the three losses: casts predictions together with their logits."""
 
+    _labels_have_all_axes = True  # those of the predictions
+
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if not isinstance(y_pred, keras.KerasTensor):
             y_true = tf.convert_to_tensor(y_true)
             y_pred = _in_dtype(tf.convert_to_tensor(y_pred), self.dtype)
-            y_pred = _of_rank(y_true.shape.rank, y_pred)
+            if self._labels_have_all_axes:
+                y_pred = _of_rank(y_true.shape.rank, y_pred)
         return super().__call__(y_true, y_pred, sample_weight)
 
 
@@ -180,6 +183,8 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         >>> float(loss(np.array([1]), np.array([[1e4, -1e4]])))
         20000.0
     """
+
+    _labels_have_all_axes = False
 
     def __init__(
         self,

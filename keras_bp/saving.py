@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_bp import _keras
-from keras_bp._paths import variable_paths
+from keras_bp._paths import slots_of, variable_paths
 
 __all__ = ["to_keras"]
 
@@ -21,13 +21,11 @@ _OTHERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 _TRAINING = "compile", "train_step", "make_train_function", "fit"
 _MODULES = keras.layers, keras.losses, keras.optimizers, keras.optimizers.schedules
-# Arguments with another value than this train otherwise than in the namesake, or (`amsgrad`,
-# accumulation) keep their state in another order.
+# Arguments with another value than this train otherwise than in the namesake, or not at all.
 _SAME: dict[str, dict[str, Any]] = {
     "ScheduleFreeAdamW": {"name": None},  # always
     "Lamb": {"weight_decay": None},
-    "Adam": {"amsgrad": False},
-    "AdamW": {"amsgrad": False},
+    "SparseCategoricalCrossentropy": {"axis": -1},
 }
 _SAME_FOR_ALL = {"gradient_accumulation_steps": None}
 
@@ -44,9 +42,9 @@ def to_keras(model: keras.Model) -> keras.Model:
     state, so that a training goes on as it would have, if Keras has all of it: the three losses,
     and `SGD`, `RMSprop`, `Adam`, `AdamW` and (without weight decay) `Lamb` with the arguments of
     their namesakes, at a constant rate or one of Keras's schedules. Otherwise the new model is not
-    compiled; nor where the class has a training step or a `compile` of its own, for `amsgrad`,
-    accumulation, variables in half precision, or a loss or metric that Keras cannot load (a lambda,
-    or your own without `keras.saving.register_keras_serializable`).
+    compiled; nor where the class has a training step or a `compile` of its own, where the optimizer
+    was built for other variables than those that are trainable now, for a loss or metric that is
+    not registered with Keras, accumulation, or variables in half precision.
     Keras forgets which variables are excluded from weight decay when it saves the model.
 
     Args:
@@ -100,63 +98,67 @@ def _compile_as(model, plain):
     """Compile a plain model as ours is, with the optimizer's state, if Keras has all of it."""
     found = inspect.getattr_static
     own = [found(type(model), name) is not found(keras.Model, name) for name in _TRAINING]
-    config = _plain(model.get_compile_config())
+    config = model.get_compile_config()
+    if config is not None:
+        # With the scale of the loss that `compile` puts around it in mixed_float16.
+        config |= {"optimizer": keras.saving.serialize_keras_object(model.optimizer)}
+        config.pop("auto_scale_loss", None)
+    config = _plain(config)
     # Ours keeps a float32 copy of a half-precision variable.
     half = any(variable.dtype in ("float16", "bfloat16") for variable in model.trainable_variables)
     # A callback's factor on a schedule, which in Keras no schedule has.
     factors = [v for v in model.optimizer.variables if v.name == "learning_rate_factor"]
-    state = [v for v in model.optimizer.variables if v.name != "learning_rate_factor"]
     if any(own) or half or any(float(factor) != 1 for factor in factors):
         return
     if f"'{_PACKAGE}" in repr(config) or not isinstance(config, dict):
         return
-    if "'__lambda__'" in repr(config):  # built again, it lacks the names that it reads
+    # A lambda would lose the names that it refers to.
+    if "'__lambda__'" in repr(config):
         return
     try:
         arguments = keras.saving.deserialize_keras_object(config, safe_mode=False)
-    except TypeError:  # a loss or metric of the user's that is not registered
+    except TypeError:  # a class or function that is not registered
         return
     optimizers = _keras.all_optimizers(arguments["optimizer"])
     if any(map(_is_ours, [*optimizers, *keras.tree.flatten(arguments["loss"])])):
         return
-    scaled = keras.optimizers.LossScaleOptimizer
-    if isinstance(model.optimizer, scaled) and not isinstance(arguments["optimizer"], scaled):
-        # `compile` wraps it for the model's dtype policy, which the model's config does not hold.
-        arguments["optimizer"] = scaled(arguments["optimizer"], name=model.optimizer.name)
-    plain.compile(**arguments)
-    ours, theirs = map(_keras.leaf_optimizers, (model.optimizer, plain.optimizer))
-    if not model.optimizer.built:
-        return
-    variables = plain.trainable_variables
-    for optimizer, new in zip(ours, theirs, strict=True):
-        decays = getattr(optimizer, "_decays", [True] * len(variables))
-        pairs = zip(variables, decays, strict=True)
-        new.exclude_from_weight_decay([variable for variable, decay in pairs if not decay])
-    plain.optimizer.build(variables)
-    for optimizer, new in zip(ours, theirs, strict=True):
-        if _is_ours(optimizer) and isinstance(new, keras.optimizers.RMSprop):
-            state = _slot_by_slot(state, optimizer)
-    for variable, new in zip(state, plain.optimizer.variables, strict=True):
-        new.assign(variable)
+    leaves, variables = _keras.leaf_optimizers(model.optimizer), model.trainable_variables
+    if model.optimizer.built:
+        stepped = [v for v in model.weights if any(_keras.updates(leaf, v) for leaf in leaves)]
+        if set(map(id, stepped)) != set(map(id, variables)):
+            return
+    plain.compile(**arguments, auto_scale_loss=False)  # the scale is there, if there is one
+    plain_variables = plain.trainable_variables
+    for leaf, new in zip(leaves, _keras.leaf_optimizers(plain.optimizer), strict=True):
+        decays = zip(plain_variables, _which_decay(leaf, variables), strict=True)
+        new.exclude_from_weight_decay([variable for variable, decay in decays if not decay])
+    if model.optimizer.built:
+        plain.optimizer.build(plain_variables)
+        states = _state(model.optimizer, variables), _state(plain.optimizer, plain_variables)
+        for variable, new in zip(*states, strict=True):
+            new.assign(variable)
 
 
-def _slot_by_slot(state, optimizer):
-    """Order an optimizer's slots as Keras's RMSprop has them: one of all variables, then the next.
+def _which_decay(optimizer, variables):
+    if _is_ours(optimizer):
+        if not optimizer.built:
+            optimizer = type(optimizer).from_config(optimizer.get_config())
+            optimizer.build(variables)
+        return optimizer._decays
+    if not optimizer.built:  # Keras's then need not know
+        return [True] * len(variables)
+    return [_keras.decays(optimizer, variable) for variable in variables]
 
-    Ours has all slots of one variable, then those of the next, as Keras's other optimizers do.
-    """
-    own = {id(variable) for variable in optimizer.variables}
-    places = [n for n, variable in enumerate(state) if id(variable) in own]
 
-    def slot(place):
-        path = state[place].path
-        ends = [path.endswith(f"_{name}") for name in optimizer.slot_names]
-        return ends.index(True) if any(ends) else -1
-
-    ordered = list(state)
-    for place, source in zip(places, sorted(places, key=slot), strict=True):
-        ordered[place] = state[source]
-    return ordered
+def _state(optimizer, variables):
+    """List an optimizer's variables, its slots last and by variable: in Keras the order varies."""
+    places = {id(variable): place for place, variable in enumerate(variables)}
+    slots = {}
+    for leaf in _keras.leaf_optimizers(optimizer):
+        for variable, name, slot in slots_of(leaf, variables):
+            slots[id(slot)] = places[id(variable)], name
+    state = [v for v in optimizer.variables if v.name != "learning_rate_factor"]
+    return sorted(state, key=lambda variable: slots.get(id(variable), (-1, "")))
 
 
 def _seeds(model):

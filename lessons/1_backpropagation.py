@@ -4,7 +4,7 @@
 # After this lesson you can
 #
 # - write the forward and the backward pass of a network, with every shape;
-# - say why a sigmoid and a softmax both end in "prediction minus target";
+# - say why a sigmoid and a softmax both hand back the same short gradient;
 # - put the factor 1/m where it belongs, and train a network.
 #
 # An exercise is a function to fill in. Run the cell below it: it says what is wrong with your
@@ -103,7 +103,7 @@ expected = (tape.gradient(mean, w), tape.gradient(mean, b), tape.gradient(along,
 check(layer_gradient, dZ, A, W1, expected=expected, batch=m)
 
 # %% [markdown]
-# ## The output: prediction minus target
+# ## The output
 #
 # The first $dZ$, that of the output, follows from the loss. Of the binary cross-entropy
 # $\ell = -y \log a - (1 - y) \log(1 - a)$ behind a sigmoid, $a = \sigma(z)$ with

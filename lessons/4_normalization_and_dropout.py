@@ -164,7 +164,7 @@ for step, batch in enumerate(data.reshape(100, 64, 2), start=1):
     if step in (1, 10, 50, 100):
         print(f"{step:3} steps: mean {layer.moving_mean.numpy().round(2)}", end=", ")
         print(f"variance {layer.moving_variance.numpy().round(2)}", end=", ")
-        print(f"{momentum**step:.3f} of it their start")
+        print(f"weight of their start {momentum**step:.3f}")
 
 # %% [markdown]
 # Too few steps, and inference uses averages that still hold their start. A model that is good in

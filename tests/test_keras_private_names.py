@@ -81,6 +81,13 @@ def _unknown(k):
     return True
 
 
+def _left_out_of_decay(k):
+    optimizer = keras.optimizers.AdamW()
+    optimizer.exclude_from_weight_decay([k.kernel])
+    optimizer.build([k.kernel, k.dense.bias])
+    return not optimizer._use_weight_decay(k.kernel) and optimizer._use_weight_decay(k.dense.bias)
+
+
 def _overwritten(k):
     variable = keras.Variable([1.0])
     before = k.optimizer._overwrite_variable_with_gradient(variable)
@@ -173,6 +180,7 @@ PROBES = {
     "Optimizer._trainable_variables_indices": lambda k: (
         sorted(k.optimizer._trainable_variables_indices.values()) == [0, 1]
     ),
+    "Optimizer._use_weight_decay": _left_out_of_decay,
     "Optimizer._var_key": lambda k: (
         k.optimizer._var_key(k.kernel) in k.optimizer._trainable_variables_indices
     ),

@@ -1,6 +1,5 @@
 """Switches to another optimizer, once, when training has reached a plateau or diverged."""
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +31,7 @@ class OptimizerSwitch(Callback, MonitorCallback):
 
     Where an epoch leaves weights that are not finite, the next one begins with the new optimizer at
     once, and with the weights, batch statistics included, that the epoch began with. For that a
-    copy of the weights is kept in memory until the switch.
+    copy of the weights is kept in memory until the switch, or the end of `fit`.
 
     At the switch,
 
@@ -127,14 +126,13 @@ class OptimizerSwitch(Callback, MonitorCallback):
         self.patience = check_integer("patience", patience, 1)
         self.verbose = check_integer("verbose", verbose, 0)
         self.switched_at_epoch = None
-        self._restore: Callable | None = None
+        self._finite_weights: list | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: begin to watch, unless the switch has been made."""
         self._check_optimizer()
         self.best = None
         self.wait = 0
-        self._restore = None
         if not self._is_switched():
             self.switched_at_epoch = None
 
@@ -170,6 +168,10 @@ class OptimizerSwitch(Callback, MonitorCallback):
         else:
             self.wait += 1
 
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Keras's hook: let go of the copy of the weights."""
+        self._finite_weights = None
+
     def _is_switched(self):
         return self.model.optimizer.name.startswith(_MARK)
 
@@ -177,20 +179,20 @@ class OptimizerSwitch(Callback, MonitorCallback):
         """Return `False` if the weights are not finite, and finite ones were kept."""
         weights = self.model.get_weights()
         if all(np.isfinite(array).all() for array in weights):
-            self._restore = functools.partial(self.model.set_weights, weights)
+            self._finite_weights = weights
             return True
-        return self._restore is None
+        return self._finite_weights is None
 
     def _switch(self, epoch, reason):
         old = self.model.optimizer
         old.finalize_variable_values(self.model.trainable_variables)
         if not self._keep_finite_weights():
-            self._restore()
+            self.model.set_weights(self._finite_weights)
         rate = self._find_rate()
         new = self._create(Warmup(rate, self.warmup_steps) if self.warmup_steps else rate)
         set_compiled_optimizer(self.model, new)
         self.switched_at_epoch = epoch
-        self._restore = None
+        self._finite_weights = None
         if self.verbose:
             print(
                 f"Epoch {epoch + 1}: {reason}. "

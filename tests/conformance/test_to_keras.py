@@ -72,15 +72,14 @@ RATE = keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
             losses.CategoricalCrossentropy(label_smoothing=0.1),
         ),
         (
-            keras.optimizers.LossScaleOptimizer(optimizers.RMSprop(RATE)),
+            keras.optimizers.LossScaleOptimizer(
+                optimizers.RMSprop(RATE, momentum=0.9, centered=True)
+            ),
             losses.SparseCategoricalCrossentropy(),
         ),
-        (
-            optimizers.RMSprop(0.001, momentum=0.9, centered=True, use_ema=True),
-            losses.CategoricalCrossentropy(),
-        ),
+        (optimizers.Adam(amsgrad=True, use_ema=True), losses.CategoricalCrossentropy()),
     ],
-    ids=["SGD", "AdamW", "RMSprop", "RMSprop with three slots"],
+    ids=["SGD", "AdamW", "RMSprop", "AMSGrad"],
 )
 def test_training_goes_on_with_the_same_steps(optimizer, loss):
     """Of one that has begun: 50 more, with the same slots, masks and excluded variables."""
@@ -140,17 +139,69 @@ def test_a_step_that_keras_lacks_is_left_out(optimizer):
     assert not keras_bp.to_keras(model).compiled
 
 
-def unregistered(y_true, y_pred):
-    return keras.ops.mean(keras.ops.abs(y_true - y_pred), -1)
+def _own(y_true, y_pred):
+    return keras.ops.mean(keras.ops.square(y_pred - y_true), -1)
 
 
-@pytest.mark.parametrize("loss", [unregistered, lambda y, p: unregistered(y, p)])
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
-def test_a_loss_that_keras_cannot_load_is_left_out(loss):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"loss": _own},
+        {"loss": lambda y_true, y_pred: _own(y_true, y_pred)},
+        {"loss": "mse", "metrics": [_own]},
+        {"loss": losses.SparseCategoricalCrossentropy(axis=1)},  # Keras's takes the last axis alone
+    ],
+    ids=["function", "lambda", "metric", "axis"],
+)
+def test_a_loss_that_keras_cannot_load_is_left_out(arguments):
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
-    model.compile("adam", loss)
+    model.compile("sgd", **arguments)
+    assert not keras_bp.to_keras(model).compiled
+
+
+@pytest.mark.parametrize("module", [optimizers, keras.optimizers], ids=["ours", "Keras's"])
+def test_an_optimizer_of_other_variables_is_left_out(module):
+    """As after a layer was frozen, or where a custom loop trains a part."""
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2), layers.Dense(1)])
+    model.compile(module.Adam(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    assert keras_bp.to_keras(model).compiled
+    model.layers[0].trainable = False
     plain = keras_bp.to_keras(model)
-    assert type(plain.layers[0]) is keras.layers.Dense and not plain.compiled
+    assert not plain.compiled
+    np.testing.assert_array_equal(plain(np.ones((1, 2))), model(np.ones((1, 2))))
+
+
+def test_the_scale_of_a_loss_in_half_precision_is_passed_on():
+    """`compile` puts it around the optimizer by the policy in which a model is made."""
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile(optimizers.Adam(), "mse")
+    model.fit(np.ones((4, 2)), 99 * np.ones((4, 1)), verbose=0)
+    assert model.optimizer.dynamic_scale < model.optimizer.initial_scale  # it has overflowed
+    for policy in ("mixed_float16", "float32"):
+        keras.config.set_dtype_policy(policy)
+        scaled = keras_bp.to_keras(model).optimizer
+        assert type(scaled.inner_optimizer) is keras.optimizers.Adam
+        np.testing.assert_array_equal(scaled.dynamic_scale, model.optimizer.dynamic_scale)
+
+
+@pytest.mark.parametrize("module", [optimizers, keras.optimizers], ids=["ours", "Keras's"])
+def test_what_does_not_decay_is_passed_on(module):
+    """Of ours before training too; Keras's own tell it only when they are built."""
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, bias_initializer="ones")])
+    optimizer = module.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, "mse")
+    if module is keras.optimizers:
+        optimizer.build(model.trainable_variables)
+    plain = keras_bp.to_keras(model)
+    variables = plain.trainable_variables
+    kernel, bias = (variable.numpy() for variable in variables)
+    plain.optimizer.apply([tf.zeros_like(kernel), tf.zeros_like(bias)], variables)
+    np.testing.assert_allclose(variables[0], 0.95 * kernel, rtol=1e-6)
+    np.testing.assert_array_equal(variables[1], bias)
 
 
 def test_the_table_of_deferred_rows_is_read_as_the_layer_reads_it():

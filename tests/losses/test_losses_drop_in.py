@@ -186,6 +186,20 @@ def test_sparse_labels_are_those_of_one_hot_ones(from_logits, label_smoothing, a
     )
 
 
+@pytest.mark.parametrize("axis", [1, -2, -3])
+def test_sparse_labels_with_a_last_axis_of_one(axis):
+    """That axis is no class axis: it stays, and `axis` counts from the same end."""
+    shape = (4, 3, 5, 1)[1 if axis == -2 else 0 :]
+    predictions = np.random.default_rng(0).normal(size=shape)
+    labels = np.random.default_rng(1).integers(0, shape[axis], np.delete(shape, axis))
+    log_shares = np.moveaxis(predictions, axis, -1)
+    log_shares = log_shares - np.log(np.exp(log_shares).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(log_shares, labels[..., None], -1)[..., 0]
+    options = {"from_logits": True, "reduction": None, "dtype": "float64"}
+    ours = losses.SparseCategoricalCrossentropy(**options, axis=axis)(labels, predictions)
+    np.testing.assert_allclose(ours, expected, rtol=1e-11)
+
+
 @pytest.mark.parametrize("axis", [-1, 2, 1, -2, 0])
 @pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("name", ["BinaryCrossentropy", "CategoricalCrossentropy"])
