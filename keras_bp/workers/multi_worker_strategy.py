@@ -5,6 +5,8 @@ import os
 import socket
 import time
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
@@ -13,6 +15,22 @@ _EXPECTED = (
     "The environment variable TF_CONFIG must be JSON such as "
     '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 )
+
+
+class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """TensorFlow's, whose `reduce` also takes what Keras's `fit` hands it.
+
+    Keras reduces a whole batch, a structure, where it only wants shapes, and a metric's value along
+    an axis that a number does not have.
+    """
+
+    def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
+        """Reduce a value over the workers; of a structure return this worker's part."""
+        if tf.nest.is_nested(value):
+            return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
+        if axis is not None and self.experimental_local_results(value)[0].shape.rank == 0:
+            axis = None
+        return super().reduce(reduce_op, value, axis)
 
 
 def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMirroredStrategy:
@@ -44,7 +62,7 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     check_number("seconds", seconds, 0.0, low_open=True)
     workers, index = _read_cluster()
     _wait_for_all(workers, index, seconds)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    strategy = _Strategy()
     if strategy.num_replicas_in_sync != len(workers):
         raise ValueError(
             "Every worker must have one device: start a worker for each GPU, and set "
