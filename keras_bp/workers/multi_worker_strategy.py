@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import time
-
 from typing import Any
 
 import tensorflow as tf
@@ -40,6 +39,10 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     first contacts the others, at the addresses in TF_CONFIG, while it listens at its own. Call it
     at the start of the program, before anything is computed.
 
+    Keras's `fit`, `evaluate` and `predict` work with it, which they do not with TensorFlow's: build
+    and compile the model in the strategy's scope. Every worker runs the same script on the same
+    data, of which it takes its share; `batch_size` is that of all workers together.
+
     Every worker must have one device: with several GPUs on a machine, start a worker for each,
     with CUDA_VISIBLE_DEVICES set to one of them. Worker 0 is the chief.
 
@@ -57,6 +60,8 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     strategy = keras_bp.workers.multi_worker_strategy(seconds=60)
     with strategy.scope():
         model = build_model()
+        model.compile("adam", "mse")
+    model.fit(x, y, batch_size=64, epochs=5)
     ```
     """
     check_number("seconds", seconds, 0.0, low_open=True)
