@@ -1,12 +1,12 @@
 """A training loop over several workers, which goes on where any of them was killed.
 
 `python examples/multi_worker.py` starts two workers on this machine; on a cluster, start it on each
-machine with TF_CONFIG set and a --directory that all of them share. `model.fit` does not work over
-several workers in Keras 3.15, and so this is the loop: it takes Keras's callbacks, which the chief
-alone calls, records the gradients with GradientMonitor, saves every few steps with
-`tf.train.CheckpointManager`, and continues from the newest checkpoint. The data are a function of
-the epoch: a restart skips the steps that are done. A worker that does not come up, or that runs
-other code, is an error at the start.
+machine with TF_CONFIG set and a --directory that all of them share. `model.fit` works over several
+workers too, but does not go on after a kill there, and so this is the loop: it takes Keras's
+callbacks, which the chief alone calls, records the gradients with GradientMonitor, saves every few
+steps with `tf.train.CheckpointManager`, and continues from the newest checkpoint. The data are a
+function of the epoch: a restart skips the steps that are done. A worker that does not come up, or
+that runs other code, is an error at the start.
 """
 
 import argparse

@@ -36,7 +36,10 @@ def pytest_collection_modifyitems(items):
 # What older versions of Keras lack, as they say it, and since when it is there.
 LATER = {
     "has no attribute 'MultiOptimizer'": "3.15",
+    "has no attribute 'OptimizerMap'": "3.15",
     "`renorm` must be False: Keras has batch renormalization from 3.14 on.": "3.14",
+    "passed to BatchNormalization: {'renorm'": "3.14",
+    "unexpected keyword argument 'block_size'": "3.14",
 }
 
 
@@ -45,7 +48,7 @@ def pytest_pyfunc_call():
     """Skip a test of what the installed Keras does not have yet."""
     try:
         return (yield)
-    except (AttributeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         for words, version in LATER.items():
             if words in str(error) and keras.__version__ < version:
                 pytest.skip(f"Keras has it from {version} on: {error}")

@@ -577,7 +577,6 @@ def accuracy(output):
     return float(percent)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("path", RUN_HERE, ids=lambda path: path.stem)
 def test_example_runs(path, tmp_path, monkeypatch, capsys, replicas):
     small = SMALL[path.stem]  # a new example needs an entry
@@ -742,8 +741,6 @@ def test_a_u_net_of_fifty_layers_takes_a_step(monkeypatch):
         assert np.abs(layer.kernel.numpy() - kernel).max() > 1e-6
 
 
-# Keras saves through an __array__ that NumPy 2 finds outdated.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.compile\\(\\). was not called:UserWarning")  # it is replaced
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_document_prints_what_it_says(path, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_bp import ops
 from keras_bp._arguments import as_floating, check_number
@@ -19,7 +20,8 @@ class Dropout(keras.layers.Dropout):
 
         y = x * D / (1 - rate),    dx = dy * D / (1 - rate)
 
-    Outside training the output is the input.
+    Outside training the output is the input. Replicas of a `tf.distribute` strategy, and workers,
+    draw masks of their own, where Keras's draw the same one: the first one's is Keras's.
 
     Args:
         rate: number in [0, 1], the share of inputs that is zeroed.
@@ -65,4 +67,10 @@ class Dropout(keras.layers.Dropout):
         if not training or self.rate == 0:
             return inputs
         inputs = as_floating(inputs, self.compute_dtype)
-        return ops.dropout(inputs, self.rate, self.seed_generator.next(), self.noise_shape)
+        seed = self.seed_generator.next()
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            seed, number = tf.cast(seed, tf.int64), replica.replica_id_in_sync_group
+            other = tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64))
+            seed = tf.where(tf.equal(number, 0), seed, other)
+        return ops.dropout(inputs, self.rate, seed, self.noise_shape)

@@ -31,6 +31,12 @@ class Callback(keras.callbacks.Callback):
     open files and of what watches the step: a tuner's next trial trains another model.
     """
 
+    def _worker(self) -> int | None:
+        """Return this process's number among several workers, `None` if there is only one."""
+        strategy = self.model.distribute_strategy
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        return strategy.cluster_resolver.task_id if several else None
+
     def set_model(self, model: keras.Model | None = None) -> None:
         """Keras's hook: take the model that `fit` is about to train."""
         if model is None:  # called on the class, with the model as `self`
@@ -230,6 +236,9 @@ class RecordingCallback(Callback):
         if self.log_dir is None or self._file is not None:
             return
         starts, model = False, _name_of(self.model)
+        if self._worker():  # the run is all workers', and the first one writes it
+            self._file = EventFile(self.log_dir, writes=False)
+            return
         if self._run_directory is None:
             # All callbacks of a `fit` share it.
             shared = {} if self._function is None else self._function.run_directories

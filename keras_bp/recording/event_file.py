@@ -7,6 +7,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -37,16 +38,26 @@ class EventFile:
             TensorBoard then leaves out what earlier files hold of steps after `step`: a process
             that was killed had made them, and they are made again.
         model: string that tells models apart, `""` for an unknown one; `run_directory` reads it.
+        writes: whether there is to be a file at all: of several workers, one writes.
 
     Raises:
         ValueError: if the file cannot be created there.
     """
 
-    def __init__(self, log_dir: Path, step: int = 0, starts: bool = False, model: str = "") -> None:
+    def __init__(
+        self,
+        log_dir: Path,
+        step: int = 0,
+        starts: bool = False,
+        model: str = "",
+        writes: bool = True,
+    ) -> None:
         self._log_dir, self._source = os.fspath(log_dir), f"{_WRITER} {model}"
         self._templates: dict[tuple[str, ...], Event] = {}
+        self._writer: Any = None
         try:
-            self._create(step, starts)
+            if writes:
+                self._create(step, starts)
         except (tf.errors.OpError, OSError) as error:
             raise _cannot_create(log_dir, error) from error
 

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,12 +16,32 @@ _EXPECTED = (
 )
 
 
+class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """TensorFlow's, whose `reduce` also takes what Keras's `fit` hands it.
+
+    Keras reduces a whole batch, a structure, where it only wants shapes, and a metric's value along
+    an axis that a number does not have.
+    """
+
+    def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
+        """Reduce a value over the workers; of a structure return this worker's part."""
+        if tf.nest.is_nested(value):
+            return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
+        if axis is not None and self.experimental_local_results(value)[0].shape.rank == 0:
+            axis = None
+        return super().reduce(reduce_op, value, axis)
+
+
 def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMirroredStrategy:
     """Wait until all workers are up, and return their `tf.distribute.MultiWorkerMirroredStrategy`.
 
     TensorFlow's own constructor silently waits up to an hour for a missing worker. This function
     first contacts the others, at the addresses in TF_CONFIG, while it listens at its own. Call it
     at the start of the program, before anything is computed.
+
+    Keras's `fit`, `evaluate` and `predict` work with it, which they do not with TensorFlow's: build
+    and compile the model in the strategy's scope. Every worker runs the same script on the same
+    data, of which it takes its share; `batch_size` is that of all workers together.
 
     Every worker must have one device: with several GPUs on a machine, start a worker for each,
     with CUDA_VISIBLE_DEVICES set to one of them. Worker 0 is the chief.
@@ -39,12 +60,14 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     strategy = keras_bp.workers.multi_worker_strategy(seconds=60)
     with strategy.scope():
         model = build_model()
+        model.compile("adam", "mse")
+    model.fit(x, y, batch_size=64, epochs=5)
     ```
     """
     check_number("seconds", seconds, 0.0, low_open=True)
     workers, index = _read_cluster()
     _wait_for_all(workers, index, seconds)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    strategy = _Strategy()
     if strategy.num_replicas_in_sync != len(workers):
         raise ValueError(
             "Every worker must have one device: start a worker for each GPU, and set "

@@ -3,7 +3,6 @@
 import contextlib
 
 import keras
-import pytest
 
 from keras_bp.optimizers import SGD
 from keras_bp.schedules import Warmup
@@ -11,7 +10,6 @@ from keras_bp.schedules import Warmup
 L = keras.layers
 
 # Keras's own, as it reads a variable with NumPy 2.
-numpy_2 = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 # Nothing counts as an improvement but the first epoch, so the third one has a new optimizer.
 PLATEAU = {"patience": 1, "min_delta": 1e9, "warmup_steps": 4}

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from discovered_cases import STEPS, build, data, fit
-from switch_cases import numpy_2, state
+from switch_cases import state
 
 import keras_bp
 from keras_bp.callbacks import DiscoveredSchedule, GradientMonitor
@@ -159,7 +159,6 @@ def test_mixed_float16():
     assert model.evaluate(*data(), verbose=0) < 0.5 * callback.probe.rows[0][0]
 
 
-@numpy_2
 def test_a_saved_model_goes_on_without_the_callback(tmp_path):
     model, callback = build(), DiscoveredSchedule(verbose=0)
     fit(model, callback, keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"), epochs=2)

@@ -13,10 +13,6 @@ L = keras.layers
 optimizers = keras.optimizers
 
 
-# Keras's own, as it saves a model with NumPy 2.
-saves = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
 def small_model(optimizer="sgd", **options):
     keras.utils.set_random_seed(0)
     layers = [keras.Input((4,)), L.Dense(3, "tanh", name="d1"), L.Dense(1, name="d2")]
@@ -124,7 +120,6 @@ def test_training_is_the_same_to_the_bit(network, optimizer, compiled, options, 
     np.testing.assert_equal(results[1], results[0])
 
 
-@saves
 def test_model_and_optimizer_are_as_they_were(data, tmp_path):
     model = small_model("adam")
     model.optimizer.scale_loss = model.optimizer.scale_loss  # somebody's own patch stays
@@ -139,7 +134,6 @@ def test_model_and_optimizer_are_as_they_were(data, tmp_path):
     np.testing.assert_equal(loaded.optimizer.variables[0].numpy(), 10)
 
 
-@saves
 def test_steps_go_on_in_a_second_fit_and_in_a_loaded_model(data, tmp_path, read_events):
     model, monitor = small_model(), GradientMonitor(tmp_path / "run")
     fit(model, data, monitor)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from switch_cases import PLATEAU, SWITCHED, build, by_hand, fit, new_optimizer, numpy_2, state
+from switch_cases import PLATEAU, SWITCHED, build, by_hand, fit, new_optimizer, state
 
 import keras_bp
 from keras_bp.callbacks import GradientMonitor, OptimizerSwitch
@@ -44,7 +44,6 @@ def test_weights_are_those_of_a_model_compiled_anew(optimizer, options, data):
     assert int(model.optimizer.iterations) == 3 * 2
 
 
-@numpy_2
 def test_the_loss_scale_that_was_reached_is_kept(data, tmp_path):
     """A first scale of 2^40 overflows float16; steps are skipped until it has come down."""
     keras.config.set_dtype_policy("mixed_float16")

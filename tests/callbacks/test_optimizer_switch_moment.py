@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from switch_cases import PLATEAU, SWITCHED, build, fit, new_optimizer, numpy_2, state
+from switch_cases import PLATEAU, SWITCHED, build, fit, new_optimizer, state
 
 from keras_bp.callbacks import OptimizerSwitch
 from keras_bp.optimizers import SGD
@@ -40,7 +40,6 @@ class Script(keras.callbacks.Callback):
             logs[self._name] = self._values[epoch]
 
 
-@numpy_2
 @pytest.mark.parametrize(
     "values, options, switched",
     [
@@ -162,7 +161,6 @@ def test_early_stopping_beside_it(first, data):
     np.testing.assert_equal(model.get_weights(), kept)
 
 
-@numpy_2
 def test_a_model_saved_after_the_switch_is_trained_on(data, tmp_path):
     """In the midst of the warm-up, by a new callback, which must not switch again.
 
@@ -182,7 +180,6 @@ def test_a_model_saved_after_the_switch_is_trained_on(data, tmp_path):
     np.testing.assert_equal(state(loaded), state(model))
 
 
-@numpy_2
 def test_a_checkpoint_of_each_epoch(data, tmp_path):
     """The optimizer in the file is the one that the epoch was trained with."""
     path = str(tmp_path / "{epoch}.keras")

@@ -14,7 +14,6 @@ from keras_bp.callbacks import GradientMonitor, ResumableTraining, SwapEMAWeight
 L = keras.layers
 
 # Keras's own, with NumPy 2, where a learning rate is set.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 EAGER, GRAPH, JIT = {"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}

@@ -10,7 +10,6 @@ from keras_bp.callbacks import ResumableTraining
 L = keras.layers
 
 # Keras's own, with NumPy 2, where a learning rate is set.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def checkpoints(directory):

@@ -20,7 +20,6 @@ import keras_bp
 from keras_bp.callbacks import ResumableTraining
 
 # Keras's own, with NumPy 2, where a learning rate is set.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def begin(directory, model, others=(), **options):

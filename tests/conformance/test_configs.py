@@ -16,9 +16,6 @@ from trainings import public_classes
 
 import keras_bp
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it copies.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def test_every_class_has_an_instance():
     classes = public_classes()

@@ -9,9 +9,6 @@ from trainings import KINDS, TRAININGS, data, make_model
 
 import keras_bp
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 # Of the classes with a namesake: schedule-free AdamW keeps other slots than Keras's, which computes
 # another step (K9).
 OWN_SLOTS = {"ScheduleFreeAdamW"}

@@ -14,9 +14,6 @@ from trainings import EMBEDDINGS, IDS, NUMBERS, TRAININGS, data, fit, make_model
 
 import keras_bp
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 HERE = pathlib.Path(__file__).parent
 NUMBERED = [pytest.param(n, id="-".join(training)) for n, training in enumerate(TRAININGS)]
 # The first training of each layer is exported.

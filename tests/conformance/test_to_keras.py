@@ -11,8 +11,6 @@ import tensorflow as tf
 import keras_bp
 from keras_bp import layers, losses, optimizers
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 X = np.random.default_rng(0).integers(0, 10, (16, 6)).astype("int32")
 
 

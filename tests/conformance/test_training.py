@@ -15,7 +15,6 @@ import keras_bp
 from keras_bp import callbacks
 
 # Keras's own, with NumPy 2, where ResumableTraining writes.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 # The ways sum in another order: 6e-8 of gradients of size 1, in four steps, which the optimizers'
 # quotients hand on where a gradient is small.

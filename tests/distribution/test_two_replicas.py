@@ -1,6 +1,8 @@
 """Two replicas train as one device with the global batch: every layer, every loss, 50 steps."""
 
 import keras
+import numpy as np
+import tensorflow as tf
 from distribution_cases import (
     BOUND,
     IDS,
@@ -25,8 +27,8 @@ def every_layer():
     keras.utils.set_random_seed(1)
     x, words = keras.Input((6,), name="x"), keras.Input((3,), dtype="int32", name="words")
     hidden = layers.Dense(8, "tanh", name="hidden")(x)
-    # One mask for all rows: it is the same however they are shared out.
-    dropped = layers.Dropout(0.3, noise_shape=(1, None), seed=3, name="dropout")(hidden)
+    # Replicas draw masks of their own, which one device cannot; see the test of them.
+    dropped = layers.Dropout(0.0, name="dropout")(hidden)
     parts = [
         layers.BatchNormalization(synchronized=True, name="batch")(hidden),
         layers.LayerNormalization(name="layer")(dropped),
@@ -88,18 +90,20 @@ def test_statistics_that_are_not_synchronized_are_seen(replicas):
     assert difference(two, with_option(None, "plain")) > 1000 * BOUND
 
 
-def test_dropout_draws_as_keras_does(replicas):
-    """One device draws another mask for the rows, so that Keras's layer is what to compare with."""
+def test_each_replica_has_a_dropout_mask_of_its_own(replicas):
+    """The first one's is Keras's; all are the same again from the same seed."""
 
-    def network(library):
-        keras.utils.set_random_seed(1)
-        parts = [layers.Dense(8, "tanh"), library.Dropout(0.4, seed=3), layers.Dense(3)]
-        return keras.Sequential([keras.Input((6,)), *parts])
+    def masks(library):
+        with replicas.scope():
+            layer = library.Dropout(0.4, seed=3)
+            call = tf.function(lambda: layer(tf.ones((8, 8)), training=True))
+            steps = [replicas.run(call) for _ in range(2)]
+        return [[m.numpy() for m in replicas.experimental_local_results(step)] for step in steps]
 
-    ours, theirs = (
-        by_fit(
-            replicas, lambda library=library: network(library), sgd("plain"), X[:80], LABELS[:80]
-        )
-        for library in (layers, keras.layers)
-    )
-    assert difference(ours, theirs) < BOUND
+    ours, again, theirs = masks(layers), masks(layers), masks(keras.layers)
+    np.testing.assert_array_equal(ours, again)
+    np.testing.assert_array_equal([step[0] for step in ours], [step[0] for step in theirs])
+    drawn = {mask.tobytes() for step in ours for mask in step}
+    assert len(drawn) == 4
+    for mask in ours[0] + ours[1]:
+        assert 0.2 < np.mean(mask == 0) < 0.6  # 64 entries, four deviations of 0.06

@@ -10,7 +10,19 @@ import sys
 
 import numpy as np
 import pytest
-from distribution_cases import BOUND, OPTIONS, STEPS, difference, with_option
+from distribution_cases import (
+    BATCH,
+    BOUND,
+    LABELS,
+    OPTIONS,
+    STEPS,
+    X,
+    by_fit,
+    difference,
+    sgd,
+    small,
+    with_option,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_bp
@@ -53,7 +65,7 @@ def train(folder, names):
 def trained(tmp_path_factory):
     """The folder of two workers that trained with all options, and as the example does."""
     folder = tmp_path_factory.mktemp("trained")
-    train(folder, ["all", "example"])
+    train(folder, ["all", "fit", "example"])
     return folder
 
 
@@ -69,6 +81,24 @@ def check(folder, names):
 def test_two_workers_are_one(trained):
     """Clipping, accumulation and averages, with synchronized batch normalization."""
     check(trained, ["all"])
+
+
+def test_fit_over_two_workers_is_that_of_one(trained):
+    """Losses, weights, predictions in order, and an evaluation; the first worker writes the run."""
+    losses, weights, model = by_fit(None, small, sgd("all"))
+    predicted = model.predict(X, batch_size=BATCH, verbose=0)
+    evaluated = model.evaluate(X, LABELS, batch_size=BATCH, verbose=0)
+    for index in range(2):
+        arrays = dict(np.load(trained / f"fit{index}.npz"))
+        two = arrays.pop("losses"), [arrays[f"arr_{n}"] for n in range(len(weights))]
+        assert difference(two, (losses, weights)) < BOUND
+        np.testing.assert_allclose(arrays["predicted"], predicted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(arrays["evaluated"], evaluated, rtol=1e-5)
+        assert f"worker {index}" in (trained / f"refused{index}").read_text()
+    [events] = (trained / "fit_logs").iterdir()
+    tensors = EventAccumulator(str(events), size_guidance={"tensors": 0}).Reload()
+    steps = [event.step for event in tensors.Tensors("gradient_norm/global")]
+    assert steps == list(range(1, STEPS // 4 + 1))  # updates, of four batches each
 
 
 def test_the_example(trained):

@@ -10,9 +10,10 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from distribution_cases import by_loop, sgd, small
+from distribution_cases import BATCH, LABELS, X, by_fit, by_loop, sgd, small
 
 from keras_bp import workers
+from keras_bp.callbacks import GradientMonitor, ResumableTraining, TrainingHealth
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "multi_worker.py"
 
@@ -36,6 +37,20 @@ for name in names:
         workers.multi_worker_strategy = lambda seconds: strategy
         options = ["--epochs", "2", "--save-every", "28", "--directory", str(folder / name)]
         runpy.run_path(str(EXAMPLE))["main"](options)
+        continue
+    if name == "fit":
+        # Every worker has the callback, and one writes.
+        callbacks = [GradientMonitor(folder / "fit_logs"), TrainingHealth()]
+        losses, weights, model = by_fit(strategy, small, sgd("all"), callbacks=callbacks)
+        more = {
+            "predicted": model.predict(X, batch_size=BATCH, verbose=0),
+            "evaluated": model.evaluate(X, LABELS, batch_size=BATCH, verbose=0),
+        }
+        np.savez(folder / f"fit{index}.npz", *weights, losses=losses, **more)
+        try:
+            model.fit(X, LABELS, verbose=0, callbacks=[ResumableTraining(folder / "checkpoints")])
+        except ValueError as error:
+            (folder / f"refused{index}").write_text(str(error))
         continue
     losses, weights, _ = by_loop(strategy, small, sgd(name))
     if index == 0:

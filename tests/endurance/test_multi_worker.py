@@ -22,7 +22,6 @@ import keras_bp
 EXAMPLE = pathlib.Path(__file__).parent.parent.parent / "examples" / "multi_worker.py"
 
 # Keras's own, as it loads a model with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def start(directory, *more):

@@ -10,9 +10,6 @@ import tensorflow as tf
 
 from keras_bp import layers
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 _rng = np.random.default_rng(6)
 X = _rng.normal(size=(4, 5)).astype("float32")
 IMAGES = _rng.normal(size=(2, 6, 5, 3)).astype("float32")

@@ -8,9 +8,6 @@ import tensorflow as tf
 
 from keras_bp import feedback, layers, losses, optimizers
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 X = np.float32(np.random.default_rng(3).normal(size=(96, cases.INPUTS)))
 Y = np.argmax(X[:, : cases.CLASSES], axis=1)
 RULES = {"feedback": cases.chain, "direct": cases.direct}

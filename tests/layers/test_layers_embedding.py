@@ -8,9 +8,6 @@ import tensorflow as tf
 from keras_bp.layers import DeferredEmbedding, Embedding
 from keras_bp.optimizers import LazyAdam
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 OURS = [Embedding, DeferredEmbedding]
 TABLE = np.random.default_rng(0).normal(size=(7, 3)).astype("float32")
 

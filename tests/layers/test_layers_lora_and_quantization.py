@@ -8,9 +8,6 @@ from layer_cases import assert_alike, built_pair, observe, share_random_weights
 
 from keras_bp import layers
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls here.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 X = np.random.default_rng(4).normal(size=(6, 8)).astype("float32")
 
 

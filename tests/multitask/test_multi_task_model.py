@@ -13,9 +13,6 @@ from keras_bp.multitask import Combiner, MultiTaskModel, PCGrad, Sum
 
 L = keras.layers
 
-# Keras's own, as it saves a model with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @pytest.fixture
 def data():

@@ -8,9 +8,6 @@ import tensorflow as tf
 from keras_bp import optimizers
 from keras_bp.multitask import GradNorm, LossWeighting, MultiTaskModel, Sum, UncertaintyWeighting
 
-# Keras's own, as it saves a model with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 LOSSES = {"a": "mse", "b": keras.losses.BinaryCrossentropy(from_logits=True), "c": None}
 
 

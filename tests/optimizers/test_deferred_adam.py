@@ -10,9 +10,6 @@ from keras_bp.layers import DeferredEmbedding, Dense, Embedding
 from keras_bp.optimizers import Adam, DeferredAdam
 from keras_bp.schedules import WarmupCosine
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 ROWS, COLUMNS, BATCH = 3000, 4, 32
 
 

@@ -195,7 +195,6 @@ def apply_zeros(net):
     net.optimizer.apply([tf.zeros(v.shape) for v in net.trainable_variables])
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @both("K6: the exclusion is lost by save and load")
 def test_k6_exclusion_is_saved(module, tmp_path):
     net = decaying(module)

@@ -92,7 +92,6 @@ def test_the_method_of_keras(net):
     }
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("inputs", [[keras.Input((2,))], []])
 def test_a_variable_stays_excluded_where_loading_gives_it_another_path(inputs, tmp_path):
     """A Sequential's variables have its name in their path, but not once they are loaded."""

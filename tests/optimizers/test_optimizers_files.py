@@ -20,9 +20,6 @@ from optimizer_cases import (
 
 from keras_bp import optimizers
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def schedule():
     return keras.optimizers.schedules.ExponentialDecay(0.05, 3, 0.5)

@@ -117,7 +117,6 @@ def test_a_step_at_the_average_goes_back_first():
     assert_close([first], [second], 1e-15)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_fit_ends_at_x_and_a_second_fit_goes_on_from_y(tmp_path):
     """Also when it goes on from a file that holds x, and that a third fit of another starts on."""
     net = model("ScheduleFreeAdamW", run_eagerly=True)

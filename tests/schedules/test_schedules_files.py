@@ -12,9 +12,6 @@ from schedule_cases import CASES, make
 import keras_bp
 import keras_bp.schedules as schedules
 
-# Keras 3.15's variables have the `__array__` of NumPy 1, which Keras itself calls where it saves.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 STEPS = [0, 1, 5, 9, 10, 11, 39, 40, 41, 100, 1000]
 
 

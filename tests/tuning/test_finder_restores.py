@@ -124,8 +124,6 @@ def test_a_fit_is_bit_for_bit_the_one_without_the_sweep(data, case, trained):
     assert results[0] == results[1]
 
 
-# Keras saves through an __array__ that NumPy 2 finds outdated.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_model_that_was_not_built_is_not_built_and_can_be_saved(data, tmp_path):
     model = _model(run_eagerly=True)
     find_learning_rate(model, _few(data))

@@ -45,7 +45,6 @@ def _quantized():
 
 
 # Keras's own, while it quantizes.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
     "make, kind",
     [

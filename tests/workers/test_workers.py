@@ -5,6 +5,7 @@ Those that differ are in tests/distribution/test_two_workers.py, with two proces
 
 import json
 import socket
+import sys
 import threading
 import time
 
@@ -120,7 +121,8 @@ def test_seconds(seconds, error):
 def test_several_devices_a_worker(monkeypatch, replicas):
     [(host, port)] = free_addresses(1)
     monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config([f"{host}:{port}"])))
-    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: replicas)
+    module = sys.modules[multi_worker_strategy.__module__]
+    monkeypatch.setattr(module, "_Strategy", lambda: replicas)
     with pytest.raises(ValueError, match=r"must have one device.*Received: 2 devices of 1 workers"):
         multi_worker_strategy()
 

@@ -79,8 +79,9 @@ class ResumableTraining(Callback):
         ValueError: if `backup_dir` is empty or `save_failure` is unknown; and by `fit`, before the
             first epoch, if the directory cannot be written to or another process trains there, if
             the model is not built or compiled, if a `SwapEMAWeights(swap_on_epoch=True)` comes
-            first or is Keras's own, if the checkpoint belongs to another training or
-            was not written by this version of the callback, or if none can be read.
+            first or is Keras's own, if there are several workers, if the checkpoint belongs to
+            another training or was not written by this version of the callback, or if none can be
+            read.
         RuntimeError: by `fit`, if a later `fit` of the same process has taken the directory.
 
     Example:
@@ -164,6 +165,12 @@ class ResumableTraining(Callback):
                 "ResumableTraining needs a model that is built (give it, or each layer that a "
                 "`train_step` calls, an Input, or call it on a batch) and compiled with an "
                 f"optimizer. Received: model {self.model.name!r}"
+            )
+        if self._worker() is not None:
+            raise ValueError(
+                "ResumableTraining needs a `fit` of one process: over several workers save with "
+                "tf.train.Checkpoint in a custom loop, as examples/multi_worker.py does. "
+                f"Received: worker {self._worker()} of several"
             )
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
