@@ -111,10 +111,10 @@ def draw(runs, path):
         if "dropout" not in name:
             style = "-" if "clipped" in name else ":"
             color = colors[RUNS[name][0]]
-            cells.plot(epochs, losses, style, color=color, label=name)
+            cells.plot(epochs, losses, style, marker=".", color=color, label=name)
         if name == "GRU, clipped" or "dropout" in name:
             label = name.removeprefix("GRU, ").replace("clipped", "none")
-            dropout.plot(epochs, losses, label=label.removeprefix("dropout "))
+            dropout.plot(epochs, losses, marker=".", label=label.removeprefix("dropout "))
     norm.axhline(1, color="gray", linestyle=":")
     norm.set(title="Gradients' norm, not clipped, median of 20", xlabel="updates", yscale="log")
     cells.set(title="Test loss: clipped at 1 and not", xlabel="epochs")

@@ -66,6 +66,9 @@ def _fault_of_array(answer, expected, batch, rtol):
     first = tuple(int(i) for i in np.argwhere(~right)[0])
     if answer.size == 1:
         return "the value is wrong"
+    square = answer.ndim == 2 and answer.shape[0] == answer.shape[1]
+    if square and np.allclose(answer.T, expected, rtol=rtol, atol=rtol * scale):
+        return "the matrix is the wrong way round: transposed?"
     return f"{np.sum(~right)} of {answer.size} entries are wrong, the first at {list(first)}"
 
 

@@ -158,9 +158,10 @@ SMALL = {
         constants={"MICRO_BATCHES": (1, 64)},
     ),
     # Seen in the worst of the three: 43.1 % after 3 epochs, 70.8 % after 20; chance 10 %.
+    # The worst run moves between 39 and 71 % with rounding; chance 10 %.
     "gradient_clipping": Small(
         arguments=["--epochs", "3"],
-        accuracy=(18.0, 50.0),
+        accuracy=(18.0, 25.0),
         lines=[
             r"no clipping .* diverged: the loss of step \d+ is not finite$",
             r"global_clipnorm=0\.4 .* \d\.\d{3} +\d\d\.\d\d%$",

@@ -21,6 +21,7 @@ PLACE = r"((result \d+|[a-zA-Z]\w*): )*"
 SAYINGS = (
     "not answered yet: the function returns nothing|right|the value is wrong",
     "it raises RuntimeError: of the learner",
+    r"the matrix is the wrong way round: transposed\?",
     r"return (\d+ results|numbers, not \w+|a dictionary with the keys \w+(, \w+)*)",
     rf"the shape is {SHAPE}, not {SHAPE}(: transposed\?|: is a[\w ]* sum[\w ()]+\?)?",
     rf"the shape is {SHAPE}, not {SHAPE}: (return one number|is an axis of [\w ()]+\?)",
@@ -213,6 +214,7 @@ def test_a_rough_answer_is_known_by_its_sign_too():
         (A * 1.00005, A, None, "every entry is 1.00005 times what it should be"),
         (0 * A, A, 3, "5 of 6 entries are wrong, the first at [0, 0]"),
         (A.T, A, 3, "the shape is (3, 2), not (2, 3): transposed?"),
+        (A[:, :2].T, A[:, :2], 3, "the matrix is the wrong way round: transposed?"),
         (A, A.sum(axis=0), None, "the shape is (2, 3), not (3,): is a sum or mean over the"),
         (A[:1], A[0], None, "the shape is (1, 3), not (3,): is an axis of length 1 too many?"),
         (
