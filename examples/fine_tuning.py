@@ -4,8 +4,8 @@ Run it with `python examples/fine_tuning.py`. A convolutional network learns sci
 then goes on with few images of another kind, turned by 30 degrees as by another scanner: with all
 layers at the first training's rate, at a tenth of it, with the lower layers at a tenth (a
 `keras.optimizers.MultiOptimizer` of our Adams, which Keras has from 3.15 on) and with them frozen.
-A network with new weights stands beside. It tells what each knows of the new images, and still knows
-of the old ones.
+A network with new weights stands beside. It tells what each knows of the new images, and still
+knows of the old ones.
 """
 
 import os
