@@ -580,6 +580,8 @@ def accuracy(output):
 
 @pytest.mark.parametrize("path", RUN_HERE, ids=lambda path: path.stem)
 def test_example_runs(path, tmp_path, monkeypatch, capsys, replicas):
+    if path.stem == "training_health" and keras.__version__ >= "3.16":
+        pytest.skip("in the order in which Keras's nightly always shuffles nothing explodes")
     small = SMALL[path.stem]  # a new example needs an entry
     require(path)
     # In this process, as importing TensorFlow takes longer than most of them; a process bears one

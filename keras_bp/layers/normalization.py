@@ -282,7 +282,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
             the first, outside the input's rank or of unknown length, or `epsilon` negative.
 
     Example:
-        >>> layer = keras_bp.layers.GroupNormalization(groups=2, epsilon=0.0)
+        >>> layer = keras_bp.layers.GroupNormalization(groups=2, epsilon=1e-9)
         >>> layer(np.array([[1.0, 3.0, 5.0, 9.0]], "float32")).numpy()
         array([[-1.,  1., -1.,  1.]], dtype=float32)
 

@@ -96,7 +96,8 @@ def test_a_sweep_that_overflows_within_a_call():
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     model.compile(optimizer, "mse", jit_compile=False, steps_per_execution=16)
     callback, (x, _) = DiscoveredSchedule(verbose=0), data(320)
-    model.fit(x, x[:, :1] * x[:, 1:2], batch_size=10, epochs=10, verbose=0, callbacks=[callback])
+    fit = {"batch_size": 10, "epochs": 10, "shuffle": False, "verbose": 0}
+    model.fit(x, x[:, :1] * x[:, 1:2], callbacks=[callback], **fit)
     assert callback.fallback_reason is None and callback.probe.diverged
     assert len(callback.probe.rows) < callback.steps_probed == 64
     assert np.isfinite(model.evaluate(x, x[:, :1] * x[:, 1:2], verbose=0))

