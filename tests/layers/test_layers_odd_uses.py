@@ -88,7 +88,7 @@ def test_the_deprecated_scaling_of_layer_normalization():
         [[True, True, False, True]],
         pytest.param(
             [[1.0, 0.0, 2.0, 0.0]] * 3,
-            marks=pytest.mark.skipif(keras.__version__ < "3.14", reason="Keras takes weights"),
+            marks=pytest.mark.skipif(keras.__version__ < "3.15", reason="Keras takes weights"),
         ),
         [[0, 0, 0, 0]] * 3,
     ],
