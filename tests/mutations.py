@@ -26,6 +26,16 @@ MUTATIONS = {
         "dgamma = channel_sum(dy * form) * unit * 1.001",
         "ops",
     ),
+    "sparse_label_smoothing": (
+        "(1 - label_smoothing) * loss + label_smoothing * uniform",
+        "loss + label_smoothing * uniform",
+        "losses",
+    ),
+    "dropout_of_replicas": (
+        "replica.num_replicas_in_sync > 1:",
+        "replica.num_replicas_in_sync > 2:",
+        "distribution",
+    ),
     "layer_norm_variance_term": (
         "(g - feature_mean(g) - x_hat * feature_mean(g * x_hat))",
         "(g - feature_mean(g))",
