@@ -33,7 +33,8 @@ class Callback(keras.callbacks.Callback):
 
     def _worker(self) -> int | None:
         """Return this process's number among several workers, `None` if there is only one."""
-        strategy = getattr(self.model, "distribute_strategy", None)  # no model in a custom loop
+        # There is no model in a custom loop.
+        strategy: Any = getattr(self.model, "distribute_strategy", None)
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         return strategy.cluster_resolver.task_id if several else None
 
