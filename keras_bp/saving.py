@@ -94,33 +94,37 @@ def to_keras(model: keras.Model) -> keras.Model:
     return plain
 
 
-def _compile_as(model, plain):
-    """Compile a plain model as ours is, with the optimizer's state, if Keras has all of it."""
+def _arguments_of_compile(model):
+    """Return what a plain model is to be compiled with, or `None` if Keras has not all of it."""
     found = inspect.getattr_static
     own = [found(type(model), name) is not found(keras.Model, name) for name in _TRAINING]
-    config = model.get_compile_config()
-    if config is not None:
-        # With the scale of the loss that `compile` puts around it in mixed_float16.
-        config |= {"optimizer": keras.saving.serialize_keras_object(model.optimizer)}
-        config.pop("auto_scale_loss", None)
-    config = _plain(config)
     # Ours keeps a float32 copy of a half-precision variable.
     half = any(variable.dtype in ("float16", "bfloat16") for variable in model.trainable_variables)
     # A callback's factor on a schedule, which in Keras no schedule has.
     factors = [v for v in model.optimizer.variables if v.name == "learning_rate_factor"]
-    if any(own) or half or any(float(factor) != 1 for factor in factors):
-        return
-    if f"'{_PACKAGE}" in repr(config) or not isinstance(config, dict):
-        return
-    # A lambda would lose the names that it refers to.
-    if "'__lambda__'" in repr(config):
-        return
+    config = model.get_compile_config()
+    if config is None or any(own) or half or any(float(factor) != 1 for factor in factors):
+        return None
+    # With the scale of the loss that `compile` puts around it in mixed_float16.
+    config["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)
+    config.pop("auto_scale_loss", None)
+    config = _plain(config)
+    # What is left of ours; and a lambda, which would lose the names that it refers to.
+    if any(word in repr(config) for word in (f"'{_PACKAGE}", "'__lambda__'")):
+        return None
     try:
         arguments = keras.saving.deserialize_keras_object(config, safe_mode=False)
     except TypeError:  # a class or function that is not registered
-        return
+        return None
     optimizers = _keras.all_optimizers(arguments["optimizer"])
-    if any(map(_is_ours, [*optimizers, *keras.tree.flatten(arguments["loss"])])):
+    ours = any(map(_is_ours, [*optimizers, *keras.tree.flatten(arguments["loss"])]))
+    return None if ours else arguments
+
+
+def _compile_as(model, plain):
+    """Compile a plain model as ours is, with the optimizer's state, if Keras has all of it."""
+    arguments = _arguments_of_compile(model)
+    if arguments is None:
         return
     leaves, variables = _keras.leaf_optimizers(model.optimizer), model.trainable_variables
     if model.optimizer.built:
@@ -173,7 +177,7 @@ def _is_ours(layer):
 
 
 def _plain(config: Any) -> Any:
-    """Return a serialized object with Keras's classes, not compiled."""
+    """Return a serialized object with Keras's classes; a model's without its compilation."""
     if isinstance(config, list | tuple):
         return [_plain(item) for item in config]
     if not isinstance(config, dict):
