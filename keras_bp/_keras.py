@@ -59,7 +59,12 @@ PRIVATE_NAMES = {
     "Model._initial_epoch": "ResumableTraining sets the epoch from which `fit` continues; without "
     "it a resumed training starts over",
     "Model.fit": "ResumableTraining reads the arguments of the running `fit` in its frame; "
-    "without them a resume on other data is not noticed",
+    "without them a resume on other data is not noticed; a strategy over workers, likewise, those "
+    "of any such call; without them workers that differ are not noticed",
+    "Model._maybe_symbolic_build": "takes a batch for its shapes alone; without its name workers "
+    "lose batches that come only once, of a generator, each another number of them",
+    "GeneratorDataAdapter._first_batches": "such a batch that is not lost",
+    "PyDatasetAdapter._standardize_batch": "likewise",
     "CompileLoss._flat_losses": "MultiTaskModel listens to each output's loss there; Keras hands "
     "out their sum alone",
     "MonitorCallback._is_improvement": "OptimizerSwitch decides by it what a plateau is",
@@ -105,7 +110,11 @@ PRIVATE_NAMES = {
     "tensorflow.python.eager.context": "the operations' seeds and the cache of kernels; a trial "
     "would change the random numbers that follow",
     "Context._rng": "the state of the operations' seeds; likewise",
+    "Context.abort_collective_ops": "tells workers which one is gone; without it they wait for it",
     "tensorflow.python.ops.stateful_random_ops": "TensorFlow's global generator; likewise",
+    "tensorflow.python.distribute.input_lib._calculate_replicas_with_values": "asks at each step "
+    "how many workers have data; without its name one that has run out is not noticed",
+    "Context._seed": "the global seed; without it workers with different ones are not noticed",
     "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA; "
     "without it a slower form would be taken there",
 }
@@ -331,12 +340,47 @@ def fit_arguments(model: keras.Model) -> dict[str, Any]:
 
     Keras hands callbacks neither the data nor a way to them.
     """
-    for frame in _callers(inspect.currentframe()):
-        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            names = inspect.signature(keras.Model.fit).parameters
-            if all(name in frame.f_locals for name in names):  # not that of a subclass
-                return {name: frame.f_locals[name] for name in names}
+    for name, values in _running_calls():
+        if name == "fit" and values["self"] is model:
+            return {name: values[name] for name in inspect.signature(keras.Model.fit).parameters}
     return {}
+
+
+def running_call() -> tuple[str, dict[str, Any]] | None:
+    """Return the innermost `fit`, `evaluate` or `predict` that runs: its name and its variables.
+
+    A strategy is told neither the model nor the arguments.
+    """
+    return next(_running_calls(), None)
+
+
+def _running_calls():
+    for frame in _callers(inspect.currentframe()):
+        name, values = frame.f_code.co_name, frame.f_locals
+        if name in ("fit", "evaluate", "predict") and isinstance(values.get("self"), keras.Model):
+            names = inspect.signature(getattr(keras.Model, name)).parameters
+            if all(n in values for n in names if n != "kwargs"):  # not that of a subclass
+                yield name, values
+
+
+def first_batch() -> Any:
+    """Return the first batch of data that Keras is about to distribute, if they come only once.
+
+    That is, of a generator, or of a PyDataset whose batches are made by threads or processes; None
+    for other data.
+    """
+    for frame in _callers(inspect.currentframe()):
+        adapter: Any = getattr(frame.f_locals.get("self"), "data_adapter", None)
+        if hasattr(adapter, "_first_batches"):
+            return adapter._first_batches[0]
+        if getattr(adapter, "enqueuer", None) is not None:
+            return adapter._standardize_batch(adapter.py_dataset[0])
+    return None
+
+
+def called_by(name: str) -> bool:
+    """Tell whether a function of this name is among the callers."""
+    return any(frame.f_code.co_name == name for frame in _callers(inspect.currentframe()))
 
 
 @contextlib.contextmanager
@@ -476,6 +520,16 @@ def compiled_by_xla() -> bool:
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
         tf.compat.v1.get_default_graph()
     )
+
+
+def global_seed() -> int | None:
+    """Return TensorFlow's global seed."""
+    return getattr(context.context(), "_seed", None)
+
+
+def abort_collectives(message: str) -> None:
+    """Let all operations over several workers fail with a message, those that run and any later."""
+    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, message)
 
 
 def global_seed_state() -> keras.Variable:

@@ -1,5 +1,6 @@
 """The check that all workers agree."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -28,6 +29,9 @@ def check_same(strategy: tf.distribute.Strategy, **facts: Any) -> None:
         >>> keras_bp.workers.check_same(strategy, batch_size=64, variables=variables)
     """
     text = json.dumps(facts, default=str).encode()
+    digest = list(hashlib.sha256(text).digest()[:16])
+    if len(set(map(tuple, _gathered(strategy, [digest])))) == 1:
+        return
     lengths = _gathered(strategy, [len(text)])
     texts = _gathered(strategy, list(text.ljust(lengths.max())))
     _compare([json.loads(bytes(row.tolist())) for row in texts.reshape(len(lengths), -1)])
@@ -36,10 +40,14 @@ def check_same(strategy: tf.distribute.Strategy, **facts: Any) -> None:
 def _gathered(strategy, values):
     """Return the values of all replicas, one after another."""
     values = tf.constant(values, tf.int32)
-    gathered = strategy.run(
-        lambda: tf.distribute.get_replica_context().all_gather(tf.identity(values), axis=0)
-    )
-    return strategy.experimental_local_results(gathered)[0].numpy()
+
+    @tf.function(autograph=False)
+    def gather():
+        return strategy.run(
+            lambda: tf.distribute.get_replica_context().all_gather(tf.identity(values), axis=0)
+        )
+
+    return strategy.experimental_local_results(gather())[0].numpy()
 
 
 def _compare(all_facts):

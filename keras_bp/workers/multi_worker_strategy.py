@@ -1,14 +1,19 @@
 """A MultiWorkerMirroredStrategy that does not wait forever."""
 
+import faulthandler
 import json
 import os
-import socket
-import time
+import signal
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
+from keras_bp._keras import called_by, first_batch, global_seed, running_call
+from keras_bp.workers.check_same import check_same
+from keras_bp.workers.peers import Peers
 
 _EXPECTED = (
     "The environment variable TF_CONFIG must be JSON such as "
@@ -16,20 +21,130 @@ _EXPECTED = (
 )
 
 
+# Of `fit`, `evaluate` and `predict`: a worker that has another one takes other steps.
+_ARGUMENTS = [
+    *("batch_size", "epochs", "initial_epoch", "steps_per_epoch", "steps"),
+    *("validation_steps", "validation_batch_size", "validation_freq"),
+]
+
+
 class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
-    """TensorFlow's, whose `reduce` also takes what Keras's `fit` hands it.
+    """TensorFlow's, whose `reduce` also takes what Keras's `fit` hands it, and which checks.
 
     Keras reduces a whole batch, a structure, where it only wants shapes, and a metric's value along
     an axis that a number does not have.
     """
 
+    def __init__(self, names: Sequence[str]) -> None:
+        """Args: names: those of the workers, for errors."""
+        super().__init__()
+        self._names = names
+        # Which workers had data at the last step.
+        self._had_data = tf.Variable([1] * len(names), trainable=False, dtype=tf.int64)
+
     def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
         """Reduce a value over the workers; of a structure return this worker's part."""
+        call = running_call()
         if tf.nest.is_nested(value):
+            # The data were distributed by the user.
+            if call and isinstance(data := call[1]["x"], tf.distribute.DistributedDataset):
+                self._check(call, data)
             return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
+        if call and called_by("_calculate_replicas_with_values"):
+            return self._count(value)
         if axis is not None and self.experimental_local_results(value)[0].shape.rank == 0:
             axis = None
         return super().reduce(reduce_op, value, axis)
+
+    def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
+        """Share a data set out; from `fit`, `evaluate` and `predict` check first."""
+        call, first = running_call(), None
+        if call:
+            self._check(call, dataset)
+            batch = first_batch()
+            if batch is not None:
+                signature = dataset.element_spec
+                first = tf.data.Dataset.from_generator(lambda: [batch], output_signature=signature)
+                first = super().experimental_distribute_dataset(first, options)
+        return self._watched(super().experimental_distribute_dataset(dataset, options), first)
+
+    def distribute_datasets_from_function(self, dataset_fn: Any, options: Any = None) -> Any:
+        """Take this worker's share of the data from a function."""
+        return self._watched(super().distribute_datasets_from_function(dataset_fn, options))
+
+    def _watched(self, data, first=None):
+        """Let distributed data begin anew, and with `first` where a batch is wanted for its shape.
+
+        Keras takes that batch from the data themselves, which read ahead: of a generator all that
+        they have read is lost, another number of batches on each worker.
+        """
+        strategy, kind = self, type(data)
+
+        class Data(kind):
+            def __iter__(self):
+                if first is not None and called_by("_maybe_symbolic_build"):
+                    return iter(first)
+                strategy._had_data.assign(tf.ones_like(strategy._had_data))
+                return super().__iter__()
+
+        data.__class__ = Data  # Keras and TensorFlow ask for its class
+        return data
+
+    def _count(self, has_data):
+        """Return the number of workers that have data at this step.
+
+        One that has none takes part with an empty batch. That is the last of an epoch, where the
+        examples do not fill it; if another one follows, this worker's data are shorter.
+        """
+        count, index = len(self._names), self.cluster_resolver.task_id
+        place = tf.one_hot(index, count, dtype=tf.int64) * tf.reshape(has_data, [])
+        have_data = super().reduce("SUM", place, axis=None)
+        total = tf.reduce_sum(have_data, keepdims=True)
+        short = tf.boolean_mask(list(self._names), tf.equal(self._had_data, 0))
+        goes_on = tf.equal(tf.size(short), 0) | tf.equal(total[0], 0)
+        reason = (
+            "All workers must have the same number of batches. One had none left, and others "
+            "had two more or longer:"
+        )
+        with tf.control_dependencies([tf.debugging.Assert(goes_on, [reason, short])]):
+            self._had_data.assign(tf.where(total > 0, have_data, 1))
+        return total
+
+    def _check(self, call, data):
+        """Check before training that all workers call the same method with the same."""
+        name, values = call
+        model = values["self"]
+        optimizer = getattr(model, "optimizer", None)
+        cardinality = data.cardinality
+        number = int(cardinality() if callable(cardinality) else cardinality)
+        kind = "validation batches" if "epoch_iterator" in values else "batches"
+        facts = {
+            "method": name,
+            **{key: values[key] for key in _ARGUMENTS if key in values},
+            "validation": values.get("validation_data") is not None,
+            "seed": global_seed(),
+            "jit_compile": bool(model.jit_compile),
+            "steps_per_execution": model.steps_per_execution,
+            "model": _described(model.variables),
+            "optimizer": _described(optimizer.variables if optimizer else []),
+            f"number of {kind}": {-1: "infinite", -2: "unknown"}.get(number, number),
+            f"form of {kind}": [str(spec) for spec in tf.nest.flatten(data.element_spec)],
+        }
+        check_same(self, **facts)
+        if model.steps_per_execution != 1:
+            raise ValueError(
+                "Over workers `steps_per_execution` must be 1: model.compile(..., "
+                f"steps_per_execution=1). Received: {model.steps_per_execution}"
+            )
+        if model.jit_compile and "CPU" in self.extended.worker_devices[0]:
+            raise ValueError(
+                "Over workers without a GPU `jit_compile` must be False, as XLA has no operations "
+                "over several CPUs: model.compile(..., jit_compile=False). Received: True"
+            )
+
+
+def _described(variables):
+    return [f"{v.path} {tuple(v.shape)} {v.dtype}" for v in variables]
 
 
 def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMirroredStrategy:
@@ -66,8 +181,16 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     """
     check_number("seconds", seconds, 0.0, low_open=True)
     workers, index = _read_cluster()
-    _wait_for_all(workers, index, seconds)
-    strategy = _Strategy()
+    peers = Peers(workers, index, seconds)
+    handler = signal.getsignal(signal.SIGTERM)
+    # Where a worker dies just now, TensorFlow waits for it for an hour, and lets no thread run.
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    strategy = _Strategy([peers.name(number) for number in range(len(workers))])
+    faulthandler.cancel_dump_traceback_later()
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        # TensorFlow listens in its place, and does nothing.
+        signal.signal(signal.SIGTERM, handler)
+    peers.start_training()
     if strategy.num_replicas_in_sync != len(workers):
         raise ValueError(
             "Every worker must have one device: start a worker for each GPU, and set "
@@ -116,39 +239,3 @@ def _address(name):
 
 def _wrong(received):
     return ValueError(f"{_EXPECTED}. Received: {received}")
-
-
-def _wait_for_all(workers, index, seconds):
-    """Return once each of the other addresses has accepted a connection."""
-    deadline = time.monotonic() + seconds
-    waiting = {number: address for number, address in enumerate(workers) if number != index}
-    try:
-        # On all interfaces, as TensorFlow's server will: the name by which the others know this
-        # machine may not be its own.
-        own = socket.create_server(("", workers[index][1]), backlog=len(workers))
-    except OSError as error:
-        raise ValueError(
-            f"The port of this worker, number {index} in TF_CONFIG, must be free. Received: "
-            f"{_text(workers[index])} ({error})"
-        ) from error
-    with own:
-        while waiting:
-            for number, address in list(waiting.items()):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError(
-                        "All workers in TF_CONFIG must come up within `seconds`. Received: "
-                        f"seconds={seconds}; worker {index} waited for "
-                        + ", ".join(f"worker {n} ({_text(a)})" for n, a in waiting.items())
-                    )
-                # Once a worker has seen all others, TensorFlow's server listens in its place. Until
-                # then the connection fails and is tried again.
-                try:
-                    socket.create_connection(address, timeout=min(left, 5.0)).close()
-                    del waiting[number]
-                except OSError:
-                    time.sleep(min(left, 0.1))
-
-
-def _text(address):
-    return f"{address[0]}:{address[1]}"
