@@ -49,8 +49,7 @@ PRIVATE_NAMES = {
     # Tensors
     "tensor._keras_logits": "a loss finds the logits behind an activation by it; without it the "
     "loss silently falls back to the rounded probabilities",
-    "tensor._keras_mask": "a loss leaves masked entries out of its mean by it; without it padding "
-    "silently counts",
+    "tensor._keras_mask": "a loss leaves masked entries out by it; padding would silently count",
     # Training
     "Model._compile_loss": "MultiTaskModel takes each task's loss from it",
     "Model._loss_tracker": "MultiTaskModel reports the sum of the losses through it",
@@ -59,10 +58,8 @@ PRIVATE_NAMES = {
     "Model._initial_epoch": "ResumableTraining sets the epoch from which `fit` continues; without "
     "it a resumed training starts over",
     "Model.fit": "ResumableTraining reads the arguments of the running `fit` in its frame; "
-    "without them a resume on other data is not noticed; a strategy over workers, likewise, those "
-    "of any such call; without them workers that differ are not noticed",
-    "Model._maybe_symbolic_build": "takes a batch for its shapes alone; without its name workers "
-    "lose batches that come only once, of a generator, each another number of them",
+    "without them a resume on other data, or workers that differ, are not noticed",
+    "Model._maybe_symbolic_build": "takes a batch for its shapes; a generator's would be lost",
     "GeneratorDataAdapter._first_batches": "such a batch that is not lost",
     "PyDatasetAdapter._standardize_batch": "likewise",
     "CompileLoss._flat_losses": "MultiTaskModel listens to each output's loss there; Keras hands "
@@ -70,33 +67,27 @@ PRIVATE_NAMES = {
     "MonitorCallback._is_improvement": "OptimizerSwitch decides by it what a plateau is",
     "MonitorCallback._set_monitor_op": "OptimizerSwitch finds max or min of a metric by it",
     # Optimizers
-    "Optimizer._accumulated_gradients": "the monitor reads the mean of an update's micro-steps "
-    "there",
-    "Optimizer._check_variables_are_known": "refuses a variable that the optimizer was not built "
-    "with",
+    "Optimizer._accumulated_gradients": "the monitor reads the mean of the micro-steps there",
+    "Optimizer._check_variables_are_known": "refuses variables that it was not built with",
     "Optimizer._clip_gradients": "the monitor asks Keras's optimizers what clipping leaves",
     "Optimizer._distribution_strategy": "an update outside `fit` runs in the optimizer's strategy",
-    "Optimizer._filter_empty_gradients": "leaves out variables without a gradient, with Keras's "
-    "warning",
+    "Optimizer._filter_empty_gradients": "leaves out variables without a gradient, and warns",
     "Optimizer._get_variable_index": "finds a variable's slots; their order is the file format",
     "Optimizer._iterations": "counts micro-steps, where `iterations` counts updates",
     "Optimizer._learning_rate": "holds the rate, a schedule or a callable",
     "Optimizer._model_variables_moving_average": "holds the averages of `use_ema`",
     "Optimizer._overwrite_variable_with_gradient": "puts float8 scales in place",
     "Optimizer._trainable_variables": "the variables that the optimizer was built with",
-    "Optimizer._trainable_variables_indices": "tells which optimizer of a composite updates a "
-    "variable",
+    "Optimizer._trainable_variables_indices": "tells which of several updates a variable",
     "Optimizer._use_weight_decay": "to_keras asks Keras's optimizers which variables decay; a "
     "configuration does not hold them",
     "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
-    "MultiOptimizer._optimizer_map": "a lent learning rate reaches by it the optimizers that a "
-    "composite creates late",
+    "MultiOptimizer._optimizer_map": "a lent rate reaches by it optimizers that are created late",
     # Traced functions and tapes
     "Function._function_cache": "an optimizer drops its traced steps from it when a schedule takes "
     "the place of its rate; they would silently go on with the old rate",
     "sys._current_frames": "CPython's stacks of all threads, in which those functions are found",
-    "GradientTape._persistent": "a combiner refuses a tape that gives only one gradient; "
-    "without it TensorFlow's own error comes, which does not name the argument",
+    "GradientTape._persistent": "a combiner refuses a tape that gives only one gradient by it",
     # Modules
     "keras.src.backend.common.global_state": "holds the global seed and the counters of names; a "
     "trial would leave other names and seeds behind",
@@ -105,18 +96,16 @@ PRIVATE_NAMES = {
     "keras.src.utils.tracking.Tracker": "a trial puts back what a layer tracked before",
     "tf.__internal__.tracking.TrackableDataStructure": "TensorFlow's stand-in for lists and "
     "dicts of an object; a trial would leave them as the training has changed them",
-    "keras.src.callbacks.monitor_callback.MonitorCallback": "the base of EarlyStopping, whose "
-    "arguments OptimizerSwitch has",
+    "keras.src.callbacks.monitor_callback.MonitorCallback": "the base of OptimizerSwitch",
     "tensorflow.python.eager.context": "the operations' seeds and the cache of kernels; a trial "
     "would change the random numbers that follow",
     "Context._rng": "the state of the operations' seeds; likewise",
     "Context.abort_collective_ops": "tells workers which one is gone; without it they wait for it",
     "tensorflow.python.ops.stateful_random_ops": "TensorFlow's global generator; likewise",
-    "tensorflow.python.distribute.input_lib._calculate_replicas_with_values": "asks at each step "
-    "how many workers have data; without its name one that has run out is not noticed",
-    "Context._seed": "the global seed; without it workers with different ones are not noticed",
-    "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA; "
-    "without it a slower form would be taken there",
+    "input_lib._calculate_replicas_with_values": "asks how many workers have data left; without "
+    "its name one that has run out is not noticed",
+    "Context._seed": "the global seed; workers with different ones would not be noticed",
+    "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA",
 }
 
 TrackedContainer = tf.__internal__.tracking.TrackableDataStructure
@@ -376,6 +365,12 @@ def first_batch() -> Any:
         if getattr(adapter, "enqueuer", None) is not None:
             return adapter._standardize_batch(adapter.py_dataset[0])
     return None
+
+
+WANTS_SHAPES = "_maybe_symbolic_build"
+"""Keras's function that takes a batch of data only to build a model by its shapes."""
+COUNTS_WORKERS = "_calculate_replicas_with_values"
+"""TensorFlow's function that asks on how many workers there are data left."""
 
 
 def called_by(name: str) -> bool:

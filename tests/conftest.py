@@ -17,6 +17,7 @@ STARTERS = [
     "test_examples.py",
     "test_endurance.py",
     "test_multi_worker.py",
+    "test_fit_over_workers.py",
     "test_two_workers.py",
     "test_saving.py",
 ]

@@ -105,6 +105,16 @@ def _member(module, name):
     return lambda k: isinstance(getattr(importlib.import_module(module), name), type)
 
 
+def _adapter(module, name, data):
+    module = importlib.import_module(f"keras.src.trainers.data_adapters.{module}")
+    return getattr(module, name)(data)
+
+
+def _seeded():
+    tf.random.set_seed(7)
+    return _keras.context.context()._seed == 7
+
+
 # Each says whether the name still means what `_keras` takes it for; an AttributeError says no.
 def _asks_its_map(k):
     rule, asked = keras.optimizers.SGD(), []
@@ -207,6 +217,28 @@ PROBES = {
     "Context._rng": lambda k: _keras.context.context()._rng.getstate,
     "tensorflow.python.ops.stateful_random_ops": lambda k: hasattr(
         _keras.stateful_random_ops, "global_generator"
+    ),
+    "Context._seed": lambda k: _seeded(),
+    "Context.abort_collective_ops": lambda k: callable(
+        _keras.context.context().abort_collective_ops
+    ),
+    "Model._maybe_symbolic_build": lambda k: callable(k.model._maybe_symbolic_build),
+    "GeneratorDataAdapter._first_batches": lambda k: (
+        _adapter("generator_data_adapter", "GeneratorDataAdapter", iter([(np.ones(2),)] * 3))
+        ._first_batches[0][0]
+        .shape
+        == (2,)
+    ),
+    "PyDatasetAdapter._standardize_batch": lambda k: (
+        _adapter(
+            "py_dataset_adapter", "PyDatasetAdapter", keras.utils.PyDataset()
+        )._standardize_batch([1, 2])
+        == (1, 2)
+    ),
+    "input_lib._calculate_replicas_with_values": lambda k: callable(
+        importlib.import_module(
+            "tensorflow.python.distribute.input_lib"
+        )._calculate_replicas_with_values
     ),
     "tensorflow.python.ops.control_flow_util": lambda k: callable(
         _keras.control_flow_util.GraphOrParentsInXlaContext

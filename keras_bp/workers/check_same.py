@@ -1,5 +1,6 @@
 """The check that all workers agree."""
 
+import functools
 import hashlib
 import json
 from typing import Any
@@ -29,8 +30,8 @@ def check_same(strategy: tf.distribute.Strategy, **facts: Any) -> None:
         >>> keras_bp.workers.check_same(strategy, batch_size=64, variables=variables)
     """
     text = json.dumps(facts, default=str).encode()
-    digest = list(hashlib.sha256(text).digest()[:16])
-    if len(set(map(tuple, _gathered(strategy, [digest])))) == 1:
+    digests = _gathered(strategy, list(hashlib.sha256(text).digest()[:16])).reshape(-1, 16)
+    if (digests == digests[0]).all():
         return
     lengths = _gathered(strategy, [len(text)])
     texts = _gathered(strategy, list(text.ljust(lengths.max())))
@@ -39,15 +40,19 @@ def check_same(strategy: tf.distribute.Strategy, **facts: Any) -> None:
 
 def _gathered(strategy, values):
     """Return the values of all replicas, one after another."""
-    values = tf.constant(values, tf.int32)
+    gathered = _gather(strategy)(tf.constant(values, tf.int32))
+    return strategy.experimental_local_results(gathered)[0].numpy()
 
-    @tf.function(autograph=False)
-    def gather():
+
+@functools.lru_cache(maxsize=1)
+def _gather(strategy):
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int32)])
+    def gather(values):
         return strategy.run(
             lambda: tf.distribute.get_replica_context().all_gather(tf.identity(values), axis=0)
         )
 
-    return strategy.experimental_local_results(gather())[0].numpy()
+    return gather
 
 
 def _compare(all_facts):

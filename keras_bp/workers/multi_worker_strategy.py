@@ -11,7 +11,14 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
-from keras_bp._keras import called_by, first_batch, global_seed, running_call
+from keras_bp._keras import (
+    COUNTS_WORKERS,
+    WANTS_SHAPES,
+    called_by,
+    first_batch,
+    global_seed,
+    running_call,
+)
 from keras_bp.workers.check_same import check_same
 from keras_bp.workers.peers import Peers
 
@@ -50,7 +57,7 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             if call and isinstance(data := call[1]["x"], tf.distribute.DistributedDataset):
                 self._check(call, data)
             return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
-        if call and called_by("_calculate_replicas_with_values"):
+        if call and called_by(COUNTS_WORKERS):
             return self._count(value)
         if axis is not None and self.experimental_local_results(value)[0].shape.rank == 0:
             axis = None
@@ -82,7 +89,7 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
 
         class Data(kind):
             def __iter__(self):
-                if first is not None and called_by("_maybe_symbolic_build"):
+                if first is not None and called_by(WANTS_SHAPES):
                     return iter(first)
                 strategy._had_data.assign(tf.ones_like(strategy._had_data))
                 return super().__iter__()
@@ -117,7 +124,9 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
         optimizer = getattr(model, "optimizer", None)
         cardinality = data.cardinality
         number = int(cardinality() if callable(cardinality) else cardinality)
-        kind = "validation batches" if "epoch_iterator" in values else "batches"
+        kind, x = "", values["x"]
+        if name == "fit" and "epoch_iterator" in values:
+            kind, x = "validation ", values["val_x"]
         facts = {
             "method": name,
             **{key: values[key] for key in _ARGUMENTS if key in values},
@@ -127,8 +136,11 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             "steps_per_execution": model.steps_per_execution,
             "model": _described(model.variables),
             "optimizer": _described(optimizer.variables if optimizer else []),
-            f"number of {kind}": {-1: "infinite", -2: "unknown"}.get(number, number),
-            f"form of {kind}": [str(spec) for spec in tf.nest.flatten(data.element_spec)],
+            f"number of {kind}batches": {-1: "infinite", -2: "unknown"}.get(number, number),
+            f"number of {kind}examples": [
+                v.shape[0] for v in tf.nest.flatten(x) if getattr(v, "shape", ())
+            ],
+            f"form of {kind}batches": [str(spec) for spec in tf.nest.flatten(data.element_spec)],
         }
         check_same(self, **facts)
         if model.steps_per_execution != 1:
@@ -136,7 +148,7 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
                 "Over workers `steps_per_execution` must be 1: model.compile(..., "
                 f"steps_per_execution=1). Received: {model.steps_per_execution}"
             )
-        if model.jit_compile and "CPU" in self.extended.worker_devices[0]:
+        if model.jit_compile and name != "predict" and "CPU" in self.extended.worker_devices[0]:
             raise ValueError(
                 "Over workers without a GPU `jit_compile` must be False, as XLA has no operations "
                 "over several CPUs: model.compile(..., jit_compile=False). Received: True"

@@ -1,6 +1,7 @@
 """The other workers: a connection to each, which opens when it is up and closes when it is gone."""
 
 import atexit
+import faulthandler
 import functools
 import hashlib
 import json
@@ -8,6 +9,7 @@ import os
 import re
 import select
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -109,23 +111,23 @@ class Peers:
         self._gone = f"{what}; worker {self._index} cannot go on without it"
         print(self._gone, file=sys.stderr, flush=True)
         if not self._in_training:
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
         abort_collectives(self._gone)
 
     def _fail(self, shown, kind, error, trace):
         """Show an error with the worker behind it, and tell the others of it."""
         if isinstance(error, tf.errors.OpError):  # TensorFlow's own may have come first
             self._over.wait(1.0)
-            tasks = sorted({int(n) for n in re.findall(r"/job:worker.*/task:(\d+)", str(error))})
-            silent = " and ".join(self.name(n) for n in tasks if n != self._index)
+            words = str(error).partition("unhealthy")[2]  # so it calls a process that is stopped
+            silent = " and ".join(self.name(int(n)) for n in re.findall(r"task:(\d+)", words))
             note = self._gone or (silent and f"{silent} does not answer")
             if note and note not in str(error):
                 error.add_note(note)
         shown(kind, error, trace)
         first = next(iter(str(error).splitlines()), "")
         self._tell(f"failed with {kind.__name__}: {first}"[:300].encode())
-        # Threads that Keras leaves behind, for a PyDataset, would keep the process alive.
-        threading.Thread(target=_end_later, args=(_LAST_SECONDS,), daemon=True).start()
+        # Threads that Keras and TensorFlow leave behind, for data, can keep the process alive.
+        faulthandler.dump_traceback_later(_LAST_SECONDS, exit=True, file=sys.__stderr__)
 
     def _say_goodbye(self, process):
         if os.getpid() == process and not self._leaving:
@@ -141,11 +143,6 @@ class Peers:
                 connection.shutdown(socket.SHUT_WR)
             except OSError:  # it is gone
                 pass
-
-
-def _end_later(seconds):
-    time.sleep(seconds)
-    os._exit(1)
 
 
 def _connect(workers, index, seconds):

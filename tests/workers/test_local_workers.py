@@ -1,6 +1,9 @@
 """`python -m keras_bp.workers`: several processes, whose end is one."""
 
+import os
+import signal
 import textwrap
+import threading
 import time
 
 import pytest
@@ -69,6 +72,65 @@ def test_all_start_again_after_a_kill(script, tmp_path, capfd):
     for name in ("True", "False"):
         (tmp_path / name).unlink()
     assert local.main(["--restarts", "1", path, str(tmp_path)]) == 128 + 9
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 0), (signal.SIGINT, 3)])
+def test_a_signal_lets_the_workers_save(number, status, script, tmp_path, capfd):
+    """Once, and none starts again; the exit status is that of the workers."""
+    path = script("""
+        import os, pathlib, signal, sys, time
+
+        place = pathlib.Path(sys.argv[1]) / str('"index": 1' in os.environ["TF_CONFIG"])
+
+        def save(number, frame):
+            with open(place, "a") as file:
+                file.write(f"{number} ")
+            time.sleep(0.5)
+            with open(place, "a") as file:
+                file.write("saved")
+            sys.exit(int(sys.argv[2]))
+
+        signal.signal(int(sys.argv[3]), save)
+        place.touch()
+        time.sleep(600)
+    """)
+    places = [tmp_path / name for name in ("True", "False")]
+
+    def interrupt():
+        while not all(place.exists() for place in places):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    arguments = ["--restarts", "3", path, str(tmp_path), str(status), str(int(number))]
+    assert local.main(arguments) == status
+    thread.join()
+    assert [place.read_text() for place in places] == [f"{number:d} saved"] * 2
+    assert "starting all again" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as before
+
+
+def test_workers_that_do_not_listen_are_ended_by_a_second_signal(script, tmp_path):
+    path = script("""
+        import os, pathlib, signal, sys, time
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        pathlib.Path(sys.argv[1], str('"index": 1' in os.environ["TF_CONFIG"])).touch()
+        time.sleep(600)
+    """)
+
+    def interrupt():
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.02)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert local.main([path, str(tmp_path)]) == 128 + signal.SIGKILL
+    thread.join()
 
 
 @pytest.mark.parametrize(
