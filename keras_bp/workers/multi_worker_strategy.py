@@ -21,10 +21,12 @@ from keras_bp._keras import (
 )
 from keras_bp.workers.check_same import check_same
 from keras_bp.workers.peers import Peers
+from keras_bp.workers.slurm import slurm_config
 
 _EXPECTED = (
     "The environment variable TF_CONFIG must be JSON such as "
     '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+    "; under SLURM, start the script with srun, which stands for it"
 )
 
 
@@ -163,12 +165,19 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     """Wait until all workers are up, and return their `tf.distribute.MultiWorkerMirroredStrategy`.
 
     TensorFlow's own constructor silently waits up to an hour for a missing worker. This function
-    first contacts the others, at the addresses in TF_CONFIG, while it listens at its own. Call it
-    at the start of the program, before anything is computed.
+    first contacts the others, at the addresses in TF_CONFIG (which it makes of SLURM's variables,
+    if `srun` has started the program), while it listens at its own. Call it at the start of the
+    program, before anything is computed.
 
     Keras's `fit`, `evaluate` and `predict` work with it, which they do not with TensorFlow's: build
     and compile the model in the strategy's scope. Every worker runs the same script on the same
-    data, of which it takes its share; `batch_size` is that of all workers together.
+    data, of which it takes its share; `batch_size` is that of all workers together. Each call first
+    compares the model, the data and the arguments over all workers, and raises a ValueError on all
+    where one differs.
+
+    The workers stay connected. When one ends before the others, whether killed, by an error or
+    because its machine is lost, the next operation over all workers fails on the others, with its
+    number and address: a `tf.errors.UnavailableError`.
 
     Every worker must have one device: with several GPUs on a machine, start a worker for each,
     with CUDA_VISIBLE_DEVICES set to one of them. Worker 0 is the chief.
@@ -218,6 +227,8 @@ def _read_cluster():
     Raises:
         ValueError: if TF_CONFIG is not set, or not of that form.
     """
+    if "TF_CONFIG" not in os.environ and (config := slurm_config(os.environ)):
+        os.environ["TF_CONFIG"] = json.dumps(config)  # which TensorFlow reads
     text = os.environ.get("TF_CONFIG")
     try:
         config = json.loads(text or "")

@@ -4,6 +4,7 @@ Those that differ are in tests/distribution/test_two_workers.py, with two proces
 """
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -15,7 +16,8 @@ import tensorflow as tf
 from keras_bp.workers import check_same, multi_worker_strategy
 
 # The waiting by itself: the strategy can only be made in a process that has computed nothing.
-from keras_bp.workers.multi_worker_strategy import _wait_for_all
+from keras_bp.workers.peers import _connect
+from keras_bp.workers.slurm import slurm_config
 
 ADDRESSES = ["127.0.0.1:2222", "127.0.0.1:2223"]
 
@@ -69,15 +71,97 @@ def test_a_malformed_tf_config(config, received, monkeypatch):
         multi_worker_strategy()
 
 
+SLURM = {
+    "SLURM_PROCID": "3",
+    "SLURM_STEP_NUM_TASKS": "6",
+    "SLURM_STEP_NODELIST": "node[01-03,07],gpu5",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x3),2,1",
+    "SLURM_NODEID": "3",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_ID": "123456",
+}
+PLACES = [("node01", 0), ("node02", 0), ("node03", 0), ("node07", 0), ("node07", 1), ("gpu5", 0)]
+
+
+@pytest.mark.parametrize(
+    "changes, hosts",
+    [
+        ({}, PLACES),
+        ({"SLURM_PROCID": "4", "SLURM_LOCALID": "1"}, PLACES),
+        (
+            {
+                "SLURM_STEP_NODELIST": "r[1-2]n[09-10]",
+                "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+                "SLURM_STEP_NUM_TASKS": "4",
+            },
+            [("r1n09", 0), ("r1n10", 0), ("r2n09", 0), ("r2n10", 0)],
+        ),
+        (
+            {
+                "SLURM_STEP_NODELIST": "node7",
+                "SLURM_STEP_TASKS_PER_NODE": "4",
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_NODEID": "0",
+                "SLURM_LOCALID": "3",
+            },
+            [("node7", n) for n in range(4)],
+        ),
+    ],
+)
+def test_what_slurm_says(changes, hosts):
+    environment = SLURM | changes
+    port = 10000 + 64 * (123456 % 300)
+    assert slurm_config(environment) == {
+        "cluster": {"worker": [f"{host}:{port + number}" for host, number in hosts]},
+        "task": {"type": "worker", "index": int(environment["SLURM_PROCID"])},
+    }
+
+
+def test_slurm_stands_for_tf_config(monkeypatch):
+    """Only where `srun` has started the process, and nobody has set TF_CONFIG."""
+    monkeypatch.setenv("TF_CONFIG", "")  # put back after the test
+    monkeypatch.delenv("TF_CONFIG")
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        TimeoutError, match=r"worker 3 waited for worker 0 \(node01:\d+\), worker 1"
+    ):
+        multi_worker_strategy(seconds=0.1)
+    assert json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 3
+    monkeypatch.delenv("TF_CONFIG")
+    monkeypatch.delenv("SLURM_STEP_NODELIST")  # as in the script that sbatch runs
+    with pytest.raises(ValueError, match="TF_CONFIG must be JSON .* with srun.*TF_CONFIG=None"):
+        multi_worker_strategy()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SLURM_NODEID": "0"},
+        {"SLURM_LOCALID": "1"},
+        {"SLURM_STEP_NUM_TASKS": "5"},
+        {"SLURM_STEP_TASKS_PER_NODE": "6"},
+    ],
+)
+def test_tasks_that_slurm_lays_out_otherwise(changes):
+    with pytest.raises(ValueError, match="--distribution=block. Received: .*'SLURM_NODEID'"):
+        slurm_config(SLURM | changes)
+
+
 def test_workers_that_never_come_up(monkeypatch):
     (host, port), other = free_addresses(2)
     workers = [f"{host}:{port}", f"{host}:{other[1]}", f"{host}:{port - 1}"]
     monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config(workers)))
-    # The third is there: not waited for.
-    with socket.create_server((host, port - 1)), pytest.raises(TimeoutError) as caught:
-        multi_worker_strategy(seconds=0.5)
+    # The third is there: not waited for, though it waits itself. On the port of the second is
+    # something else.
+    addresses = [(host, port), (host, other[1]), (host, port - 1)]
+    third = threading.Thread(target=lambda: pytest.raises(TimeoutError, _connect, addresses, 2, 2))
+    third.start()
+    with socket.create_server((host, other[1])), pytest.raises(TimeoutError) as caught:
+        multi_worker_strategy(seconds=1)
+    third.join()
     assert str(caught.value).endswith(
-        f"within `seconds`. Received: seconds=0.5; worker 0 waited for worker 1 ({workers[1]})"
+        f"within `seconds`. Received: seconds=1; worker 0 waited for worker 1 ({workers[1]})"
     )
     # Its own port is free again.
     socket.create_server((host, port)).close()
@@ -85,23 +169,33 @@ def test_workers_that_never_come_up(monkeypatch):
 
 def test_workers_that_come_up_at_different_times():
     addresses = free_addresses(3)
-    ready = []
+    found, servers = {}, []
 
     def come_up(index, after):
         time.sleep(after)
-        _wait_for_all(addresses, index, 30)
-        # TensorFlow's server takes the place of the one that waited.
-        with socket.create_server(addresses[index]):
-            ready.append(index)
-            while len(ready) < 3:
-                time.sleep(0.01)
+        if index == 2:  # a probe of the cluster's, say
+            socket.create_connection(addresses[0]).close()
+        found[index] = _connect(addresses, index, 30)
+        # TensorFlow's server takes the place of the one that waited; the connections stay.
+        servers.append(socket.create_server(addresses[index]))
 
     threads = [threading.Thread(target=come_up, args=(n, n * 0.3)) for n in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert sorted(ready) == [0, 1, 2]
+    assert {index: set(others) for index, others in found.items()} == {
+        0: {1, 2},
+        1: {0, 2},
+        2: {0, 1},
+    }
+    for index, others in found.items():
+        for other, connection in others.items():
+            connection.sendall(b"%d" % index)
+            found[other][index].settimeout(10)
+            assert found[other][index].recv(9) == b"%d" % index
+    for connection in [*servers, *(c for others in found.values() for c in others.values())]:
+        connection.close()
 
 
 def test_a_port_that_is_taken(monkeypatch):
@@ -122,7 +216,7 @@ def test_several_devices_a_worker(monkeypatch, replicas):
     [(host, port)] = free_addresses(1)
     monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config([f"{host}:{port}"])))
     module = sys.modules[multi_worker_strategy.__module__]
-    monkeypatch.setattr(module, "_Strategy", lambda: replicas)
+    monkeypatch.setattr(module, "_Strategy", lambda names: replicas)
     with pytest.raises(ValueError, match=r"must have one device.*Received: 2 devices of 1 workers"):
         multi_worker_strategy()
 
