@@ -34,6 +34,21 @@ from keras_bp.workers import gather
 _AGREE_SECONDS = 1.0
 
 
+def _where(epochs, batches):
+    return f"batch {batches} of epoch {epochs + 1}" if batches else f"epoch {epochs}"
+
+
+def _sum_over_workers(strategy):
+    @tf.function
+    def total(values):
+        def add():
+            return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(values))
+
+        return strategy.experimental_local_results(strategy.run(add))[0]
+
+    return total
+
+
 class ResumableTraining(Callback):
     """Saves the whole state of a `fit`, and resumes from there when run again.
 
@@ -164,6 +179,7 @@ class ResumableTraining(Callback):
         self._interrupts: Any = None
         self._resumed: Any = None
         self._before_test: Any = None
+        self._sum: Any = None
 
     # Keras's hooks.
 
@@ -197,6 +213,7 @@ class ResumableTraining(Callback):
             raise
         self._saved_at = time.monotonic()
         self._calls, self._asked_at, self._calls_to_ask = 0, time.monotonic(), 1
+        self._sum = _sum_over_workers(self.model.distribute_strategy)
         if self._interrupts is not None:  # of a `fit` that an error has ended
             self._interrupts.restore()
         self._interrupts = Interrupts(lambda: self in self._listed())
@@ -262,7 +279,8 @@ class ResumableTraining(Callback):
         self._interrupts.restore()
         self._report(self._checkpoints.failure(wait=True))
         self._checkpoints.close()
-        self._state = self._checkpoints = self._optimizer = self._data = self._interrupts = None
+        self._state = self._checkpoints = self._optimizer = self._data = None
+        self._interrupts = self._sum = None
 
     def _listed(self):
         """List the callbacks of the `fit` that is running."""
@@ -343,10 +361,9 @@ class ResumableTraining(Callback):
     def _report(self, failure):
         if failure is None:
             return
-        (epochs, batches), error = failure
-        where = f"batch {batches} of epoch {epochs + 1}" if batches else f"epoch {epochs}"
+        place, error = failure
         message = (
-            f"The checkpoint of {where} cannot be written to {self.backup_dir!r}; "
+            f"The checkpoint of {_where(*place)} cannot be written to {self.backup_dir!r}; "
             f"the ones before it stay. {error}"
         )
         if self.save_failure == "raise":
@@ -372,23 +389,27 @@ class ResumableTraining(Callback):
         signalled = self._interrupts.received
         if self._worker() is None:
             return due, signalled
-        # All must save after the same batch. To ask takes some milliseconds: not after each.
+        # All must save after the same batch. To ask takes a millisecond: not after each.
         self._calls += 1
         if self._calls < self._calls_to_ask:
             return False, None
+        chief = self._worker() == 0
+        numbers = (signal.SIGINT, signal.SIGTERM)
         passed = max(time.monotonic() - self._asked_at, 1e-3)
-        answers = self._gather([due, signalled or 0, passed])
-        slowest = max(seconds for *_, seconds in answers)
-        self._calls_to_ask = max(1, int(self._calls * _AGREE_SECONDS / slowest))
+        said = [due and chief, *(signalled == number for number in numbers), passed]
+        due, *signals, seconds = self._sum(tf.constant(said, tf.float32)).numpy()
+        workers = self.model.distribute_strategy.num_replicas_in_sync
+        self._calls_to_ask = max(1, int(self._calls * _AGREE_SECONDS * workers / seconds))
         self._calls, self._asked_at = 0, time.monotonic()
-        return answers[0][0], max(number for _, number, _ in answers) or None
+        signalled = next((n for n, count in zip(numbers, signals, strict=True) if count), None)
+        return bool(due), signalled
 
     def _leave(self, number):
         """End the process as the signal would have, once the checkpoint is written."""
         self._report(self._checkpoints.failure(wait=True))
         print(
-            f"Ends after batch {self._batches} of epoch {self._epoch + 1} on "
-            f"{signal.Signals(number).name}; saved in {self.backup_dir!r}",
+            f"Ends after {_where(self._epoch, self._batches)} on {signal.Signals(number).name}; "
+            f"saved in {os.fspath(self.backup_dir)!r}",
             file=sys.stderr,
             flush=True,
         )
