@@ -247,6 +247,30 @@ def test_after_an_error_signals_are_obeyed_at_once(data, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_child_that_loads_data_can_be_ended(data, tmp_path):
+    """`multiprocessing` ends its processes by SIGTERM, and waits for them."""
+    ended = []
+
+    def fork(batch, logs):
+        ready, begun = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                os.write(begun, b"1")
+                threading.Event().wait(20)
+            except SystemExit as end:
+                os._exit(end.code)
+            os._exit(1)
+        os.read(ready, 1)  # before, Python would forget the signal
+        os.kill(child, signal.SIGTERM)
+        ended.append(os.waitpid(child, 0)[1])
+
+    forking = keras.callbacks.LambdaCallback(on_train_batch_end=fork)
+    resumable = ResumableTraining(tmp_path)
+    small().fit(*data, batch_size=23, verbose=0, callbacks=[forking, resumable])
+    assert [os.waitstatus_to_exitcode(status) for status in ended] == [128 + signal.SIGTERM]
+
+
 def test_not_in_the_main_thread(data, tmp_path):
     errors = []
 

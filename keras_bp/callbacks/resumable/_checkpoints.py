@@ -143,19 +143,18 @@ class Checkpoints:
 
         Args:
             place: tuple (epochs, batches).
-            tensors: dictionary name -> tensor that nothing changes any more.
-            metadata: dictionary for JSON.
+            tensors: dictionary name -> tensor.
+            metadata: dictionary for JSON. Nothing changes either any more.
 
         Raises:
             RuntimeError: if a later training has the directory.
         """
         self._lock.check()
         self._wait_for_writer()
-        tensors = {"more": tf.constant(json.dumps(metadata)), **tensors}
 
         def write():
             try:
-                self._write(place, tensors)
+                self._write(place, {"more": tf.constant(json.dumps(metadata)), **tensors})
             except (tf.errors.OpError, OSError) as error:
                 self._failure = place, error
 

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C while a `fit` runs."""
 
+import os
 import signal
 import threading
 
@@ -14,6 +15,7 @@ class Interrupts:
     def __init__(self, running):
         self.received = None
         self._running = running
+        self._process = os.getpid()
         self._before = {}
         self._listen()
 
@@ -30,10 +32,12 @@ class Interrupts:
                 signal.signal(number, self._note)
 
     def _note(self, number, frame):
-        if self.received is not None or not self._running():
-            self.obey(number)
-        else:
+        # A child that was forked to load data has these handlers too, and the frames of the `fit`.
+        waits = os.getpid() == self._process and self.received is None and self._running()
+        if waits:
             self.received = number
+        else:
+            self.obey(number)
 
     def restore(self):
         """Put the handlers back that were there before."""

@@ -150,7 +150,7 @@ class TrainingState:
             "place": place,
             "stopped": stopped,
             "signature": self._signature(),
-            "history": history,
+            "history": {name: list(values) for name, values in history.items()},
             "logs": logs,
             "data": data,
             "callbacks": [self._attributes(index) for index in range(len(self._callbacks))],
