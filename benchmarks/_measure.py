@@ -63,17 +63,6 @@ def times_in_turn(calls, seconds, block=(1, 1), clock=time.perf_counter):
     return times
 
 
-def turns_of(calls, number):
-    """Call functions in turn; return a list of seconds for each."""
-    times = [[] for _ in calls]
-    for turn in range(number):
-        for i in range(len(calls))[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
-            calls[i]()
-            times[i].append(time.perf_counter() - start)
-    return times
-
-
 def forward_and_backward(function, variables, inputs, jit_compile):
     """Return a callable that computes a function and, for a fixed upstream, all its gradients.
 

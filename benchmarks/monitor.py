@@ -13,8 +13,8 @@ import argparse
 import pathlib
 import sys
 import tempfile
+import time
 
-import _measure
 import keras
 import numpy as np
 import tensorflow as tf
@@ -62,6 +62,17 @@ def report(name, times, base):
     print(f"{name:42} {np.median(times):8.3f} {ratio:8.3f} {least:7.3f}", flush=True)
 
 
+def turns_of(calls, number):
+    """Call functions in turn; return a list of seconds for each."""
+    times = [[] for _ in calls]
+    for turn in range(number):
+        for i in range(len(calls))[:: 1 if turn % 2 else -1]:
+            start = time.perf_counter()
+            calls[i]()
+            times[i].append(time.perf_counter() - start)
+    return times
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=8, help="epochs of each variant")
@@ -77,8 +88,8 @@ def main():
                 epoch(arguments, f"{log_dir}/{jit}/{name}", options.steps, jit)
                 for name, arguments in VARIANTS.items()
             ]
-            _measure.turns_of(calls, 1)  # the first one is traced
-            times = _measure.turns_of(calls, options.turns)
+            turns_of(calls, 1)  # the first one is traced
+            times = turns_of(calls, options.turns)
             for name, own in zip(VARIANTS, times, strict=True):
                 report(f"4x512, batch 128, jit {'on' if jit else 'off'}: {name}", own, times[0])
         if options.fits:
@@ -89,8 +100,8 @@ def main():
                 "TrainingDashboard()": lambda: [TrainingDashboard(f"{log_dir}/digits.png")],
             }
             calls = [digits(callbacks, data, options.epochs) for callbacks in with_each.values()]
-            _measure.turns_of(calls, 1)  # what a process does once
-            times = _measure.turns_of(calls, options.fits)
+            turns_of(calls, 1)  # what a process does once
+            times = turns_of(calls, options.fits)
             for name, own in zip(with_each, times, strict=True):
                 report(f"digits quickstart, whole fit: {name}", own, times[0])
 

@@ -8,8 +8,8 @@ used unless a batch's outputs could be another activation's as well, as where al
 1. Otherwise the loss and its gradient are those of the probabilities: never another activation's.
 
 With a `tf.distribute` strategy a mean is that of the global batch, however the replicas share it,
-where Keras's losses take the mean of the replicas' means: of an epoch's last batch, and of masks and
-of sample weights whose sums differ. Its gradient costs a sum of one number over the replicas, each
+where Keras's losses take the mean of the replicas' means: in an epoch's last batch, and where sums
+of masks or of sample weights differ. Its gradient costs a sum of one number over the replicas, each
 time that it is taken; `reduction="sum"` costs none, and a custom loop divides such a sum by the
 global batch's size. The value that a replica returns is its own share's mean, divided by the number
 of replicas, as Keras's.
