@@ -43,6 +43,22 @@ def sgd(name):
     return lambda: optimizers.SGD(0.5, **OPTIONS.get(name, {}))
 
 
+# Name -> the model's and the optimizer's functions: what two and four workers train.
+CASES = {
+    "sgd": (lambda: small(), sgd("plain")),
+    "momentum": (lambda: small(), lambda: optimizers.Momentum(0.5)),
+    "adamw": (lambda: small(), lambda: optimizers.AdamW(0.01)),
+    "lamb": (lambda: small(), lambda: optimizers.Lamb(0.01)),
+    **{name: (lambda: small(), sgd(name)) for name in OPTIONS},
+    "ema": (lambda: small(), lambda: optimizers.SGD(0.5, use_ema=True, ema_momentum=0.9)),
+    "group normalization": (lambda: grouped(), sgd("plain")),
+    "mixed_float16": (
+        lambda: small(dtype="mixed_float16"),
+        lambda: keras.optimizers.LossScaleOptimizer(sgd("plain")(), initial_scale=2.0**12),
+    ),
+}
+
+
 def scope(strategy):
     return strategy.scope() if strategy else contextlib.nullcontext()
 
@@ -64,6 +80,13 @@ def small(synchronized=True, dtype=None):
             layers.Dense(3, name="logits", dtype=dtype),
         ]
     )
+
+
+def grouped():
+    """`small` with a normalization of groups, which needs no other worker."""
+    keras.utils.set_random_seed(1)
+    hidden = [layers.Dense(8, "tanh"), layers.GroupNormalization(2)]
+    return keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(3)])
 
 
 def with_words(synchronized=True):
