@@ -91,4 +91,16 @@ def ranged(strategy, folder):
     return [curve.losses, curve.learning_rates], curve.stop_reason, unchanged
 
 
-CASES = [recorded, switched, averaged, discovered, conflicting, ranged]
+def without_examples(strategy, folder):
+    """The last batch leaves a worker without any, and its normalization is its own."""
+    with scope(strategy):
+        model = small(synchronized=False)
+        model.compile(optimizers.SGD(0.1), loss_function(), jit_compile=False)
+    fit = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+    health = TrainingHealth(action=lambda finding: None)
+    callbacks = [health, GradientMonitor(folder / "alone", activations=True, histograms_every=1)]
+    model.fit(X[: BATCH + 1], LABELS[: BATCH + 1], callbacks=callbacks, **fit)
+    return [], [np.isfinite(array).all() for array in model.get_weights()], health.findings
+
+
+CASES = [without_examples, recorded, switched, averaged, discovered, conflicting, ranged]

@@ -19,6 +19,7 @@ from distribution_cases import (
     CASES,
     LABELS,
     STEPS,
+    UNEVEN,
     X,
     by_fit,
     difference,
@@ -87,15 +88,20 @@ def test_two_workers_are_one(trained):
 
 
 def test_fit_over_two_workers_is_that_of_one(trained, tmp_path):
-    """Losses, weights, predictions in order, and an evaluation; the first worker writes the run."""
+    """Losses, weights, predictions in order, and an evaluation; the first worker writes the run.
+
+    In the last batch one of them has no example.
+    """
     callbacks = [SwapEMAWeights(True), keras.callbacks.ModelCheckpoint(tmp_path / "one.keras")]
-    losses, weights, model = by_fit(None, small, sgd("all"), callbacks=callbacks)
+    data = X[:UNEVEN], LABELS[:UNEVEN]
+    losses, weights, model = by_fit(None, small, sgd("all"), *data, callbacks=callbacks)
     predicted = model.predict(X, batch_size=BATCH, verbose=0)
     evaluated = model.evaluate(X, LABELS, batch_size=BATCH, verbose=0)
     for index in range(2):
         arrays = dict(np.load(trained / f"fit{index}.npz"))
-        two = arrays.pop("losses"), [arrays[f"arr_{n}"] for n in range(len(weights))]
-        assert difference(two, (losses, weights)) < BOUND
+        two = arrays.pop("losses")[:-1], [arrays[f"arr_{n}"] for n in range(len(weights))]
+        # Keras's loss of the last batch weighs a worker without examples like the other.
+        assert difference(two, (losses[:-1], weights)) < BOUND
         np.testing.assert_allclose(arrays["predicted"], predicted, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(arrays["evaluated"], evaluated, rtol=1e-5)
         assert f"worker {index}" in (trained / f"refused{index}").read_text()

@@ -184,7 +184,8 @@ def test_an_empty_share_moves_nothing(replicas, tmp_path, read_events):
         (two, replicas, on_batch(on_train_batch_end=after), [health]),
         (one, None, on_batch(on_train_batch_end=from_there), []),
     ):
-        monitor = GradientMonitor(tmp_path / ("two" if strategy else "one"), activations=True)
+        folder = tmp_path / ("two" if strategy else "one")
+        monitor = GradientMonitor(folder, activations=True, histograms_every=1)
         callbacks = [hook, monitor, *others]
         data = X[: BATCH + 1], LABELS[: BATCH + 1]
         by_fit(strategy, lambda model=model: model, sgd, *data, callbacks=callbacks)

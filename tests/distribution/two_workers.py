@@ -12,7 +12,7 @@ import callback_cases
 import keras
 import numpy as np
 import tensorflow as tf
-from distribution_cases import BATCH, CASES, LABELS, X, by_fit, by_loop, sgd, small
+from distribution_cases import BATCH, CASES, LABELS, UNEVEN, X, by_fit, by_loop, sgd, small
 
 from keras_bp import workers
 from keras_bp.callbacks import (
@@ -53,7 +53,8 @@ for name in names:
         if index == 0:
             callbacks.append(keras.callbacks.ModelCheckpoint(folder / "saved.keras"))
             callbacks.append(keras.callbacks.CSVLogger(folder / "history.csv"))
-        losses, weights, model = by_fit(strategy, small, sgd("all"), callbacks=callbacks)
+        data = X[:UNEVEN], LABELS[:UNEVEN]
+        losses, weights, model = by_fit(strategy, small, sgd("all"), *data, callbacks=callbacks)
         more = {
             "predicted": model.predict(X, batch_size=BATCH, verbose=0),
             "evaluated": model.evaluate(X, LABELS, batch_size=BATCH, verbose=0),
