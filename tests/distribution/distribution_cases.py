@@ -191,4 +191,4 @@ def difference(one, other):
         if array.dtype.kind == "f" and array.size:
             largest, error = np.max(np.abs(expected)), np.max(np.abs(array - expected))
             apart.append(error / largest if error else 0.0)
-    return float(np.max(apart))
+    return float(np.max(apart, initial=0.0))
