@@ -74,29 +74,6 @@ def test_what_other_callbacks_have_counted(data, tmp_path):
     assert type(resumed["best"]["loss"]) is tuple and resumed["params"]["epochs"] == 2
 
 
-def test_data_by_the_epoch(data, tmp_path):
-    """With the global seed 0 and an epoch 0, a pair that tf.data could take for no seed at all."""
-    orders = []
-
-    def run():
-        model, resumable = make_model(), ResumableTraining(tmp_path)
-        keras.utils.set_random_seed(0)
-        pairs = tf.data.Dataset.from_tensor_slices(data)
-        batches = resumable.by_epoch(lambda epoch: pairs.shuffle(23, seed=epoch).batch(5))
-        assert int(batches.cardinality()) == 5
-        model.fit(batches, epochs=3, verbose=0, shuffle=False, callbacks=[resumable])
-        resumable._epoch.assign(1)
-        orders.append([np.concatenate([b[0] for b in batches.as_numpy_iterator()])])
-        resumable._epoch.assign(2)
-        orders[-1].append(np.concatenate([b[0] for b in batches.as_numpy_iterator()]))
-        return model
-
-    whole = run()
-    forget(tmp_path, 3)
-    np.testing.assert_equal(state(run()), state(whole))
-    assert not np.array_equal(*orders[0])
-
-
 def test_replicas(data, tmp_path, replicas):
     """All that the last epoch has changed is put back, on both of them."""
     with replicas.scope():
