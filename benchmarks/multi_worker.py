@@ -2,9 +2,9 @@
 
     python benchmarks/multi_worker.py [--workers 2] [--turns 15] [--steps 100]
 
-Every worker has copies of a model: one is trained by `model.fit` with arrays, others by the loop of
-examples/multi_worker.py, its step over this worker's share of the same batches, whose loss is read
-after every step. Epochs are run in turn, in the same processes; a time is that from the end of a
+Every worker has copies of a model, trained by `model.fit` with arrays, and by a loop of
+`strategy.run` over this worker's share of the same batches, which reads the loss after every step.
+Epochs are run in turn, in the same processes; a time is that from the end of a
 step to the end of the next, without what begins and ends an epoch. The first worker prints the
 medians in milliseconds, and the ratio to the loop of the medians and of the minima: 1.1 is a cost
 of 10 %. "fit, sum" is `fit` with the loss of the loop, which has no sum of the shares' sizes.

@@ -104,7 +104,6 @@ def test_fit_over_two_workers_is_that_of_one(trained, tmp_path):
         assert difference(two, (losses[:-1], weights)) < BOUND
         np.testing.assert_allclose(arrays["predicted"], predicted, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(arrays["evaluated"], evaluated, rtol=1e-5)
-        assert f"worker {index}" in (trained / f"refused{index}").read_text()
     [events] = (trained / "fit_logs").iterdir()
     tensors = EventAccumulator(str(events), size_guidance={"tensors": 0}).Reload()
     steps = [event.step for event in tensors.Tensors("gradient_norm/global")]
@@ -121,14 +120,14 @@ def test_fit_over_two_workers_is_that_of_one(trained, tmp_path):
 def test_the_example(trained):
     """That it starts its workers, and that one may be killed, is shown in tests/endurance."""
     output = (trained / "output0").read_text()
-    assert re.search(r"^epoch 2/2  loss 0\.\d+$", output, re.M), output
-    assert "continues" not in output and "loss" not in (trained / "output1").read_text()
+    assert re.search(r"^28/28 .* - loss: 0\.\d+$", output, re.M), output
+    assert "loss" not in (trained / "output1").read_text()
     # The chief alone writes, every step once.
     [events] = (trained / "example" / "logs").iterdir()
     norms = EventAccumulator(str(events), size_guidance={"tensors": 0}).Reload()
     assert [e.step for e in norms.Tensors("gradient_norm/global")] == list(range(1, 57))
     assert (trained / "example" / "model.keras").exists()
-    assert (trained / "example" / "checkpoints" / "ckpt-56.index").exists()
+    assert (trained / "example" / "checkpoints" / "epoch-2.index").exists()
 
 
 @pytest.mark.long

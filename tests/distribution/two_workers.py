@@ -17,7 +17,6 @@ from distribution_cases import BATCH, CASES, LABELS, UNEVEN, X, by_fit, by_loop,
 from keras_bp import workers
 from keras_bp.callbacks import (
     GradientMonitor,
-    ResumableTraining,
     SwapEMAWeights,
     TrainingDashboard,
     TrainingHealth,
@@ -60,10 +59,6 @@ for name in names:
             "evaluated": model.evaluate(X, LABELS, batch_size=BATCH, verbose=0),
         }
         np.savez(folder / f"fit{index}.npz", *weights, losses=losses, **more)
-        try:
-            model.fit(X, LABELS, verbose=0, callbacks=[ResumableTraining(folder / "checkpoints")])
-        except ValueError as error:
-            (folder / f"refused{index}").write_text(str(error))
         continue
     if name == "callbacks":
         made = {case.__name__: case(strategy, folder) for case in callback_cases.CASES}
