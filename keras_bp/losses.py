@@ -10,7 +10,8 @@ used unless a batch's outputs could be another activation's as well, as where al
 With a `tf.distribute` strategy a mean is that of the global batch, however the replicas share it,
 where Keras's losses take the mean of the replicas' means: in an epoch's last batch, and where sums
 of masks or of sample weights differ. Its gradient costs a sum of one number over the replicas, each
-time that it is taken; `reduction="sum"` costs none, and a custom loop divides such a sum by the
+time that it is taken: on all of them, and under `MirroredStrategy` not in a `tf.function` or a
+`tf.cond` that they call. `reduction="sum"` costs none, and a custom loop divides such a sum by the
 global batch's size. The value that a replica returns is its own share's mean, divided by the number
 of replicas, as Keras's.
 """
