@@ -308,6 +308,11 @@ def seeds_in(state: tf.Tensor) -> int:
     return tf.io.serialize_tensor(state).numpy().count(b"@@num_random_samples")
 
 
+def caches_in(state: tf.Tensor) -> int:
+    """Return how many caches in memory the pipeline of a state has."""
+    return tf.io.serialize_tensor(state).numpy().count(b"::MemoryCache")
+
+
 def set_iterator_state(iterator: Any, state: tf.Tensor) -> None:
     """Let a `tf.data` iterator go on from a state."""
     tf.raw_ops.DeserializeIterator(resource_handle=iterator._iterator_resource, serialized=state)

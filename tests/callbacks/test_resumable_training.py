@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 from resumable_cases import OPTIMIZERS, Cut, cut_and_resumed, fit, forget, make_model, state
 
-import keras_bp
 from keras_bp.callbacks import GradientMonitor, ResumableTraining, SwapEMAWeights
 
 L = keras.layers
@@ -72,23 +71,6 @@ def test_what_other_callbacks_have_counted(data, tmp_path):
     assert resumed["losses"] == whole["losses"][:2]
     assert [type(w) for w in resumed["weights"]] == [np.float32, np.ndarray, BFLOAT16]
     assert type(resumed["best"]["loss"]) is tuple and resumed["params"]["epochs"] == 2
-
-
-def test_replicas(data, tmp_path, replicas):
-    """All that the last epoch has changed is put back, on both of them."""
-    with replicas.scope():
-        optimizer = keras_bp.optimizers.Adam(0.01, gradient_accumulation_steps=2)
-        model = make_model(optimizer, jit_compile=False)
-    data = [array[:12] for array in data]
-    fit(model, data, ResumableTraining(tmp_path), epochs=2, batch_size=4)
-    whole = state(model)
-    forget(tmp_path, 2)
-    assert fit(model, data, ResumableTraining(tmp_path), epochs=2, batch_size=4).epoch == [0, 1]
-    assert model.optimizer.iterations.numpy() == 3
-    np.testing.assert_equal(state(model), whole)
-    for variable in model.trainable_variables:
-        one, other = replicas.experimental_local_results(variable.value)
-        np.testing.assert_equal(one.numpy(), other.numpy())
 
 
 def test_global_random_states(data, tmp_path):

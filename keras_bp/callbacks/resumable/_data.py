@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import time
 import warnings
 
 import keras
@@ -9,6 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp import _keras
+
+# A position that takes longer to read, of a large shuffle buffer, is not read again.
+_READING_SECONDS = 0.5
 
 
 def random_states():
@@ -62,7 +66,7 @@ class DataPosition:
         self._ignore_random = of_arrays and arguments.get("shuffle") != "batch"
         self._target = self._last = self._fresh = self._begun = None
         self._at_first = random_states()
-        self._yields, self._passed, self._finished = 0, 0, False
+        self._yields, self._passed, self._finished, self._readable = 0, 0, False, True
         if self._iterator is not None:
             self._original = _keras.enumeration(self._iterator)
             _keras.set_enumeration(self._iterator, self._enumerate)
@@ -81,11 +85,10 @@ class DataPosition:
 
     def description(self):
         """Return the position as JSON can hold it, and a dictionary of states of iterators."""
-        states = {"fresh data": self._fresh}
-        if self._fresh is not None:
-            state = _keras.iterator_state(self._last, self._ignore_random)
-            if _keras.seeds_in(state) == _keras.seeds_in(self._fresh):
-                states["data"] = state
+        state = None if self._fresh is None else self._read(self._last)
+        if state is not None and _keras.seeds_in(state) != _keras.seeds_in(self._fresh):
+            state = None
+        states = {"data": state, "fresh data": self._fresh}
         description = {
             "calls": self._yields,
             "finished": self._finished,
@@ -152,8 +155,21 @@ class DataPosition:
 
     def _see(self, iterator):
         if iterator is not None and iterator is not self._last:
-            self._last = iterator
-            self._fresh = _keras.iterator_state(iterator, self._ignore_random)
+            self._last, self._fresh = iterator, self._read(iterator)
+
+    def _read(self, iterator):
+        """Return the state of an iterator, None if it is not to be had, or not soon."""
+        if not self._readable:
+            return None
+        began = time.perf_counter()
+        state = _keras.iterator_state(iterator, self._ignore_random)
+        # What a cache holds is part of the state once it is full: all data.
+        self._readable = (
+            state is not None
+            and not _keras.caches_in(state)
+            and time.perf_counter() - began < _READING_SECONDS
+        )
+        return state if self._readable else None
 
     def _pass_over(self, passed):
         """Go through an epoch without taking data."""

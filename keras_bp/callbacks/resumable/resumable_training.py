@@ -71,10 +71,11 @@ class ResumableTraining(Callback):
     The data go on where they were, in the same order:
 
     - Arrays: the order of the interrupted epoch is saved.
-    - A `tf.data.Dataset`: the position of its iterator is saved, with the buffer of a `shuffle`
-      and what a `cache` holds in memory; give `shuffle` a seed. If the position cannot be read, of
-      a generator or random operations in a `map`, batches are taken again and dropped, likewise
-      over several replicas: then the data must come in the same order when the script runs again.
+    - A `tf.data.Dataset`: the position of its iterator is saved, with the buffer of a `shuffle`;
+      give that a seed. A position that cannot be read, of a generator, of random operations in a
+      `map`, over several replicas, or not within half a second, or that holds a `cache` in memory,
+      is found again by taking batches and dropping them: then the data must come in the same order
+      when the script runs again.
     - A `keras.utils.PyDataset` goes on by index. Its hooks of the epochs before are called again; a
       batch must depend on its index and the epoch only. With `workers` batches are loaded again.
 
