@@ -26,6 +26,11 @@ MUTATIONS = {
         "dgamma = channel_sum(dy * form) * unit * 1.001",
         "ops",
     ),
+    "mean_of_the_replicas_means": (
+        "return upstream * tf.cast(factor, upstream.dtype)",
+        "return upstream",
+        "distribution",
+    ),
     "sparse_label_smoothing": (
         "(1 - label_smoothing) * loss + label_smoothing * uniform",
         "loss + label_smoothing * uniform",
