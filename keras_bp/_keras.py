@@ -1,10 +1,7 @@
-"""Every private name of Keras and TensorFlow that the package uses, in one place.
+"""All that reads a private name of Keras or TensorFlow of a foreign object.
 
-`PRIVATE_NAMES` lists them, each with a line that says what we need it for and what goes wrong
-without it. A test per name (tests/test_keras_private_names.py) fails with that line as soon as a
-version of Keras or TensorFlow no longer has the name, before anything silently computes a wrong
-result. Only the functions below read these names of foreign objects. A subclass (our optimizers,
-layers and models) also uses what it inherits from Keras through `self`; these names are listed too.
+`_private_names` lists the names. A subclass (our optimizers, layers and models) also uses what it
+inherits from Keras through `self`; these names are listed too.
 """
 
 import contextlib
@@ -24,89 +21,6 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import control_flow_util, stateful_random_ops
 
 PACKAGE = "keras_bp"
-
-PRIVATE_NAMES = {
-    # Layers and models
-    "Layer._flatten_layers": "lists the layers inside a layer; without it no path has a name",
-    "Layer._losses": "gradient_check empties it: graph tensors would outlive the check",
-    "Layer._loss_ids": "gradient_check empties it together with `_losses`",
-    "Layer._dtype_policy": "gradient_check makes a layer compute in float64 by it",
-    "InputLayer._dtype": "gradient_check lets a model take float64 inputs by it",
-    "Functional._inputs": "gradient_check finds a functional model's symbolic inputs by it",
-    "Functional._inputs_struct": "MultiTaskModel makes its configuration of it, which Keras 3.13 "
-    "and 3.14 make of other classes only",
-    "Functional._outputs_struct": "likewise",
-    "KerasTensor._dtype": "gradient_check lets a model take float64 inputs by it",
-    "Variable._value": "gradient_check lends a variable a float64 value by it",
-    "Variable._dtype": "gradient_check tells the variable's dtype of that value by it",
-    "Loss._dtype": "gradient_check makes a loss compute in float64 by it",
-    "Loss._dtype_policy": "gradient_check makes a loss compute in float64 by it",
-    "Dense._kernel": "FeedbackDense creates its kernel as Keras's Dense does; files depend on it",
-    "Embedding._embeddings": "our embeddings look rows up in the table that Keras created",
-    "Sequential._functional": "plot_backprop reads the graph of a Sequential model from it",
-    "Functional._nodes_by_depth": "plot_backprop orders layers by it",
-    "KerasTensor._keras_history": "plot_backprop finds a functional model's input layers by it",
-    # Tensors
-    "tensor._keras_logits": "a loss finds the logits behind an activation by it; without it the "
-    "loss silently falls back to the rounded probabilities",
-    "tensor._keras_mask": "a loss leaves masked entries out by it; padding would silently count",
-    # Training
-    "Model._compile_loss": "MultiTaskModel takes each task's loss from it",
-    "Model._loss_tracker": "MultiTaskModel reports the sum of the losses through it",
-    "Model._compile_config": "OptimizerSwitch enters the new optimizer; without it a saved model "
-    "silently holds the old one",
-    "Model._initial_epoch": "ResumableTraining sets the epoch from which `fit` continues; without "
-    "it a resumed training starts over",
-    "Model.fit": "ResumableTraining reads the arguments of the running `fit` in its frame; "
-    "without them a resume on other data, or workers that differ, are not noticed",
-    "Model._maybe_symbolic_build": "takes a batch for its shapes; a generator's would be lost",
-    "GeneratorDataAdapter._first_batches": "such a batch that is not lost",
-    "PyDatasetAdapter._standardize_batch": "likewise",
-    "CompileLoss._flat_losses": "MultiTaskModel listens to each output's loss there; Keras hands "
-    "out their sum alone",
-    "MonitorCallback._is_improvement": "OptimizerSwitch decides by it what a plateau is",
-    "MonitorCallback._set_monitor_op": "OptimizerSwitch finds max or min of a metric by it",
-    # Optimizers
-    "Optimizer._accumulated_gradients": "the monitor reads the mean of the micro-steps there",
-    "Optimizer._check_variables_are_known": "refuses variables that it was not built with",
-    "Optimizer._clip_gradients": "the monitor asks Keras's optimizers what clipping leaves",
-    "Optimizer._distribution_strategy": "an update outside `fit` runs in the optimizer's strategy",
-    "Optimizer._filter_empty_gradients": "leaves out variables without a gradient, and warns",
-    "Optimizer._get_variable_index": "finds a variable's slots; their order is the file format",
-    "Optimizer._iterations": "counts micro-steps, where `iterations` counts updates",
-    "Optimizer._learning_rate": "holds the rate, a schedule or a callable",
-    "Optimizer._model_variables_moving_average": "holds the averages of `use_ema`",
-    "Optimizer._overwrite_variable_with_gradient": "puts float8 scales in place",
-    "Optimizer._trainable_variables": "the variables that the optimizer was built with",
-    "Optimizer._trainable_variables_indices": "tells which of several updates a variable",
-    "Optimizer._use_weight_decay": "to_keras asks Keras's optimizers which variables decay; a "
-    "configuration does not hold them",
-    "Optimizer._var_key": "the key of a variable in `_trainable_variables_indices`",
-    "MultiOptimizer._optimizer_map": "a lent rate reaches by it optimizers that are created late",
-    # Traced functions and tapes
-    "Function._function_cache": "an optimizer drops its traced steps from it when a schedule takes "
-    "the place of its rate; they would silently go on with the old rate",
-    "sys._current_frames": "CPython's stacks of all threads, in which those functions are found",
-    "GradientTape._persistent": "a combiner refuses a tape that gives only one gradient by it",
-    # Modules
-    "keras.src.backend.common.global_state": "holds the global seed and the counters of names; a "
-    "trial would leave other names and seeds behind",
-    "keras.src.random.seed_generator.global_seed_generator": "the state that dropout draws on; a "
-    "resumed training would draw other masks",
-    "keras.src.utils.tracking.Tracker": "a trial puts back what a layer tracked before",
-    "tf.__internal__.tracking.TrackableDataStructure": "TensorFlow's stand-in for lists and "
-    "dicts of an object; a trial would leave them as the training has changed them",
-    "keras.src.callbacks.monitor_callback.MonitorCallback": "the base of OptimizerSwitch",
-    "tensorflow.python.eager.context": "the operations' seeds and the cache of kernels; a trial "
-    "would change the random numbers that follow",
-    "Context._rng": "the state of the operations' seeds; likewise",
-    "Context.abort_collective_ops": "tells workers which one is gone; without it they wait for it",
-    "tensorflow.python.ops.stateful_random_ops": "TensorFlow's global generator; likewise",
-    "input_lib._calculate_replicas_with_values": "asks how many workers have data left; without "
-    "its name one that has run out is not noticed",
-    "Context._seed": "the global seed; workers with different ones would not be noticed",
-    "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA",
-}
 
 TrackedContainer = tf.__internal__.tracking.TrackableDataStructure
 LEARNING_RATE = "_learning_rate"
@@ -329,10 +243,14 @@ def fit_arguments(model: keras.Model) -> dict[str, Any]:
 
     Keras hands callbacks neither the data nor a way to them.
     """
-    for name, values in _running_calls():
-        if name == "fit" and values["self"] is model:
-            return {name: values[name] for name in inspect.signature(keras.Model.fit).parameters}
-    return {}
+    found = _fit_locals(model)
+    names = inspect.signature(keras.Model.fit).parameters
+    return {name: found[name] for name in names} if found else {}
+
+
+def _fit_locals(model):
+    calls = _running_calls()
+    return next((v for name, v in calls if name == "fit" and v["self"] is model), {})
 
 
 def running_call() -> tuple[str, dict[str, Any]] | None:
@@ -376,6 +294,90 @@ COUNTS_WORKERS = "_calculate_replicas_with_values"
 def called_by(name: str) -> bool:
     """Tell whether a function of this name is among the callers."""
     return any(frame.f_code.co_name == name for frame in _callers(inspect.currentframe()))
+
+
+def epoch_iterator(model: keras.Model) -> Any:
+    """Return what goes through the epochs of the `fit` of a model that is running, or None."""
+    return _fit_locals(model).get("epoch_iterator")
+
+
+def enumeration(iterator: Any) -> Callable[[], Iterator[tuple]]:
+    """Return what goes through one epoch: a function that yields (first, last, data iterator)."""
+    return iterator._enumerate_iterator
+
+
+def set_enumeration(iterator: Any, function: Callable[[], Iterator[tuple]]) -> None:
+    """Let another function go through the epochs."""
+    iterator._enumerate_iterator = function
+
+
+def lasting_iterator(iterator: Any) -> Any:
+    """Return the data iterator from which the next epoch begins or goes on, or None."""
+    return iterator._current_iterator
+
+
+def batches_taken(iterator: Any) -> int:
+    """Return how many batches were taken of the data iterator."""
+    return iterator._steps_seen
+
+
+def iterator_state(iterator: Any, ignore_random: bool = False) -> tf.Tensor | None:
+    """Return the state of a `tf.data` iterator, None if it cannot be read.
+
+    Args:
+        iterator: what `iter` of a dataset returns.
+        ignore_random: whether to read it also if the dataset has random operations, whose own
+            state is not read.
+    """
+    resource = getattr(iterator, "_iterator_resource", None)
+    policy = tf.data.experimental.ExternalStatePolicy
+    policy = policy.IGNORE if ignore_random else policy.FAIL
+    if resource is None:  # a distributed one
+        return None
+    try:
+        return tf.raw_ops.SerializeIterator(
+            resource_handle=resource, external_state_policy=policy.value
+        )
+    except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
+        return None
+
+
+def seeds_in(state: tf.Tensor) -> int:
+    """Return how many generators of seeds a state of an iterator tells the position of."""
+    return tf.io.serialize_tensor(state).numpy().count(b"@@num_random_samples")
+
+
+def caches_in(state: tf.Tensor) -> int:
+    """Return how many caches in memory the pipeline of a state has."""
+    return tf.io.serialize_tensor(state).numpy().count(b"::MemoryCache")
+
+
+def set_iterator_state(iterator: Any, state: tf.Tensor) -> None:
+    """Let a `tf.data` iterator go on from a state."""
+    tf.raw_ops.DeserializeIterator(resource_handle=iterator._iterator_resource, serialized=state)
+
+
+def build_metrics(model: keras.Model, batch: Any) -> None:
+    """Make the variables of the metrics that a model was compiled with.
+
+    Args:
+        model: a built `keras.Model`.
+        batch: structure of `tf.TensorSpec`s, as `fit` takes a batch from a dataset.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def set_last_logs(model: keras.Model, logs: dict | None) -> None:
+    """Tell the running `fit` what the last batch's logs are while it has trained no batch.
+
+    None ends that.
+    """
+    if logs is None:
+        vars(model).pop("_get_metrics_result_or_logs", None)
+        return
+    original = model._get_metrics_result_or_logs
+    # Not as an attribute that the model tracks.
+    vars(model)["_get_metrics_result_or_logs"] = lambda own: original(own or logs)
 
 
 @contextlib.contextmanager

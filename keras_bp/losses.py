@@ -7,12 +7,16 @@ TensorFlow's too. Eagerly, Keras's layers leave logits that do not tell their ac
 used unless a batch's outputs could be another activation's as well, as where all are exactly 0 or
 1. Otherwise the loss and its gradient are those of the probabilities: never another activation's.
 
-With a `tf.distribute` strategy `fit` takes the mean of the replicas' means, as Keras does. Where
-their shares of a batch differ, as in an epoch's last batch, that is not the mean over the batch:
-drop the remainder, or use `reduction="sum"`, which sums over the global batch. A custom loop
-divides such a sum by the global batch's size.
+With a `tf.distribute` strategy a mean is that of the global batch, however the replicas share it,
+where Keras's losses take the mean of the replicas' means: in an epoch's last batch, and where sums
+of masks or of sample weights differ. Its gradient costs a sum of one number over the replicas, each
+time that it is taken: on all of them, and under `MirroredStrategy` not in a `tf.function` or a
+`tf.cond` that they call. `reduction="sum"` costs none, and a custom loop divides such a sum by the
+global batch's size. The value that a replica returns is its own share's mean, divided by the number
+of replicas, as Keras's.
 """
 
+import functools
 import warnings
 from typing import Any
 
@@ -21,7 +25,7 @@ import tensorflow as tf
 
 from keras_bp import ops
 from keras_bp._arguments import check_axis, check_flag, check_integer, check_number
-from keras_bp._keras import copy_annotations, logits_of, serializable, set_mask
+from keras_bp._keras import copy_annotations, logits_of, mask_of, serializable, set_mask
 
 __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
 
@@ -37,7 +41,30 @@ class _Crossentropy(keras.losses.Loss):
             y_pred = _in_dtype(tf.convert_to_tensor(y_pred), self.dtype)
             if self._labels_have_all_axes:
                 y_pred = _of_rank(y_true.shape.rank, y_pred)
-        return super().__call__(y_true, y_pred, sample_weight)
+        loss = super().__call__(y_true, y_pred, sample_weight)
+        replicas = tf.distribute.get_replica_context()
+        is_mean = self.reduction not in ("sum", "none", None) and len(y_pred.shape) > 1
+        if not is_mean or replicas is None or replicas.num_replicas_in_sync == 1:
+            return loss
+        return _of_global_batch(loss, self._count(y_true, y_pred, sample_weight), replicas)
+
+    def _count(self, y_true, y_pred, sample_weight):
+        """Return by what Keras divides the sum over this replica's share, up to a common factor."""
+        mask = self._mask(y_true, mask_of(y_pred))
+        weighted = self.reduction == "mean_with_sample_weight" and sample_weight is not None
+        if mask is None and not weighted:
+            return tf.cast(tf.shape(y_pred)[0], tf.float32)
+        weights = [] if mask is None else [tf.cast(mask, tf.float32)]
+        if weighted:
+            weights.append(tf.cast(sample_weight, tf.float32))
+        rank = max(w.shape.rank for w in weights)
+        # As Keras does: a last axis of 1 is added.
+        weights = [w if w.shape.rank == rank else w[..., tf.newaxis] for w in weights]
+        return tf.reduce_sum(functools.reduce(tf.multiply, weights))
+
+    def _mask(self, y_true, mask):
+        """Return the mask of the losses, of that of the predictions."""
+        return mask
 
 
 @serializable
@@ -213,6 +240,13 @@ class SparseCategoricalCrossentropy(_Crossentropy, keras.losses.SparseCategorica
         """Compute the loss of each label."""
         return _sparse_categorical_crossentropy(y_true, y_pred, **self._arguments)
 
+    def _mask(self, y_true, mask):
+        ignored = self._arguments["ignore_class"]
+        if ignored is None:
+            return mask
+        counted = tf.cast(y_true, tf.int64) != ignored
+        return counted if mask is None else mask & tf.reshape(counted, tf.shape(mask))
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {**keras.losses.Loss.get_config(self), **self._arguments}
@@ -294,6 +328,27 @@ def _sparse_categorical_crossentropy(
         # Keras leaves masked entries out of the mean.
         set_mask(loss, counted)
     return loss
+
+
+def _of_global_batch(loss, count, replicas):
+    """Return the mean over a replica's share, with its part in the global batch's as its gradient.
+
+    Keras divides it by the number of replicas R, and sums the gradients: the mean of the means. Of
+    shares of n_r examples the global mean is their sum, each times R n_r / n. The value stays, as
+    Keras weighs it by n_r where it reports it.
+    """
+
+    @tf.custom_gradient
+    def weighted(loss):
+        def backward(upstream):
+            # Here and not before: an evaluation needs no sum over the replicas.
+            share = replicas.num_replicas_in_sync * count
+            factor = tf.math.divide_no_nan(share, replicas.all_reduce("SUM", count))
+            return upstream * tf.cast(factor, upstream.dtype)
+
+        return tf.identity(loss), backward
+
+    return weighted(loss)
 
 
 def _in_dtype(y_pred, dtype):

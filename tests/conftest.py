@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 STARTERS = [
     "test_examples.py",
     "test_endurance.py",
-    "test_multi_worker.py",
     "test_fit_over_workers.py",
     "test_two_workers.py",
     "test_saving.py",

@@ -26,6 +26,11 @@ MUTATIONS = {
         "dgamma = channel_sum(dy * form) * unit * 1.001",
         "ops",
     ),
+    "mean_of_the_replicas_means": (
+        "return upstream * tf.cast(factor, upstream.dtype)",
+        "return upstream",
+        "distribution",
+    ),
     "sparse_label_smoothing": (
         "(1 - label_smoothing) * loss + label_smoothing * uniform",
         "loss + label_smoothing * uniform",
@@ -149,6 +154,52 @@ MUTATIONS = {
         "rising = between(self.initial_learning_rate, first, share)",
         "rising = between(0.0, first, share)",
         "schedules",
+    ),
+    # callbacks
+    "resume_random_states": (
+        'set_random_states(description["begun"])',
+        'description["begun"]',
+        "callbacks/test_resume_inside_an_epoch.py",
+    ),
+    "resume_hooks_of_epochs": (
+        "set_random_states(checked_states(self._at_first))",
+        "checked_states(self._at_first)",
+        "callbacks/test_resume_inside_an_epoch.py",
+    ),
+    "resume_dropped_batches": (
+        "count = _keras.batches_taken(self._iterator)",
+        "count = _keras.batches_taken(self._iterator) - 1",
+        "callbacks/test_resume_inside_an_epoch.py",
+    ),
+    "resume_seeds_at_the_end": (
+        "_keras.seeds_in(state) != _keras.seeds_in(self._fresh)",
+        "_keras.seeds_in(state) > _keras.seeds_in(self._fresh)",
+        "callbacks/test_resume_inside_an_epoch.py",
+    ),
+    "resume_metrics": (
+        'variables |= {f"metric_{i}": v for i, v in enumerate(metrics)}',
+        "metrics",
+        "callbacks/test_resume_inside_an_epoch.py",
+    ),
+    "resume_last_logs": (
+        'set_last_logs(self.model, metadata["logs"])',
+        "set_last_logs(self.model, None)",
+        "callbacks/test_resume_inside_an_epoch.py",
+    ),
+    "resume_flushes_monitors": (
+        "other.flush()",
+        "other",
+        "callbacks/test_resume_inside_an_epoch.py",
+    ),
+    "resume_replicas": (
+        'found |= {name if i == 0 else f"{name}_{i}": (p,) for i, p in enumerate(parts)}',
+        "found[name] = parts",
+        "callbacks/test_resume_inside_an_epoch.py",
+    ),
+    "signal_after_an_error": (
+        "Interrupts(lambda: self in self._listed())",
+        "Interrupts(lambda: True)",
+        "callbacks/test_resume_inside_an_epoch.py",
     ),
     "steps_boundary": ("return self.whole < end", "return self.whole <= end", "schedules"),
 }

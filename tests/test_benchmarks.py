@@ -67,9 +67,10 @@ def test_backward_pass_benchmark_runs(run_here):
     [
         (["monitor.py", "--turns", "1", "--steps", "20", "--fits", "1", "--epochs", "1"], 9),
         (["scaling.py", "--steps", "5"], 34),
+        (["multi_worker.py", "--turns", "1", "--steps", "5"], 6),
         (["multitask.py", "--only", "4 tasks", "--jit", "off", "--seconds", "0.1"], 11),
     ],
-    ids=["monitor", "scaling", "multitask"],
+    ids=["monitor", "scaling", "multi_worker", "multitask"],
 )
 def test_other_benchmarks_run(arguments, lines):
     run = subprocess.run(

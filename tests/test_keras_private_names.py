@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import keras_bp
 from keras_bp import _keras
-from keras_bp._keras import PRIVATE_NAMES
+from keras_bp._private_names import PRIVATE_NAMES
 
 PACKAGE = pathlib.Path(keras_bp.__file__).parent
 
@@ -27,9 +27,11 @@ def keras_objects():
     model.compile(optimizer, "mse")
     asked = []
     asking = keras.callbacks.LambdaCallback(
-        on_train_begin=lambda logs: asked.append(_keras.fit_arguments(model))
+        on_train_begin=lambda logs: asked.extend(
+            [_keras.fit_arguments(model), _keras.epoch_iterator(model)]
+        )
     )
-    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0, callbacks=[asking])
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), batch_size=2, verbose=0, callbacks=[asking])
     penalized = keras.layers.ActivityRegularization(l2=1.0)
     penalized(tf.ones((1, 2)))
     embedding = keras.layers.Embedding(3, 2)
@@ -37,7 +39,8 @@ def keras_objects():
     return types.SimpleNamespace(
         model=model,
         inputs=inputs,
-        asked=asked,
+        asked=asked[0],
+        epochs=asked[1],
         dense=dense,
         kernel=dense.kernel,
         optimizer=optimizer,
@@ -136,6 +139,28 @@ def _traced_again(k):
     return traces == [[function], [function]]
 
 
+def _metrics_are_built(k):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    before = len(model.metrics_variables)
+    _keras.build_metrics(model, (tf.TensorSpec((None, 3)), tf.TensorSpec((None, 1))))
+    return before < len(model.metrics_variables)
+
+
+def _current_iterator(k):
+    [_, (*_, iterator)] = k.epochs._enumerate_iterator()
+    return k.epochs._current_iterator is not iterator  # the next epoch's
+
+
+def _goes_on(k):
+    data = tf.data.Dataset.range(3).shuffle(2)
+    one, other = iter(data), iter(data)
+    next(one)
+    state = _keras.iterator_state(one)
+    _keras.set_iterator_state(other, state)
+    return _keras.seeds_in(state) == 1 and int(next(other)) == int(next(one))
+
+
 PROBES = {
     "Layer._flatten_layers": lambda k: k.dense in k.model._flatten_layers(),
     "Layer._losses": lambda k: len(k.penalized._losses) == 1,
@@ -161,7 +186,19 @@ PROBES = {
     "Model._loss_tracker": lambda k: k.model._loss_tracker in k.model.metrics,
     "Model._compile_config": lambda k: k.model._compile_config.config["optimizer"] is k.optimizer,
     "Model._initial_epoch": lambda k: "_initial_epoch" in vars(k.model),
-    "Model.fit": lambda k: k.asked[0]["x"].shape == (4, 3) and k.asked[0]["verbose"] == 0,
+    "Model.fit": lambda k: k.asked["x"].shape == (4, 3) and k.asked["verbose"] == 0,
+    "Model._symbolic_build": _metrics_are_built,
+    "Model._get_metrics_result_or_logs": lambda k: (
+        k.model._get_metrics_result_or_logs({"other": 1.0}) == {"other": 1.0}
+    ),
+    "EpochIterator._enumerate_iterator": lambda k: (
+        [step[:2] for step in k.epochs._enumerate_iterator()] == [(0, 0), (1, 1)]
+    ),
+    "EpochIterator._current_iterator": _current_iterator,
+    "EpochIterator._steps_seen": lambda k: (
+        next(k.epochs._enumerate_iterator()) and k.epochs._steps_seen == 1
+    ),
+    "Iterator._iterator_resource": _goes_on,
     "CompileLoss._flat_losses": lambda k: (
         len(k.model._compile_loss._flat_losses) == 1
         and k.model._compile_loss._flat_losses[0]._replace(loss=None).loss is None
@@ -179,7 +216,7 @@ PROBES = {
     "Optimizer._filter_empty_gradients": _not_empty,
     "Optimizer._get_variable_index": lambda k: k.optimizer._get_variable_index(k.kernel) == 0,
     "Optimizer._iterations": lambda k: (
-        int(k.optimizer._iterations) == 1 and int(k.optimizer.iterations) == 0
+        int(k.optimizer._iterations) == 2 and int(k.optimizer.iterations) == 1
     ),
     "Optimizer._learning_rate": lambda k: float(k.optimizer._learning_rate) == np.float32(0.1),
     "Optimizer._model_variables_moving_average": lambda k: (

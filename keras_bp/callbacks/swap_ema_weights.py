@@ -52,7 +52,7 @@ class SwapEMAWeights(Callback, keras.callbacks.SwapEMAWeights):
                 "SwapEMAWeights needs an optimizer that averages the weights (use_ema=True). "
                 f"Received: model {self.model.name!r} with optimizer {self.model.optimizer!r}"
             )
-        made = [o for o in averaging if o.built and int(o.iterations) > 0]
+        made = [o for o in averaging if o.built and int(o.iterations.numpy()) > 0]
         pairs = [pair for optimizer in made for pair in averages_of(optimizer)]
         self._weights = [(v, tf.identity(v.value)) for v, _ in pairs]
         for variable, average in pairs:

@@ -30,10 +30,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         moving = momentum moving + (1 - momentum) batch          (mean and variance alike)
 
     with the biased variance and xh the normalized input. In inference, or where the layer is not
-    trainable, the moving statistics replace the batch's. Two things differ from Keras,
+    trainable, the moving statistics replace the batch's. Three things differ from Keras,
     for the better: the variance of `synchronized` is that of centered values, which does not
-    cancel where the mean is large, and a `mask` works together with `synchronized`. Inference,
-    `renorm=True` and ragged inputs run Keras's own code.
+    cancel where the mean is large; a `mask` works together with `synchronized`; and a batch without
+    examples, or whose mask is false everywhere, leaves the moving statistics as they are and has
+    gradients of 0, where Keras's are NaN: such is a replica's share of a last batch that is smaller
+    than the number of replicas. Inference, `renorm=True` and ragged inputs run Keras's own code.
 
     Args:
         axis: integer, the axis of the channels. Defaults to -1.
@@ -143,9 +145,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, variance = ops.batch_normalization(
             inputs, self.gamma, self.beta, mask=mask, **options
         )
+        keep, take = (tf.constant(m, mean.dtype) for m in (self.momentum, 1 - self.momentum))
+        if not self.synchronized:  # else other replicas have examples
+            some = tf.size(inputs) > 0 if mask is None else tf.reduce_any(tf.cast(mask, tf.bool))
+            keep, take = tf.where(some, keep, 1.0), tf.where(some, take, 0.0)
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            kept = keras.ops.cast(moving, batch.dtype) * self.momentum
-            moving.assign(kept + batch * (1 - self.momentum))
+            moving.assign(keras.ops.cast(moving, batch.dtype) * keep + batch * take)
         return keras.ops.cast(outputs, self.compute_dtype)
 
 

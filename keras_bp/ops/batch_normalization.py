@@ -67,7 +67,7 @@ def batch_normalization(
     Returns:
         `(outputs, mean, variance)`: `outputs` of `x`'s shape and dtype, the other two of shape
         `(channels,)`, float64 for a float64 `x` and float32 else. Without any position they are
-        NaN, as in Keras; with a mask that is false everywhere they are 0.
+        0, and so are the gradients.
 
     Raises:
         TypeError: if `x` is not floating point, or `axis` or `epsilon` is not a number of its kind.
@@ -114,8 +114,9 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
     axes = [0] if matrix else [0, 2]
     replicas = tf.distribute.get_replica_context() if synchronized else None
 
-    def total(t):
-        return t if replicas is None else replicas.all_reduce(tf.distribute.ReduceOp.SUM, t)
+    def totals(*tensors):
+        # Together: over workers it is the number of such sums that costs.
+        return tensors if replicas is None else replicas.all_reduce("SUM", list(tensors))
 
     if matrix:
         channel_sum = _row_sum(tf.shape(x)[0], x.shape[1], x.dtype)
@@ -132,19 +133,21 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
         return t if mask is None else tf.where(mask, t, tf.zeros([], t.dtype))
 
     if mask is None:
-        count, divide = total(tf.cast(tf.size(x) // x.shape[1], x.dtype)), tf.divide
+        positions = tf.cast(tf.size(x) // x.shape[1], x.dtype)
     else:
-        count = total(tf.reduce_sum(tf.cast(mask, x.dtype), axes))
-        divide = tf.math.divide_no_nan
+        positions = tf.reduce_sum(tf.cast(mask, x.dtype), axes)
+    divide = tf.math.divide_no_nan
 
     @tf.custom_gradient
     def normalize(x, gamma, beta):
-        mean = divide(total(channel_sum(masked(x))), count)
+        total, count = totals(channel_sum(masked(x)), positions)
+        mean = divide(total, count)
         centered = x - spread(mean)
         # XLA fuses a difference better if nothing else reads it; elsewhere it is another pass.
         in_xla = compiled_by_xla()
         squares = tf.math.squared_difference(x, spread(mean)) if in_xla else tf.square(centered)
-        variance = divide(total(channel_sum(masked(squares))), count)
+        [total] = totals(channel_sum(masked(squares)))
+        variance = divide(total, count)
         inverse = tf.math.rsqrt(variance + epsilon)
         y = centered * spread(inverse * gamma) + spread(beta)
 
@@ -154,7 +157,7 @@ def _normalize(x, gamma, beta, epsilon, mask, synchronized):
             form, unit = (centered * spread(inverse), 1) if in_xla else (centered, inverse)
             dbeta = channel_sum(dy)
             dgamma = channel_sum(dy * form) * unit
-            mean_dy, mean_dy_x_hat = divide(total(dbeta), count), divide(total(dgamma), count)
+            mean_dy, mean_dy_x_hat = (divide(t, count) for t in totals(dbeta, dgamma))
             through_statistics = form * spread(unit * mean_dy_x_hat) + spread(mean_dy)
             dx = (dy - masked(through_statistics)) * spread(inverse * gamma)
             return dx, dgamma, dbeta

@@ -189,6 +189,13 @@ class RecordingCallback(Callback):
             )
         self._stop()
 
+    def flush(self) -> None:
+        """Take the updates made so far, and flush the event file."""
+        if self._recording and self._function.in_place():
+            self._take_updates()
+        if self._file is not None:
+            self._file.flush()
+
     def _start_meter(self):
         """Measure the coming update, unless one is being measured."""
         # As they were traced: a layer may have been frozen since.

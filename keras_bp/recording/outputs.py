@@ -101,14 +101,20 @@ class LayerOutputs:
 
 
 def statistics(layers: Sequence[keras.Layer], outputs: Sequence[Any]) -> tf.Tensor:
-    """Return the statistics of the layers' outputs: float64, (layers, statistics)."""
-    unknown = tf.fill([len(STATISTICS)], tf.constant(float("nan"), tf.float64))
-    own = [
-        unknown if output is None else _statistics(layer, output)
-        for layer, output in zip(layers, outputs, strict=True)
-    ]
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return sum_over_replicas([tf.stack(own)])[0] / replicas
+    """Return the statistics of the layers' outputs: float64, (layers, statistics).
+
+    Under a strategy they are those of the whole batch, however the replicas share it.
+    """
+    present = [i for i, output in enumerate(outputs) if output is not None]
+    measured = [_measure(layers[i], outputs[i]) for i in present]
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        measured = _over_replicas(measured)
+    rows = [tf.fill([len(STATISTICS)], tf.constant(float("nan"), tf.float64)) for _ in layers]
+    for i, (values, active, means) in zip(present, measured, strict=True):
+        _, variance, saturated, not_finite, spread = tf.unstack(means)
+        dead = tf.reduce_mean(tf.cast(active < _ACTIVE_SHARE, tf.float64))
+        rows[i] = tf.stack([variance, dead, saturated, not_finite, values, spread])
+    return tf.stack(rows)
 
 
 def samples(outputs: Sequence[Any]) -> list[tf.Tensor]:
@@ -149,26 +155,47 @@ def _is_fused(output):
     return len(consumers) == 1 and consumers[0].type in _FUSED
 
 
-def _statistics(layer, output):
+def _measure(layer, output):
+    """Return, of this replica's part of the batch, what `statistics` puts together.
+
+    Returns:
+        The number of values of a unit, the share in which each unit is not 0, and the mean, the
+        variance, and the means of what is saturated, of what is not finite and of the spread.
+    """
     output = tf.cast(output, tf.float64 if output.dtype == tf.float64 else tf.float32)
     finite = tf.math.is_finite(output)
     known = tf.where(finite, output, 0)
-    variance = tf.math.reduce_variance(known)
     channels_first = getattr(layer, "data_format", None) == "channels_first"
     units = 1 if channels_first and output.shape.rank > 2 else output.shape.rank - 1
     others = [axis for axis in range(output.shape.rank) if axis != units]
     active = tf.reduce_mean(tf.cast(output != 0, output.dtype), others)
-    # Of the whole batch: a unit may be active on one replica only.
-    active = sum_over_replicas([active])[0] / tf.distribute.get_strategy().num_replicas_in_sync
-    dead = tf.reduce_mean(tf.cast(active < _ACTIVE_SHARE, output.dtype))
     bounds = BOUNDS.get(activation_of(layer))
     saturated = tf.constant(float("nan"), output.dtype)
     if bounds:
         near = (output < bounds[0] + _NEAR) | (output > bounds[1] - _NEAR)
         saturated = tf.reduce_mean(tf.cast(near, output.dtype))
     not_finite = 1 - tf.reduce_mean(tf.cast(finite, output.dtype))
-    sizes = tf.cast(tf.gather(tf.shape(output), others), output.dtype)
-    values = tf.reduce_prod(sizes)
     spread = tf.reduce_mean(tf.math.reduce_variance(known, units))
-    row = [variance, dead, saturated, not_finite, values, spread]
-    return tf.cast(tf.stack(row), tf.float64)
+    variance = tf.math.reduce_variance(known)
+    values = tf.reduce_prod(tf.cast(tf.gather(tf.shape(output), others), tf.float64))
+    means = tf.stack([tf.reduce_mean(known), variance, saturated, not_finite, spread])
+    return values, tf.cast(active, tf.float64), tf.cast(means, tf.float64)
+
+
+def _over_replicas(measured):
+    """Return what `_measure` would of the whole batch, from each replica's part.
+
+    A replica weighs as much as it has values: none, where its share of the batch is empty.
+    """
+    own = []
+    for values, *shares in measured:
+        active, means = (tf.where(values > 0, values * share, 0.0) for share in shares)
+        # The variance of the whole is the mean of the variances, and that of the means.
+        own += [values, active, means, tf.math.multiply_no_nan(tf.square(shares[1][0]), values)]
+    totals = iter(sum_over_replicas(own))
+    whole = []
+    for values, active, means, squares in zip(*[totals] * 4, strict=True):
+        mean, variance, *others = tf.unstack(means / values)
+        variance += tf.maximum(squares / values - tf.square(mean), 0.0)
+        whole.append((values, active / values, tf.stack([mean, variance, *others])))
+    return whole

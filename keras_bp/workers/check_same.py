@@ -29,13 +29,31 @@ def check_same(strategy: tf.distribute.Strategy, **facts: Any) -> None:
         >>> variables = [f"{v.path} {v.shape} {v.dtype}" for v in model.variables]
         >>> keras_bp.workers.check_same(strategy, batch_size=64, variables=variables)
     """
+    _compare(gather(strategy, facts))
+
+
+def gather(strategy: tf.distribute.Strategy, facts: Any) -> list:
+    """Return what each worker of a strategy says, in their order, on all of them.
+
+    All workers must call this at the same point: each waits for the others.
+
+    Args:
+        strategy: the `tf.distribute.Strategy`.
+        facts: what this worker says: strings, numbers, lists and dictionaries, or objects that
+            `str` tells apart.
+
+    Example:
+        >>> strategy = tf.distribute.get_strategy()  # here with one worker
+        >>> keras_bp.workers.gather(strategy, {"examples": 640})
+        [{'examples': 640}]
+    """
     text = json.dumps(facts, default=str).encode()
     digests = _gathered(strategy, list(hashlib.sha256(text).digest()[:16])).reshape(-1, 16)
     if (digests == digests[0]).all():
-        return
+        return [json.loads(text) for _ in digests]
     lengths = _gathered(strategy, [len(text)])
     texts = _gathered(strategy, list(text.ljust(lengths.max())))
-    _compare([json.loads(bytes(row.tolist())) for row in texts.reshape(len(lengths), -1)])
+    return [json.loads(bytes(row.tolist())) for row in texts.reshape(len(lengths), -1)]
 
 
 def _gathered(strategy, values):

@@ -51,6 +51,7 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
         # Which workers had data at the last step.
         self._had_data = tf.Variable([1] * len(names), trainable=False, dtype=tf.int64)
 
+    @tf.autograph.experimental.do_not_convert
     def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
         """Reduce a value over the workers; of a structure return this worker's part."""
         call = running_call()

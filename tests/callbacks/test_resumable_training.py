@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 from resumable_cases import OPTIMIZERS, Cut, cut_and_resumed, fit, forget, make_model, state
 
-import keras_bp
 from keras_bp.callbacks import GradientMonitor, ResumableTraining, SwapEMAWeights
 
 L = keras.layers
@@ -72,46 +71,6 @@ def test_what_other_callbacks_have_counted(data, tmp_path):
     assert resumed["losses"] == whole["losses"][:2]
     assert [type(w) for w in resumed["weights"]] == [np.float32, np.ndarray, BFLOAT16]
     assert type(resumed["best"]["loss"]) is tuple and resumed["params"]["epochs"] == 2
-
-
-def test_data_by_the_epoch(data, tmp_path):
-    """With the global seed 0 and an epoch 0, a pair that tf.data could take for no seed at all."""
-    orders = []
-
-    def run():
-        model, resumable = make_model(), ResumableTraining(tmp_path)
-        keras.utils.set_random_seed(0)
-        pairs = tf.data.Dataset.from_tensor_slices(data)
-        batches = resumable.by_epoch(lambda epoch: pairs.shuffle(23, seed=epoch).batch(5))
-        assert int(batches.cardinality()) == 5
-        model.fit(batches, epochs=3, verbose=0, shuffle=False, callbacks=[resumable])
-        resumable._epoch.assign(1)
-        orders.append([np.concatenate([b[0] for b in batches.as_numpy_iterator()])])
-        resumable._epoch.assign(2)
-        orders[-1].append(np.concatenate([b[0] for b in batches.as_numpy_iterator()]))
-        return model
-
-    whole = run()
-    forget(tmp_path, 3)
-    np.testing.assert_equal(state(run()), state(whole))
-    assert not np.array_equal(*orders[0])
-
-
-def test_replicas(data, tmp_path, replicas):
-    """All that the last epoch has changed is put back, on both of them."""
-    with replicas.scope():
-        optimizer = keras_bp.optimizers.Adam(0.01, gradient_accumulation_steps=2)
-        model = make_model(optimizer, jit_compile=False)
-    data = [array[:12] for array in data]
-    fit(model, data, ResumableTraining(tmp_path), epochs=2, batch_size=4)
-    whole = state(model)
-    forget(tmp_path, 2)
-    assert fit(model, data, ResumableTraining(tmp_path), epochs=2, batch_size=4).epoch == [0, 1]
-    assert model.optimizer.iterations.numpy() == 3
-    np.testing.assert_equal(state(model), whole)
-    for variable in model.trainable_variables:
-        one, other = replicas.experimental_local_results(variable.value)
-        np.testing.assert_equal(one.numpy(), other.numpy())
 
 
 def test_global_random_states(data, tmp_path):

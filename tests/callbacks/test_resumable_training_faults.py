@@ -77,8 +77,11 @@ def test_bad_input(data, tmp_path):
     for wrong in "stop", ["warn"]:
         with pytest.raises(ValueError, match=r"`save_failure` must be one of .*Received: save_f"):
             ResumableTraining("c", save_failure=wrong)
-    with pytest.raises(TypeError, match=r"`function` must return .*Received: 3"):
-        ResumableTraining("c").by_epoch(lambda epoch: 3)
+    for wrong, error in (0, ValueError), ("batch", TypeError):
+        with pytest.raises(error, match=rf"`save_freq` must be .*Received: save_freq={wrong!r}"):
+            ResumableTraining("c", save_freq=wrong)
+    with pytest.raises(ValueError, match=r"`save_seconds` must be .*Received: save_seconds=0"):
+        ResumableTraining("c", save_seconds=0)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"`backup_dir` must name .*Received: backup_dir="):
         fit(make_model(), data, ResumableTraining(tmp_path / "file" / "below"))

@@ -1,19 +1,26 @@
-"""What test_two_workers.py runs as each of two workers: python two_workers.py FOLDER CASE...
+"""What test_two_workers.py runs as each of the workers: python two_workers.py FOLDER CASE...
 
 The case `example` is examples/multi_worker.py.
 """
 
 import pathlib
+import pickle
 import runpy
 import sys
 
+import callback_cases
 import keras
 import numpy as np
 import tensorflow as tf
-from distribution_cases import BATCH, LABELS, X, by_fit, by_loop, sgd, small
+from distribution_cases import BATCH, CASES, LABELS, UNEVEN, X, by_fit, by_loop, sgd, small
 
 from keras_bp import workers
-from keras_bp.callbacks import GradientMonitor, ResumableTraining, TrainingHealth
+from keras_bp.callbacks import (
+    GradientMonitor,
+    SwapEMAWeights,
+    TrainingDashboard,
+    TrainingHealth,
+)
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "multi_worker.py"
 
@@ -21,7 +28,7 @@ folder, names = pathlib.Path(sys.argv[1]), sys.argv[2:]
 strategy = workers.multi_worker_strategy(seconds=60)
 index = strategy.cluster_resolver.task_id
 # They agree on the batch size, and have another layer's width.
-layer = keras.layers.Dense([6, 8][index], name="hidden")
+layer = keras.layers.Dense([6, 8][index % 2], name="hidden")
 variables = [f"{v.path} {v.shape}" for v in keras.Sequential([keras.Input((4,)), layer]).variables]
 report = []
 for facts in ({"batch_size": 64}, {"batch_size": 64, "variables": variables}):
@@ -39,20 +46,28 @@ for name in names:
         runpy.run_path(str(EXAMPLE))["main"](options)
         continue
     if name == "fit":
-        # Every worker has the callback, and one writes.
-        callbacks = [GradientMonitor(folder / "fit_logs"), TrainingHealth()]
-        losses, weights, model = by_fit(strategy, small, sgd("all"), callbacks=callbacks)
+        # Every worker has our callbacks, and one writes; Keras's that write the first one alone.
+        callbacks = [GradientMonitor(folder / "fit_logs", activations=True), TrainingHealth()]
+        callbacks += [TrainingDashboard(folder / f"dashboard{index}.png"), SwapEMAWeights(True)]
+        if index == 0:
+            callbacks.append(keras.callbacks.ModelCheckpoint(folder / "saved.keras"))
+            callbacks.append(keras.callbacks.CSVLogger(folder / "history.csv"))
+        data = X[:UNEVEN], LABELS[:UNEVEN]
+        losses, weights, model = by_fit(strategy, small, sgd("all"), *data, callbacks=callbacks)
         more = {
             "predicted": model.predict(X, batch_size=BATCH, verbose=0),
             "evaluated": model.evaluate(X, LABELS, batch_size=BATCH, verbose=0),
         }
         np.savez(folder / f"fit{index}.npz", *weights, losses=losses, **more)
-        try:
-            model.fit(X, LABELS, verbose=0, callbacks=[ResumableTraining(folder / "checkpoints")])
-        except ValueError as error:
-            (folder / f"refused{index}").write_text(str(error))
         continue
-    losses, weights, _ = by_loop(strategy, small, sgd(name))
+    if name == "callbacks":
+        made = {case.__name__: case(strategy, folder) for case in callback_cases.CASES}
+        (folder / f"callbacks{index}").write_bytes(pickle.dumps(made))
+        continue
+    if name == "loop":
+        losses, weights, _ = by_loop(strategy, small, sgd("all"))
+    else:
+        losses, weights, _ = by_fit(strategy, *CASES[name])
     if index == 0:
         np.savez(folder / f"{name}.npz", *weights, losses=losses)
 # Neither leaves before the other has what it waits for.

@@ -167,6 +167,8 @@ def test_spectral_normalization():
 def test_batches_of_no_and_of_one_row(name, rows):
     theirs, ours = built_pair(name, (rows, 6))
     x = X[:rows].astype("float32")
+    before = [w.numpy() for w in ours.non_trainable_variables]
     expected, results = (observe(layer, x, **calls(name)[0]) for layer in (theirs, ours))
-    # NaN where Keras has it: the statistics of no rows, and gamma's gradient through them.
+    if name == "BatchNormalization" and not rows:  # Keras's are NaN: gamma's gradient, averages
+        expected = [*(np.zeros_like(array) for array in expected[:-2]), *before]
     assert_alike(expected, results, 1e-5)

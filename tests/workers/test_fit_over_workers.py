@@ -89,6 +89,14 @@ def test_what_is_refused(trained):
             assert re.match(words, errors[name], re.DOTALL), errors[name]
 
 
+def test_the_loop_of_the_documentation(trained):
+    folder, _, outputs, _ = trained
+    losses = [float(loss) for loss in re.findall(r"^epoch ./3  loss (.*)$", outputs[0], re.M)]
+    assert len(losses) == 3 and losses[2] < 0.5 * losses[0]
+    assert (folder / "loop" / "checkpoints" / "ckpt-24.index").exists()
+    assert "epoch 1/3" not in outputs[1]
+
+
 def check_named(victim, words, statuses, outputs, addresses):
     assert statuses[1 - victim] == 1, outputs[1 - victim][-3000:]
     lines = outputs[1 - victim].splitlines()

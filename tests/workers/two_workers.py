@@ -6,6 +6,7 @@ The last of the cases is how one of them dies.
 import json
 import os
 import pathlib
+import runpy
 import signal
 import sys
 import time
@@ -31,6 +32,11 @@ if "fit" in cases:
         except (ValueError, tf.errors.OpError) as error:
             errors[name] = f"{type(error).__name__}: {error}"
     (folder / f"errors{index}.json").write_text(json.dumps(errors))
+
+    # The loop of the documentation. A process has one such strategy.
+    workers.multi_worker_strategy = lambda seconds: strategy
+    sys.argv = ["workers_loop.py", str(folder / "loop")]
+    runpy.run_path(str(pathlib.Path(__file__).parents[2] / "docs" / "workers_loop.py"))
 
 ways = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_bp._types import Path
 from keras_bp._versions import require_matplotlib
 from keras_bp.callbacks.dashboard._panels import DashboardPanels, Record, ThinnedSeries
-from keras_bp.callbacks.dashboard._screens import DrawingPace, screen_for
+from keras_bp.callbacks.dashboard._screens import DrawingPace, Screen, screen_for
 from keras_bp.recording import RecordingCallback, count_values, rows
 
 _SHARE = 0.05
@@ -78,8 +78,9 @@ class TrainingDashboard(RecordingCallback):
             or if the model has no optimizer or is built and has no trainable weights.
 
     It works with `jit_compile` and `run_eagerly`, with `steps_per_execution`, and under
-    `tf.distribute.MirroredStrategy`. A drawing that fails later, on a full disk for instance, gives
-    one RuntimeWarning, and training continues without it. Several dashboards may watch one `fit`.
+    `tf.distribute.MirroredStrategy`; of several workers the first one draws. A drawing that fails
+    later, on a full disk for instance, gives one RuntimeWarning, and training continues without it.
+    Several dashboards may watch one `fit`.
 
     Example:
     ```python
@@ -108,12 +109,14 @@ class TrainingDashboard(RecordingCallback):
     # Keras's hooks, and those of RecordingCallback.
 
     def _begin(self):
+        draws = not self._worker()  # of several the first one
         if self._panels is None:
             self._panels = DashboardPanels()
             self.figure = self._panels.figure
-            self._screen = screen_for(self.filepath, self.figure)
+            shown = screen_for if draws else lambda filepath, figure: Screen(figure)
+            self._screen = shown(self.filepath, self.figure)
         self._screen.begin()
-        self._failed = self._counting = False
+        self._failed, self._counting = not draws, False
         # Keras does not tell a callback of an exception, but drops it at the end.
         if self._at_an_exception is not None:
             self._at_an_exception.detach()

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import threading
 import warnings
 
 import tensorflow as tf
@@ -16,10 +17,10 @@ except ImportError:  # Windows, where directories are not locked
 
 # Errors of TensorFlow's reader on truncated or altered files.
 _UNREADABLE = (tf.errors.OpError, OSError, ValueError, LookupError)
-_FILE = re.compile(r"epoch-(\d+)\.(index|data-.*)$")
+_FILE = re.compile(r"epoch-(\d+)(?:-batch-(\d+))?\.(index|data-.*)$")
 _PARTIAL = "partial"
 # What TensorFlow leaves behind when it is killed while it writes; "partial" is where we write.
-_LEFT_BEHIND = re.compile(rf"{_PARTIAL}$|epoch-\d+_temp")
+_LEFT_BEHIND = re.compile(rf"{_PARTIAL}$|epoch-\d+(-batch-\d+)?_temp")
 
 
 class RefusedError(ValueError):
@@ -92,11 +93,14 @@ class DirectoryLock:
 
 
 class Checkpoints:
-    """Numbered checkpoints, complete or absent, of named variables and a dictionary.
+    """Checkpoints in a directory, complete or absent, of named tensors and a dictionary.
 
     A checkpoint is written under another name, flushed to the disk and renamed, the index last;
     only then are older ones removed. So a process that is killed and a machine that loses power
     leave the earlier checkpoints. Reading verifies a checksum of every tensor.
+
+    Each has a place, the number of epochs that are done and of the batches in the next one, (3, 0)
+    or (3, 17), by which they are ordered.
 
     Args:
         directory: string or `os.PathLike`; it is made if it does not exist.
@@ -106,15 +110,20 @@ class Checkpoints:
         ValueError: if the directory cannot be written to, or if another training does.
     """
 
+    # The thread that writes to a directory, which an interrupted `fit` leaves to the next one.
+    _writers: dict = {}
+
     def __init__(self, directory, keep=2):
         self._directory = os.fspath(directory)
         self._keep = keep
+        self._failure = None
         try:
             tf.io.gfile.makedirs(self._directory)
             probe = os.path.join(self._directory, f".probe-{os.getpid()}")
             with tf.io.gfile.GFile(probe, "w") as file:
                 file.write("may this be written?")
             tf.io.gfile.remove(probe)
+            self._wait_for_writer()
             self._lock = DirectoryLock(self._directory)
         except (tf.errors.OpError, OSError) as error:
             raise ValueError(
@@ -129,19 +138,56 @@ class Checkpoints:
             with contextlib.suppress(OSError):
                 _flush(parent)
 
-    def save(self, number, variables, metadata):
-        """Write a checkpoint: a dictionary name -> `tf.Variable`, and metadata for JSON.
+    def save(self, place, tensors, metadata):
+        """Write a checkpoint in the background, once the one before is written.
+
+        Args:
+            place: tuple (epochs, batches).
+            tensors: dictionary name -> tensor.
+            metadata: dictionary for JSON. Nothing changes either any more.
 
         Raises:
-            tf.errors.OpError, OSError: if it cannot be written; the earlier ones are still there.
             RuntimeError: if a later training has the directory.
         """
         self._lock.check()
+        self._wait_for_writer()
+
+        def write():
+            try:
+                self._write(place, {"more": tf.constant(json.dumps(metadata)), **tensors})
+            except (tf.errors.OpError, OSError) as error:
+                self._failure = place, error
+
+        # Not a daemon: a process that ends in the meantime waits for it.
+        writer = self._writers[os.path.realpath(self._directory)] = threading.Thread(target=write)
+        writer.start()
+
+    def failure(self, wait=False):
+        """Return the place of a checkpoint that could not be written, with the error, only once.
+
+        The earlier checkpoints are still there. None if there was no failure so far, or, with
+        `wait`, none at all.
+        """
+        if wait:
+            self._wait_for_writer()
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _wait_for_writer(self):
+        writer = self._writers.pop(os.path.realpath(self._directory), None)
+        if writer is not None:
+            writer.join()
+
+    def _write(self, place, tensors):
         partial = os.path.join(self._directory, _PARTIAL)
-        text = tf.Variable(json.dumps(metadata), dtype=tf.string, trainable=False)
         try:
-            checkpoint = tf.train.Checkpoint(more=text, **variables)
-            checkpoint.write(os.path.join(partial, f"epoch-{number}"))
+            tf.io.gfile.makedirs(partial)
+            tf.raw_ops.SaveV2(
+                prefix=os.path.join(partial, _name(place)),
+                tensor_names=list(tensors),
+                shape_and_slices=[""] * len(tensors),
+                tensors=list(tensors.values()),
+            )
             # The index, without which there is no checkpoint, comes after the data.
             names = sorted(tf.io.gfile.listdir(partial))
             for name in names:
@@ -153,41 +199,50 @@ class Checkpoints:
         finally:
             if tf.io.gfile.exists(partial):
                 tf.io.gfile.rmtree(partial)
-        kept = self._numbers()[: self._keep]
+        kept = self.places()[: self._keep]
         for name in sorted(tf.io.gfile.listdir(self._directory), reverse=True):  # an index first
             match = _FILE.match(name)
-            if match and int(match[1]) not in kept:
+            if match and [*_place(match)] not in kept:
                 tf.io.gfile.remove(os.path.join(self._directory, name))
 
-    def newest(self, check, variables):
-        """Read the newest checkpoint that is complete.
+    def newest(self, read, gather=lambda facts: [facts]):
+        """Return what `read` makes of the newest complete checkpoint, None if there is none.
 
         Args:
-            check: function of a checkpoint's number and metadata, with the error for a checkpoint
-                that is not of this training.
-            variables: dictionary name -> `tf.Variable`, what to read.
-
-        Returns:
-            Arrays by name, and what `check` returned; or None if there is no checkpoint.
+            read: function of a place and an `Entries`, with a RefusedError for a checkpoint that is
+                not of this training.
+            gather: function that returns what each worker says. All take the same checkpoint.
 
         Raises:
             ValueError: if there are checkpoints, but none is readable, or if the newest that is
                 readable has other variables.
         """
-        numbers = self._numbers()
-        for number in numbers:
-            path = os.path.join(self._directory, f"epoch-{number}")
+        of_all = gather(self.places())
+        common = [p for p in of_all[0] if all(p in places for places in of_all)]
+        # One that only the first worker has tells whether it is this training's.
+        for place in map(tuple, common or of_all[0][:1]):
+            result = refused = unreadable = None
             try:
-                return _read(path, lambda metadata, n=number: check(n, metadata), variables)
-            except RefusedError:
-                raise
+                result = read(place, Entries(self._directory, place))
+            except RefusedError as error:
+                refused = error
             except _UNREADABLE as error:
-                warnings.warn(
-                    f"The checkpoint epoch-{number} cannot be read; trying an earlier one: {error}",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
-        if numbers:
+                unreadable = error
+            answers = gather([refused and str(refused), unreadable and str(unreadable)])
+            for text, _ in answers:
+                if text:
+                    raise refused or RefusedError(text)
+            problems = [text for _, text in answers if text]
+            if common and not problems:
+                return result
+            warnings.warn(
+                f"The checkpoint {_name(place)} cannot be read; trying an earlier one: {problems}"
+                if common
+                else "There is no checkpoint of all workers yet: the training begins anew",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        if common:
             raise ValueError(
                 "`backup_dir` must hold a readable checkpoint: remove it to start over. "
                 f"Received: backup_dir={self._directory!r}, where none can be read"
@@ -196,39 +251,67 @@ class Checkpoints:
 
     def close(self):
         """Let another training have the directory."""
+        self._wait_for_writer()
         self._lock.release()
 
-    def _numbers(self):
-        """List the numbers of the checkpoints, the newest first."""
+    def places(self):
+        """List the places of the checkpoints, the newest first."""
         found = map(_FILE.match, tf.io.gfile.listdir(self._directory))
-        return sorted((int(m[1]) for m in found if m and m[2] == "index"), reverse=True)
+        return sorted(([*_place(m)] for m in found if m and m[3] == "index"), reverse=True)
 
 
-def _read(path, check, variables):
-    reader = tf.train.load_checkpoint(path)
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+def _name(place):
+    epochs, batches = place
+    return f"epoch-{epochs}-batch-{batches}" if batches else f"epoch-{epochs}"
 
-    def tensor(name, dtype, shape):
-        key = f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
-        # Before it is read: a shape that is not ours may not fit into memory.
-        if dtypes.get(key) != dtype or shapes[key] != list(shape):
+
+def _place(match):
+    return int(match[1]), int(match[2] or 0)
+
+
+class Entries:
+    """The tensors of the checkpoint of a place in a directory."""
+
+    def __init__(self, directory, place):
+        self._path = os.path.join(directory, _name(place))
+        self._reader = tf.train.load_checkpoint(self._path)
+        self._shapes = self._reader.get_variable_to_shape_map()
+        self._dtypes = self._reader.get_variable_to_dtype_map()
+
+    def metadata(self):
+        """Return the dictionary, or whatever its place holds."""
+        try:
+            return json.loads(self.array("more", tf.string, ()))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, RefusedError):
+                raise
             raise RefusedError(
                 "`backup_dir` must hold checkpoints that ResumableTraining wrote. Received: "
-                f"{path!r}, in which {name!r} is not {dtype.name} of shape {tuple(shape)}"
-            )
-        return reader.get_tensor(key)
+                f"{self._path!r}, whose metadata is not JSON"
+            ) from error
 
-    try:
-        metadata = json.loads(tensor("more", tf.string, ()))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, RefusedError):
-            raise
-        raise RefusedError(
-            "`backup_dir` must hold checkpoints that ResumableTraining wrote. Received: "
-            f"{path!r}, whose metadata is not JSON"
-        ) from error
-    checked = check(metadata)
-    return {name: tensor(name, v.dtype, v.shape) for name, v in variables.items()}, checked
+    def array(self, name, dtype, shape):
+        """Return the array of a name, of a type and a shape."""
+        # Before it is read: a shape that is not ours may not fit into memory.
+        if self._dtypes.get(name) != dtype or self._shapes[name] != list(shape):
+            raise RefusedError(
+                "`backup_dir` must hold checkpoints that ResumableTraining wrote. Received: "
+                f"{self._path!r}, in which {name!r} is not {dtype.name} of shape {tuple(shape)}"
+            )
+        return self._reader.get_tensor(name)
+
+    def variants(self, names):
+        """Return those of some tensors that hold the state of an iterator, by name."""
+        names = [name for name in names if self._dtypes.get(name) == tf.variant]
+        if not names:
+            return {}
+        states = tf.raw_ops.RestoreV2(
+            prefix=self._path,
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            dtypes=[tf.variant] * len(names),
+        )
+        return dict(zip(names, states, strict=True))
 
 
 def _flush(path):

@@ -1,9 +1,8 @@
-"""All that the next epoch of a training depends on, and what tells one training from another."""
+"""All that the next batch of a training depends on, and what tells one training from another."""
 
 import base64
 import inspect
 import json
-import random
 import re
 import warnings
 import zlib
@@ -14,8 +13,9 @@ import tensorflow as tf
 
 from keras_bp._keras import all_optimizers, fit_arguments, flat_layers, global_seed_state
 from keras_bp.callbacks.resumable._checkpoints import RefusedError
+from keras_bp.callbacks.resumable._data import checked_states
 
-FORMAT = 3
+FORMAT = 4
 """The number of the form of the metadata, to be raised with each change of it."""
 
 _UNKNOWN = object()
@@ -24,13 +24,19 @@ _WORDS = {"min", "max", "auto"}
 # What `_matches` compares the metadata with.
 _METADATA = {
     "format": int,
-    "epoch": int,
+    "place": [int],
     "stopped": bool,
     "signature": [str],
     "history": {str: [object]},
-    "python": (int, [int], float | None),
-    "numpy": (str, [int], int, int, float),
+    "logs": {str: object},
+    "data": {str: object},
     "callbacks": [{str: object}],
+}
+_STATES = (int, [int], float | None), (str, [int], int, int, float)
+_DATA = {
+    **dict.fromkeys(("calls", "passed", "per_call"), int),
+    "finished": bool,
+    **dict.fromkeys(("begun", "now"), _STATES),
 }
 # Of a config: what depends on the first batch, on how an inner model was trained, and on where a
 # class is defined.
@@ -38,12 +44,15 @@ _NOT_SETTINGS = {"build_config", "build_input_shape", "compile_config", "module"
 
 
 class TrainingState:
-    """All that the next epoch of a training depends on, for one checkpoint.
+    """All that the next batch of a training depends on, for one checkpoint.
 
-    The model's weights and seed generators (metrics are reset in each epoch), the optimizer's
-    variables, Keras's global seed generator, the states of Python's and NumPy's global random
-    generators, and those attributes of callbacks that are numbers, arrays of these, "min", "max"
-    or "auto", or lists, tuples and dictionaries (with any strings as keys) of these.
+    The model's weights and seed generators, inside an epoch the metrics, the optimizer's variables,
+    Keras's global seed generator, and those attributes of callbacks that are numbers, arrays of
+    these, "min", "max" or "auto", or lists, tuples and dictionaries (with any strings as keys) of
+    these. Where the data stand, and Python's and NumPy's generators, is told by a `DataPosition`.
+
+    All replicas have the same trainable weights and optimizer's variables. Of all others each
+    replica's are saved: moving averages and metrics differ.
 
     Args:
         model: a built and compiled `keras.Model` whose optimizer is built, in a `fit`.
@@ -63,12 +72,14 @@ class TrainingState:
             *_settings("model", _config_of(model.get_config), layers),
             *_loss_settings(model),
             *_data_settings(model, params),
+            f"{model.distribute_strategy.num_replicas_in_sync} replicas",
         ]
         self.look_at(model)
 
     def look_at(self, model):
         """Hold the variables of the model, and of the optimizer that it has by now."""
         self._classes = [f"callback {type(callback).__name__}" for callback in self._callbacks]
+        self._model = model
         optimizers = all_optimizers(model.optimizer)
         self._classes += [line for o in optimizers for line in _optimizer_settings(o)]
         self._classes += [f"layer {type(layer).__name__}" for layer in model.layers]
@@ -84,12 +95,32 @@ class TrainingState:
                 if id(member) not in seen:
                     seen.add(id(member))
                     self._variables[f"{kind}_{len(self._variables)}"] = member
+        common = {id(v) for v in model.trainable_variables + model.optimizer.variables}
+        self.common = {name for name, v in self._variables.items() if id(v) in common}
 
-    @property
-    def variables(self):
-        """Dictionary name -> `tf.Variable`."""
-        every = self._variables.items()
-        return {n: v.value if isinstance(v, keras.Variable) else v for n, v in every}
+    def variables(self, inside):
+        """Return a dictionary name -> the `tf.Variable`s, of one value, of this process's replicas.
+
+        Args:
+            inside: whether a checkpoint is made inside an epoch: metrics are reset in each.
+        """
+        variables = dict(self._variables)
+        if inside:
+            metrics = self._model.metrics_variables
+            variables |= {f"metric_{i}": v for i, v in enumerate(metrics)}
+        found = {}
+        for name, variable in variables.items():
+            value = variable.value if isinstance(variable, keras.Variable) else variable
+            parts = self._model.distribute_strategy.experimental_local_results(value)
+            if name in self.common:
+                found[name] = parts
+            else:
+                found |= {name if i == 0 else f"{name}_{i}": (p,) for i, p in enumerate(parts)}
+        return found
+
+    def tensors(self, inside):
+        """Return the values of all variables as they are now, which later updates leave alone."""
+        return {name: parts[0].read_value() for name, parts in self.variables(inside).items()}
 
     def _signature(self):
         """Return what identifies a training: classes, variables, settings and data, as strings.
@@ -104,19 +135,25 @@ class TrainingState:
         ]
         return [*self._classes, *variables, *self._identity]
 
-    def metadata(self, epoch, stopped, history):
-        """Return the state outside of variables, as JSON can hold it."""
-        version, state, gauss = random.getstate()
-        kind, keys, *rest = np.random.get_state()
+    def metadata(self, place, stopped, history, logs, data):
+        """Return the state outside of variables, as JSON can hold it.
+
+        Args:
+            place: tuple (epochs, batches), as of `Checkpoints`.
+            stopped: whether the training was stopped.
+            history: dictionary of the epochs' logs.
+            logs: dictionary of the last batch's.
+            data: what `DataPosition.description` returned.
+        """
         return {
             "format": FORMAT,
-            "epoch": epoch,
+            "place": place,
             "stopped": stopped,
             "signature": self._signature(),
-            "history": history,
-            "python": [version, list(state), gauss],
-            "numpy": [kind, keys.tolist(), *rest],
-            "callbacks": [self._attributes(place) for place in range(len(self._callbacks))],
+            "history": {name: list(values) for name, values in history.items()},
+            "logs": logs,
+            "data": data,
+            "callbacks": [self._attributes(index) for index in range(len(self._callbacks))],
         }
 
     def _attributes(self, place):
@@ -143,7 +180,7 @@ class TrainingState:
             and not (callable(of_class) or hasattr(of_class, "__get__"))
         )
 
-    def check(self, number, metadata):
+    def check(self, place, metadata):
         """Return a checkpoint's metadata, decoded; refuse all that `metadata` would not have made.
 
         Nothing is changed.
@@ -152,7 +189,7 @@ class TrainingState:
         def refuse(reason):
             raise RefusedError(
                 "`backup_dir` must hold checkpoints that this version of ResumableTraining wrote. "
-                f"Received: epoch-{number}, {reason}"
+                f"Received: the one of epoch {place[0]}, batch {place[1]}, {reason}"
             )
 
         if type(metadata) is not dict or metadata.get("format") != FORMAT:
@@ -161,34 +198,39 @@ class TrainingState:
         for key, form in _METADATA.items():
             if not _matches(metadata.get(key, _UNKNOWN), form):
                 refuse(f"whose {key!r} is missing or not of its form")
-        if metadata["epoch"] != number:
-            refuse(f"whose 'epoch' is {metadata['epoch']}")
-        if any(len(values) > number for values in metadata["history"].values()):
+        if metadata["place"] != list(place):
+            refuse(f"whose 'place' is {metadata['place']}")
+        if any(len(values) > place[0] for values in metadata["history"].values()):
             refuse("whose 'history' has more epochs")
+        data = metadata["data"]
+        for key, form in _DATA.items():
+            if not _matches(data.get(key, _UNKNOWN), form):
+                refuse(f"whose 'data' have no {key!r} or one not of its form")
+        if not 0 <= data["calls"] <= place[1] or not 0 <= data["passed"]:
+            refuse(f"whose 'data' are at {data['calls']} and {data['passed']}")
         self._compare(metadata["signature"])
-        version, state, gauss = metadata["python"]
-        kind, keys, position, *gaussian = metadata["numpy"]
+        per_call = self._model.steps_per_execution
+        if place[1] and data["per_call"] != per_call:
+            raise RefusedError(
+                "`steps_per_execution` of `compile` must be the one of the interrupted epoch. "
+                f"Received: {per_call}, after {data['per_call']}"
+            )
         try:
-            python = version, tuple(state), gauss
-            random.Random(0).setstate(python)
-            numpy = kind, np.array(keys, np.uint32), position, *gaussian
-            np.random.RandomState(0).set_state(numpy)
+            data = {**data, **{key: checked_states(data[key]) for key in ("begun", "now")}}
             callbacks = [
                 {name: _decoded(value) for name, value in attributes.items()}
                 for attributes in metadata["callbacks"]
             ]
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-            refuse(f"whose 'python', 'numpy' or 'callbacks' is none ({error})")
-        if not 0 <= position <= len(keys):
-            refuse(f"whose 'numpy' is at {position}")
+            refuse(f"whose random states or 'callbacks' are none ({error})")
         if len(callbacks) != len(self._callbacks):
             refuse(f"with {len(callbacks)} callbacks")
-        for place, attributes in enumerate(callbacks):
+        for index, attributes in enumerate(callbacks):
             for name, value in attributes.items():
-                if not self._counts(place, name, value):
-                    owner = type(self._callbacks[place]).__name__
+                if not self._counts(index, name, value):
+                    owner = type(self._callbacks[index]).__name__
                     refuse(f"which sets {name!r} of {owner} to a {type(value).__name__}")
-        return {**metadata, "python": python, "numpy": numpy, "callbacks": callbacks}
+        return {**metadata, "data": data, "callbacks": callbacks}
 
     def _compare(self, saved):
         own = self._signature()
@@ -203,13 +245,13 @@ class TrainingState:
             f"{ours!r} here"
         )
 
-    def restore(self, values, metadata):
-        """Assign arrays to the variables of these names, and what `check` returned."""
-        for name, variable in self._variables.items():
-            variable.assign(values[name])
-        random.setstate(metadata["python"])
-        np.random.set_state(metadata["numpy"])
-        for callback, attributes in zip(self._callbacks, metadata["callbacks"], strict=True):
+    def restore(self, arrays, callbacks):
+        """Assign arrays to the variables of these names, and what `check` returned to callbacks."""
+        variables = self.variables(inside=True)
+        for name, array in arrays.items():
+            for part in variables[name]:
+                part.assign(array)
+        for callback, attributes in zip(self._callbacks, callbacks, strict=True):
             for name, value in attributes.items():
                 setattr(callback, name, value)
 
