@@ -75,12 +75,14 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             if batch is not None:
                 signature = dataset.element_spec
                 first = tf.data.Dataset.from_generator(lambda: [batch], output_signature=signature)
-                first = super().experimental_distribute_dataset(first, options)
+                first = super().experimental_distribute_dataset(_owned(first), options)
+        dataset = _owned(dataset)
         return self._watched(super().experimental_distribute_dataset(dataset, options), first)
 
     def distribute_datasets_from_function(self, dataset_fn: Any, options: Any = None) -> Any:
         """Take this worker's share of the data from a function."""
-        return self._watched(super().distribute_datasets_from_function(dataset_fn, options))
+        data = super().distribute_datasets_from_function(lambda c: _owned(dataset_fn(c)), options)
+        return self._watched(data)
 
     def _watched(self, data, first=None):
         """Let distributed data begin anew, and with `first` where a batch is wanted for its shape.
@@ -156,6 +158,26 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
                 "Over workers without a GPU `jit_compile` must be False, as XLA has no operations "
                 "over several CPUs: model.compile(..., jit_compile=False). Received: True"
             )
+
+
+def _owned(dataset):
+    """Return data of unknown length, of a generator perhaps, in memory that TensorFlow owns.
+
+    It takes a generator's arrays without a copy, if they happen to lie at a multiple of 64 bytes,
+    and over workers writes into them: the caller's own data would silently change.
+    """
+    if not isinstance(dataset, tf.data.Dataset) or int(dataset.cardinality()) >= 0:
+        return dataset
+
+    def copy(value):
+        known = value.dtype.is_floating or value.dtype.is_integer or value.dtype.is_bool
+        return tf.raw_ops.DeepCopy(x=value) if known else value
+
+    def copied(*batch):
+        batch = batch if isinstance(dataset.element_spec, tuple) else batch[0]
+        return tf.nest.map_structure(copy, batch, expand_composites=True)
+
+    return dataset.map(copied)
 
 
 def _described(variables):

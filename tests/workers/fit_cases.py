@@ -7,8 +7,19 @@ import tensorflow as tf
 from keras_bp import layers, losses, optimizers
 
 _draws = np.random.default_rng(0)
-X = _draws.normal(size=(96, 4)).astype("float32")
-Y = (X[:, :1] > 0).astype("float32")
+
+
+def aligned(values):
+    """Return a copy that TensorFlow takes as it is, without one of its own."""
+    memory = np.zeros(values.nbytes + 64, "uint8")
+    copy = memory[-memory.ctypes.data % 64 :][: values.nbytes].view(values.dtype)
+    copy = copy.reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+X = aligned(_draws.normal(size=(96, 4)).astype("float32"))
+Y = aligned((X[:, :1] > 0).astype("float32"))
 WEIGHTS = _draws.uniform(0.5, 2.0, size=96).astype("float32")
 BATCH = 16
 
@@ -58,7 +69,7 @@ def pydataset_made_by_threads(strategy):
 
 
 def generator(strategy):
-    """An endless one, whose batches all differ: none may be lost."""
+    """An endless one, whose batches all differ: none may be lost, nor its arrays changed."""
     batches = ((X + 0.1 * n, Y) for n in range(10**6))
     return compiled(strategy).fit(batches, steps_per_epoch=3, epochs=2, shuffle=False, verbose=0)
 
