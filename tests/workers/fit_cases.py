@@ -38,8 +38,9 @@ def compiled(strategy, build=lambda: keras.Sequential([layers.Dense(1, "sigmoid"
     keras.utils.set_random_seed(3)
     with strategy.scope():
         model = build()
-        options = {"jit_compile": False, "metrics": ["accuracy"], **options}
-        model.compile(optimizers.Adam(0.01), losses.BinaryCrossentropy(), **options)
+        loss = losses.BinaryCrossentropy()
+        options = {"jit_compile": False, "loss": loss, "metrics": ["accuracy"], **options}
+        model.compile(optimizers.Adam(0.01), **options)
     return model
 
 
@@ -71,7 +72,10 @@ def pydataset_made_by_threads(strategy):
 def generator(strategy):
     """An endless one, whose batches all differ: none may be lost, nor its arrays changed."""
     batches = ((X + 0.1 * n, Y) for n in range(10**6))
-    return compiled(strategy).fit(batches, steps_per_epoch=3, epochs=2, shuffle=False, verbose=0)
+    loss = keras.losses.BinaryCrossentropy()  # which wrote into them
+    return compiled(strategy, loss=loss).fit(
+        batches, steps_per_epoch=3, epochs=2, shuffle=False, verbose=0
+    )
 
 
 def distributed(strategy):
