@@ -13,6 +13,7 @@ import callback_cases
 import keras
 import numpy as np
 import pytest
+import resume_cases
 from distribution_cases import (
     BATCH,
     BOUND,
@@ -70,7 +71,7 @@ def train(folder, names, number=2):
 def trained(tmp_path_factory):
     """The folder of two workers that trained with all options, and as the example does."""
     folder = tmp_path_factory.mktemp("trained")
-    train(folder, ["loop", "fit", "example"])
+    train(folder, ["loop", "fit", "example", "resume"])
     return folder
 
 
@@ -140,6 +141,12 @@ def test_workers_are_one_in_each_case(number, tmp_path):
         found = apart(tmp_path, name, by_fit(None, *case))
         print(f"{number} workers, {name}: {found:.1e}")
         assert found < bound, name
+
+
+def test_a_resume_inside_an_epoch(trained):
+    """Bit for bit, on both workers."""
+    results = [pickle.loads((trained / f"resume{index}").read_bytes()) for index in range(2)]
+    resume_cases.check(trained, results)
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ import sys
 import callback_cases
 import keras
 import numpy as np
+import resume_cases
 import tensorflow as tf
 from distribution_cases import BATCH, CASES, LABELS, UNEVEN, X, by_fit, by_loop, sgd, small
 
@@ -59,6 +60,11 @@ for name in names:
             "evaluated": model.evaluate(X, LABELS, batch_size=BATCH, verbose=0),
         }
         np.savez(folder / f"fit{index}.npz", *weights, losses=losses, **more)
+        continue
+    if name == "resume":
+        (folder / f"resume{index}").write_bytes(
+            pickle.dumps(resume_cases.resumed(strategy, folder))
+        )
         continue
     if name == "callbacks":
         made = {case.__name__: case(strategy, folder) for case in callback_cases.CASES}

@@ -424,14 +424,15 @@ class ResumableTraining(Callback):
         """Raise an error on all workers unless they share the directory."""
         if self._worker() is None:
             return
-        token = os.path.join(self.backup_dir, f"shared-{uuid.uuid4().hex}")
+        token = self._gather(f"shared-{uuid.uuid4().hex}")[0]  # the first worker's
+        path = os.path.join(self.backup_dir, token)
         if self._worker() == 0:
-            with tf.io.gfile.GFile(token, "w") as file:
+            with tf.io.gfile.GFile(path, "w") as file:
                 file.write("do all workers see this?")
-        token = self._gather(token)[0]
-        found = self._gather(tf.io.gfile.exists(token))
+        self._gather("it is there")
+        found = self._gather(tf.io.gfile.exists(path))
         if self._worker() == 0:
-            tf.io.gfile.remove(token)
+            tf.io.gfile.remove(path)
         if not all(found):
             raise ValueError(
                 "`backup_dir` must name a directory that all workers share. Received: "
