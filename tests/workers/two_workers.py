@@ -56,14 +56,12 @@ def at_step(step, logs=None):
 
 def loop():
     @tf.function
-    def step(value):
-        return strategy.run(
-            lambda v: tf.distribute.get_replica_context().all_reduce("SUM", v), [value]
-        )
+    def step():
+        replica = tf.distribute.get_replica_context
+        strategy.run(lambda: replica().all_reduce("SUM", tf.identity(1.0)))
 
-    value = strategy.experimental_distribute_values_from_function(lambda context: tf.constant(1.0))
     for number in range(10**6):
-        value = step(value)
+        step()
         at_step(number)
 
 
