@@ -77,7 +77,14 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
                 first = tf.data.Dataset.from_generator(lambda: [batch], output_signature=signature)
                 first = super().experimental_distribute_dataset(_owned(first), options)
         dataset = _owned(dataset)
-        return self._watched(super().experimental_distribute_dataset(dataset, options), first)
+        # Of each batch of a known number every worker gets a part, if an empty one: nobody need ask
+        # at each step who has data left.
+        self.extended.experimental_enable_get_next_as_optional = not _shares_batches(dataset)
+        try:
+            data = super().experimental_distribute_dataset(dataset, options)
+        finally:
+            self.extended.experimental_enable_get_next_as_optional = True
+        return self._watched(data, first)
 
     def distribute_datasets_from_function(self, dataset_fn: Any, options: Any = None) -> Any:
         """Take this worker's share of the data from a function."""
@@ -158,6 +165,11 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
                 "Over workers without a GPU `jit_compile` must be False, as XLA has no operations "
                 "over several CPUs: model.compile(..., jit_compile=False). Received: True"
             )
+
+
+def _shares_batches(dataset):
+    policy = dataset.options().experimental_distribute.auto_shard_policy
+    return policy == tf.data.experimental.AutoShardPolicy.DATA and int(dataset.cardinality()) >= 0
 
 
 def _owned(dataset):
