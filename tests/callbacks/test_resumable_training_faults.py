@@ -1,5 +1,7 @@
 """ResumableTraining where a checkpoint is damaged or of another training, and with bad input."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,14 @@ from keras_bp.callbacks import ResumableTraining
 
 L = keras.layers
 
-# Keras's own, with NumPy 2, where a learning rate is set.
+
+class Subclass(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(1)
+
+    def call(self, inputs):
+        return self.dense(inputs)
 
 
 def checkpoints(directory):
@@ -85,7 +94,11 @@ def test_bad_input(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"`backup_dir` must name .*Received: backup_dir="):
         fit(make_model(), data, ResumableTraining(tmp_path / "file" / "below"))
-    unbuilt = keras.Sequential([L.Dense(1)])
-    unbuilt.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"needs a model that is built .*Received: model"):
-        fit(unbuilt, data, ResumableTraining(tmp_path / "c"))
+    by_name = Subclass()
+    with warnings.catch_warnings(action="ignore"):  # Keras's, that its state is not built
+        by_name.build((None, 4))
+    assert by_name.built
+    for unbuilt in keras.Sequential([L.Dense(1)]), by_name:
+        unbuilt.compile("sgd", "mse")
+        with pytest.raises(ValueError, match=r"needs a model that is built .*Received: model"):
+            fit(unbuilt, data, ResumableTraining(tmp_path / "c"))

@@ -19,9 +19,10 @@ L = keras.layers
 class Loading(keras.utils.PyDataset):
     """Batches of 6 in an order that a hook draws from NumPy's global generator."""
 
-    def __init__(self, data, **options):
+    def __init__(self, data, moves=True, **options):
         super().__init__(**options)
         self.data, self.order, self.loaded = data, np.arange(len(data[0])), []
+        self.moves = moves
 
     def __len__(self):
         return 4
@@ -32,7 +33,8 @@ class Loading(keras.utils.PyDataset):
         return tuple(array[rows] for array in self.data)
 
     def on_epoch_end(self):
-        np.random.shuffle(self.order)
+        if self.moves:
+            np.random.shuffle(self.order)
 
 
 def generated(data):
@@ -54,6 +56,11 @@ def of_unknown_length(data):
     return pairs(data).filter(lambda x, y: True).batch(6)
 
 
+def divided(pairs):
+    """Validation examples from the shuffled ones, drawn anew in each epoch."""
+    return {"x": pairs.skip(8).batch(4), "validation_data": pairs.take(8).batch(4), **IN_ORDER}
+
+
 IN_ORDER = {"shuffle": False}
 FOUR = {"steps_per_epoch": 4, **IN_ORDER}
 # Name: what `fit` takes.
@@ -67,13 +74,21 @@ DATA = {
     "cannot be saved": lambda d: {"x": pairs(d).batch(6).map(noisy), **IN_ORDER},
     "neither": lambda d: {"x": of_unknown_length(d).map(noisy), **IN_ORDER},
     "cached": lambda d: {"x": pairs(d).cache().shuffle(9, seed=2).batch(6), **IN_ORDER},
+    "cached in an order": lambda d: {"x": pairs(d).cache().batch(6).prefetch(2), **IN_ORDER},
     "over epochs": lambda d: {"x": pairs(d).repeat().batch(6), **FOUR},
     "cut short": lambda d: {"x": pairs(d).batch(6), "steps_per_epoch": 3, **IN_ORDER},
     "over epochs, not saved": lambda d: {"x": pairs(d).repeat().batch(6).map(noisy), **FOUR},
     "loading": lambda d: {"x": Loading(d)},
     "loading, workers": lambda d: {"x": Loading(d, workers=2)},
+    "loading, over epochs": lambda d: {"x": Loading(d, moves=False), "steps_per_epoch": 2},
     "generator": lambda d: {"x": generated(d), **FOUR},
     "validation": lambda d: {"x": d[0], "y": d[1], "batch_size": 4, "validation_split": 0.3},
+    "validation steps": lambda d: {
+        **DATA["arrays"](d),
+        "validation_data": pairs(d).repeat().batch(5),
+        "validation_steps": 2,
+    },
+    "one shuffle for both": lambda d: divided(pairs(d)),
 }
 
 
@@ -106,8 +121,9 @@ def run(name, data, directory, *callbacks, make=small, **options):
 )
 def test_resumed_is_uninterrupted(name, make, data, tmp_path):
     history, whole, _ = run(name, data, tmp_path / "whole", make=make)
-    # Of what four batches leave, "cut short" has one in its second epoch.
-    cuts = [(0, 2), (1, 0)] if name == "cut short" else [(0, 3), (1, 1)]
+    # Of what four batches leave, "cut short" has one in its second epoch, and the other one two.
+    short = {"cut short": [(0, 2), (1, 0)], "loading, over epochs": [(0, 1), (1, 0)]}
+    cuts = short.get(name, [(0, 3), (1, 1)])
     for cut in cuts:
         with pytest.raises(KeyboardInterrupt):
             run(name, data, tmp_path / "cut", Cut(*cut), make=make)
@@ -312,6 +328,17 @@ def test_a_monitor_loses_no_step_that_is_saved(data, tmp_path, read_events):
         events = [tf.compat.v1.Event.FromString(record) for record in records]
         steps += [e.step for e in events if any(v.tag == "loss/batch" for v in e.summary.value)]
     assert steps == list(range(1, 9))
+
+
+def test_a_first_epoch_other_than_0(data, tmp_path):
+    def train(*cut):
+        resumable = ResumableTraining(tmp_path)
+        fit = {"initial_epoch": 1, "epochs": 4, "verbose": 0, "callbacks": [resumable, *cut]}
+        return small().fit(*data, batch_size=23, **fit).epoch
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Cut(2, 0))
+    assert train() == [1, 2, 3]
 
 
 def test_metrics_go_on(data, tmp_path):

@@ -50,7 +50,8 @@ class DataPosition:
     draws a seed for its order, and calls the hooks of a `PyDataset`. The iterator of a `tf.data`
     pipeline then takes over its saved state, if it has one; otherwise batches are taken and
     dropped. A pipeline that has run to its end, ahead of the training, no longer tells how many
-    seeds it has drawn: then batches are taken from the iterator as it was when it was made.
+    seeds it has drawn: then batches are taken from the iterator as it was when it was made. A
+    `cache` in memory is filled by the first iterator, in the order of which it stays.
 
     Args:
         model: the `keras.Model`, in a `fit`.
@@ -64,9 +65,10 @@ class DataPosition:
         # Keras's pipeline of arrays carries its permutation along; "batch" shuffles in each batch.
         of_arrays = arguments.get("y") is not None or hasattr(arguments.get("x"), "shape")
         self._ignore_random = of_arrays and arguments.get("shuffle") != "batch"
-        self._target = self._last = self._fresh = self._begun = None
+        self._target = self._first = self._last = self._fresh = self._begun = None
         self._at_first = random_states()
         self._yields, self._passed, self._finished, self._readable = 0, 0, False, True
+        self._cached, self._taken = False, 0  # of the last iterator, while epochs are passed over
         if self._iterator is not None:
             self._original = _keras.enumeration(self._iterator)
             _keras.set_enumeration(self._iterator, self._enumerate)
@@ -115,10 +117,35 @@ class DataPosition:
         """
         self._target = epochs, description, states
 
+    def pass_over_validations(self, count):
+        """Let the validation that begins come after `count` others of an earlier process.
+
+        For each one Keras makes an iterator anew, and calls the hooks of a `PyDataset`.
+        """
+        method, values = _keras.running_call()
+        if not count or method != "evaluate":  # one that a subclass has written
+            return
+        iterator, random, (_, states) = (
+            values["epoch_iterator"],
+            random_states(),
+            self.description(),
+        )
+        with warnings.catch_warnings(), _without_loading(iterator.data_adapter):
+            warnings.simplefilter("ignore")  # Keras's, that the data ran out
+            for _ in range(count):
+                with iterator.catch_stop_iteration():
+                    for _ in _keras.enumeration(iterator)():
+                        if iterator.num_batches is None:  # only the data tell the end
+                            raise StopIteration
+                iterator.reset()
+        set_random_states(checked_states(random))
+        if states:  # it may draw from the same `shuffle`
+            _keras.set_iterator_state(self._last, states.get("data", states["fresh data"]))
+
     def _enumerate(self):
         target, self._target = self._target, None
         if target is None:
-            self._begun = random_states()
+            self._begin()
             yield from self._epoch()
             return
         epochs, description, states = target
@@ -126,14 +153,14 @@ class DataPosition:
         with _without_loading(self._iterator.data_adapter):
             for _ in range(epochs):
                 self._pass_over(description["passed"])
+        set_random_states(description["begun"])
+        self._begun = random_states()
         if not description["calls"]:
             self._take_position(states)
             set_random_states(description["now"])
-            self._begun = random_states()
+            self._begin()
             yield from self._epoch()
             return
-        set_random_states(description["begun"])
-        self._begun = random_states()
         steps = self._epoch()
         for _ in range(description["calls"]):
             next(steps, None)
@@ -143,6 +170,12 @@ class DataPosition:
         self._take_position(states)
         set_random_states(description["now"])
         yield from steps
+
+    def _begin(self):
+        """Note the random states, of which a `PyDataset`'s order is drawn with its first batch."""
+        goes_on = _keras.lasting_iterator(self._iterator) is not None
+        if not (goes_on and _keras.batches_taken(self._iterator)):
+            self._begun = random_states()
 
     def _epoch(self):
         self._yields, self._finished = 0, False
@@ -155,7 +188,8 @@ class DataPosition:
 
     def _see(self, iterator):
         if iterator is not None and iterator is not self._last:
-            self._last, self._fresh = iterator, self._read(iterator)
+            self._first = self._first or iterator
+            self._last, self._fresh, self._taken = iterator, self._read(iterator), 0
 
     def _read(self, iterator):
         """Return the state of an iterator, None if it is not to be had, or not soon."""
@@ -164,19 +198,22 @@ class DataPosition:
         began = time.perf_counter()
         state = _keras.iterator_state(iterator, self._ignore_random)
         # What a cache holds is part of the state once it is full: all data.
+        self._cached = self._cached or (state is not None and _keras.caches_in(state) > 0)
         self._readable = (
             state is not None
-            and not _keras.caches_in(state)
+            and not self._cached
             and time.perf_counter() - began < _READING_SECONDS
         )
         return state if self._readable else None
 
     def _pass_over(self, passed):
-        """Go through an epoch without taking data."""
+        """Go through an epoch without taking data, but those that fill a cache."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras's, that the data ran out
             with self._iterator.catch_stop_iteration():
                 for _ in self._epoch():
+                    if self._cached and self._last is self._first:
+                        self._take(self._model.steps_per_execution)
                     if self._yields == passed:
                         raise StopIteration
         self.end_epoch()
@@ -194,10 +231,14 @@ class DataPosition:
             self._fresh = states["fresh data"]
         lasts = self._yields > 0 and not self._finished  # not at an epoch's end
         if "data" not in states and (lasts or not self._ends):
-            count = _keras.batches_taken(self._iterator)
+            count = _keras.batches_taken(self._iterator) - self._taken
             with _by_index(self._iterator.data_adapter, count):
-                for _ in range(count):
-                    next(self._last, None)
+                self._take(count)
+
+    def _take(self, count):
+        for _ in range(count):
+            next(self._last, None)
+        self._taken += count
 
 
 @contextlib.contextmanager

@@ -75,9 +75,12 @@ class ResumableTraining(Callback):
       give that a seed. A position that cannot be read, of a generator, of random operations in a
       `map`, over several replicas, or not within half a second, or that holds a `cache` in memory,
       is found again by taking batches and dropping them: then the data must come in the same order
-      when the script runs again.
+      when the script runs again. Inside an epoch a `cache` in a file must be complete: TensorFlow
+      loses what it has written of one when a position is read. Of two shuffled datasets that follow
+      each other (`concatenate`), a resumed training does not know the order of the second.
     - A `keras.utils.PyDataset` goes on by index. Its hooks of the epochs before are called again; a
       batch must depend on its index and the epoch only. With `workers` batches are loaded again.
+    - The validation's data begin anew in each epoch, in the order of that epoch.
 
     A directory belongs to one training. It is locked while a `fit` runs (on Linux and macOS; the
     lock of a dead process is void). After an error or an interrupt, which Keras tells no callback,
@@ -181,12 +184,15 @@ class ResumableTraining(Callback):
         self._resumed: Any = None
         self._before_test: Any = None
         self._sum: Any = None
+        self._validations = 0  # of an earlier process
 
     # Keras's hooks.
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: load the newest checkpoint, if there is one."""
-        if not is_built(self.model) or getattr(self.model, "optimizer", None) is None:
+        # A subclass counts as built after `build`, even if that has made no weights.
+        built = is_built(self.model) and self.model.weights
+        if not built or getattr(self.model, "optimizer", None) is None:
             raise ValueError(
                 "ResumableTraining needs a model that is built (give it, or each layer that a "
                 "`train_step` calls, an Input, or call it on a batch) and compiled with an "
@@ -250,6 +256,8 @@ class ResumableTraining(Callback):
         """Keras's hook: keep the state, as the validation resets the metrics."""
         if self._data is not None and self._data.known:
             self._before_test = self._snapshot()
+            self._data.pass_over_validations(self._validations)
+            self._validations = 0
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: end if the process was told to."""
@@ -307,6 +315,7 @@ class ResumableTraining(Callback):
         self._state = TrainingState(self.model, self.callbacks, self.params)
         self._history, self._epochs = {}, []
         self._before = initial_epoch(self.model)
+        self._validations = 0
         newest = self._checkpoints.newest(self._read, self._gather)
         if newest is None:
             return
@@ -315,8 +324,10 @@ class ResumableTraining(Callback):
         set_random_states(metadata["data"]["now"])
         self._resumed = arrays, metadata
         done = metadata["place"][0]
-        self._history, self._epochs = metadata["history"], list(range(done))
+        validated = (len(v) for name, v in metadata["history"].items() if name.startswith("val_"))
+        self._validations = max(validated, default=0)
         first = fit_arguments(self.model).get("initial_epoch", 0)
+        self._history, self._epochs = metadata["history"], list(range(first, done))
         self._data.go_to(done - first, metadata["data"], data_states)
         # `fit` reads it right after this hook. A stopped training (EarlyStopping) has no epoch
         # left.
