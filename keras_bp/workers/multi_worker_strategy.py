@@ -53,11 +53,16 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
 
     @tf.autograph.experimental.do_not_convert
     def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
-        """Reduce a value over the workers; of a structure return this worker's part."""
+        """Reduce a value, or each of a structure, over the workers.
+
+        Of a batch of which `fit` only wants the shapes, return this worker's part.
+        """
         call = running_call()
         if tf.nest.is_nested(value):
+            if not call or not called_by(WANTS_SHAPES):
+                return tf.nest.map_structure(lambda v: self.reduce(reduce_op, v, axis), value)
             # The data were distributed by the user.
-            if call and isinstance(data := call[1]["x"], tf.distribute.DistributedDataset):
+            if isinstance(data := call[1]["x"], tf.distribute.DistributedDataset):
                 self._check(call, data)
             return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
         if call and called_by(COUNTS_WORKERS):
@@ -241,8 +246,10 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     handler = signal.getsignal(signal.SIGTERM)
     # Where a worker dies just now, TensorFlow waits for it for an hour, and lets no thread run.
     faulthandler.dump_traceback_later(seconds, exit=True)
-    strategy = _Strategy([peers.name(number) for number in range(len(workers))])
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        strategy = _Strategy([peers.name(number) for number in range(len(workers))])
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     if handler is not None and threading.current_thread() is threading.main_thread():
         # TensorFlow listens in its place, and does nothing.
         signal.signal(signal.SIGTERM, handler)
