@@ -68,18 +68,21 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
 
     def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
         """Share a data set out; from `fit`, `evaluate` and `predict` check first."""
-        call, first = running_call(), None
+        call, first, known = running_call(), None, False
         if call:
-            self._check(call, dataset)
+            # `fit` has shared out its own data before those of its validation.
+            validates = call[0] == "fit" and "epoch_iterator" in call[1]
+            self._check(call, dataset, validates)
+            known = bool(_lengths(call[1]["val_x" if validates else "x"]))
             batch = first_batch()
             if batch is not None:
                 signature = dataset.element_spec
                 first = tf.data.Dataset.from_generator(lambda: [batch], output_signature=signature)
                 first = super().experimental_distribute_dataset(_owned(first), options)
         dataset = _owned(dataset)
-        # Of each batch of a known number every worker gets a part, if an empty one: nobody need ask
-        # at each step who has data left.
-        self.extended.experimental_enable_get_next_as_optional = not _shares_batches(dataset)
+        # Of each batch of arrays every worker gets a part, if an empty one: nobody need ask at each
+        # step who has data left.
+        self.extended.experimental_enable_get_next_as_optional = not known
         try:
             data = super().experimental_distribute_dataset(dataset, options)
         finally:
@@ -129,16 +132,14 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             self._had_data.assign(tf.where(total > 0, have_data, 1))
         return total
 
-    def _check(self, call, data):
+    def _check(self, call, data, validates=False):
         """Check before training that all workers call the same method with the same."""
         name, values = call
         model = values["self"]
         optimizer = getattr(model, "optimizer", None)
         cardinality = data.cardinality
         number = int(cardinality() if callable(cardinality) else cardinality)
-        kind, x = "", values["x"]
-        if name == "fit" and "epoch_iterator" in values:
-            kind, x = "validation ", values["val_x"]
+        kind, x = ("validation ", values["val_x"]) if validates else ("", values["x"])
         facts = {
             "method": name,
             **{key: values[key] for key in _ARGUMENTS if key in values},
@@ -149,9 +150,7 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             "model": _described(model.variables),
             "optimizer": _described(optimizer.variables if optimizer else []),
             f"number of {kind}batches": {-1: "infinite", -2: "unknown"}.get(number, number),
-            f"number of {kind}examples": [
-                v.shape[0] for v in tf.nest.flatten(x) if getattr(v, "shape", ())
-            ],
+            f"number of {kind}examples": _lengths(x),
             f"form of {kind}batches": [str(spec) for spec in tf.nest.flatten(data.element_spec)],
         }
         check_same(self, **facts)
@@ -167,9 +166,9 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             )
 
 
-def _shares_batches(dataset):
-    policy = dataset.options().experimental_distribute.auto_shard_policy
-    return policy == tf.data.experimental.AutoShardPolicy.DATA and int(dataset.cardinality()) >= 0
+def _lengths(x):
+    """List the numbers of examples of arrays; of other data, none."""
+    return [v.shape[0] for v in tf.nest.flatten(x) if getattr(v, "shape", ())]
 
 
 def _owned(dataset):
