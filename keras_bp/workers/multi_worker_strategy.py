@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
@@ -19,7 +20,7 @@ from keras_bp._keras import (
     global_seed,
     running_call,
 )
-from keras_bp.workers.check_same import check_same
+from keras_bp.workers.check_same import check_same, gather
 from keras_bp.workers.peers import Peers
 from keras_bp.workers.slurm import slurm_config
 
@@ -35,6 +36,10 @@ _ARGUMENTS = [
     *("batch_size", "epochs", "initial_epoch", "steps_per_epoch", "steps"),
     *("validation_steps", "validation_batch_size", "validation_freq"),
 ]
+
+
+# Keras's callbacks that write, and the attribute that says where.
+_WRITERS = {"CSVLogger": "filename", "ModelCheckpoint": "filepath", "TensorBoard": "log_dir"}
 
 
 class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -154,6 +159,8 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             f"form of {kind}batches": [str(spec) for spec in tf.nest.flatten(data.element_spec)],
         }
         check_same(self, **facts)
+        if name == "fit" and not validates:
+            self._check_callbacks(values["callbacks"])
         if model.steps_per_execution != 1:
             raise ValueError(
                 "Over workers `steps_per_execution` must be 1: model.compile(..., "
@@ -164,6 +171,32 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
                 "Over workers without a GPU `jit_compile` must be False, as XLA has no operations "
                 "over several CPUs: model.compile(..., jit_compile=False). Received: True"
             )
+
+    def _check_callbacks(self, callbacks):
+        """Refuse Keras's callbacks by which several workers would write the same file."""
+        callbacks = tf.nest.flatten(getattr(callbacks, "callbacks", callbacks))
+        backs_up = any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks)
+        paths = [
+            f"{name}({os.path.abspath(getattr(callback, where))!r})"
+            for callback in callbacks
+            for name, where in _WRITERS.items()
+            if isinstance(callback, getattr(keras.callbacks, name))
+        ]
+        of_all = gather(self, [backs_up, paths])
+        if any(backs_up for backs_up, _ in of_all):
+            raise ValueError(
+                "Over workers `callbacks` must hold keras_bp.callbacks.ResumableTraining in place "
+                "of BackupAndRestore, by which they write one file, and may begin at different "
+                "epochs."
+            )
+        written = [path for _, paths in of_all for path in set(paths)]
+        for path in written:
+            if written.count(path) > 1:
+                raise ValueError(
+                    "`callbacks` must hold what writes a file on one worker only: `[...] if "
+                    "strategy.cluster_resolver.task_id == 0 else []`, or with a path of its own on "
+                    f"each. Received: {path} on several workers"
+                )
 
 
 def _lengths(x):
