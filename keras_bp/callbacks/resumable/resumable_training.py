@@ -195,6 +195,7 @@ class ResumableTraining(Callback):
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         self._check_swaps()
+        set_last_logs(self.model, None)  # of a `fit` that was interrupted
         self._data = DataPosition(self.model)
         if not self._data.known and (self.save_freq != "epoch" or self.save_seconds is not None):
             raise ValueError(
