@@ -263,8 +263,10 @@ def running_call() -> tuple[str, dict[str, Any]] | None:
 
 def _running_calls():
     for frame in _callers(inspect.currentframe()):
-        name, values = frame.f_code.co_name, frame.f_locals
-        if name in ("fit", "evaluate", "predict") and isinstance(values.get("self"), keras.Model):
+        name = frame.f_code.co_name
+        # Only of these: to look at a frame's variables keeps them alive for a while.
+        values = frame.f_locals if name in ("fit", "evaluate", "predict") else {}
+        if isinstance(values.get("self"), keras.Model):
             names = inspect.signature(getattr(keras.Model, name)).parameters
             if all(n in values for n in names if n != "kwargs"):  # not that of a subclass
                 yield name, values

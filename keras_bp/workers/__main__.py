@@ -24,8 +24,10 @@ _SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasat
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit status: that of the worker that failed first."""
     parser = argparse.ArgumentParser(prog="python -m keras_bp.workers", description=__doc__)
-    parser.add_argument("--workers", type=_count, default=2, help="how many (default: 2)")
-    parser.add_argument("--restarts", type=int, default=0, help="after a failure (default: 0)")
+    parser.add_argument("--workers", type=_at_least(1), default=2, help="how many (default: 2)")
+    parser.add_argument(
+        "--restarts", type=_at_least(0), default=0, help="after a failure (default: 0)"
+    )
     parser.add_argument("script", help="the Python script that every worker runs")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     given = parser.parse_args(arguments)
@@ -55,11 +57,13 @@ def _run_again(command, count, restarts, signals):
     return status if status > 0 else 128 - status
 
 
-def _count(text):
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"it must be 1 or more. Received: {text}")
-    return count
+def _at_least(least):
+    def integer(text):  # the name is argparse's, for an error
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"it must be {least} or more. Received: {text}")
+        return int(text)
+
+    return integer
 
 
 def _run(command, count, signals):

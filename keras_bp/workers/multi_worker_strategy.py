@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
@@ -19,7 +20,7 @@ from keras_bp._keras import (
     global_seed,
     running_call,
 )
-from keras_bp.workers.check_same import check_same
+from keras_bp.workers.check_same import check_same, gather
 from keras_bp.workers.peers import Peers
 from keras_bp.workers.slurm import slurm_config
 
@@ -35,6 +36,10 @@ _ARGUMENTS = [
     *("batch_size", "epochs", "initial_epoch", "steps_per_epoch", "steps"),
     *("validation_steps", "validation_batch_size", "validation_freq"),
 ]
+
+
+# Keras's callbacks that write, and the attribute that says where.
+_WRITERS = {"CSVLogger": "filename", "ModelCheckpoint": "filepath", "TensorBoard": "log_dir"}
 
 
 class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -53,11 +58,16 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
 
     @tf.autograph.experimental.do_not_convert
     def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
-        """Reduce a value over the workers; of a structure return this worker's part."""
+        """Reduce a value, or each of a structure, over the workers.
+
+        Of a batch of which `fit` only wants the shapes, return this worker's part.
+        """
         call = running_call()
         if tf.nest.is_nested(value):
+            if not call or not called_by(WANTS_SHAPES):
+                return tf.nest.map_structure(lambda v: self.reduce(reduce_op, v, axis), value)
             # The data were distributed by the user.
-            if call and isinstance(data := call[1]["x"], tf.distribute.DistributedDataset):
+            if isinstance(data := call[1]["x"], tf.distribute.DistributedDataset):
                 self._check(call, data)
             return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
         if call and called_by(COUNTS_WORKERS):
@@ -68,18 +78,21 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
 
     def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
         """Share a data set out; from `fit`, `evaluate` and `predict` check first."""
-        call, first = running_call(), None
+        call, first, known = running_call(), None, False
         if call:
-            self._check(call, dataset)
+            # `fit` has shared out its own data before those of its validation.
+            validates = call[0] == "fit" and "epoch_iterator" in call[1]
+            self._check(call, dataset, validates)
+            known = bool(_lengths(call[1]["val_x" if validates else "x"]))
             batch = first_batch()
             if batch is not None:
                 signature = dataset.element_spec
                 first = tf.data.Dataset.from_generator(lambda: [batch], output_signature=signature)
                 first = super().experimental_distribute_dataset(_owned(first), options)
         dataset = _owned(dataset)
-        # Of each batch of a known number every worker gets a part, if an empty one: nobody need ask
-        # at each step who has data left.
-        self.extended.experimental_enable_get_next_as_optional = not _shares_batches(dataset)
+        # Of each batch of arrays every worker gets a part, if an empty one: nobody need ask at each
+        # step who has data left.
+        self.extended.experimental_enable_get_next_as_optional = not known
         try:
             data = super().experimental_distribute_dataset(dataset, options)
         finally:
@@ -129,16 +142,14 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             self._had_data.assign(tf.where(total > 0, have_data, 1))
         return total
 
-    def _check(self, call, data):
+    def _check(self, call, data, validates=False):
         """Check before training that all workers call the same method with the same."""
         name, values = call
         model = values["self"]
         optimizer = getattr(model, "optimizer", None)
         cardinality = data.cardinality
         number = int(cardinality() if callable(cardinality) else cardinality)
-        kind, x = "", values["x"]
-        if name == "fit" and "epoch_iterator" in values:
-            kind, x = "validation ", values["val_x"]
+        kind, x = ("validation ", values["val_x"]) if validates else ("", values["x"])
         facts = {
             "method": name,
             **{key: values[key] for key in _ARGUMENTS if key in values},
@@ -149,12 +160,12 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
             "model": _described(model.variables),
             "optimizer": _described(optimizer.variables if optimizer else []),
             f"number of {kind}batches": {-1: "infinite", -2: "unknown"}.get(number, number),
-            f"number of {kind}examples": [
-                v.shape[0] for v in tf.nest.flatten(x) if getattr(v, "shape", ())
-            ],
+            f"number of {kind}examples": _lengths(x),
             f"form of {kind}batches": [str(spec) for spec in tf.nest.flatten(data.element_spec)],
         }
         check_same(self, **facts)
+        if name == "fit" and not validates:
+            self._check_callbacks(values["callbacks"])
         if model.steps_per_execution != 1:
             raise ValueError(
                 "Over workers `steps_per_execution` must be 1: model.compile(..., "
@@ -166,10 +177,36 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
                 "over several CPUs: model.compile(..., jit_compile=False). Received: True"
             )
 
+    def _check_callbacks(self, callbacks):
+        """Refuse Keras's callbacks by which several workers would write the same file."""
+        callbacks = tf.nest.flatten(getattr(callbacks, "callbacks", callbacks))
+        backs_up = any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks)
+        paths = [
+            f"{name}({os.path.abspath(getattr(callback, where))!r})"
+            for callback in callbacks
+            for name, where in _WRITERS.items()
+            if isinstance(callback, getattr(keras.callbacks, name))
+        ]
+        of_all = gather(self, [backs_up, paths])
+        if any(backs_up for backs_up, _ in of_all):
+            raise ValueError(
+                "Over workers `callbacks` must hold keras_bp.callbacks.ResumableTraining in place "
+                "of BackupAndRestore, by which they write one file, and may begin at different "
+                "epochs."
+            )
+        written = [path for _, paths in of_all for path in set(paths)]
+        for path in written:
+            if written.count(path) > 1:
+                raise ValueError(
+                    "`callbacks` must hold what writes a file on one worker only: `[...] if "
+                    "strategy.cluster_resolver.task_id == 0 else []`, or with a path of its own on "
+                    f"each. Received: {path} on several workers"
+                )
 
-def _shares_batches(dataset):
-    policy = dataset.options().experimental_distribute.auto_shard_policy
-    return policy == tf.data.experimental.AutoShardPolicy.DATA and int(dataset.cardinality()) >= 0
+
+def _lengths(x):
+    """List the numbers of examples of arrays; of other data, none."""
+    return [v.shape[0] for v in tf.nest.flatten(x) if getattr(v, "shape", ())]
 
 
 def _owned(dataset):
@@ -241,8 +278,10 @@ def multi_worker_strategy(seconds: float = 300.0) -> tf.distribute.MultiWorkerMi
     handler = signal.getsignal(signal.SIGTERM)
     # Where a worker dies just now, TensorFlow waits for it for an hour, and lets no thread run.
     faulthandler.dump_traceback_later(seconds, exit=True)
-    strategy = _Strategy([peers.name(number) for number in range(len(workers))])
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        strategy = _Strategy([peers.name(number) for number in range(len(workers))])
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     if handler is not None and threading.current_thread() is threading.main_thread():
         # TensorFlow listens in its place, and does nothing.
         signal.signal(signal.SIGTERM, handler)

@@ -18,6 +18,7 @@ from resumable_cases import fit, make_model, state
 
 import keras_bp
 from keras_bp.callbacks import ResumableTraining
+from keras_bp.callbacks.resumable._checkpoints import Checkpoints
 
 # Keras's own, with NumPy 2, where a learning rate is set.
 
@@ -405,6 +406,34 @@ def test_a_power_cut_leaves_a_checkpoint(model, tmp_path, monkeypatch):
         assert resumed._epochs == [*range(epoch + 1)]
         resumed._checkpoints.close()
     assert "epoch-4.index" in disk.names and "epoch-2.index" not in disk.names
+
+
+def test_what_cannot_be_written(model, tmp_path):
+    """Nor is an error lost that is not the disk's."""
+    resumable = begin(tmp_path, model)
+    resumable.on_epoch_end(0, {"loss": 1.0})
+    resumable.on_epoch_end(1, {"when": object()})
+    resumable._checkpoints._wait_for_writer()
+    with pytest.warns(RuntimeWarning, match="of epoch 2 cannot be written.*not JSON serializable"):
+        resumable.on_train_batch_end(0)
+    resumable._checkpoints.close()
+    assert [*tmp_path.glob("*.index")] == [tmp_path / "epoch-1.index"]
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint epoch-3")
+def test_one_that_cannot_be_read_does_not_count_as_kept(tmp_path):
+    checkpoints, one = Checkpoints(tmp_path), {"value": tf.constant(1.0)}
+    for epochs in range(4):
+        checkpoints.save((epochs, 0), one, {})
+    checkpoints.failure(wait=True)
+    next(tmp_path.glob("epoch-3.data-*")).write_bytes(b"cut short")
+    read = lambda place, entries: (place, entries.array("value", tf.float32, ()))[0]  # noqa: E731
+    assert checkpoints.newest(read) == (2, 0)
+    for batches in (5, 10):
+        checkpoints.save((2, batches), one, {})
+    checkpoints.failure(wait=True)
+    assert checkpoints.places() == [[2, 10], [2, 5]]
+    checkpoints.close()
 
 
 class FullDisk(keras.callbacks.Callback):

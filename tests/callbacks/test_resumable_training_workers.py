@@ -5,10 +5,14 @@ That a training over two workers goes on where it was is in distribution/test_tw
 
 import json
 import threading
+import types
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from resumable_cases import make_model
 
+from keras_bp.callbacks import ResumableTraining
 from keras_bp.callbacks.resumable._checkpoints import Checkpoints, RefusedError
 
 
@@ -80,3 +84,29 @@ def test_all_workers_take_the_same_checkpoint(tmp_path):
     for name, places in ("both", (ahead, ahead)), ("new", (ahead, [])):
         _, errors = of_two_workers(tmp_path / name, places, refused=[(0, (2, 0))])
         assert errors == ["worker 0 refuses"] * 2
+
+
+def test_workers_ask_once_a_second(tmp_path, monkeypatch):
+    """Whether one was told to end: however long a batch of training or of validation takes."""
+    resumable, now, asked = ResumableTraining(tmp_path), [0.0], []
+
+    def total(said):
+        asked.append(now[0])
+        return said
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    resumable.set_model(make_model())
+    monkeypatch.setattr(resumable, "_interrupts", types.SimpleNamespace(received=None))
+    monkeypatch.setattr(resumable, "_sum", total)
+    resumable.on_test_end()
+    for number, seconds, begin in (
+        (5, 0.4, resumable.on_test_begin),
+        (3000, 0.001, resumable.on_test_end),
+        (5, 0.4, lambda: None),
+    ):
+        for _ in range(number):
+            now[0] += seconds
+            resumable._asked()
+        begin()
+    assert np.diff([*asked, now[0]]).max() < 1.5
+    assert len(asked) < 30

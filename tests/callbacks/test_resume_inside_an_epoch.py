@@ -16,6 +16,12 @@ from keras_bp.callbacks import GradientMonitor, ResumableTraining
 L = keras.layers
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """Do not wait for the disk: what a power cut leaves is in test_resumable_training_files.py."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 class Loading(keras.utils.PyDataset):
     """Batches of 6 in an order that a hook draws from NumPy's global generator."""
 
@@ -106,11 +112,14 @@ def small():
 
 
 def run(name, data, directory, *callbacks, make=small, **options):
-    """Train two epochs of four batches; return the history, the state and the data."""
+    """Train two epochs of four batches; return the history, the state and the data.
+
+    Without a directory nothing is saved.
+    """
     model = make()
     arguments = DATA[name](data)
-    resumable = ResumableTraining(directory, save_freq=1, **options)
-    fit = {"epochs": 2, "verbose": 0, "callbacks": [resumable, *callbacks]}
+    resumable = [ResumableTraining(directory, save_freq=1, **options)] if directory else []
+    fit = {"epochs": 2, "verbose": 0, "callbacks": [*resumable, *callbacks]}
     return model.fit(**arguments, **fit).history, state(model), arguments["x"]
 
 
@@ -120,7 +129,7 @@ def run(name, data, directory, *callbacks, make=small, **options):
     "name, make", [*((name, small) for name in DATA), ("validation", accumulating)]
 )
 def test_resumed_is_uninterrupted(name, make, data, tmp_path):
-    history, whole, _ = run(name, data, tmp_path / "whole", make=make)
+    history, whole, _ = run(name, data, None, make=make)
     # Of what four batches leave, "cut short" has one in its second epoch, and the other one two.
     short = {"cut short": [(0, 2), (1, 0)], "loading, over epochs": [(0, 1), (1, 0)]}
     cuts = short.get(name, [(0, 3), (1, 1)])
@@ -144,7 +153,7 @@ def test_several_batches_in_a_call(name, data, tmp_path):
         model.compile("sgd", "mse", jit_compile=False, steps_per_execution=3)
         return model
 
-    history, whole, _ = run(name, data, tmp_path / "whole", make=make)
+    history, whole, _ = run(name, data, None, make=make)
     with pytest.raises(KeyboardInterrupt):
         run(name, data, tmp_path / "cut", Cut(1, 2), make=make)
     resumed, weights, _ = run(name, data, tmp_path / "cut", make=make)
@@ -179,13 +188,13 @@ def test_replicas(data, tmp_path, replicas):
     def train(directory, *cut):
         model = make()
         resumable = ResumableTraining(tmp_path / directory, save_freq=1)
-        dataset = pairs(tuple(array[:20] for array in data)).batch(6)
+        dataset = pairs(tuple(array[:11] for array in data)).batch(6)
         fit = {"epochs": 2, "verbose": 0, "shuffle": False, "callbacks": [resumable, *cut]}
         return model.fit(dataset, **fit).history, values(model)
 
     whole = train("whole")
     with pytest.raises(KeyboardInterrupt):
-        train("cut", Cut(1, 1))
+        train("cut", Cut(1, 0))
     np.testing.assert_equal(train("cut"), whole)
     moving = [parts for parts in whole[1] if parts[0].shape == (4,)]
     assert any(not np.array_equal(*parts) for parts in moving)
@@ -228,7 +237,7 @@ def test_a_signal_ends_the_process_after_it_has_saved(testing, data, tmp_path, c
             kill = Kill(number, at=(number == signal.SIGINT, 0), testing=testing)
             train(data, tmp_path / "cut", kill)
         assert number == signal.SIGINT or ended.value.code == 128 + number
-        assert f"on {signal.Signals(number).name}; saved in" in capsys.readouterr().err
+        assert f" on {signal.Signals(number).name}, in " in capsys.readouterr().err
     last = "epoch-1-batch-4.index" if testing else "epoch-1-batch-1.index"
     assert (tmp_path / "cut" / last).exists()
     np.testing.assert_equal(train(data, tmp_path / "cut"), whole)
@@ -241,15 +250,34 @@ def test_a_second_signal_ends_the_process_at_once(data, tmp_path):
     assert not (tmp_path / "epoch-1-batch-2.index").exists()
 
 
-def test_a_handler_that_was_there_before(data, tmp_path):
-    """It is called, and as it returns, the training goes on and listens again."""
+def test_a_signal_after_the_last_epoch(data, tmp_path):
+    """It comes too late to save something, but is obeyed."""
+    late = keras.callbacks.LambdaCallback(
+        on_train_end=lambda logs: os.kill(os.getpid(), signal.SIGINT)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, late, epochs=1)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert len(train(data, tmp_path, epochs=1)[0]["loss"]) == 1  # nothing is left to do
+
+
+def test_a_handler_that_was_there_before(data, tmp_path, capsys):
+    """It is called, and as it returns, the training goes on and listens again.
+
+    A signal that was ignored stays so, as Ctrl-C does in a script's background jobs.
+    """
     called = []
+    kills = [Kill(signal.SIGTERM, at=(epoch, 1)) for epoch in range(2)]
     before = signal.signal(signal.SIGTERM, lambda number, frame: called.append(number))
     try:
-        train(data, tmp_path, Kill(signal.SIGTERM, at=(0, 1)), Kill(signal.SIGTERM, at=(1, 1)))
+        train(data, tmp_path / "a", *kills, epochs=2)
+        assert called == [signal.SIGTERM] * 2
+        capsys.readouterr()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        train(data, tmp_path / "b", kills[0], epochs=1)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert called == [signal.SIGTERM] * 2
+    assert "SIGTERM" not in capsys.readouterr().err
 
 
 def test_after_an_error_signals_are_obeyed_at_once(data, tmp_path):
@@ -349,7 +377,7 @@ def test_metrics_go_on(data, tmp_path):
         model.compile("sgd", "mse", metrics=["mae", keras.metrics.R2Score()], run_eagerly=True)
         return model
 
-    history, _, _ = run("arrays", data, tmp_path / "whole", make=make)
+    history, _, _ = run("arrays", data, None, make=make)
     with pytest.raises(KeyboardInterrupt):
         run("arrays", data, tmp_path / "cut", Cut(0, 2), make=make)
     assert run("arrays", data, tmp_path / "cut", make=make)[0] == history

@@ -167,6 +167,7 @@ def test_every_callback_over_two_workers(tmp_path):
 
 
 def test_workers_that_differ(trained):
+    """And what is reduced over them, a structure."""
     expected = (
         "All workers must have the same `variables`. Received: "
         "'sequential/hidden/kernel (4, 6)' (number 0) on worker 0, "
@@ -174,4 +175,4 @@ def test_workers_that_differ(trained):
     )
     for index in range(2):
         report = (trained / f"report{index}").read_text().splitlines()
-        assert report == ["the same", expected]
+        assert report == ["the same", expected, "{'one': 2, 'number': (21,)}"]

@@ -38,7 +38,6 @@ for facts in ({"batch_size": 64}, {"batch_size": 64, "variables": variables}):
         report.append("the same")
     except ValueError as error:
         report.append(str(error))
-(folder / f"report{index}").write_text("\n".join(report))
 for name in names:
     if name == "example":
         # A process has one such strategy.
@@ -76,5 +75,8 @@ for name in names:
         losses, weights, _ = by_fit(strategy, *CASES[name])
     if index == 0:
         np.savez(folder / f"{name}.npz", *weights, losses=losses)
-# Neither leaves before the other has what it waits for.
-strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", tf.constant(1.0)))
+# A structure, which TensorFlow's strategy takes for a tensor. Neither leaves before the other has
+# what it waits for.
+values = strategy.run(lambda: {"one": tf.constant(1), "number": (tf.constant(10 + index),)})
+report.append(str(tf.nest.map_structure(int, strategy.reduce("SUM", values, axis=None))))
+(folder / f"report{index}").write_text("\n".join(report))

@@ -89,7 +89,9 @@ def distributed(strategy):
             .shard(c.num_input_pipelines, c.input_pipeline_id)
         )
     )
-    return compiled(strategy).fit(shared, validation_data=own, epochs=2, shuffle=False, verbose=0)
+    model = compiled(strategy)
+    model.fit(own, shuffle=False, verbose=0)
+    return model.fit(shared, validation_data=own, epochs=2, shuffle=False, verbose=0)
 
 
 FORMS = [subclassed_and_arrays, pydataset_made_by_threads, generator, distributed]
@@ -120,6 +122,10 @@ def refused(strategy, index):
     yield "predicted", lambda: model.predict(examples([96, 40][index]), verbose=0)
     yield "jit", lambda: compiled(strategy, jit_compile=True).fit(X, Y, verbose=0)
     yield "steps", lambda: compiled(strategy, steps_per_execution=2).predict(X, verbose=0)
+    logs = [keras.callbacks.CSVLogger("refused.csv")]
+    yield "one file", lambda: model.fit(X, Y, verbose=0, callbacks=logs)
+    backup = keras.callbacks.BackupAndRestore("refused")
+    yield "backup", lambda: model.fit(X, Y, verbose=0, callbacks=backup)
     with strategy.scope():
         optimizer = keras.optimizers.SGD(name=["one", "other"][index])
         model.compile(optimizer, "mse", jit_compile=False)

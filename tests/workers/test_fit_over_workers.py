@@ -79,6 +79,8 @@ def test_what_is_refused(trained):
         "predicted": no_more,
         "jit": r"ValueError: .*`jit_compile` must be False.*compile\(..., jit_compile=False\)",
         "steps": r"ValueError: .*`steps_per_execution` must be 1: .*\(..., steps_per_execution=1\)",
+        "one file": r"ValueError: `callbacks` must hold .* CSVLogger\('.*refused.csv'\) on several",
+        "backup": "ValueError: .*`callbacks` must hold keras_bp.callbacks.ResumableTraining in pl",
         "optimizer": f"{same} `optimizer`. Received: 'one/iteration .* on worker 0, 'other/itera",
         "seed": f"{same} `seed`. Received: 0 on worker 0, 1 on worker 1",
     }

@@ -39,7 +39,8 @@ def test_each_worker_has_its_place_and_its_lines(script, capfd):
         assert f"[{index}] last, without an end of line\n" in lines
 
 
-def test_one_that_fails_ends_the_others(script, capfd):
+def test_one_that_fails_ends_the_others(script, capfd, monkeypatch):
+    monkeypatch.setattr(local, "_GRACE_SECONDS", 0.5)
     path = script("""
         import os, signal, sys, time
 
@@ -138,6 +139,7 @@ def test_workers_that_do_not_listen_are_ended_by_a_second_signal(script, tmp_pat
     [
         (["gone.py"], "`script` must be a file"),
         (["--workers", "0", "gone.py"], "must be 1 or more"),
+        (["--restarts", "-1", __file__], "must be 0 or more"),
     ],
 )
 def test_bad_arguments(arguments, words, capsys):

@@ -221,6 +221,24 @@ def test_several_devices_a_worker(monkeypatch, replicas):
         multi_worker_strategy()
 
 
+def test_tensorflow_fails_to_start(monkeypatch):
+    """As where something was computed before. The process, a notebook's, is not ended later."""
+
+    def fails(names):
+        raise RuntimeError("Collective ops must be configured at program startup")
+
+    [(host, port)] = free_addresses(1)
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config([f"{host}:{port}"])))
+    monkeypatch.setattr(sys.modules[multi_worker_strategy.__module__], "_Strategy", fails)
+    process_ends = []
+    later = lambda seconds, exit: process_ends.append(seconds)  # noqa: E731
+    monkeypatch.setattr("faulthandler.dump_traceback_later", later)
+    monkeypatch.setattr("faulthandler.cancel_dump_traceback_later", process_ends.clear)
+    with pytest.raises(RuntimeError, match="must be configured at program startup"):
+        multi_worker_strategy(seconds=60)
+    assert not process_ends
+
+
 def test_one_program_is_the_same_as_itself(replicas):
     for strategy in (replicas, tf.distribute.get_strategy()):
         check_same(strategy, size=3, shapes=[(2, 3), None], text="ä")

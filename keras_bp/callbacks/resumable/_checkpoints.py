@@ -155,7 +155,7 @@ class Checkpoints:
         def write():
             try:
                 self._write(place, {"more": tf.constant(json.dumps(metadata)), **tensors})
-            except (tf.errors.OpError, OSError) as error:
+            except Exception as error:  # which nobody would see in this thread
                 self._failure = place, error
 
         # Not a daemon: a process that ends in the meantime waits for it.
@@ -199,7 +199,8 @@ class Checkpoints:
         finally:
             if tf.io.gfile.exists(partial):
                 tf.io.gfile.rmtree(partial)
-        kept = self.places()[: self._keep]
+        # One that is further on could not be read, or another worker did not have it.
+        kept = [p for p in self.places() if p <= [*place]][: self._keep]
         for name in sorted(tf.io.gfile.listdir(self._directory), reverse=True):  # an index first
             match = _FILE.match(name)
             if match and [*_place(match)] not in kept:

@@ -27,7 +27,8 @@ class Interrupts:
             owner = getattr(before, "__self__", None)
             if isinstance(owner, Interrupts) and not owner._running():
                 before = owner._before[number]
-            if before is not None:  # one that is not Python's
+            # None is one that is not Python's; a signal that is ignored stays so.
+            if before not in (None, signal.SIG_IGN):
                 self._before[number] = before
                 signal.signal(number, self._note)
 

@@ -201,6 +201,7 @@ class ResumableTraining(Callback):
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         self._check_swaps()
+        set_last_logs(self.model, None)  # of a `fit` that was interrupted
         self._data = DataPosition(self.model)
         if not self._data.known and (self.save_freq != "epoch" or self.save_seconds is not None):
             raise ValueError(
@@ -219,8 +220,7 @@ class ResumableTraining(Callback):
             self._checkpoints.close()
             raise
         self._saved_at = time.monotonic()
-        self._calls, self._asked_at, self._calls_to_ask = 0, time.monotonic(), 1
-        self._sum = _sum_over_workers(self.model.distribute_strategy)
+        self._sum = None if worker is None else _sum_over_workers(self.model.distribute_strategy)
         if self._interrupts is not None:  # of a `fit` that an error has ended
             self._interrupts.restore()
         self._interrupts = Interrupts(lambda: self in self._listed())
@@ -228,6 +228,7 @@ class ResumableTraining(Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: note the epoch."""
         self._hand_over()
+        self._ask_anew()
         self._epoch, self._batches = epoch, 0
         self._logs: dict = {}
         if self._resumed is not None:
@@ -254,6 +255,7 @@ class ResumableTraining(Callback):
 
     def on_test_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: keep the state, as the validation resets the metrics."""
+        self._ask_anew()
         if self._data is not None and self._data.known:
             self._before_test = self._snapshot()
             self._data.pass_over_validations(self._validations)
@@ -268,6 +270,10 @@ class ResumableTraining(Callback):
             self._save(self._before_test)
             self._leave(interrupt)
 
+    def on_test_end(self, logs: dict | None = None) -> None:
+        """Keras's hook: note that batches take another time from here on."""
+        self._ask_anew()
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: save."""
         self._before_test = None
@@ -278,6 +284,7 @@ class ResumableTraining(Callback):
         self._epoch, self._batches, self._logs = epoch + 1, 0, {}
         self._report(self._checkpoints.failure())
         self._save(self._snapshot())
+        self._ask_anew()
         interrupt = self._asked()[1]
         if interrupt:
             self._leave(interrupt)
@@ -288,8 +295,11 @@ class ResumableTraining(Callback):
         self._interrupts.restore()
         self._report(self._checkpoints.failure(wait=True))
         self._checkpoints.close()
+        interrupts = self._interrupts
         self._state = self._checkpoints = self._optimizer = self._data = None
         self._interrupts = self._sum = None
+        if interrupts.received:  # after the last epoch
+            interrupts.obey(interrupts.received)
 
     def _listed(self):
         """List the callbacks of the `fit` that is running."""
@@ -399,7 +409,7 @@ class ResumableTraining(Callback):
             time.monotonic() - self._saved_at >= self.save_seconds
         )
         signalled = self._interrupts.received
-        if self._worker() is None:
+        if self._sum is None:
             return due, signalled
         # All must save after the same batch. To ask takes a millisecond: not after each.
         self._calls += 1
@@ -411,17 +421,22 @@ class ResumableTraining(Callback):
         said = [due and chief, *(signalled == number for number in numbers), passed]
         due, *signals, seconds = self._sum(tf.constant(said, tf.float32)).numpy()
         workers = self.model.distribute_strategy.num_replicas_in_sync
-        self._calls_to_ask = max(1, int(self._calls * _AGREE_SECONDS * workers / seconds))
-        self._calls, self._asked_at = 0, time.monotonic()
+        # At most twice as many as last time, whose batches may not have been computed yet.
+        number = min(2 * self._calls, int(self._calls * _AGREE_SECONDS * workers / seconds))
+        self._calls, self._asked_at, self._calls_to_ask = 0, time.monotonic(), max(1, number)
         signalled = next((n for n, count in zip(numbers, signals, strict=True) if count), None)
         return bool(due), signalled
+
+    def _ask_anew(self):
+        """Ask after the next batch, before the time that one takes is known."""
+        self._calls, self._asked_at, self._calls_to_ask = 0, time.monotonic(), 1
 
     def _leave(self, number):
         """End the process as the signal would have, once the checkpoint is written."""
         self._report(self._checkpoints.failure(wait=True))
         print(
-            f"Ends after {_where(self._epoch, self._batches)} on {signal.Signals(number).name}; "
-            f"saved in {os.fspath(self.backup_dir)!r}",
+            f"Saved after {_where(self._epoch, self._batches)} on {signal.Signals(number).name}, "
+            f"in {os.fspath(self.backup_dir)!r}",
             file=sys.stderr,
             flush=True,
         )
