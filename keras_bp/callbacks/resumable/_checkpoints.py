@@ -287,8 +287,8 @@ class Entries:
             if isinstance(error, RefusedError):
                 raise
             raise RefusedError(
-                "`backup_dir` must hold checkpoints that ResumableTraining wrote. Received: "
-                f"{self._path!r}, whose metadata is not JSON"
+                "`backup_dir` must hold checkpoints that this version of ResumableTraining wrote. "
+                f"Received: {self._path!r}, whose metadata is not JSON"
             ) from error
 
     def array(self, name, dtype, shape):
@@ -296,8 +296,9 @@ class Entries:
         # Before it is read: a shape that is not ours may not fit into memory.
         if self._dtypes.get(name) != dtype or self._shapes[name] != list(shape):
             raise RefusedError(
-                "`backup_dir` must hold checkpoints that ResumableTraining wrote. Received: "
-                f"{self._path!r}, in which {name!r} is not {dtype.name} of shape {tuple(shape)}"
+                "`backup_dir` must hold checkpoints that this version of ResumableTraining wrote. "
+                f"Received: {self._path!r}, in which {name!r} is not {dtype.name} of shape "
+                f"{tuple(shape)}"
             )
         return self._reader.get_tensor(name)
 
