@@ -69,6 +69,8 @@ def main(arguments=None):
         "--connect-seconds", type=float, default=60, help="how long the others may take to come up"
     )
     options = parser.parse_args(arguments)
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
     if "TF_CONFIG" in os.environ:
         return train(options)
     launcher = [sys.executable, "-m", "keras_bp.workers", "--workers", str(options.workers)]
