@@ -207,6 +207,16 @@ def test_replicas(data, tmp_path, replicas):
     assert any(not np.array_equal(*parts) for parts in moving)
 
 
+@pytest.fixture
+def handlers():
+    """Python's own: a shell's background job ignores SIGINT, and so would the callback."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield own
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Kill(keras.callbacks.Callback):
     """Sends signals to this process, in a batch of the training or of its validation."""
 
@@ -236,8 +246,7 @@ def train(data, directory, *before, **options):
 
 
 @pytest.mark.parametrize("testing", [False, True])
-def test_a_signal_ends_the_process_after_it_has_saved(testing, data, tmp_path, capsys):
-    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+def test_a_signal_ends_the_process_after_it_has_saved(testing, data, tmp_path, capsys, handlers):
     whole = train(data, tmp_path / "whole")
     for number, error in (signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt):
         with pytest.raises(error) as ended:
@@ -248,16 +257,16 @@ def test_a_signal_ends_the_process_after_it_has_saved(testing, data, tmp_path, c
     last = "epoch-1-batch-4.index" if testing else "epoch-1-batch-1.index"
     assert (tmp_path / "cut" / last).exists()
     np.testing.assert_equal(train(data, tmp_path / "cut"), whole)
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
 
 
-def test_a_second_signal_ends_the_process_at_once(data, tmp_path):
+def test_a_second_signal_ends_the_process_at_once(data, tmp_path, handlers):
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path, Kill(signal.SIGTERM, signal.SIGINT))
     assert not (tmp_path / "epoch-1-batch-2.index").exists()
 
 
-def test_a_signal_after_the_last_epoch(data, tmp_path):
+def test_a_signal_after_the_last_epoch(data, tmp_path, handlers):
     """It comes too late to save something, but is obeyed."""
     late = keras.callbacks.LambdaCallback(
         on_train_end=lambda logs: os.kill(os.getpid(), signal.SIGINT)
@@ -268,7 +277,7 @@ def test_a_signal_after_the_last_epoch(data, tmp_path):
     assert len(train(data, tmp_path, epochs=1)[0]["loss"]) == 1  # nothing is left to do
 
 
-def test_a_handler_that_was_there_before(data, tmp_path, capsys):
+def test_a_handler_that_was_there_before(data, tmp_path, capsys, handlers):
     """It is called, and as it returns, the training goes on and listens again.
 
     A signal that was ignored stays so, as Ctrl-C does in a script's background jobs.
@@ -287,7 +296,7 @@ def test_a_handler_that_was_there_before(data, tmp_path, capsys):
     assert "SIGTERM" not in capsys.readouterr().err
 
 
-def test_after_an_error_signals_are_obeyed_at_once(data, tmp_path):
+def test_after_an_error_signals_are_obeyed_at_once(data, tmp_path, handlers):
     """Keras tells nobody that a `fit` has ended by an error."""
     with pytest.raises(ZeroDivisionError):
         failing = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0)
@@ -298,7 +307,7 @@ def test_after_an_error_signals_are_obeyed_at_once(data, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_child_that_loads_data_can_be_ended(data, tmp_path):
+def test_a_child_that_loads_data_can_be_ended(data, tmp_path, handlers):
     """`multiprocessing` ends its processes by SIGTERM, and waits for them."""
     ended = []
 
