@@ -203,7 +203,7 @@ class Checkpoints:
         kept = [p for p in self.places() if p <= [*place]][: self._keep]
         for name in sorted(tf.io.gfile.listdir(self._directory), reverse=True):  # an index first
             match = _FILE.match(name)
-            if match and [*_place(match)] not in kept:
+            if match and _place(match) not in kept:
                 tf.io.gfile.remove(os.path.join(self._directory, name))
 
     def newest(self, read, gather=lambda facts: [facts]):
@@ -258,7 +258,7 @@ class Checkpoints:
     def places(self):
         """List the places of the checkpoints, the newest first."""
         found = map(_FILE.match, tf.io.gfile.listdir(self._directory))
-        return sorted(([*_place(m)] for m in found if m and m[3] == "index"), reverse=True)
+        return sorted((_place(m) for m in found if m and m[3] == "index"), reverse=True)
 
 
 def _name(place):
@@ -267,7 +267,7 @@ def _name(place):
 
 
 def _place(match):
-    return int(match[1]), int(match[2] or 0)
+    return [int(match[1]), int(match[2] or 0)]
 
 
 class Entries:
