@@ -16,7 +16,14 @@ import tensorflow as tf
 
 import keras_bp
 
-NORMALIZATION_SHAPES = [(32, 64), (256, 512), (4096, 256), (32768, 64), (32, 32, 32, 64)]
+NORMALIZATION_SHAPES = [
+    (32, 64),
+    (256, 128),
+    (256, 512),
+    (4096, 256),
+    (32768, 64),
+    (32, 32, 32, 64),
+]
 
 
 def layer_cases():

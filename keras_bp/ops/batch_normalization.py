@@ -10,8 +10,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_axis, check_floating, check_number
 from keras_bp._keras import compiled_by_xla
 from keras_bp._types import Array
-
-_MOST_PARTS = 64
+from keras_bp._xla import as_cluster
 
 
 class Normalized(NamedTuple):
@@ -91,80 +90,107 @@ def batch_normalization(
     gamma = per_channel("gamma", gamma, channels, dtype, tf.ones)
     beta = per_channel("beta", beta, channels, dtype, tf.zeros)
 
-    # Every layout becomes (outer, channels, inner), or (rows, channels) where the channels come
-    # last: reductions over few axes are faster than over many, most of all under XLA.
-    shape = tf.shape(x)
-    last = axis == x.shape.rank - 1
-    layout = [-1, channels] if last else [-1, channels, tf.reduce_prod(shape[axis + 1 :])]
-    batch = tf.reshape(tf.cast(x, dtype), layout)
     if mask is not None:
         mask = _boolean(mask, x)
-        mask = (
-            tf.reshape(mask, [-1, 1]) if last else tf.reshape(tf.broadcast_to(mask, shape), layout)
-        )
-    y, mean, variance = _normalize(batch, gamma, beta, epsilon, mask, synchronized)
-    y = tf.cast(tf.reshape(y, shape), x.dtype)
-    y.set_shape(x.shape)
+    y, mean, variance = _normalize(x, gamma, beta, axis, epsilon, mask, synchronized)
     return Normalized(y, tf.stop_gradient(mean), tf.stop_gradient(variance))
 
 
-def _normalize(x, gamma, beta, epsilon, mask, synchronized):
-    """Apply the equations above to an `x` of shape (rows, channels) or (outer, channels, inner)."""
-    matrix = x.shape.rank == 2
-    axes = [0] if matrix else [0, 2]
-    replicas = tf.distribute.get_replica_context() if synchronized else None
+def _normalize(x, gamma, beta, axis, epsilon, mask, synchronized):
+    """Apply the equations above; a mask has `x`'s shape with a last axis of length 1."""
+    # Every layout becomes (outer, channels, inner), or (rows, channels) where the channels come
+    # last: reductions over few axes are faster than over many, most of all under XLA.
+    last = axis == x.shape.rank - 1
+    as_it_is = last and axis == 1
+    shape, channels, dtype = tf.shape(x), x.shape[axis], gamma.dtype
+    layout = [-1, channels] if last else [-1, channels, tf.reduce_prod(shape[axis + 1 :])]
+    divide = tf.math.divide_no_nan
 
-    def totals(*tensors):
-        # Together: over workers it is the number of such sums that costs.
-        return tensors if replicas is None else replicas.all_reduce("SUM", list(tensors))
+    def laid_out(t):
+        t = tf.cast(t, dtype)
+        return t if as_it_is else tf.reshape(t, layout)
 
-    if matrix:
-        channel_sum = _row_sum(tf.shape(x)[0], x.shape[1], x.dtype)
-    else:
+    def like_x(t):
+        t = t if as_it_is else tf.reshape(t, shape)
+        t = tf.cast(t, x.dtype)
+        t.set_shape(x.shape)
+        return t
 
-        def channel_sum(t):
-            return tf.reduce_sum(t, axes)
+    def channel_sum(t, in_xla):
+        if last:
+            return _row_sum(t) if in_xla else tf.reduce_sum(t, 0)
+        return tf.reduce_sum(t, [0, 2])
 
     def spread(t):
-        return t if matrix else t[:, tf.newaxis]
+        return t if last else t[:, tf.newaxis]
 
     def masked(t):
         # A product with 0 and 1 would let a NaN in the padding into the statistics.
-        return t if mask is None else tf.where(mask, t, tf.zeros([], t.dtype))
+        return t if mask is None else tf.where(included, t, tf.zeros([], dtype))
 
-    if mask is None:
-        positions = tf.cast(tf.size(x) // x.shape[1], x.dtype)
-    else:
-        positions = tf.reduce_sum(tf.cast(mask, x.dtype), axes)
-    divide = tf.math.divide_no_nan
+    def totals(*tensors):
+        if not synchronized:
+            return tensors
+        # Together: over workers it is the number of such sums that costs.
+        return tf.distribute.get_replica_context().all_reduce("SUM", list(tensors))
+
+    if mask is not None:
+        included = (
+            tf.reshape(mask, [-1, 1]) if last else tf.reshape(tf.broadcast_to(mask, shape), layout)
+        )
+
+    def run(function):
+        # The cluster must not leave the replica.
+        return function(compiled_by_xla()) if synchronized else as_cluster(function, x)
 
     @tf.custom_gradient
     def normalize(x, gamma, beta):
-        total, count = totals(channel_sum(masked(x)), positions)
-        mean = divide(total, count)
-        centered = x - spread(mean)
-        # XLA fuses a difference better if nothing else reads it; elsewhere it is another pass.
-        in_xla = compiled_by_xla()
-        squares = tf.math.squared_difference(x, spread(mean)) if in_xla else tf.square(centered)
-        [total] = totals(channel_sum(masked(squares)))
-        variance = divide(total, count)
-        inverse = tf.math.rsqrt(variance + epsilon)
-        y = centered * spread(inverse * gamma) + spread(beta)
+        def forward(in_xla):
+            batch = laid_out(x)
+            if mask is None:
+                positions = tf.cast(tf.size(batch) // channels, dtype)
+            else:
+                positions = channel_sum(tf.cast(included, dtype), in_xla)
+            total, count = totals(channel_sum(masked(batch), in_xla), positions)
+            mean = divide(total, count)
+            squares = tf.math.squared_difference(batch, spread(mean))
+            [total] = totals(channel_sum(masked(squares), in_xla))
+            variance = divide(total, count)
+            inverse = tf.math.rsqrt(variance + epsilon)
+            y = (batch - spread(mean)) * spread(inverse * gamma) + spread(beta)
+            return like_x(y), mean, variance, inverse, count
+
+        y, mean, variance, inverse, count = run(forward)
 
         def backward(dy, *_):
-            # xh = form * unit. The product comes last where it is a pass over the batch; XLA fuses
-            # it, and fuses worse around a tensor that the forward pass also reads.
-            form, unit = (centered * spread(inverse), 1) if in_xla else (centered, inverse)
-            dbeta = channel_sum(dy)
-            dgamma = channel_sum(dy * form) * unit
-            mean_dy, mean_dy_x_hat = (divide(t, count) for t in totals(dbeta, dgamma))
-            through_statistics = form * spread(unit * mean_dy_x_hat) + spread(mean_dy)
-            dx = (dy - masked(through_statistics)) * spread(inverse * gamma)
-            return dx, dgamma, dbeta
+            def closed_form(in_xla):
+                upstream = laid_out(dy)
+                x_hat = (laid_out(x) - spread(mean)) * spread(inverse)
+                dbeta = channel_sum(upstream, in_xla)
+                dgamma = channel_sum(upstream * x_hat, in_xla)
+                mean_dy, mean_dy_x_hat = (divide(t, count) for t in totals(dbeta, dgamma))
+                through_statistics = x_hat * spread(mean_dy_x_hat) + spread(mean_dy)
+                dx = (upstream - masked(through_statistics)) * spread(inverse * gamma)
+                return like_x(dx), dgamma, dbeta
+
+            return run(closed_form)
 
         return (y, mean, variance), backward
 
     return normalize(x, gamma, beta)
+
+
+def _row_sum(t):
+    """Sum a matrix over its rows: (rows, columns) -> (columns,).
+
+    First four parts of the rows onto each other, where their number is a multiple of four: XLA does
+    that in the loop that makes the entries, and sums the quarter that is left in another one. A sum
+    over many rows at once would write all entries first.
+    """
+    rows = tf.shape(t)[0]
+    parts = tf.maximum(tf.minimum(tf.bitwise.bitwise_and(rows, -rows), 4), 1)
+    quarter = tf.reduce_sum(tf.reshape(t, tf.stack([parts, -1])), 0)
+    return tf.reduce_sum(tf.reshape(quarter, [-1, t.shape[1]]), 0)
 
 
 def _boolean(mask, x):
@@ -200,27 +226,3 @@ def per_channel(name, weight, channels, dtype, default):
             f"Received: shape={weight.shape}"
         )
     return tf.cast(weight, dtype)
-
-
-def _row_sum(rows, columns, dtype):
-    """Return a function that sums a matrix over its rows: (rows, columns) -> (columns,).
-
-    On a CPU without XLA products with vectors of ones are faster than `tf.reduce_sum`. There are
-    two, over parts of the rows and over the parts' rows: oneDNN's product adds one row after
-    another, and so rounds thousands of rows worse than `tf.reduce_sum` does. (An odd number of rows
-    is one part: handling a remainder would cost small batches more than it is worth.) XLA fuses a
-    plain sum into its neighbours, and GPUs may round the factors of a product to ten bits.
-    """
-    if compiled_by_xla() or tf.config.get_visible_devices("GPU"):
-        return lambda x: tf.reduce_sum(x, axis=0)
-    # The power of two in the number of rows, so that no row is left over; 1 without any row.
-    parts = tf.maximum(tf.minimum(tf.bitwise.bitwise_and(rows, -rows), _MOST_PARTS), 1)
-    rest = rows // parts
-    over_parts, over_rest = tf.ones([1, parts], dtype), tf.ones([1, rest], dtype)
-    folded, unfolded = tf.stack([parts, -1]), tf.stack([rest, columns])
-
-    def sum_rows(x):
-        x = tf.reshape(tf.matmul(over_parts, tf.reshape(x, folded)), unfolded)
-        return tf.reshape(tf.matmul(over_rest, x), [columns])
-
-    return sum_rows
