@@ -1,5 +1,6 @@
 """Compilation by XLA of a few operations in a function that is not compiled as a whole."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,28 +12,61 @@ _LEAST = 2**16
 """From so many entries on the passes over them that XLA saves outweigh the call of its code."""
 
 
-def as_cluster(function: Callable[[bool], Any], like: tf.Tensor) -> Any:
-    """Return what a function returns, its operations compiled by XLA all together.
+def clustered(function: Callable) -> Callable:
+    """Decorate a function of tensors, which XLA compiles by itself where that pays.
 
     On a CPU a graph runs one operation after another, each of which reads and writes whole arrays;
-    XLA makes a few loops of them. TensorFlow compiles a cluster anew for each new shape, and goes
-    back to single operations where a cluster meets many: after ten compilations with fewer than ten
-    runs each. The operations stay what they are in the graph: they have the same derivatives, are
-    vectorized, saved and loaded, also where there is no XLA.
+    XLA makes a few loops of them. TensorFlow compiles such a cluster anew for each new shape, and
+    goes back to single operations where it meets many: after ten compilations with fewer than ten
+    runs each. All calls with arguments of the same kind, as from the layers of a network, share one
+    trace and one compilation.
 
     Few entries, eager operations, a function that XLA compiles anyway and GPUs are left alone.
 
     Args:
-        function: function of one argument, whether XLA compiles it, in which it can choose between
-            two forms; it makes operations of one device and returns tensors.
-        like: tensor, as large as those that the function computes with.
+        function: function `f(*tensors, in_xla, **options)` that returns tensors. The first tensor
+            is as large as those it computes with; `in_xla` tells whether XLA compiles it, for a
+            choice between two forms; options are hashable, or tensors that need no derivative.
+
+    Returns:
+        The function, which takes `apart` in place of `in_xla`: `False` where it must not be
+        compiled by itself, since it leaves the replica's context. It has the derivatives of its
+        operations.
     """
-    in_xla = compiled_by_xla()
-    if tf.executing_eagerly() or in_xla or tf.config.get_visible_devices("GPU"):
-        return function(in_xla)
 
-    def compiled():
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    def compiled(*tensors, **options):
         with tf.xla.experimental.jit_scope():
-            return function(True)
+            return function(*tensors, in_xla=True, **options)
 
-    return tf.cond(tf.size(like) >= _LEAST, compiled, lambda: function(False))
+    @tf.function(autograph=False)
+    def by_size(*tensors, **options):
+        return tf.cond(
+            tf.size(tensors[0]) >= _LEAST,
+            lambda: compiled(*tensors, **options),
+            lambda: function(*tensors, in_xla=False, **options),
+        )
+
+    @functools.wraps(function)
+    def call(*tensors: tf.Tensor, apart: bool = True, **options: Any) -> Any:
+        in_xla = compiled_by_xla()
+        alone = tf.executing_eagerly() or in_xla or tf.config.get_visible_devices("GPU")
+        if alone or not apart:
+            return function(*tensors, in_xla=in_xla, **options)
+
+        @tf.custom_gradient
+        def cluster(*tensors):
+            # A tape that watched the call would let it return whatever its derivative could need.
+            values = by_size(*(tf.stop_gradient(t) for t in tensors), **options)
+
+            def backward(*upstream):
+                with tf.GradientTape() as tape:
+                    tape.watch(tensors)
+                    values = function(*tensors, in_xla=False, **options)
+                return tape.gradient(values, tensors, upstream, tf.UnconnectedGradients.ZERO)
+
+            return values, backward
+
+        return cluster(*tensors)
+
+    return call

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_bp._arguments import check_axis, check_floating, check_number
-from keras_bp._keras import compiled_by_xla
 from keras_bp._types import Array
-from keras_bp._xla import as_cluster
+from keras_bp._xla import clustered
 
 
 class Normalized(NamedTuple):
@@ -92,92 +91,109 @@ def batch_normalization(
 
     if mask is not None:
         mask = _boolean(mask, x)
-    y, mean, variance = _normalize(x, gamma, beta, axis, epsilon, mask, synchronized)
-    return Normalized(y, tf.stop_gradient(mean), tf.stop_gradient(variance))
-
-
-def _normalize(x, gamma, beta, axis, epsilon, mask, synchronized):
-    """Apply the equations above; a mask has `x`'s shape with a last axis of length 1."""
-    # Every layout becomes (outer, channels, inner), or (rows, channels) where the channels come
-    # last: reductions over few axes are faster than over many, most of all under XLA.
-    last = axis == x.shape.rank - 1
-    as_it_is = last and axis == 1
-    shape, channels, dtype = tf.shape(x), x.shape[axis], gamma.dtype
-    layout = [-1, channels] if last else [-1, channels, tf.reduce_prod(shape[axis + 1 :])]
-    divide = tf.math.divide_no_nan
-
-    def laid_out(t):
-        t = tf.cast(t, dtype)
-        return t if as_it_is else tf.reshape(t, layout)
-
-    def like_x(t):
-        t = t if as_it_is else tf.reshape(t, shape)
-        t = tf.cast(t, x.dtype)
-        t.set_shape(x.shape)
-        return t
-
-    def channel_sum(t, in_xla):
-        if last:
-            return _row_sum(t) if in_xla else tf.reduce_sum(t, 0)
-        return tf.reduce_sum(t, [0, 2])
-
-    def spread(t):
-        return t if last else t[:, tf.newaxis]
-
-    def masked(t):
-        # A product with 0 and 1 would let a NaN in the padding into the statistics.
-        return t if mask is None else tf.where(included, t, tf.zeros([], dtype))
-
-    def totals(*tensors):
-        if not synchronized:
-            return tensors
-        # Together: over workers it is the number of such sums that costs.
-        return tf.distribute.get_replica_context().all_reduce("SUM", list(tensors))
-
-    if mask is not None:
-        included = (
-            tf.reshape(mask, [-1, 1]) if last else tf.reshape(tf.broadcast_to(mask, shape), layout)
-        )
-
-    def run(function):
-        # The cluster must not leave the replica.
-        return function(compiled_by_xla()) if synchronized else as_cluster(function, x)
+    options = {"axis": axis, "mask": mask, "synchronized": synchronized, "apart": not synchronized}
 
     @tf.custom_gradient
     def normalize(x, gamma, beta):
-        def forward(in_xla):
-            batch = laid_out(x)
-            if mask is None:
-                positions = tf.cast(tf.size(batch) // channels, dtype)
-            else:
-                positions = channel_sum(tf.cast(included, dtype), in_xla)
-            total, count = totals(channel_sum(masked(batch), in_xla), positions)
-            mean = divide(total, count)
-            squares = tf.math.squared_difference(batch, spread(mean))
-            [total] = totals(channel_sum(masked(squares), in_xla))
-            variance = divide(total, count)
-            inverse = tf.math.rsqrt(variance + epsilon)
-            y = (batch - spread(mean)) * spread(inverse * gamma) + spread(beta)
-            return like_x(y), mean, variance, inverse, count
-
-        y, mean, variance, inverse, count = run(forward)
+        y, *statistics = _forward(x, gamma, beta, epsilon=epsilon, **options)
+        mean, variance = statistics[:2]
 
         def backward(dy, *_):
-            def closed_form(in_xla):
-                upstream = laid_out(dy)
-                x_hat = (laid_out(x) - spread(mean)) * spread(inverse)
-                dbeta = channel_sum(upstream, in_xla)
-                dgamma = channel_sum(upstream * x_hat, in_xla)
-                mean_dy, mean_dy_x_hat = (divide(t, count) for t in totals(dbeta, dgamma))
-                through_statistics = x_hat * spread(mean_dy_x_hat) + spread(mean_dy)
-                dx = (upstream - masked(through_statistics)) * spread(inverse * gamma)
-                return like_x(dx), dgamma, dbeta
-
-            return run(closed_form)
+            return _backward(dy, x, gamma, *statistics, epsilon=epsilon, **options)
 
         return (y, mean, variance), backward
 
-    return normalize(x, gamma, beta)
+    y, mean, variance = normalize(x, gamma, beta)
+    return Normalized(y, tf.stop_gradient(mean), tf.stop_gradient(variance))
+
+
+@clustered
+def _forward(x, gamma, beta, *, axis, mask, synchronized, epsilon, in_xla):
+    """Return y, the mean, the variance and the number of positions."""
+    channels = _Channels(x, axis, mask, synchronized, gamma.dtype, in_xla)
+    batch = channels.lay_out(x)
+    total, count = channels.over_replicas(
+        channels.sum(channels.masked(batch)), channels.positions(batch)
+    )
+    mean = _divide(total, count)
+    squares = tf.math.squared_difference(batch, channels.spread(mean))
+    [total] = channels.over_replicas(channels.sum(channels.masked(squares)))
+    variance = _divide(total, count)
+    scale = tf.math.rsqrt(variance + epsilon) * gamma
+    y = (batch - channels.spread(mean)) * channels.spread(scale) + channels.spread(beta)
+    return channels.like_x(y), mean, variance, count
+
+
+@clustered
+def _backward(dy, x, gamma, mean, variance, count, *, axis, mask, synchronized, epsilon, in_xla):
+    """Return dx, dgamma and dbeta."""
+    channels = _Channels(x, axis, mask, synchronized, gamma.dtype, in_xla)
+    dy, inverse = channels.lay_out(dy), tf.math.rsqrt(variance + epsilon)
+    x_hat = (channels.lay_out(x) - channels.spread(mean)) * channels.spread(inverse)
+    dgamma, dbeta = channels.sum(dy * x_hat), channels.sum(dy)
+    means = [_divide(total, count) for total in channels.over_replicas(dgamma, dbeta)]
+    through_statistics = x_hat * channels.spread(means[0]) + channels.spread(means[1])
+    dx = (dy - channels.masked(through_statistics)) * channels.spread(inverse * gamma)
+    return channels.like_x(dx), dgamma, dbeta
+
+
+_divide = tf.math.divide_no_nan
+
+
+class _Channels:
+    """Sums over the positions of each channel, and what a number for each channel spreads to.
+
+    Every layout becomes (outer, channels, inner), or (rows, channels) where the channels come last:
+    reductions over few axes are faster than over many, most of all under XLA.
+    """
+
+    def __init__(self, x, axis, mask, synchronized, dtype, in_xla):
+        rank = x.shape.rank
+        self._x, self._dtype, self._synchronized, self._in_xla = x, dtype, synchronized, in_xla
+        self._number, self._last, self._as_it_is = x.shape[axis], axis == rank - 1, rank == 2
+        self._layout = [-1, self._number]
+        if not self._last:
+            self._layout += [tf.reduce_prod(tf.shape(x)[axis + 1 :])]
+        self._mask = mask
+        if mask is not None:
+            self._mask = (
+                tf.reshape(mask, [-1, 1])
+                if self._last
+                else tf.reshape(tf.broadcast_to(mask, tf.shape(x)), self._layout)
+            )
+
+    def lay_out(self, t):
+        t = tf.cast(t, self._dtype)
+        return t if self._last and self._as_it_is else tf.reshape(t, self._layout)
+
+    def like_x(self, t):
+        t = t if self._last and self._as_it_is else tf.reshape(t, tf.shape(self._x))
+        t = tf.cast(t, self._x.dtype)
+        t.set_shape(self._x.shape)
+        return t
+
+    def spread(self, t):
+        return t if self._last else t[:, tf.newaxis]
+
+    def masked(self, t):
+        # A product with 0 and 1 would let a NaN in the padding into the statistics.
+        return t if self._mask is None else tf.where(self._mask, t, tf.zeros([], t.dtype))
+
+    def positions(self, t):
+        if self._mask is not None:
+            return self.sum(tf.cast(self._mask, self._dtype))
+        return tf.cast(tf.size(t) // self._number, self._dtype)
+
+    def sum(self, t):
+        if self._last:
+            return _row_sum(t) if self._in_xla else tf.reduce_sum(t, 0)
+        return tf.reduce_sum(t, [0, 2])
+
+    def over_replicas(self, *tensors):
+        if not self._synchronized:
+            return tensors
+        # Together: over workers it is the number of such sums that costs.
+        return tf.distribute.get_replica_context().all_reduce("SUM", list(tensors))
 
 
 def _row_sum(t):
