@@ -12,6 +12,32 @@ _LEAST = 2**16
 """From so many entries on the passes over them that XLA saves outweigh the call of its code."""
 
 
+def row_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:
+    """Sum a matrix over its rows: (rows, columns) -> (columns,).
+
+    For XLA in two loops where the number of rows is a multiple of four: the first one, which it
+    fuses with what makes the entries, sums four parts of the rows onto each other, and the second
+    one the quarter that is left. A sum over many rows at once would write all entries first.
+    """
+    if not in_xla:
+        return tf.reduce_sum(t, 0)
+    rows = tf.shape(t)[0]
+    parts = tf.maximum(tf.minimum(tf.bitwise.bitwise_and(rows, -rows), 4), 1)
+    quarter = tf.reduce_sum(tf.reshape(t, tf.stack([parts, -1])), 0)
+    return tf.reduce_sum(tf.reshape(quarter, [-1, t.shape[1]]), 0)
+
+
+def column_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:
+    """Sum a matrix over its columns: (rows, columns) -> (rows, 1).
+
+    For XLA on a CPU as a product with ones, since its own sums of neighbours add one number after
+    another. Accelerators may round the factors of a product to ten bits.
+    """
+    if not in_xla or any(d.device_type != "CPU" for d in tf.config.get_visible_devices()):
+        return tf.reduce_sum(t, 1, keepdims=True)
+    return tf.matmul(t, tf.ones([tf.shape(t)[1], 1], t.dtype))
+
+
 def clustered(function: Callable) -> Callable:
     """Decorate a function of tensors, which XLA compiles by itself where that pays.
 

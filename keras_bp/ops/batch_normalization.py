@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_axis, check_floating, check_number
 from keras_bp._types import Array
-from keras_bp._xla import clustered
+from keras_bp._xla import clustered, row_sum
 
 
 class Normalized(NamedTuple):
@@ -186,7 +186,7 @@ class _Channels:
 
     def sum(self, t):
         if self._last:
-            return _row_sum(t) if self._in_xla else tf.reduce_sum(t, 0)
+            return row_sum(t, self._in_xla)
         return tf.reduce_sum(t, [0, 2])
 
     def over_replicas(self, *tensors):
@@ -194,19 +194,6 @@ class _Channels:
             return tensors
         # Together: over workers it is the number of such sums that costs.
         return tf.distribute.get_replica_context().all_reduce("SUM", list(tensors))
-
-
-def _row_sum(t):
-    """Sum a matrix over its rows: (rows, columns) -> (columns,).
-
-    First four parts of the rows onto each other, where their number is a multiple of four: XLA does
-    that in the loop that makes the entries, and sums the quarter that is left in another one. A sum
-    over many rows at once would write all entries first.
-    """
-    rows = tf.shape(t)[0]
-    parts = tf.maximum(tf.minimum(tf.bitwise.bitwise_and(rows, -rows), 4), 1)
-    quarter = tf.reduce_sum(tf.reshape(t, tf.stack([parts, -1])), 0)
-    return tf.reduce_sum(tf.reshape(quarter, [-1, t.shape[1]]), 0)
 
 
 def _boolean(mask, x):

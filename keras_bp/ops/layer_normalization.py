@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_axis, check_floating, check_number
 from keras_bp._types import Array
+from keras_bp._xla import clustered, column_sum, row_sum
 
 
 def layer_normalization(
@@ -85,36 +86,59 @@ def layer_normalization(
 
 def normalize_over(axes, x, gamma, beta, epsilon, examples):
     """Apply the equations above; `gamma` and `beta` are None, or of length 1 along `examples`."""
-    scaled, shifted = gamma is not None, beta is not None
-
-    def over_examples(t):
-        return tf.reduce_sum(t, examples, keepdims=True)
-
-    def feature_mean(t):
-        return tf.reduce_mean(t, axes, keepdims=True)
+    options = {"axes": tuple(axes), "scaled": gamma is not None}
 
     @tf.custom_gradient
     def normalize(x, *weights):
-        mean = feature_mean(x)
-        variance = feature_mean(tf.math.squared_difference(x, mean))
-        inverse = tf.math.rsqrt(variance + epsilon)
-        y = (x - mean) * inverse
-        if scaled:
-            y *= weights[0]
-        if shifted:
-            y += weights[-1]
+        y, mean, inverse = _forward(x, *weights, epsilon=epsilon, **options)
 
         def backward(dy):
-            x_hat = (x - mean) * inverse
-            g = dy * weights[0] if scaled else dy
-            dx = (g - feature_mean(g) - x_hat * feature_mean(g * x_hat)) * inverse
-            dgamma = [over_examples(dy * x_hat)] if scaled else []
-            dbeta = [over_examples(dy)] if shifted else []
-            return [dx, *dgamma, *dbeta]
+            dx, dgamma, dbeta = _backward(
+                dy,
+                x,
+                *weights[: gamma is not None],
+                mean,
+                inverse,
+                examples=tuple(examples),
+                **options,
+            )
+            return [dx, *[dgamma] * (gamma is not None), *[dbeta] * (beta is not None)]
 
         return y, backward
 
     return normalize(x, *(weight for weight in (gamma, beta) if weight is not None))
+
+
+@clustered
+def _forward(x, *weights, axes, scaled, epsilon, in_xla):
+    mean = _mean(x, axes, in_xla)
+    variance = _mean(tf.math.squared_difference(x, mean), axes, in_xla)
+    inverse = tf.math.rsqrt(variance + epsilon)
+    y = (x - mean) * inverse
+    if scaled:
+        y *= weights[0]
+    if len(weights) > scaled:
+        y += weights[-1]
+    return y, mean, inverse
+
+
+@clustered
+def _backward(dy, x, *rest, axes, scaled, examples, in_xla):
+    *gamma, mean, inverse = rest
+    x_hat = (x - mean) * inverse
+    g = dy * gamma[0] if scaled else dy
+    dx = (g - _mean(g, axes, in_xla) - x_hat * _mean(g * x_hat, axes, in_xla)) * inverse
+    if examples == (0,) and axes == (1,):
+        dgamma, dbeta = (row_sum(t, in_xla)[tf.newaxis] for t in (dy * x_hat, dy))
+    else:
+        dgamma, dbeta = (tf.reduce_sum(t, examples, keepdims=True) for t in (dy * x_hat, dy))
+    return dx, dgamma, dbeta
+
+
+def _mean(t, axes, in_xla):
+    if t.shape.rank != 2 or axes != (1,):
+        return tf.reduce_mean(t, axes, keepdims=True)
+    return column_sum(t, in_xla) / tf.cast(tf.shape(t)[1], t.dtype)
 
 
 def _per_feature(name, weight, shape, axes, broadcast, dtype):
