@@ -38,7 +38,7 @@ def column_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:
     return tf.matmul(t, tf.ones([tf.shape(t)[1], 1], t.dtype))
 
 
-def clustered(function: Callable) -> Callable:
+def clustered_gradient(function: Callable) -> Callable:
     """Decorate a function of tensors, which XLA compiles by itself where that pays.
 
     On a CPU a graph runs one operation after another, each of which reads and writes whole arrays;
@@ -56,8 +56,8 @@ def clustered(function: Callable) -> Callable:
 
     Returns:
         The function, which takes `apart` in place of `in_xla`: `False` where it must not be
-        compiled by itself, since it leaves the replica's context. It has the derivatives of its
-        operations.
+        compiled by itself, since it leaves the replica's context. A tape that watches a call lets
+        it return whatever its derivative could need: for a pass under a tape see `clustered`.
     """
 
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
@@ -75,15 +75,28 @@ def clustered(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*tensors: tf.Tensor, apart: bool = True, **options: Any) -> Any:
-        in_xla = compiled_by_xla()
-        alone = tf.executing_eagerly() or in_xla or tf.config.get_visible_devices("GPU")
-        if alone or not apart:
-            return function(*tensors, in_xla=in_xla, **options)
+        if apart and _pays():
+            return by_size(*tensors, **options)
+        return function(*tensors, in_xla=compiled_by_xla(), **options)
+
+    return call
+
+
+def clustered(function: Callable) -> Callable:
+    """Decorate as `clustered_gradient` does, for calls in the forward pass of a custom gradient.
+
+    The derivatives are those of the function's operations.
+    """
+    call = clustered_gradient(function)
+
+    @functools.wraps(function)
+    def forward(*tensors: tf.Tensor, apart: bool = True, **options: Any) -> Any:
+        if not (apart and _pays()):
+            return call(*tensors, apart=apart, **options)
 
         @tf.custom_gradient
-        def cluster(*tensors):
-            # A tape that watched the call would let it return whatever its derivative could need.
-            values = by_size(*(tf.stop_gradient(t) for t in tensors), **options)
+        def unseen_by_tapes(*tensors):
+            values = call(*(tf.stop_gradient(t) for t in tensors), **options)
 
             def backward(*upstream):
                 with tf.GradientTape() as tape:
@@ -93,6 +106,11 @@ def clustered(function: Callable) -> Callable:
 
             return values, backward
 
-        return cluster(*tensors)
+        return unseen_by_tapes(*tensors)
 
-    return call
+    return forward
+
+
+def _pays() -> bool:
+    """Tell whether clusters may pay in what is being traced."""
+    return not (tf.executing_eagerly() or compiled_by_xla() or tf.config.get_visible_devices("GPU"))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_bp._arguments import check_axis, check_floating, check_number
 from keras_bp._types import Array
-from keras_bp._xla import clustered, row_sum
+from keras_bp._xla import clustered, clustered_gradient, row_sum
 
 
 class Normalized(NamedTuple):
@@ -124,7 +124,7 @@ def _forward(x, gamma, beta, *, axis, mask, synchronized, epsilon, in_xla):
     return channels.like_x(y), mean, variance, count
 
 
-@clustered
+@clustered_gradient
 def _backward(dy, x, gamma, mean, variance, count, *, axis, mask, synchronized, epsilon, in_xla):
     """Return dx, dgamma and dbeta."""
     channels = _Channels(x, axis, mask, synchronized, gamma.dtype, in_xla)
