@@ -17,7 +17,7 @@ from keras.src.backend.common import global_state
 from keras.src.callbacks.monitor_callback import MonitorCallback as MonitorCallback
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.utils.tracking import Tracker as Tracker
-from tensorflow.python.eager import context
+from tensorflow.python.eager import context, record
 from tensorflow.python.ops import control_flow_util, stateful_random_ops
 
 PACKAGE = "keras_bp"
@@ -519,6 +519,11 @@ def compiled_by_xla() -> bool:
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
         tf.compat.v1.get_default_graph()
     )
+
+
+def tape_is_recording() -> bool:
+    """Tell whether any `tf.GradientTape` records what is being computed."""
+    return record.could_possibly_record()
 
 
 def global_seed() -> int | None:

@@ -103,6 +103,8 @@ PRIVATE_NAMES = {
     "Context.abort_collective_ops": "tells workers which one is gone; without it they wait for it",
     "input_lib._calculate_replicas_with_values": "asks at each step how many workers have data; "
     "without its name one that has run out is not noticed",
+    "tensorflow.python.eager.record": "tells whether a backward pass may be derived again; without "
+    "it a slower form would be taken there",
     "tensorflow.python.ops.stateful_random_ops": "TensorFlow's global generator; likewise",
     "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA; "
     "without it a slower form would be taken there",

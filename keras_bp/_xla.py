@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bp._keras import compiled_by_xla
+from keras_bp._keras import compiled_by_xla, tape_is_recording
 
 _LEAST = 2**16
 """From so many entries on the passes over them that XLA saves outweigh the call of its code."""
@@ -24,7 +24,7 @@ def row_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:
     rows = tf.shape(t)[0]
     parts = tf.maximum(tf.minimum(tf.bitwise.bitwise_and(rows, -rows), 4), 1)
     quarter = tf.reduce_sum(tf.reshape(t, tf.stack([parts, -1])), 0)
-    return tf.reduce_sum(tf.reshape(quarter, [-1, t.shape[1]]), 0)
+    return tf.reduce_sum(tf.reshape(quarter, tf.stack([-1, tf.shape(t)[1]])), 0)
 
 
 def column_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:
@@ -38,7 +38,7 @@ def column_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:
     return tf.matmul(t, tf.ones([tf.shape(t)[1], 1], t.dtype))
 
 
-def clustered_gradient(function: Callable) -> Callable:
+def clustered(function: Callable, backward: bool = False) -> Callable:
     """Decorate a function of tensors, which XLA compiles by itself where that pays.
 
     On a CPU a graph runs one operation after another, each of which reads and writes whole arrays;
@@ -53,11 +53,13 @@ def clustered_gradient(function: Callable) -> Callable:
         function: function `f(*tensors, in_xla, **options)` that returns tensors. The first tensor
             is as large as those it computes with; `in_xla` tells whether XLA compiles it, for a
             choice between two forms; options are hashable, or tensors that need no derivative.
+        backward: whether it is called in the backward pass of a custom gradient, and not in the
+            forward pass.
 
     Returns:
         The function, which takes `apart` in place of `in_xla`: `False` where it must not be
-        compiled by itself, since it leaves the replica's context. A tape that watches a call lets
-        it return whatever its derivative could need: for a pass under a tape see `clustered`.
+        compiled by itself, since it leaves the replica's context. Its derivatives are those of its
+        operations.
     """
 
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
@@ -75,42 +77,27 @@ def clustered_gradient(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*tensors: tf.Tensor, apart: bool = True, **options: Any) -> Any:
-        if apart and _pays():
+        in_xla = compiled_by_xla()
+        alone = tf.executing_eagerly() or in_xla or tf.config.get_visible_devices("GPU")
+        # A backward pass under a tape is to be derived again, which a cluster would make difficult.
+        if alone or not apart or (backward and tape_is_recording()):
+            return function(*tensors, in_xla=in_xla, **options)
+        if backward:
             return by_size(*tensors, **options)
-        return function(*tensors, in_xla=compiled_by_xla(), **options)
 
-    return call
-
-
-def clustered(function: Callable) -> Callable:
-    """Decorate as `clustered_gradient` does, for calls in the forward pass of a custom gradient.
-
-    The derivatives are those of the function's operations.
-    """
-    call = clustered_gradient(function)
-
-    @functools.wraps(function)
-    def forward(*tensors: tf.Tensor, apart: bool = True, **options: Any) -> Any:
-        if not (apart and _pays()):
-            return call(*tensors, apart=apart, **options)
-
+        # A tape that watched the call would let it return all that its derivative could need.
         @tf.custom_gradient
-        def unseen_by_tapes(*tensors):
-            values = call(*(tf.stop_gradient(t) for t in tensors), **options)
+        def unwatched(*tensors):
+            values = by_size(*(tf.stop_gradient(t) for t in tensors), **options)
 
-            def backward(*upstream):
+            def derivative(*upstream):
                 with tf.GradientTape() as tape:
                     tape.watch(tensors)
                     values = function(*tensors, in_xla=False, **options)
                 return tape.gradient(values, tensors, upstream, tf.UnconnectedGradients.ZERO)
 
-            return values, backward
+            return values, derivative
 
-        return unseen_by_tapes(*tensors)
+        return unwatched(*tensors)
 
-    return forward
-
-
-def _pays() -> bool:
-    """Tell whether clusters may pay in what is being traced."""
-    return not (tf.executing_eagerly() or compiled_by_xla() or tf.config.get_visible_devices("GPU"))
+    return call

@@ -277,6 +277,7 @@ PROBES = {
             "tensorflow.python.distribute.input_lib"
         )._calculate_replicas_with_values
     ),
+    "tensorflow.python.eager.record": lambda k: _keras.tape_is_recording() is False,
     "tensorflow.python.ops.control_flow_util": lambda k: callable(
         _keras.control_flow_util.GraphOrParentsInXlaContext
     ),

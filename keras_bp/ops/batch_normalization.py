@@ -3,13 +3,14 @@
 docs/batch_normalization.md derives it step by step.
 """
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_bp._arguments import check_axis, check_floating, check_number
 from keras_bp._types import Array
-from keras_bp._xla import clustered, clustered_gradient, row_sum
+from keras_bp._xla import clustered, row_sum
 
 
 class Normalized(NamedTuple):
@@ -124,7 +125,7 @@ def _forward(x, gamma, beta, *, axis, mask, synchronized, epsilon, in_xla):
     return channels.like_x(y), mean, variance, count
 
 
-@clustered_gradient
+@functools.partial(clustered, backward=True)
 def _backward(dy, x, gamma, mean, variance, count, *, axis, mask, synchronized, epsilon, in_xla):
     """Return dx, dgamma and dbeta."""
     channels = _Channels(x, axis, mask, synchronized, gamma.dtype, in_xla)

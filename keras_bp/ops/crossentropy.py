@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_axis, check_floating
 from keras_bp._keras import compiled_by_xla
 from keras_bp._types import Array
+from keras_bp._xla import column_sum
 
 # Up to so many classes the exact gradient costs less than testing whether the shortcut applies.
 FEW_CLASSES = 32
@@ -264,7 +265,11 @@ def _binary_of_probabilities(y, p):
 @tf.custom_gradient
 def _categorical_of_logits(y, z):
     """Rows of a matrix; TensorFlow's kernel gives the loss and, in the same pass, `a - y`."""
-    loss, a_minus_y = tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=z, labels=y)
+    if compiled_by_xla():
+        a, log_a = _softmax_in_xla(z)
+        loss, a_minus_y = column_sum(-y * log_a, in_xla=True)[:, 0], a - y
+    else:
+        loss, a_minus_y = tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=z, labels=y)
 
     def backward(dloss):
         dz = _logits_gradient(y, z, tf.stop_gradient(a_minus_y))
@@ -279,7 +284,7 @@ def _logits_gradient(y, z, a_minus_y):
 
     Its backward pass is the second derivative of the loss.
     """
-    total = tf.reduce_sum(y, -1, keepdims=True)
+    total = column_sum(y, compiled_by_xla())
 
     def exact():
         return (a_minus_y + y) * total - y
@@ -297,6 +302,14 @@ def _logits_gradient(y, z, a_minus_y):
         return mean - upstream, total * a * (upstream - mean), None
 
     return dz, backward
+
+
+def _softmax_in_xla(z):
+    """Return the softmax over the columns of a matrix, and its logarithm, from one exponential."""
+    shifted = z - tf.reduce_max(z, -1, keepdims=True)
+    e = tf.exp(shifted)
+    total = column_sum(e, in_xla=True)
+    return e / total, shifted - tf.math.log(total)
 
 
 def _categorical_of_probabilities(y, p, axis):

@@ -1,12 +1,13 @@
 """Layer normalization with its closed-form backward pass."""
 
+import functools
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from keras_bp._arguments import check_axis, check_floating, check_number
 from keras_bp._types import Array
-from keras_bp._xla import clustered, clustered_gradient, column_sum, row_sum
+from keras_bp._xla import clustered, column_sum, row_sum
 
 
 def layer_normalization(
@@ -122,7 +123,7 @@ def _forward(x, *weights, axes, scaled, epsilon, in_xla):
     return y, mean, inverse
 
 
-@clustered_gradient
+@functools.partial(clustered, backward=True)
 def _backward(dy, x, *rest, axes, scaled, examples, in_xla):
     *gamma, mean, inverse = rest
     x_hat = (x - mean) * inverse
