@@ -17,13 +17,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 MUTATIONS = {
     # ops
     "batch_norm_mean_term": (
-        "* spread(unit * mean_dy_x_hat) + spread(mean_dy)",
-        "* spread(unit * mean_dy_x_hat)",
+        "x_hat * channels.spread(means[0]) + channels.spread(means[1])",
+        "x_hat * channels.spread(means[0])",
         "ops",
     ),
     "batch_norm_gamma": (
-        "dgamma = channel_sum(dy * form) * unit",
-        "dgamma = channel_sum(dy * form) * unit * 1.001",
+        "dgamma, dbeta = channels.sum(dy * x_hat), channels.sum(dy)",
+        "dgamma, dbeta = channels.sum(dy * x_hat) * 1.001, channels.sum(dy)",
         "ops",
     ),
     "mean_of_the_replicas_means": (
@@ -42,8 +42,8 @@ MUTATIONS = {
         "distribution",
     ),
     "layer_norm_variance_term": (
-        "(g - feature_mean(g) - x_hat * feature_mean(g * x_hat))",
-        "(g - feature_mean(g))",
+        "(g - _mean(g, axes, in_xla) - x_hat * _mean(g * x_hat, axes, in_xla))",
+        "(g - _mean(g, axes, in_xla))",
         "ops",
     ),
     "dropout_scale": (
