@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bp._arguments import check_number
-from keras_bp._keras import compiled_by_xla
+from keras_bp._keras import compiled_by_xla, one_operation
 
 __all__ = [
     "all_finite",
@@ -204,7 +204,9 @@ def _sums_of_squares(values):
     def sums(dtype):
         # l2_loss is half the sum of squares in one kernel that holds no squared copy.
         halves = [tf.nn.l2_loss(tf.cast(v, dtype(v))) for v in values]
-        return 2.0 * tf.stack([tf.cast(half, tf.float64) for half in halves])
+        if len({half.dtype for half in halves}) > 1:
+            halves = [tf.cast(half, tf.float64) for half in halves]
+        return 2.0 * tf.cast(tf.stack(halves), tf.float64)
 
     def in_float64():
         return sums(lambda v: tf.float64)
@@ -216,7 +218,7 @@ def _sums_of_squares(values):
     # Outside, float64 takes three times as long.
     squares = sums(lambda v: tf.float64 if v.dtype == tf.float64 else tf.float32)
     sure = tf.math.is_finite(squares) & (squares > 1e-30)
-    return tf.cond(tf.reduce_all(sure), lambda: squares, in_float64)
+    return one_operation(tf.cond(tf.reduce_all(sure), lambda: squares, in_float64))
 
 
 def _deduplicated_values(gradient):

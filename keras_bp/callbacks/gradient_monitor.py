@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras_bp._arguments import check_flag, check_integer, check_path
 from keras_bp._keras import flat_layers, is_built
 from keras_bp._paths import layer_paths, slots_of, variable_paths
-from keras_bp._trial import replaced_attributes
 from keras_bp._types import Path
 from keras_bp.callbacks._charts import GradientFlowImage, layout
 from keras_bp.feedback import (
@@ -444,16 +443,10 @@ class _AlignmentRecorder(StepRecorder):
         self._sums = self._zeros(len(self.variables), 5)
 
     @contextlib.contextmanager
-    def watching(self):
-        """Return the context in which the step is to be traced."""
-        train_step = self._model.train_step
-
-        def taped_train_step(*args, **kwargs):
-            with tf.GradientTape() as self._replica.tape:
-                return train_step(*args, **kwargs)
-
-        taped = {"train_step": taped_train_step} if self.sampling else {}
-        with replaced_attributes(self._model, **taped), super().watching():
+    def in_replica(self):
+        """Return the context in which a replica's part of the step is to be traced."""
+        with tf.GradientTape() if self.sampling else contextlib.nullcontext() as tape:
+            self._replica.tape = tape
             yield
 
     def see_loss(self, loss, scale_loss):

@@ -232,7 +232,7 @@ class TrainingHealth(RecordingCallback):
         """Judge the last step, if loss scaling has skipped it and all steps before."""
         if self._layers is None:
             self._name_layers()
-        skipped = self._recorder.last_without_update()
+        skipped = self._recorder.last_without_update
         if not np.isfinite(skipped.squares).all():
             self._last_step += 1
             self._judge(skipped._replace(losses=np.array([loss])))
