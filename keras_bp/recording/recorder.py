@@ -25,8 +25,8 @@ _BOUNDS = ("clipvalue", "clipnorm", "global_clipnorm")
 class Recorder:
     """The base of all recorders: what a `RecordingTrainFunction` calls while a step is traced.
 
-    A subclass overrides `see_update`, and `prepare`, `watching` or `in_replica` if more must be created
-    or replaced.
+    A subclass overrides `see_update`, and `prepare`, `watching` or `in_replica` if more must be
+    created or replaced.
 
     Args:
         model: a compiled `keras.Model`.
@@ -149,9 +149,11 @@ class StepRecorder(Recorder):
 
     Args:
         model: a compiled `keras.Model`.
-        outputs: whether to record the layers' outputs, or `"every"` for those of layers without
-            weights and activation too.
+        outputs: whether to record the layers' outputs.
         sampled: whether to sample the last update's gradients and outputs for histograms.
+        details: the number of the optimizer's first update steps in which variance and spread of
+            outputs are measured, those of layers without weights and activation too; after these
+            they may be NaN. Or None for none of both, nor for outputs that are not finite.
 
     Attributes:
         variables: the trainable variables, in the order of `Updates.squares`,
@@ -161,6 +163,7 @@ class StepRecorder(Recorder):
         updates_before: the number of update steps that the optimizer had made before.
         outputs: the `LayerOutputs`, or None.
         places: the number of steps after which a row is written over.
+        steps_without_update: the number of steps read since the last update.
         last_without_update: the last step read that was not an update, as `Updates` of one, or
             None. Its loss is NaN if loss scaling has skipped the step.
         sampled_kinds: what sampled steps also measure of each layer, see `sampled_measures`.
@@ -173,17 +176,22 @@ class StepRecorder(Recorder):
     sampled_kinds: tuple[str, ...] = ()
 
     def __init__(
-        self, model: keras.Model, outputs: bool | str = False, sampled: bool = False
+        self,
+        model: keras.Model,
+        outputs: bool = False,
+        sampled: bool = False,
+        details: int | None = None,
     ) -> None:
         super().__init__(model)
-        self._sampled = sampled
+        self._sampled, self._details = sampled, details
         self._optimizer = model.optimizer
-        self.outputs = LayerOutputs(model, outputs == "every") if outputs else None
+        self.outputs = LayerOutputs(model, details is not None) if outputs else None
         self.variables: Any = None
         self.optimizers: Any = None
         self.layers: Any = None
         self.updates_before = 0
         self.places = max(_PLACES, model.steps_per_execution)
+        self.steps_without_update = 0
         self.last_without_update: Updates | None = None
         self._rows: Any = None
         self._rows_read = 0
@@ -234,6 +242,7 @@ class StepRecorder(Recorder):
             self.updates_before = int(self._counts()[0])
             # Rows, and losses of micro-batches that wait for an update, may be of another fit.
             self._rows_read, self._waiting = int(self._read(self._made)), 0.0
+            self.steps_without_update = 0
 
     def prepare(self) -> None:
         """Create what can be created outside of the step."""
@@ -262,10 +271,11 @@ class StepRecorder(Recorder):
         if self._clips:
             measured.append([self._applied(squares, own, received)])
         measured += self._measures(factor)
-        if outputs:
-            measured.append(tf.reshape(statistics(self.layers, outputs), [-1]))
-        sampled = self._sample(received, outputs) if self._sampled else None
         before = self._counts()
+        if outputs:
+            in_detail = None if self._details is None else before[0] < self._details
+            measured.append(tf.reshape(statistics(self.layers, outputs, in_detail), [-1]))
+        sampled = self._sample(received, outputs) if self._sampled else None
         yield
         number = self._made + 1
         after = self._counts()
@@ -368,6 +378,9 @@ class StepRecorder(Recorder):
         updated = rows[:, 2] > rows[:, 1]
         if not updated.all():
             self.last_without_update = self._updates(rows[~updated][-1:])
+        self.steps_without_update += len(rows)
+        if updated.any():
+            self.steps_without_update = int(np.argmax(updated[::-1]))
         if self._cycle > 1:
             self._sum_micro_steps(rows, updated)
         return self._updates(rows[updated]) if updated.any() else None

@@ -130,6 +130,7 @@ def test_a_large_table_is_read_in_blocks(monkeypatch):
     before = np.float64(variable)
     np.testing.assert_array_equal(count_variable(variable), count_values(variable))
     meter = UpdateMeter([variable, keras.Variable(2.0)])
+    meter.start()
     after = np.float64(variable.assign_add(0.1 * np.sin(variable)))
     squares = [np.sum(np.square(values)) for values in (after - before, before, after)]
     np.testing.assert_allclose(meter.stop(), np.transpose([squares, [0, 4, 4]]), rtol=1e-5)
