@@ -330,9 +330,9 @@ class GradientMonitor(RecordingCallback):
             values = [update / before / steps, after]
         values += self._recorder.sampled_measures(self._layer_of_variable, len(self._layers))
         kinds = self._measured_kinds()[: len(values)]
-        tags = tuple(f"{kind}/{path}" for kind in kinds for path in self._chosen.values())
-        values = [measured[layer] for measured in values for layer in self._chosen]
-        self._file.write_scalars(tags, values, self._last_step)
+        tags = [f"{kind}/{path}" for kind in kinds for path in self._chosen.values()]
+        values = np.array(values)[:, list(self._chosen)].ravel()
+        self._file.write_scalars(tuple(tags), values, self._last_step)
 
     def _write_weights(self):
         """Write a histogram of each weight of the chosen layers."""
