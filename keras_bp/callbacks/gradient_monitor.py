@@ -331,7 +331,7 @@ class GradientMonitor(RecordingCallback):
         values += self._recorder.sampled_measures(self._layer_of_variable, len(self._layers))
         kinds = self._measured_kinds()[: len(values)]
         tags = [f"{kind}/{path}" for kind in kinds for path in self._chosen.values()]
-        values = np.array(values)[:, list(self._chosen)].ravel()
+        values = np.concatenate([measured[list(self._chosen)] for measured in values])
         self._file.write_scalars(tuple(tags), values, self._last_step)
 
     def _write_weights(self):
