@@ -320,9 +320,8 @@ class UpdateMeter:
     """Measures the norms of an update and of the weights, outside the step.
 
     Inside, each step would hold and read a second copy of all weights. Outside, only a measured
-    step pays for one. Of large variables a block of rows is held beside it at a time. Each of the
-    two methods is one traced function of all variables: run eagerly, a variable takes as long as
-    some hundred of its operations.
+    step pays for one. Of large variables a block of rows is held beside it at a time. From the
+    second time on, `start` and `stop` are one traced function each, of all variables.
 
     Args:
         variables: list of Keras variables.
@@ -337,8 +336,8 @@ class UpdateMeter:
         large = [is_large(v) for v in variables]
         self._small = [i for i, is_one in enumerate(large) if not is_one]
         self._large = [i for i, is_one in enumerate(large) if is_one]
-        self._read = tf.function(self._values, autograph=False)
-        self._measure = tf.function(self._squares, autograph=False)
+        # Eagerly once, in a training's first step: tracing takes as long as many measurements.
+        self._read, self._measure = self._values, self._squares
 
     def measures(self, variables: Sequence[keras.Variable]) -> bool:
         """Tell whether these are its variables, in their order."""
@@ -360,7 +359,11 @@ class UpdateMeter:
     def stop(self) -> np.ndarray:
         """Return squared norms, (3, variables): of the update, of the weights before and after."""
         before, self._before = self._before, None
-        return self._measure(before).numpy()
+        squares = self._measure(before).numpy()
+        if self._measure == self._squares:
+            self._read = tf.function(self._values, autograph=False)
+            self._measure = tf.function(self._squares, autograph=False)
+        return squares
 
     def _values(self):
         """Return the values of the small variables as one tensor, and of each of the large ones."""

@@ -19,9 +19,10 @@ class RecordingTrainFunction:
     the model's own function, one traced while the optimizer's `scale_loss` and `apply`, the model's
     `compute_loss` and perhaps the layers' `call` also call the recorders, and one in which these
     sample costly quantities too. Only a call announced by `arm` runs one of the latter, and methods
-    are replaced only while it runs. So `train_on_batch` is never recorded, and a `fit` that an
-    exception ends leaves no trace in optimizer and layers, and in the model only this object, which
-    then runs the model's own function.
+    are replaced only while the Python code of `train_step` runs, as it is traced. So
+    `train_on_batch` is never recorded, and a `fit` that an exception ends leaves no trace in
+    optimizer and layers, and in the model only this object, which then runs the model's own
+    function.
 
     Several recorders share the traced functions, so that several callbacks can watch one `fit`.
 

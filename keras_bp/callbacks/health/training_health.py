@@ -74,8 +74,10 @@ class TrainingHealth(RecordingCallback):
     Paths of layers, update steps, what counts as one, and where the callback works are
     `GradientMonitor`'s. Updates and weights are measured in the first 10 updates of a `fit` and in
     every tenth after, for which a copy of the weights is made; with `steps_per_execution` the
-    update is that of a whole call, over its steps. Steps that loss scaling skips are neither
-    updates nor faults, unless all of the last 20 steps were skipped when an epoch ends.
+    update is that of a whole call, over its steps. Updates are judged as they are read, then and as
+    an epoch ends: a finding names its step, but `action` comes up to 9 updates later. Steps that
+    loss scaling skips are neither updates nor faults, unless all of the last 20 steps were skipped
+    when an epoch ends.
 
     Example:
         >>> layers = [keras.layers.Dense(16, "sigmoid", name=f"d{i}") for i in range(8)]
