@@ -181,7 +181,7 @@ class Vanishing(Check):
         """Tell in which of several updates a norm or a mean is small."""
         called = updates.order.called
         small = (updates.norms < self.first) | (updates.means < self.mean)
-        return small[:, called].any(axis=1)
+        return np.asarray(small[:, called].any(axis=1))
 
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptom of the first layer that has one."""
