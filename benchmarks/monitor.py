@@ -1,12 +1,14 @@
-"""Time what GradientMonitor and TrainingDashboard cost a fit.
+"""Time what GradientMonitor, TrainingHealth and TrainingDashboard cost a fit.
 
-    python benchmarks/monitor.py [--turns 8] [--steps 300] [--fits 7] [--jit off|on|both]
+    python benchmarks/monitor.py [--model 4x512] [--execution 1] [--jit off|on|both] [--turns 8]
+                                 [--steps 300] [--fits 7]
 
-First epochs of an MLP, 4x512 with batch 128: without a callback, with the norms of every step, and
-with histograms every 100 steps as well, each on a model of its own, in turn, the tracing done
-before. Then whole fits of the quickstart's network on digits, tracing included, without a callback,
-with the monitor's default arguments, and with a dashboard that is drawn to a file, in turn. The
-ratios are with / without of the medians and of the minima; 1.05 is a cost of 5 %.
+First epochs of an MLP, 4x512 for instance, with batch 128: without a callback, with the monitor's
+default arguments, with histograms every 100 steps as well, and with TrainingHealth, each on a model
+of its own, in turn, the tracing done before; `first` is the time of the first step, tracing
+included. Then whole fits of the quickstart's network on digits, tracing included, without a
+callback, with the monitor's default arguments, and with a dashboard that is drawn to a file, in
+turn. The ratios are with / without of the medians and of the minima; 1.05 is a cost of 5 %.
 """
 
 import argparse
@@ -19,28 +21,34 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp.callbacks import GradientMonitor, TrainingDashboard
+from keras_bp.callbacks import GradientMonitor, TrainingDashboard, TrainingHealth
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 import _shared  # noqa: E402
 import quickstart  # noqa: E402
 
-VARIANTS = {"without": None, "norms": {}, "histograms every 100": {"histograms_every": 100}}
+VARIANTS = {
+    "without": lambda log_dir: [],
+    "monitor": lambda log_dir: [GradientMonitor(log_dir)],
+    "histograms every 100": lambda log_dir: [GradientMonitor(log_dir, histograms_every=100)],
+    "health": lambda log_dir: [TrainingHealth(action=lambda finding: None)],
+}
 
 
-def epoch(arguments, log_dir, steps, jit_compile):
-    """Return a callable that trains a model of its own for some steps."""
+def epoch(callbacks, shape, execution, jit_compile):
+    """Return a function of a number of steps that trains a model of its own."""
     keras.utils.set_random_seed(0)
-    layers = [keras.Input([512])] + [keras.layers.Dense(512, "relu") for _ in range(4)]
+    number, width = map(int, shape.split("x"))
+    layers = [keras.Input([width])] + [keras.layers.Dense(width, "relu") for _ in range(number)]
     model = keras.Sequential([*layers, keras.layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-4), loss, jit_compile=jit_compile)
+    options = {"jit_compile": jit_compile, "steps_per_execution": execution}
+    model.compile(keras.optimizers.Adam(1e-4), loss, **options)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(16 * 128, 512)).astype("float32")
+    x = rng.normal(size=(16 * 128, width)).astype("float32")
     data = tf.data.Dataset.from_tensor_slices((x, rng.integers(10, size=len(x))))
-    data = data.batch(128).cache().repeat()
-    monitors = [] if arguments is None else [GradientMonitor(log_dir, **arguments)]
-    return lambda: model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=monitors)
+    data = data.batch(128, drop_remainder=True).cache().repeat()
+    return lambda steps: model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
 
 
 def digits(callbacks, data, epochs):
@@ -57,9 +65,9 @@ def digits(callbacks, data, epochs):
     return fit
 
 
-def report(name, times, base):
+def report(name, times, base, first=""):
     ratio, least = np.median(times) / np.median(base), min(times) / min(base)
-    print(f"{name:42} {np.median(times):8.3f} {ratio:8.3f} {least:7.3f}", flush=True)
+    print(f"{name:45} {np.median(times):8.3f} {ratio:8.3f} {least:7.3f} {first}", flush=True)
 
 
 def turns_of(calls, number):
@@ -76,22 +84,27 @@ def turns_of(calls, number):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=8, help="epochs of each variant")
+    parser.add_argument("--model", default="4x512", help="hidden layers x units")
+    parser.add_argument("--execution", type=int, default=1, help="steps_per_execution")
     parser.add_argument("--steps", type=int, default=300, help="steps an epoch")
     parser.add_argument("--fits", type=int, default=7, help="fits of the quickstart's network")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of each such fit")
     parser.add_argument("--jit", choices=["off", "on", "both"], default="both")
     options = parser.parse_args()
-    print(f"{'':42} {'seconds':>8} {'medians':>8} {'minima':>7}")
+    print(f"{'':45} {'seconds':>8} {'medians':>8} {'minima':>7}   first")
     with tempfile.TemporaryDirectory() as log_dir:
         for jit in {"off": [False], "on": [True], "both": [False, True]}[options.jit]:
-            calls = [
-                epoch(arguments, f"{log_dir}/{jit}/{name}", options.steps, jit)
-                for name, arguments in VARIANTS.items()
+            fits = [
+                epoch(callbacks(f"{log_dir}/{jit}/{name}"), options.model, options.execution, jit)
+                for name, callbacks in VARIANTS.items()
             ]
-            turns_of(calls, 1)  # the first one is traced
+            firsts = turns_of([lambda fit=fit: fit(options.execution) for fit in fits], 1)
+            calls = [lambda fit=fit: fit(options.steps) for fit in fits]
             times = turns_of(calls, options.turns)
-            for name, own in zip(VARIANTS, times, strict=True):
-                report(f"4x512, batch 128, jit {'on' if jit else 'off'}: {name}", own, times[0])
+            about = f"{options.model}, {options.execution} a call, jit {'on' if jit else 'off'}"
+            for name, own, [first] in zip(VARIANTS, times, firsts, strict=True):
+                share = f"{first:6.2f} {first / firsts[0][0]:6.2f}"
+                report(f"{about}: {name}", own, times[0], share)
         if options.fits:
             data = _shared.digits(quickstart.SEED)
             with_each = {

@@ -129,6 +129,17 @@ def _asks_its_map(k):
     return asked == [rule]
 
 
+def _stays_one_operation(k):
+    @tf.function
+    def either(x):
+        return _keras.one_operation(tf.cond(x[0] > 0, lambda: x, lambda: 2 * x))
+
+    operations = either.get_concrete_function(tf.TensorSpec((2,))).graph.get_operations()
+    [condition] = (o for o in operations if o.type == "StatelessIf")
+    lowered = condition.get_attr("_lower_using_switch_merge")
+    return not lowered and either(tf.constant([-1.0, 1.0]))[1] == 2.0
+
+
 def _traced_again(k):
     traces = []
     function = tf.function(lambda: traces.append(_keras.called_functions()))
@@ -233,6 +244,7 @@ PROBES = {
     ),
     "MultiOptimizer._optimizer_map": _asks_its_map,
     "Function._function_cache": _traced_again,
+    "Operation._set_attr": _stays_one_operation,
     "sys._current_frames": _traced_again,
     "GradientTape._persistent": lambda k: (
         tf.GradientTape(persistent=True)._persistent and not tf.GradientTape()._persistent

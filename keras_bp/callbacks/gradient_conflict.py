@@ -174,7 +174,7 @@ class GradientConflict(RecordingCallback):
         self._epoch = _Tally()
 
     def _take(self, updates):
-        gramians = self._recorder.gramians(len(updates.losses))
+        gramians = self._recorder.gramians(updates)
         if gramians is None:
             return
         self._name(gramians.shape[-1])
@@ -238,9 +238,9 @@ class _ConflictRecorder(StepRecorder):
 
         M_st = sum over the layer's shared variables of g_s . g_t
 
-    fill a place of a ring, as the rows of a `StepRecorder` do; NaN where one of the two tasks was
-    left out of the step. Under accumulation they are summed over the update's micro-batches: the
-    products of the concatenated gradients.
+    are in the step's row; NaN where one of the two tasks was left out of the step. Under
+    accumulation they are summed over the update's micro-batches: the products of the concatenated
+    gradients.
 
     Args:
         model: a compiled `MultiTaskModel`.
@@ -257,10 +257,9 @@ class _ConflictRecorder(StepRecorder):
     """
 
     def __init__(self, model, layers):
-        super().__init__(model)
         self._layers = layers
         self.shared = self.pairs = None
-        self._gramians = self._sums = None
+        super().__init__(model)
 
     @contextlib.contextmanager
     def watching(self):
@@ -274,51 +273,36 @@ class _ConflictRecorder(StepRecorder):
 
     def _hear(self, variables, task_gradients, combined):
         given = np.array([[g is not None for g in task] for task in task_gradients])
-        self._replica.combined = combined, given
+        self._replica.combined = variables, combined, given
 
-    @contextlib.contextmanager
-    def see_update(self, gradients, variables):
-        """Record the step whose gradients are applied inside the `with` block."""
-        seen = vars(self._replica).pop("combined", None)
-        factor = self._factor()  # read before the base takes it
-        with super().see_update(gradients, variables):
-            if seen is not None:
-                # Micro-batches may carry different loss scales.
-                row = self._row(variables, *seen) / factor**2
-                before = self._totals[1], self._totals[2]
-            yield
-        if seen is not None:
-            self._record(row, *before)
-
-    def restart(self):
-        """Resume after unrecorded steps."""
-        super().restart()
-        if self._sums is not None:
-            self._sums.assign(tf.zeros_like(self._sums))
-
-    def gramians(self, count):
-        """Return the Gramians of the last `count` updates that `new_updates` has returned.
+    def gramians(self, updates):
+        """Return the Gramians in `Updates`.
 
         Returns:
-            A float64 array of shape (count, len(shared), tasks, tasks), or None where the train
+            A float64 array of shape (updates, len(shared), tasks, tasks), or None where the train
             step combined nothing.
         """
         if self.shared is None:
             return None
-        numbers = np.arange(self._rows_read - count + 1, self._rows_read + 1)
-        return self._read(self._gramians)[numbers % self.places][:, self._columns]
-
-    def _create_rows(self):
-        # For every layer: which ones are shared is known only when the step is traced, where a
-        # replica cannot create variables.
-        super()._create_rows()
-        paths, selection = variable_paths(self._model), LayerSelection(self._layers)
-        layers = dict.fromkeys(paths[id(variable)][0] for variable in self.variables)
-        self._recorded = [layer for layer in layers if layer in selection]
         tasks = len(self._model.outputs)
-        shape = len(self._recorded) + 1, tasks, tasks
-        self._gramians = self._zeros(self.places + 1, *shape)
-        self._sums = self._zeros(*shape) if self._cycle > 1 else None
+        return updates.measured.reshape(len(updates.losses), -1, tasks, tasks)[:, self._columns]
+
+    def _find(self):
+        # For every layer: which ones are shared is known only when the step is traced.
+        paths, selection = variable_paths(self._model), LayerSelection(self._layers)
+        variables = self._model.trainable_variables
+        layers = dict.fromkeys(paths[id(variable)][0] for variable in variables)
+        self._recorded = [layer for layer in layers if layer in selection]
+        self._measured = (len(self._recorded) + 1) * len(self._model.outputs) ** 2
+        super()._find()
+
+    def _measures(self, factor):
+        seen = vars(self._replica).pop("combined", None)
+        if seen is None:
+            return [tf.zeros(self._measured, tf.float64)]
+        # Micro-batches may carry different loss scales.
+        row = self._row(*seen) / factor**2
+        return [tf.reshape(row, [-1])]
 
     def _row(self, variables, combined, given):
         """Return the Gramians of the layers and of all, of shape (layers + 1, tasks, tasks)."""
@@ -353,17 +337,6 @@ class _ConflictRecorder(StepRecorder):
         self._columns = [*map(self._recorded.index, chosen), -1]
         everywhere = np.any(list(pairs.values()), axis=0)
         self.pairs = np.array([*(pairs[layer] for layer in chosen), everywhere])
-
-    def _record(self, row, losses_before, updates_before):
-        losses, updates = self._totals[1], self._totals[2]
-        updated = updates > updates_before
-        if self._sums is not None:
-            row += self._sums
-            # A micro-batch that loss scaling skipped is not part of the update.
-            taken = tf.where(losses > losses_before, row, self._sums)
-            self._sums.assign(tf.where(updated, tf.zeros_like(row), taken))
-        place = tf.where(updated, tf.cast(updates, tf.int64) % self.places, self.places)
-        self._gramians.assign(tf.tensor_scatter_nd_update(self._gramians, [[place]], [row]))
 
 
 class _Tally:

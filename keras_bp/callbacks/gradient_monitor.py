@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras_bp._arguments import check_flag, check_integer, check_path
 from keras_bp._keras import flat_layers, is_built
 from keras_bp._paths import layer_paths, slots_of, variable_paths
-from keras_bp._trial import replaced_attributes
 from keras_bp._types import Path
 from keras_bp.callbacks._charts import GradientFlowImage, layout
 from keras_bp.feedback import (
@@ -173,7 +172,7 @@ class GradientMonitor(RecordingCallback):
         if histograms_every is not None:
             check_integer("histograms_every", histograms_every, 1)
         activations = check_flag("activations", activations)
-        super().__init__(outputs=activations, log_dir=log_dir)
+        super().__init__(log_dir)
         self.every = every
         self.histograms_every = histograms_every
         self.activations = activations
@@ -245,7 +244,7 @@ class GradientMonitor(RecordingCallback):
         every = flat_layers(self.model, include_self=True)
         aligned = any(isinstance(layer, feedback) for layer in every)
         recorder = _AlignmentRecorder if aligned else StepRecorder
-        return recorder(self.model, self._outputs, self.histograms_every is not None)
+        return recorder(self.model, self.activations, self.histograms_every is not None)
 
     def _begin(self):
         if is_built(self.model):
@@ -261,12 +260,12 @@ class GradientMonitor(RecordingCallback):
         self._counting = self._is_due(self._histograms_due)
         if not self._custom_loop and self._is_due(self._updates_due):
             self._start_meter()
-        self._sampling = self._meter is not None and bool(self._recorder.sampled_kinds)
+        self._sampling = self._measures() and bool(self._recorder.sampled_kinds)
         super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: write what was due, and the other steps if enough are waiting."""
-        if self._meter is None and not self._counting:
+        if not self._measures() and not self._counting:
             super().on_train_batch_end(batch, logs)
             return
         steps = self._take_updates()
@@ -294,15 +293,6 @@ class GradientMonitor(RecordingCallback):
             picture = self._flow.draw(list(self._chosen.values()), self._last_step)
             self._file.write_image("gradient_flow", *picture, self._last_step)
         self._file.flush()
-
-    def _is_due(self, step):
-        """Tell whether the next call makes this update step, or comes after it."""
-        steps = self.model.steps_per_execution
-        if self._last_step + (self._calls + 1) * steps < step:
-            return False
-        if self._calls:  # not every call made an update: there are micro-steps and skipped steps
-            self._take_updates()
-        return self._last_step + steps >= step
 
     def _take(self, updates):
         if self._scalars is None or self._scalars.recorder is not self._recorder:
@@ -340,9 +330,9 @@ class GradientMonitor(RecordingCallback):
             values = [update / before / steps, after]
         values += self._recorder.sampled_measures(self._layer_of_variable, len(self._layers))
         kinds = self._measured_kinds()[: len(values)]
-        tags = tuple(f"{kind}/{path}" for kind in kinds for path in self._chosen.values())
-        values = [measured[layer] for measured in values for layer in self._chosen]
-        self._file.write_scalars(tags, values, self._last_step)
+        tags = [f"{kind}/{path}" for kind in kinds for path in self._chosen.values()]
+        values = np.concatenate([measured[list(self._chosen)] for measured in values])
+        self._file.write_scalars(tuple(tags), values, self._last_step)
 
     def _write_weights(self):
         """Write a histogram of each weight of the chosen layers."""
@@ -412,15 +402,17 @@ class _UpdateScalars:
         self.tags = (*tags, *["loss/batch"] * self._sees_loss)
 
     def rows(self, updates, norms):
-        """Yield the values of each update, from `Updates` and the layers' norms."""
-        applied = np.sqrt(updates.applied)
-        for row, norm in enumerate(norms):
+        """Return the values of each update, (n, tags), from `Updates` and the layers' norms."""
+        parts = [norms[:, self._columns], updates.rates]
+        if self._clips:
+            applied, rates = np.sqrt(updates.applied), []
             # Smaller by more than the rounding of two sums.
-            self._clipped.append(applied[row] < norm[-1] * (1 - 1e-5))
-            values = [*norm[self._columns], *updates.rates[row]]
-            values += [applied[row], np.mean(self._clipped)] * self._clips
-            values += [updates.outputs[row][place] for place in self._places]
-            yield values + [updates.losses[row]] * self._sees_loss
+            for is_clipped in applied < norms[:, -1] * (1 - 1e-5):
+                self._clipped.append(is_clipped)
+                rates.append(np.mean(self._clipped))
+            parts += [applied, rates]
+        parts += [updates.outputs[:, layer, statistic] for layer, statistic in self._places]
+        return np.column_stack(parts + [updates.losses] * self._sees_loss)
 
 
 class _AlignmentRecorder(StepRecorder):
@@ -444,16 +436,10 @@ class _AlignmentRecorder(StepRecorder):
         self._sums = self._zeros(len(self.variables), 5)
 
     @contextlib.contextmanager
-    def watching(self):
-        """Return the context in which the step is to be traced."""
-        train_step = self._model.train_step
-
-        def taped_train_step(*args, **kwargs):
-            with tf.GradientTape() as self._replica.tape:
-                return train_step(*args, **kwargs)
-
-        taped = {"train_step": taped_train_step} if self.sampling else {}
-        with replaced_attributes(self._model, **taped), super().watching():
+    def in_replica(self):
+        """Return the context in which a replica's part of the step is to be traced."""
+        with tf.GradientTape() if self.sampling else contextlib.nullcontext() as tape:
+            self._replica.tape = tape
             yield
 
     def see_loss(self, loss, scale_loss):

@@ -13,17 +13,19 @@ taken for it.
 **What is replaced.** A `RecordingTrainFunction` takes the place of `model.train_function` while
 `fit` runs. It holds the model's own function, and traces a second one (and a third that also
 samples costly quantities, such as angles to the true gradients). Only a call that a callback has
-announced with `arm` runs one of these, and only while it runs do `scale_loss` and `apply`, as
-attributes of the optimizer, the model's `compute_loss` and the layers' `call`, where outputs are
-recorded, also call the recorders. So `train_on_batch` and `evaluate` are never recorded, and an
-exception leaves optimizer, model and layers as they were.
+announced with `arm` runs one of these, and only while the Python code of the model's `train_step`
+runs, that is while it is traced, do `scale_loss` and `apply`, as attributes of the optimizer, the
+model's `compute_loss` and the layers' `call`, where outputs are recorded, also call the recorders.
+So `train_on_batch` and `evaluate` are never recorded, and an exception leaves optimizer, model and
+layers as they were.
 
 **What is recorded.** No summary can be written and no Python runs inside a compiled step. So a
 recorder's operations become part of the traced step, and write to a variable on the device: a ring
-of rows, one for each update step, with loss, rates, squared norms of gradients and statistics of
-the layers' outputs (`StepRecorder`). Reading a gradient must not change how the optimizer rounds:
-see `own_product`. `Recorder` is the base of all recorders. Several recorders share the traced
-functions, so that several callbacks can watch one `fit`.
+of rows, one for each step, with loss, rates, squared norms of gradients and statistics of the
+layers' outputs (`StepRecorder`). What follows from these is computed as they are read. Reading a
+gradient must not change how the optimizer rounds: see `own_product`. `Recorder` is the base of all
+recorders. Several recorders share the traced functions, so that several callbacks can watch one
+`fit`.
 
 **Who reads, and when.** A `RecordingCallback` announces the steps in `on_train_batch_begin` and
 reads the ring about once per second, before it is full and at each epoch's end; it hands the new

@@ -19,7 +19,7 @@ from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._types import Path
 from keras_bp.gradients import squared_norms
 from keras_bp.recording.event_file import EventFile, run_directory
-from keras_bp.recording.histograms import row_blocks
+from keras_bp.recording.histograms import block_rows, is_large
 from keras_bp.recording.recorder import StepRecorder
 from keras_bp.recording.train_function import RecordingTrainFunction
 
@@ -90,19 +90,16 @@ class RecordingCallback(Callback):
         self._file          the `EventFile`, if there is a `log_dir`
 
     Args:
-        outputs: whether the layers' outputs are recorded, or `"every"`, see `StepRecorder`.
-        seconds: how long the updates of several calls may wait to be read; 0 for no wait.
         log_dir: string or `os.PathLike`, where `run_directory` finds the event file's directory,
             or None for no file.
     """
 
-    def __init__(
-        self, outputs: bool | str = False, seconds: float = 1.0, log_dir: Path | None = None
-    ) -> None:
+    _seconds = 1.0
+    """How long the updates of several calls may wait to be read."""
+
+    def __init__(self, log_dir: Path | None = None) -> None:
         super().__init__()
         self.log_dir: Any = log_dir
-        self._outputs = outputs
-        self._seconds = seconds
         self._forget()
 
     def _forget(self) -> None:
@@ -127,7 +124,7 @@ class RecordingCallback(Callback):
 
     def _new_recorder(self):
         """Return the `StepRecorder` of a train function that is about to be traced."""
-        return StepRecorder(self.model, self._outputs)
+        return StepRecorder(self.model)
 
     def _begin(self):
         """Prepare for the first step, or raise an error."""
@@ -170,7 +167,8 @@ class RecordingCallback(Callback):
         """Keras's hook: take the updates, if enough are waiting."""
         self._calls += 1
         full = (self._calls + 1) * self.model.steps_per_execution > self._recorder.places
-        if full or time.monotonic() - self._taken_at >= self._seconds:
+        late = time.monotonic() - self._taken_at >= self._seconds
+        if full or late or self._measures():
             self._take_updates()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -202,13 +200,31 @@ class RecordingCallback(Callback):
         variables = self._recorder.variables or self.model.trainable_variables
         if self._meter is None or not self._meter.measures(variables):
             self._meter = UpdateMeter(variables)
+        if not self._meter.running:
+            self._meter.start()
 
     def _stop_meter(self):
         """Return what `UpdateMeter.stop` does; None if it was not started with these variables."""
-        meter, self._meter = self._meter, None
+        if not self._measures():
+            return None
         # Before the first batch has built a layer there was nothing to measure.
-        known = meter is not None and meter.measures(self._recorder.variables)
-        return meter.stop() if known else None
+        if not self._meter.measures(self._recorder.variables):
+            self._meter = None
+            return None
+        return self._meter.stop()
+
+    def _is_due(self, step):
+        """Tell whether the next call makes this update step, or comes after it."""
+        steps = self.model.steps_per_execution
+        if self._last_step + (self._calls + 1) * steps < step:
+            return False
+        if self._calls:  # not every call made an update: there are micro-steps and skipped steps
+            self._take_updates()
+        return self._last_step + steps >= step
+
+    def _measures(self):
+        """Tell whether an update is being measured."""
+        return self._meter is not None and self._meter.running
 
     def _start_if_needed(self):
         """Record from the next step on, with what an earlier `fit` has traced if it fits."""
@@ -233,7 +249,9 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.in_place():
             self._take_updates()
             RecordingTrainFunction.remove_from(self.model)
-        self._recording, self._meter = False, None
+        self._recording = False
+        if self._meter is not None:
+            self._meter.cancel()
         self._end()
         if self._file is not None:
             self._file.close()
@@ -299,53 +317,92 @@ def _name_of(model):
 
 
 class UpdateMeter:
-    """Measures the norms of an update and of the weights, outside the step, from when it is made.
+    """Measures the norms of an update and of the weights, outside the step.
 
-    Inside, each step would hold and read a second copy of all weights. Outside, the values before
-    are kept by reference, and only a measured step pays for a copy; beside it a block of rows is
-    held at a time.
+    Inside, each step would hold and read a second copy of all weights. Outside, only a measured
+    step pays for one. Of large variables a block of rows is held beside it at a time. From the
+    second time on, `start` and `stop` are one traced function each, of all variables.
 
     Args:
         variables: list of Keras variables.
+
+    Attributes:
+        running: whether an update is being measured.
     """
 
     def __init__(self, variables: Sequence[keras.Variable]) -> None:
-        self._variables = variables
-        self._before = [tf.convert_to_tensor(v.value) for v in variables]
+        self._variables = list(variables)
+        self._before: Any = None
+        large = [is_large(v) for v in variables]
+        self._small = [i for i, is_one in enumerate(large) if not is_one]
+        self._large = [i for i, is_one in enumerate(large) if is_one]
+        # Eagerly once, in a training's first step: tracing takes as long as many measurements.
+        self._read, self._measure = self._values, self._squares
 
     def measures(self, variables: Sequence[keras.Variable]) -> bool:
         """Tell whether these are its variables, in their order."""
         return list(map(id, self._variables)) == list(map(id, variables))
 
+    @property
+    def running(self) -> bool:
+        """Whether an update is being measured."""
+        return self._before is not None
+
+    def start(self) -> None:
+        """Measure the coming update."""
+        self._before = self._read()
+
+    def cancel(self) -> None:
+        """Measure nothing."""
+        self._before = None
+
     def stop(self) -> np.ndarray:
         """Return squared norms, (3, variables): of the update, of the weights before and after."""
-        squares = np.zeros((len(self._variables), 3))
-        tensors: list[tf.Tensor] = []
-        owners: list[int] = []
+        before, self._before = self._before, None
+        squares = self._measure(before).numpy()
+        if self._measure == self._squares:
+            self._read = tf.function(self._values, autograph=False)
+            self._measure = tf.function(self._squares, autograph=False)
+        return squares
 
-        def add():
-            # Eagerly: tracing this costs as much as some forty measurements.
-            np.add.at(squares, owners, squared_norms(tensors).numpy().reshape(-1, 3))
-            tensors.clear()
-            owners.clear()
+    def _values(self):
+        """Return the values of the small variables as one tensor, and of each of the large ones."""
+        flat = tf.concat([tf.reshape(self._wide(i), [-1]) for i in self._small] or [[0.0]], axis=0)
+        return [flat, *(tf.convert_to_tensor(self._variables[i].value) for i in self._large)]
 
-        for owner, (before, variable) in enumerate(zip(self._before, self._variables, strict=True)):
-            start = 0
-            for after in row_blocks(variable):
-                whole = after.shape == before.shape
-                then = before if whole else before[start : start + after.shape[0]]
-                a, b = _wide(after), _wide(then)
-                tensors += [a - b, b, a]
-                owners.append(owner)
-                if not whole:  # blocks of a large table are let go one by one
-                    start += after.shape[0]
-                    add()
-        add()
-        return squares.T
+    def _wide(self, number):
+        some_double = any(v.dtype == "float64" for v in self._variables)
+        value = tf.convert_to_tensor(self._variables[number].value)
+        return tf.cast(value, tf.float64 if some_double else tf.float32)
 
+    def _squares(self, values):
+        columns: dict[int, tf.Tensor] = {}
+        if self._small:
+            sizes = [int(np.prod(self._variables[i].shape)) for i in self._small]
+            before = tf.split(values[0], sizes)
+            after = [tf.reshape(self._wide(i), [-1]) for i in self._small]
+            updates = [a - b for a, b in zip(after, before, strict=True)]
+            squares = tf.reshape(squared_norms([*updates, *before, *after]), [3, -1])
+            columns |= zip(self._small, tf.unstack(squares, axis=1), strict=True)
+        for number, value in zip(self._large, values[1:], strict=True):
+            columns[number] = self._squares_of_blocks(number, value)
+        return tf.stack([columns[number] for number in sorted(columns)], axis=1)
 
-def _wide(tensor):
-    return tf.cast(tensor, tf.float64 if tensor.dtype == tf.float64 else tf.float32)
+    def _squares_of_blocks(self, number, before):
+        variable = self._variables[number]
+        rows = block_rows(variable)
+
+        def add(total, start):
+            block = tf.range(start, tf.minimum(start + rows, variable.shape[0]))
+            after, then = (
+                tf.cast(tf.gather(t, block), tf.float64 if t.dtype == tf.float64 else tf.float32)
+                for t in (tf.convert_to_tensor(variable.value), before)
+            )
+            return total + squared_norms([after - then, then, after])
+
+        starts = tf.range(0, variable.shape[0], rows)
+        zeros = tf.zeros(3, tf.float64)
+        return tf.foldl(add, starts, zeros, parallel_iterations=1)
 
 
 class LayerSelection:

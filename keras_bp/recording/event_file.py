@@ -23,6 +23,7 @@ from keras_bp._types import Path
 
 _NUMBERS = itertools.count()
 _WRITER = "keras_bp"
+_NO_ZERO_BYTES = float(np.frombuffer(b"\x01\x01\x01\x01", "<f4")[0])
 
 
 class EventFile:
@@ -53,7 +54,7 @@ class EventFile:
         writes: bool = True,
     ) -> None:
         self._log_dir, self._source = os.fspath(log_dir), f"{_WRITER} {model}"
-        self._templates: dict[tuple[str, ...], Event] = {}
+        self._templates: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
         self._writer: Any = None
         try:
             if writes:
@@ -78,14 +79,15 @@ class EventFile:
 
     def write_scalars(self, tags: tuple[str, ...], values: Iterable[float], step: int) -> None:
         """Write one value for each tag, all in one record of the file."""
-        event = self._templates.get(tags)
-        if event is None:
-            event = self._templates[tags] = Event()
-            for tag in tags:
-                event.summary.MergeFrom(scalar_pb(tag, 0.0))
-        for entry, value in zip(event.summary.value, values, strict=True):
-            entry.tensor.float_val[0] = value
-        self._write(event, step)
+        if tags not in self._templates:
+            # The values lie where two records that differ in all their bytes differ.
+            zeros, others = (_scalars(tags, value) for value in (0.0, _NO_ZERO_BYTES))
+            self._templates[tags] = zeros, np.flatnonzero(zeros != others)
+        record, places = self._templates[tags]
+        with np.errstate(over="ignore"):
+            record[places] = np.array([*values], "<f4").view(np.uint8)
+        about = Event(step=step, wall_time=time.time()).SerializeToString()
+        self._attempt(lambda writer: writer.write(about + record.tobytes()))
 
     def write_histogram(self, tag: str, buckets: np.ndarray, step: int) -> None:
         """Write a histogram: an array of rows (left edge, right edge, count)."""
@@ -158,6 +160,14 @@ class EventFile:
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+
+def _scalars(tags, value):
+    """Return the bytes of a record without step that holds one value for each tag."""
+    event = Event()
+    for tag in tags:
+        event.summary.MergeFrom(scalar_pb(tag, value))
+    return np.frombuffer(event.SerializeToString(), np.uint8).copy()
 
 
 def make_directory(log_dir: Path) -> None:

@@ -91,7 +91,7 @@ def count_values(values: Array) -> np.ndarray:
 
 def count_variable(variable: Any) -> np.ndarray:
     """Count like `count_values` the entries of a Keras variable, without a copy of it."""
-    kept = None if _is_large(variable) else list(row_blocks(variable))
+    kept = None if is_large(variable) else list(row_blocks(variable))
     return _count_blocks(
         lambda: (b for part in kept or row_blocks(variable) for b in _blocks(np.ravel(part)))
     )
@@ -103,16 +103,22 @@ def row_blocks(variable: Any) -> Iterator[tf.Tensor]:
     As soon as rows of a variable have been updated, TensorFlow copies all of it for each reader.
     """
     value = variable.value if isinstance(variable, keras.Variable) else variable
-    if not _is_large(variable):
+    if not is_large(variable):
         yield tf.convert_to_tensor(value)
         return
-    rows = max(1, _READ // int(np.prod(variable.shape[1:])))
+    rows = block_rows(variable)
     for start in range(0, variable.shape[0], rows):
         yield tf.gather(value, tf.range(start, min(start + rows, variable.shape[0])))
 
 
-def _is_large(variable):
-    return np.prod(variable.shape) > _READ
+def is_large(variable: Any) -> bool:
+    """Tell whether a variable is read in several blocks."""
+    return bool(np.prod(variable.shape) > _READ)
+
+
+def block_rows(variable: Any) -> int:
+    """Return how many rows of a large variable are read at once."""
+    return max(1, _READ // int(np.prod(variable.shape[1:])))
 
 
 def _blocks(values):

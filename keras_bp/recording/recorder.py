@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import threading
 import typing
 from collections.abc import Callable, Iterator
@@ -24,7 +25,8 @@ _BOUNDS = ("clipvalue", "clipnorm", "global_clipnorm")
 class Recorder:
     """The base of all recorders: what a `RecordingTrainFunction` calls while a step is traced.
 
-    A subclass overrides `see_update`, and `watching` if more must be replaced or created.
+    A subclass overrides `see_update`, and `prepare`, `watching` or `in_replica` if more must be
+    created or replaced.
 
     Args:
         model: a compiled `keras.Model`.
@@ -43,8 +45,15 @@ class Recorder:
         # The replicas of a MirroredStrategy are traced in a thread each.
         self._replica = threading.local()
 
+    def prepare(self) -> None:
+        """Create what can be created outside of the step, before each call of it."""
+
     def watching(self) -> contextlib.AbstractContextManager:
-        """Return the context in which the step is to be traced."""
+        """Return the context in which the step is to be traced, which replicas share."""
+        return contextlib.nullcontext()
+
+    def in_replica(self) -> contextlib.AbstractContextManager:
+        """Return the context in which a replica's part of the step is to be traced."""
         return contextlib.nullcontext()
 
     def see_loss(self, loss: Any, scale_loss: Callable[[Any], Any]) -> None:
@@ -118,27 +127,33 @@ class Updates(typing.NamedTuple):
     """(n, variables) squared norms of the gradients as the optimizer receives them."""
     outputs: np.ndarray
     """(n, layers, statistics) of the layers' outputs, see `STATISTICS`."""
+    measured: np.ndarray
+    """(n, numbers) what a subclass of `StepRecorder` measures."""
 
 
 class StepRecorder(Recorder):
     """Records update steps inside the traced (and perhaps XLA-compiled) train function.
 
-    No summary can be written and no Python runs inside a compiled step, so each update step fills
-    one row of a variable, which `new_updates` reads later. A row holds
+    No summary can be written and no Python runs inside a compiled step, so each step fills one row
+    of a variable, which `new_updates` reads later. A row holds
 
-        number, loss, a learning rate for each optimizer, the squared norm after clipping,
-        a squared norm for each variable, the statistics of each layer's outputs
+        number, update steps made before and after, micro-steps likewise if gradients accumulate,
+        loss, a learning rate for each optimizer, a squared norm for each variable, the squared norm
+        after clipping if there is clipping, `_measures`, the statistics of each layer's outputs
 
-    in float64, so that the numbers, 1 for the recorder's first update step, stay exact. An update
-    step is one in which the optimizer's `iterations` advance: not a micro-step that only
-    accumulates, and not a step that loss scaling skips because a gradient is not finite. Rows form
-    a ring of `places`; a step that is not an update goes to an extra row.
+    in float64, so that the numbers, 1 for the recorder's first step, stay exact. All that follows
+    from these is computed as they are read: every operation on a scalar takes the step as long as a
+    squared norm. An update step is one in which the optimizer's `iterations` advance: not a
+    micro-step that only accumulates, and not a step that loss scaling skips because a gradient is
+    not finite. Rows form a ring of `places`.
 
     Args:
         model: a compiled `keras.Model`.
-        outputs: whether to record the layers' outputs, or `"every"` for those of layers without
-            weights and activation too.
+        outputs: whether to record the layers' outputs.
         sampled: whether to sample the last update's gradients and outputs for histograms.
+        details: the number of the optimizer's first update steps in which variance and spread of
+            outputs are measured, those of layers without weights and activation too; after these
+            they may be NaN. Or None for none of both, nor for outputs that are not finite.
 
     Attributes:
         variables: the trainable variables, in the order of `Updates.squares`,
@@ -147,7 +162,10 @@ class StepRecorder(Recorder):
         layers: the layers, in the order of `Updates.outputs`; all None until they are known.
         updates_before: the number of update steps that the optimizer had made before.
         outputs: the `LayerOutputs`, or None.
-        places: the number of update steps after which a row is written over.
+        places: the number of steps after which a row is written over.
+        steps_without_update: the number of steps read since the last update.
+        last_without_update: the last step read that was not an update, as `Updates` of one, or
+            None. Its loss is NaN if loss scaling has skipped the step.
         sampled_kinds: what sampled steps also measure of each layer, see `sampled_measures`.
 
     Raises:
@@ -158,19 +176,27 @@ class StepRecorder(Recorder):
     sampled_kinds: tuple[str, ...] = ()
 
     def __init__(
-        self, model: keras.Model, outputs: bool | str = False, sampled: bool = False
+        self,
+        model: keras.Model,
+        outputs: bool = False,
+        sampled: bool = False,
+        details: int | None = None,
     ) -> None:
         super().__init__(model)
-        self._sampled = sampled
+        self._sampled, self._details = sampled, details
         self._optimizer = model.optimizer
-        self.outputs = LayerOutputs(model, outputs == "every") if outputs else None
+        self.outputs = LayerOutputs(model, details is not None) if outputs else None
         self.variables: Any = None
         self.optimizers: Any = None
         self.layers: Any = None
         self.updates_before = 0
         self.places = max(_PLACES, model.steps_per_execution)
+        self.steps_without_update = 0
+        self.last_without_update: Updates | None = None
         self._rows: Any = None
         self._rows_read = 0
+        # Sums of the micro-batches' losses and `_measures` since the last update, and their number.
+        self._waiting: Any = 0.0
         if self._optimizer.built:
             self._find()
             self.updates_before = int(self._counts()[0])
@@ -188,13 +214,15 @@ class StepRecorder(Recorder):
         (self._cycle,) = cycles
         self.variables = list(self._model.trainable_variables)
         self.layers = [] if self.outputs is None else self.outputs.layers()
+        self._clips = any(map(clips, self.optimizers))
+        widths = 3 if self._cycle == 1 else 5, 1, len(self.optimizers), len(self.variables)
+        widths += int(self._clips), self._measured, len(self.layers) * len(STATISTICS)
+        self._ends = np.cumsum(widths)
 
     def _create_rows(self):
         """Create the variables that steps write to."""
-        width = 3 + len(self.optimizers) + len(self.variables) + len(self.layers) * len(STATISTICS)
-        self._rows = self._zeros(self.places + 1, width)
-        # Sum and number of the micro-batches' losses since the last update; number of updates.
-        self._totals = self._zeros(3)
+        self._rows = self._zeros(self.places, int(self._ends[-1]))
+        self._made = self._variable(np.int64(0))
         if self._sampled:
             sampled = len(self.variables) + len(self.layers)
             self._samples = self._variable(np.tile(NO_SAMPLE, (sampled, 1)))
@@ -213,14 +241,17 @@ class StepRecorder(Recorder):
         if self._rows is not None:
             self.updates_before = int(self._counts()[0])
             # Rows, and losses of micro-batches that wait for an update, may be of another fit.
-            self._rows_read = int(self._read(self._totals)[2])
-            self._totals.assign([0.0, 0.0, self._rows_read])
+            self._rows_read, self._waiting = int(self._read(self._made)), 0.0
+            self.steps_without_update = 0
 
-    def watching(self) -> contextlib.AbstractContextManager:
-        """Return the context in which the step is to be traced."""
+    def prepare(self) -> None:
+        """Create what can be created outside of the step."""
         # Not before: several workers create a variable together.
         if self.variables is not None and self._rows is None:
             self._create_rows()
+
+    def watching(self) -> contextlib.AbstractContextManager:
+        """Return the context in which the step is to be traced."""
         return contextlib.nullcontext() if self.outputs is None else self.outputs.watched()
 
     @contextlib.contextmanager
@@ -236,33 +267,42 @@ class StepRecorder(Recorder):
         own, received = self._gradients(gradients, variables, factor)
         squares = squared_norms(received)
         rates = [tf.cast(o.learning_rate, tf.float64) for o in self.optimizers]
-        row = tf.concat([[self._applied(squares, own, received)], squares], axis=0)
+        measured = [squares]
+        if self._clips:
+            measured.append([self._applied(squares, own, received)])
+        measured += self._measures(factor)
+        before = self._counts()
         if outputs:
-            row = tf.concat([row, tf.reshape(statistics(self.layers, outputs), [-1])], axis=0)
+            in_detail = None if self._details is None else before[0] < self._details
+            measured.append(tf.reshape(statistics(self.layers, outputs, in_detail), [-1]))
         sampled = self._sample(received, outputs) if self._sampled else None
-        updates_before, steps_before = self._counts()
         yield
-        updates, steps = self._counts()
-
-        updated = updates > updates_before
-        # A micro-batch that loss scaling skipped is not part of the mean gradient.
-        taken = updated | (steps != steps_before)
-        loss_sum = self._totals[0] + tf.where(taken, loss, 0.0)
-        losses = self._totals[1] + tf.cast(taken, tf.float64)
-        number = self._totals[2] + tf.cast(updated, tf.float64)
-        zero = tf.zeros((), tf.float64)
-        self._totals.assign(tf.where(updated, [zero, zero, number], [loss_sum, losses, number]))
-
+        number = self._made + 1
+        after = self._counts()
         # An optimizer that adapts its own rate has it by now.
         rates = [
             tf.cast(o.adapted_rate, tf.float64) if hasattr(o, "adapted_rate") else rate
             for o, rate in zip(self.optimizers, rates, strict=True)
         ]
-        row = tf.concat([[number, loss_sum / losses], rates, row], axis=0)
-        place = tf.where(updated, tf.cast(number, tf.int64) % self.places, self.places)
-        self._rows.assign(tf.tensor_scatter_nd_update(self._rows, [[place]], [row]))
+        counts = [number, *itertools.chain(*zip(before, after, strict=True))]
+        row = tf.concat([tf.cast(tf.stack(counts), tf.float64), [loss, *rates], *measured], 0)
+        tf.raw_ops.ResourceScatterUpdate(
+            resource=self._rows.handle, indices=number % self.places, updates=row
+        )
+        self._made.assign(number)
         if sampled is not None:
-            self._samples.assign(tf.where(updated, sampled, self._samples))
+            self._samples.assign(tf.where(after[0] > before[0], sampled, self._samples))
+
+    _measured = 0
+    """The number of `_measures`."""
+
+    def _measures(self, factor):
+        """Return vectors of more that is to be summed over an update's micro-steps, in a list.
+
+        Args:
+            factor: the factor in the step's gradients.
+        """
+        return []
 
     def _gradients(self, gradients, variables, factor):
         """Return this replica's part of each variable's true gradient, and the whole gradient."""
@@ -312,40 +352,60 @@ class StepRecorder(Recorder):
         return means
 
     def _counts(self):
-        """Return the number of update steps, and one that changes with every (micro-)step."""
+        """Return the number of update steps; of micro-steps, one that changes with each, too."""
+
         # An optimizer without variables never advances, so the largest count is used.
-        updates = (tf.cast(o.iterations, tf.int64) for o in self.optimizers)
+        def largest(counts):
+            return functools.reduce(tf.maximum, [tf.cast(count, tf.int64) for count in counts])
+
+        updates = largest(o.iterations for o in self.optimizers)
+        if self._cycle == 1:
+            return [updates]
         # Keras's optimizers count all micro-steps, this package's those since the last update.
         steps = (getattr(o, "_accumulated_steps", _keras.counter_of(o)) for o in self.optimizers)
-        steps = (tf.cast(step, tf.int64) for step in steps)
-        return functools.reduce(tf.maximum, updates), functools.reduce(tf.maximum, steps)
+        return [updates, largest(steps)]
 
     def new_updates(self) -> Updates | None:
         """Return what was recorded since the last call, as `Updates`, or None for no update."""
         if self._rows is None:
             return None
-        rows = self._read(self._rows)[:-1]
+        rows = self._read(self._rows)
         rows = rows[rows[:, 0] > self._rows_read]
         rows = rows[np.argsort(rows[:, 0])]
         if not len(rows):
             return None
         self._rows_read = int(rows[-1, 0])
-        return self._updates(rows)
+        updated = rows[:, 2] > rows[:, 1]
+        if not updated.all():
+            self.last_without_update = self._updates(rows[~updated][-1:])
+        self.steps_without_update += len(rows)
+        if updated.any():
+            self.steps_without_update = int(np.argmax(updated[::-1]))
+        if self._cycle > 1:
+            self._sum_micro_steps(rows, updated)
+        return self._updates(rows[updated]) if updated.any() else None
 
-    def last_without_update(self) -> Updates:
-        """Return what was recorded of the last step that was not an update, as `Updates` of one.
-
-        Its loss is NaN if loss scaling has skipped the step.
-        """
-        return self._updates(self._read(self._rows)[-1:])
+    def _sum_micro_steps(self, rows, updated):
+        """Replace each row's loss by the mean since the last update, its `_measures` by the sum."""
+        loss, (first, last) = self._ends[0], self._ends[4:6]
+        # A micro-batch that loss scaling skipped is not part of the mean gradient.
+        taken = updated | (rows[:, 4] != rows[:, 3])
+        for row, is_updated, is_taken in zip(rows, updated, taken, strict=True):
+            added = np.array([row[loss], *row[first:last], 1.0])
+            self._waiting = self._waiting + (added if is_taken else np.zeros_like(added))
+            with np.errstate(invalid="ignore"):
+                row[loss] = self._waiting[0] / self._waiting[-1]
+            row[first:last] = self._waiting[1:-1]
+            if is_updated:
+                self._waiting = 0.0
 
     def _updates(self, rows):
-        rates, variables = len(self.optimizers), len(self.variables)
-        _, losses, rates, applied, squares, outputs = np.split(
-            rows, np.cumsum([1, 1, rates, 1, variables]), axis=1
+        _, losses, rates, squares, applied, measured, outputs = np.split(
+            rows, self._ends[:-1], axis=1
         )
+        applied = applied[:, 0] if self._clips else squares.sum(axis=1)
         outputs = outputs.reshape(len(rows), len(self.layers), len(STATISTICS))
-        return Updates(losses[:, 0], rates, applied[:, 0], squares, outputs)
+        return Updates(losses[:, 0], rates, applied, squares, outputs, measured)
 
     def sampled_measures(self, layer_of_variable: np.ndarray, layers: int) -> list[np.ndarray]:
         """Return what the last sampled step measured, an array (layers,) for each sampled kind.

@@ -19,9 +19,10 @@ class RecordingTrainFunction:
     the model's own function, one traced while the optimizer's `scale_loss` and `apply`, the model's
     `compute_loss` and perhaps the layers' `call` also call the recorders, and one in which these
     sample costly quantities too. Only a call announced by `arm` runs one of the latter, and methods
-    are replaced only while it runs. So `train_on_batch` is never recorded, and a `fit` that an
-    exception ends leaves no trace in optimizer and layers, and in the model only this object, which
-    then runs the model's own function.
+    are replaced only while the Python code of `train_step` runs, as it is traced. So
+    `train_on_batch` is never recorded, and a `fit` that an exception ends leaves no trace in
+    optimizer and layers, and in the model only this object, which then runs the model's own
+    function.
 
     Several recorders share the traced functions, so that several callbacks can watch one `fit`.
 
@@ -38,6 +39,7 @@ class RecordingTrainFunction:
         self._recorders: list[Recorder] = []
         self._guests: list[Recorder] = []
         self._armed = self._sampling = False
+        self._replicas, self._watching = 0, contextlib.ExitStack()
         self.run_directories: dict[str, str] = {}
         """Maps each `log_dir` of the callbacks to the directory that they share in this `fit`."""
 
@@ -85,13 +87,11 @@ class RecordingTrainFunction:
         if not self._armed:
             return self._plain(iterator)
         sampling, self._armed, self._sampling = self._sampling, False, False
-        with contextlib.ExitStack() as stack:
-            for recorder in self._recorders:
-                recorder.sampling = sampling
-                stack.enter_context(recorder.watching())
-            stack.enter_context(self._watched_optimizer())
-            watched = {"compute_loss": self._watched_compute_loss()}
-            stack.enter_context(replaced_attributes(self._model, **watched))
+        for recorder in self._recorders:
+            recorder.sampling = sampling
+            recorder.prepare()
+        watched = self._watched_train_step()
+        with replaced_attributes(self._model, train_step=watched):
             try:
                 return self._function(sampling)(iterator)
             except tf.errors.InvalidArgumentError as error:
@@ -107,6 +107,43 @@ class RecordingTrainFunction:
             self._recording[sampling] = self._model.train_function
             self._model.train_function = self
         return self._recording[sampling]
+
+    def _watched_train_step(self):
+        """Return the model's `train_step` that is watched as its Python code runs.
+
+        That is while it is traced, once in each replica's thread, or in each step run eagerly.
+        """
+        train_step = self._model.train_step
+
+        def watched_train_step(*args, **kwargs):
+            with self._watched(), contextlib.ExitStack() as stack:
+                for recorder in self._recorders:
+                    stack.enter_context(recorder.in_replica())
+                return train_step(*args, **kwargs)
+
+        return watched_train_step
+
+    @contextlib.contextmanager
+    def _watched(self):
+        """Replace methods of the optimizer, the model and layers, until the last replica is done.
+
+        A replica waits inside for the others, which begin meanwhile.
+        """
+        if not self._replicas:
+            with contextlib.ExitStack() as stack:
+                for recorder in self._recorders:
+                    stack.enter_context(recorder.watching())
+                stack.enter_context(self._watched_optimizer())
+                watched = {"compute_loss": self._watched_compute_loss()}
+                stack.enter_context(replaced_attributes(self._model, **watched))
+                self._watching = stack.pop_all()
+        self._replicas += 1
+        try:
+            yield
+        finally:
+            self._replicas -= 1
+            if not self._replicas:
+                self._watching.close()
 
     def _watched_optimizer(self):
         watched = {"scale_loss": self._watched_scale_loss(), "apply": self._watched_apply()}

@@ -2,14 +2,17 @@
 
 import contextlib
 import pathlib
+import sys
 
 import keras
 import numpy as np
 import pytest
 
+import keras_bp
 from keras_bp.callbacks import GradientMonitor, TrainingHealth
 
 L = keras.layers
+PACKAGE = str(pathlib.Path(keras_bp.__file__).parent)
 optimizers = keras.optimizers
 
 
@@ -118,6 +121,43 @@ def test_training_is_the_same_to_the_bit(network, optimizer, compiled, options, 
         variables = model.weights + model.optimizer.variables
         results.append((history.history, [(v.path, v.numpy()) for v in variables]))
     np.testing.assert_equal(results[1], results[0])
+
+
+class CountedCalls(keras.callbacks.Callback):
+    """Counts the calls of this package's Python functions from batch 4 to the end of batch 44."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch in (4, 44):
+            sys.setprofile(self._count if batch == 4 else None)
+
+    def _count(self, frame, event, argument):
+        self.number += event == "call" and PACKAGE in frame.f_code.co_filename
+
+
+def test_no_step_waits_for_python_code_of_each_layer(tmp_path):
+    """Rows are read and updates measured several times in between."""
+    counts = []
+    for layers in 2, 8:
+        keras.utils.set_random_seed(0)
+        hidden = [L.Dense(4, "tanh", name=f"d{i}") for i in range(layers)]
+        model = keras.Sequential([keras.Input((4,)), *hidden])
+        model.compile("sgd", "mse", jit_compile=False)
+        counter, x = CountedCalls(), np.random.default_rng(0).normal(size=(48, 4))
+        monitor = GradientMonitor(tmp_path / str(layers), updates_every=10)
+        health = TrainingHealth(["exploding", "unchanged_weights", "dead_units"])
+        callbacks = [monitor, health, counter]
+        # The first fit traces.
+        for calls in [keras.callbacks.Callback()], [counter]:
+            callbacks[2:] = calls
+            model.fit(x, x, batch_size=1, shuffle=False, verbose=0, callbacks=callbacks)
+        counts.append(counter.number)
+        assert not health.findings
+    # In 40 steps, of both callbacks.
+    assert counts[0] == counts[1] and 40 * 20 < counts[0] < 40 * 80
 
 
 def test_model_and_optimizer_are_as_they_were(data, tmp_path):

@@ -193,6 +193,16 @@ def test_stop():
     assert named(health) == [("saturation", "h1", 10)]
 
 
+def test_a_fault_between_two_readings_names_its_step():
+    """Updates are read every tenth step, and two steps are not, as an epoch ends."""
+    x, y = data(120)
+    x[5 * 13] = np.nan
+    model, health = healthy(), TrainingHealth(["not_finite"], action="stop")
+    fit(model, health, x=x, y=y, epochs=2)
+    assert named(health) == [("not_finite", "h0", 14)]
+    assert int(model.optimizer.iterations) == 20
+
+
 def test_a_function_gets_the_findings_and_may_raise(told):
     assert told.found == told.function.findings and len(told.found) == 1
 

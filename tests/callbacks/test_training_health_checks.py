@@ -25,6 +25,8 @@ from keras_bp.callbacks.health_checks import (
 
 CHECKS = [getattr(health_checks, name) for name in health_checks.__all__ if name != "Finding"]
 nan, inf = np.nan, np.inf
+# What they look at is measured over all the steps of a call.
+ABOUT_ALL = "unchanged_weights", "update_ratio"
 
 # Layers a, b, c of 100 weights each; b and its activation are two layers of the summary.
 OUTPUTS = ("a", "b", "relu", "c")
@@ -69,9 +71,24 @@ def update(statistics=None, order=None, **changes):
     return Update(**{**values, **changes})
 
 
+def several(*updates):
+    """Update steps as they are read together."""
+    names = "step", "loss", "clipped", "norms", "means"
+    values = {name: np.array([getattr(u, name) for u in updates]) for name in names}
+    kinds = updates[0].statistics
+    statistics = {kind: np.array([u.statistics[kind] for u in updates]) for kind in kinds}
+    return updates[0]._replace(statistics=statistics, **values)
+
+
 def found(check, **changes):
-    """The layers in which a check sees a symptom."""
-    symptoms = check.in_update(update(**changes))
+    """The layers in which a check sees a symptom; it suspects such an update among others."""
+    seen = update(**changes)
+    symptoms = check.in_update(seen)
+    if symptoms:
+        healthy = update(step=99, **{k: changes[k] for k in ("order", "sees_loss") if k in changes})
+        among = healthy._replace(moves=seen.moves, ratios=seen.ratios, weights=seen.weights)
+        suspected = check.suspects(several(among, seen, among))
+        assert suspected[1] and (check.name in ABOUT_ALL or not suspected[0])
     return None if symptoms is None else [symptom.layer for symptom in symptoms]
 
 
@@ -380,7 +397,7 @@ def test_a_symptom_must_last():
     lasting = ["ab", "a", "a", "a", "b", "b", "", "b", "b", None, "b", "b"]
     new = []
     for step, layers in enumerate(lasting, 1):
-        findings = watch.see_update(update(step=step, order={"marked": layers}))
+        findings = watch.see_updates(several(update(step=step, order={"marked": layers})))
         new.append([finding.layer for finding in findings])
     assert new == [[], [], ["a"], [], [], [], [], [], [], [], ["b"], []]
     assert [(f.layer, f.step) for f in watch.findings] == [("a", 3), ("b", 11)]
@@ -388,11 +405,11 @@ def test_a_symptom_must_last():
 
 def test_nothing_is_judged_after_the_first_number_that_is_none():
     watch = HealthWatch([Exploding(), NotFinite()])
-    assert watch.see_update(update()) == []
-    (finding,) = watch.see_update(update(norms=[inf, 1.0, 1.0]))
+    assert watch.see_updates(several(update())) == []
+    (finding,) = watch.see_updates(several(update(norms=[inf, 1.0, 1.0])))
     assert (finding.check, finding.layer) == ("not_finite", "a")
-    assert watch.see_update(update(norms=[1e9, 1.0, 1.0])) == []
-    assert watch.see_update(update(norms=[1.0, nan, 1.0])) == []
+    assert watch.see_updates(several(update(norms=[1e9, 1.0, 1.0]))) == []
+    assert watch.see_updates(several(update(norms=[1.0, nan, 1.0]))) == []
 
 
 def course(losses):

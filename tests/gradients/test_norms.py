@@ -80,9 +80,12 @@ def test_float64_stays_float64():
     np.testing.assert_allclose(mixed, 2**0.5 * 1e-30, rtol=1e-12)
 
 
-def test_not_a_number_and_infinity_show():
-    assert np.isnan(global_norm([tf.constant([np.nan, 1.0])]))
-    assert np.isinf(global_norm([tf.constant([-np.inf, 1.0]), None]))
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_not_a_number_and_infinity_show(jit_compile):
+    norm = tf.function(lambda *given: global_norm(list(given)), jit_compile=jit_compile)
+    for shape in (2,), (2, 1):
+        assert np.isnan(norm(tf.constant([np.nan, 1.0], shape=shape)))
+        assert np.isinf(norm(tf.constant([-np.inf, 1.0], shape=shape)))
 
 
 @pytest.mark.parametrize("wrong", [tf.ones(3), None, {"w": tf.ones(3)}])
@@ -105,16 +108,41 @@ def test_squares_that_overflow_float32(jit_compile):
     """The norms of the others keep their digits, and repeated rows are summed first."""
     rows = tf.IndexedSlices(tf.fill((2, 1), 3e38), tf.constant([1, 1]), tf.constant([3, 1]))
     given = [tf.constant([3e38, -3e38]), tf.constant([[3e-3]]), rows, None]
-    given += [tf.constant([3e-30])]
+    given += [tf.constant([3e-30]), tf.constant([[3e38, 0.0], [3e38, 3e-30]])]
     squares = tf.function(lambda: squared_norms(given), jit_compile=jit_compile)()
-    np.testing.assert_allclose(squares, [1.8e77, 9e-6, 3.6e77, 0.0, 9e-60], rtol=1e-6)
+    np.testing.assert_allclose(squares, [1.8e77, 9e-6, 3.6e77, 0.0, 9e-60, 1.8e77], rtol=1e-6)
     norm = global_norm([tf.constant([3e37, -4e37])])
     assert norm.dtype == tf.float32
     np.testing.assert_allclose(norm, 5e37, rtol=1e-6)
 
 
+def test_a_gradient_costs_a_step_one_operation():
+    """Beside its own, a number of them that does not grow, on scalars and one vector."""
+    numbers = []
+    for n in 2, 12:
+        given = [tf.TensorSpec((3,))] * n
+        norms = tf.function(lambda *gradients: squared_norms(gradients))
+        operations = norms.get_concrete_function(*given).graph.get_operations()
+        numbers.append(len([o for o in operations if o.type != "Placeholder"]))
+    assert numbers[1] - numbers[0] == 10
+
+
+def test_the_norm_has_a_gradient():
+    @tf.function
+    def derivative(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            norm = global_norm([x])
+        return tape.gradient(norm, x)
+
+    x = tf.constant([3.0, 4.0])
+    np.testing.assert_allclose(derivative(x), [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(derivative(x * 1e30), [0.6, 0.8], rtol=1e-6)
+
+
 def test_an_update_that_explodes_has_a_norm():
     variable = keras.Variable([1.0, 0.0])
     meter = UpdateMeter([variable])
+    meter.start()
     variable.assign([3e20, 4e20])
     np.testing.assert_allclose(meter.stop()[:, 0], [2.5e41, 1.0, 2.5e41], rtol=1e-6)

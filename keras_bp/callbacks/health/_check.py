@@ -11,21 +11,19 @@ from keras_bp.callbacks.health._forward_order import ForwardOrder
 
 
 class Update(typing.NamedTuple):
-    """An update step as the checks see it: numbers, and arrays with one entry per layer."""
+    """An update step as the checks see it: numbers, and arrays with one entry per layer.
 
-    step: int
+    Also several update steps, read together: then numbers are arrays, and arrays but for moves,
+    ratios and weights have another axis before.
+    """
+
+    step: Array
     """Its number, 1 for the optimizer's first."""
-    loss: float
+    loss: Array
     """The batch's own loss, NaN where the train step does not show it."""
     sees_loss: bool
     """Whether the train step shows the loss."""
-    learned: bool
-    """Whether the loss is clearly below what it was at the start, or is not shown."""
-    replaced: bool
-    """Whether an earlier update of a layer was larger than its weights."""
-    first_norm: float
-    """Median norm of all gradients over the first updates."""
-    clipped: float
+    clipped: Array
     """The share of the norm of all gradients that clipping leaves, 1 for all of it."""
     order: ForwardOrder
     """The layers that the arrays' entries belong to."""
@@ -44,12 +42,26 @@ class Update(typing.NamedTuple):
     statistics: dict[str, np.ndarray]
     """Maps the name of a statistic of the outputs to its value for each of `order.outputs`."""
 
+    # What came before it; not of several steps.
+    learned: bool = False
+    """Whether the loss is clearly below what it was at the start, or is not shown."""
+    replaced: bool = False
+    """Whether an earlier update of a layer was larger than its weights."""
+    first_norm: float = np.inf
+    """Median norm of all gradients over the first updates."""
+
     @property
-    def finite(self) -> bool:
+    def finite(self) -> Array:
         """Whether the loss and the gradients are finite."""
-        return bool(
-            np.isfinite(self.norms).all() and (not self.sees_loss or np.isfinite(self.loss))
-        )
+        known = np.isfinite(self.loss) | (not self.sees_loss)
+        return np.isfinite(self.norms).all(axis=-1) & known
+
+    def row(self, number: int) -> "Update":
+        """Return one of several steps."""
+        names = "step", "loss", "clipped", "norms", "means"
+        own: dict[str, typing.Any] = {name: getattr(self, name)[number] for name in names}
+        own["statistics"] = {name: values[number] for name, values in self.statistics.items()}
+        return self._replace(**own)
 
 
 class Epochs(typing.NamedTuple):
@@ -110,8 +122,9 @@ class Finding:
 class Check:
     """Base of the checks: a frozen dataclass of thresholds, verified as it is made.
 
-    A check keeps no record of a training. It overrides `in_update`, and has a field `updates`, the
-    number of consecutive updates in which a layer must show a symptom; or it overrides `in_epochs`.
+    A check keeps no record of a training. It overrides `in_update`, perhaps `suspects`, and has a
+    field `updates`, the number of consecutive updates in which a layer must show a symptom; or it
+    overrides `in_epochs`.
 
     Raises:
         TypeError: if an argument is not a number of its kind.
@@ -133,6 +146,14 @@ class Check:
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptoms in an `Update`, a list, or None if they cannot be known."""
         return None
+
+    def suspects(self, updates: Update) -> np.ndarray | None:
+        """Tell which of several updates may show a symptom; None if that cannot be known.
+
+        So that a healthy training, whose updates are judged together, waits for nothing else.
+        """
+        sees_updates = type(self).in_update is not Check.in_update
+        return np.ones(len(updates.loss), bool) if sees_updates else None
 
     def in_epochs(self, epochs: Epochs) -> list[Symptom]:
         """Return the symptoms after an epoch, a list, from `Epochs`."""

@@ -66,12 +66,28 @@ class HealthWatch:
         self._checks = checks
         self._lasting = {check.name: {} for check in checks}
 
-    def see_update(self, update):
+    def see_updates(self, updates):
+        """Return the new findings after some updates, given as one `Update`, in a list."""
+        suspected = {check.name: check.suspects(updates) for check in self._checks}
+        suspected = {name: rows for name, rows in suspected.items() if rows is not None}
+        any_suspected = np.any([np.zeros(len(updates.loss), bool), *suspected.values()], axis=0)
+        found = []
+        for row in range(len(updates.loss)):
+            update = updates.row(row)
+            if any_suspected[row]:
+                update = self.course.known_of(update)
+            self.course.add(update)
+            # After the first NaN or infinity there is nothing more to find.
+            if any(finding.check == "not_finite" for finding in self.findings):
+                continue
+            if any_suspected[row]:
+                found += self._see(update)
+            elif update.finite:
+                self._lasting.update({name: {} for name in suspected})
+        return found
+
+    def _see(self, update):
         """Return the new findings after an `Update`, a list."""
-        self.course.add(update)
-        # After the first NaN or infinity there is nothing more to find.
-        if any(finding.check == "not_finite" for finding in self.findings):
-            return []
         new = []
         for check in self._checks:
             # No other check can judge NaN.
@@ -104,7 +120,7 @@ class HealthWatch:
             return []
         advice = symptom.advice or check.advice
         value, threshold = float(symptom.value), float(symptom.threshold)
-        about = symptom.layer, step, value, threshold, symptom.description, advice
+        about = symptom.layer, int(step), value, threshold, symptom.description, advice
         self.findings.append(Finding(check.name, *about))
         return self.findings[-1:]
 
@@ -135,14 +151,14 @@ class TrainingCourse:
     def add(self, update):
         """Add an `Update`, before the checks see it."""
         self.updates += 1
-        norm = np.sqrt(np.sum(np.square(update.norms)))
-        if np.isfinite(norm) and len(self._first_norms) < _NORMS:
-            self._first_norms.append(norm)
+        if len(self._first_norms) < _NORMS:
+            norm = np.sqrt(np.sum(np.square(update.norms)))
+            self._first_norms += [norm] * bool(np.isfinite(norm))
         if update.ratios is not None:
             self.replaced |= bool((update.ratios > 1).any())
         if not np.isfinite(update.loss):
             return
-        if np.isfinite(norm):
+        if np.isfinite(update.norms).all():
             not_finite = np.flatnonzero(update.statistics["not_finite"] > 0)
             self.masked.update(update.order.outputs[i] for i in not_finite)
         self._finite_losses += 1
@@ -150,6 +166,17 @@ class TrainingCourse:
         if len(self._first_losses) < _LOSSES:
             self._first_losses.append(update.loss)
             self.start = np.mean(self._first_losses[:_START])
+
+    def known_of(self, update):
+        """Return an `Update` with what its checks need of the training before."""
+        masked = [output in self.masked for output in update.order.outputs]
+        shares = np.where(masked, 0.0, update.statistics["not_finite"])
+        return update._replace(
+            learned=self.learned() or not update.sees_loss,
+            replaced=self.replaced,
+            first_norm=self.first_norm(),
+            statistics={**update.statistics, "not_finite": shares},
+        )
 
     def add_epoch(self, logs):
         """Add an epoch's logs."""

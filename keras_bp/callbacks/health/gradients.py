@@ -33,6 +33,10 @@ class NotFinite(Check):
     )
     updates: typing.ClassVar[int] = 1
 
+    def suspects(self, updates: Update) -> np.ndarray:
+        """Tell which of several updates are not finite."""
+        return np.logical_not(updates.finite)
+
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptom of the layer in which it began."""
         if update.finite:
@@ -105,6 +109,11 @@ class Exploding(Check):
     norm: float = 10.0
     updates: int = 1
 
+    def suspects(self, updates: Update) -> np.ndarray:
+        """Tell in which of several updates a norm is large."""
+        norms = updates.norms * updates.clipped[:, None]
+        return (norms[:, updates.order.called] > self.norm).any(axis=1)
+
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptom of the layer whose gradient is the largest."""
         norms = np.where(update.order.called, update.norms * update.clipped, 0.0)
@@ -167,6 +176,12 @@ class Vanishing(Check):
     ratio: float = 1e-3
     first: float = 1e-4
     updates: int = 10
+
+    def suspects(self, updates: Update) -> np.ndarray:
+        """Tell in which of several updates a norm or a mean is small."""
+        called = updates.order.called
+        small = (updates.norms < self.first) | (updates.means < self.mean)
+        return np.asarray(small[:, called].any(axis=1))
 
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptom of the first layer that has one."""

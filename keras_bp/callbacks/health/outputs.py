@@ -37,11 +37,18 @@ class DeadUnits(Check):
     share: float = share(0.5)
     updates: int = 50
 
-    def in_update(self, update: Update) -> list[Symptom] | None:
-        """Return the symptoms of the layers in which too many units are dead."""
+    def _found(self, update):
         dead, values = update.statistics["dead"], update.statistics["values"]
         # 1 up to the rounding of float32.
-        found = update.order.can_die & (dead > np.where(values < _ENOUGH, 1 - 1e-6, self.share))
+        return update.order.can_die & (dead > np.where(values < _ENOUGH, 1 - 1e-6, self.share))
+
+    def suspects(self, updates: Update) -> np.ndarray:
+        """Tell in which of several updates units are dead."""
+        return self._found(updates).any(axis=1)
+
+    def in_update(self, update: Update) -> list[Symptom] | None:
+        """Return the symptoms of the layers in which too many units are dead."""
+        dead = update.statistics["dead"]
         return [
             Symptom(
                 update.order.outputs[i],
@@ -49,7 +56,7 @@ class DeadUnits(Check):
                 self.share,
                 f"{dead[i]:.0%} of its units are 0 in all or nearly all of the batch",
             )
-            for i in np.flatnonzero(found)
+            for i in np.flatnonzero(self._found(update))
         ]
 
 
@@ -80,6 +87,13 @@ class Saturation(Check):
     share: float = share(0.5)
     updates: int = 10
 
+    def _found(self, update):
+        return update.order.hidden & (update.statistics["saturated"] > self.share)
+
+    def suspects(self, updates: Update) -> np.ndarray:
+        """Tell in which of several updates outputs are saturated."""
+        return self._found(updates).any(axis=1)
+
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptoms of the hidden layers with too many saturated outputs."""
         saturated = update.statistics["saturated"]
@@ -90,7 +104,7 @@ class Saturation(Check):
                 self.share,
                 f"{saturated[i]:.0%} of its outputs lie within 0.01 of a bound of the activation",
             )
-            for i in np.flatnonzero(update.order.hidden & (saturated > self.share))
+            for i in np.flatnonzero(self._found(update))
         ]
 
 
@@ -142,6 +156,10 @@ class PoorInitialization(Check):
     ratio: float = 10.0
     steps: int = 10
     updates: int = 1
+
+    def suspects(self, updates: Update) -> np.ndarray:
+        """Tell which of several updates are among the first."""
+        return updates.step <= self.steps
 
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptom of the first layer that has one."""

@@ -11,7 +11,8 @@ from keras_bp._types import Path
 from keras_bp.callbacks.health._check import Check, Finding, Update
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 from keras_bp.callbacks.health._watch import HealthWatch, select_checks
-from keras_bp.recording import STATISTICS, RecordingCallback
+from keras_bp.callbacks.health.outputs import PoorInitialization
+from keras_bp.recording import STATISTICS, RecordingCallback, StepRecorder
 
 _MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20
 
@@ -73,8 +74,10 @@ class TrainingHealth(RecordingCallback):
     Paths of layers, update steps, what counts as one, and where the callback works are
     `GradientMonitor`'s. Updates and weights are measured in the first 10 updates of a `fit` and in
     every tenth after, for which a copy of the weights is made; with `steps_per_execution` the
-    update is that of a whole call, over its steps. Steps that loss scaling skips are neither
-    updates nor faults, unless all of the last 20 steps were skipped when an epoch ends.
+    update is that of a whole call, over its steps. Updates are judged as they are read, then and as
+    an epoch ends: a finding names its step, but `action` comes up to 9 updates later. Steps that
+    loss scaling skips are neither updates nor faults, unless all of the last 20 steps were skipped
+    when an epoch ends.
 
     Example:
         >>> layers = [keras.layers.Dense(16, "sigmoid", name=f"d{i}") for i in range(8)]
@@ -106,10 +109,13 @@ class TrainingHealth(RecordingCallback):
             )
         if log_dir is not None:
             check_path("log_dir", log_dir)
-        super().__init__(outputs="every", seconds=0.0, log_dir=log_dir)
+        super().__init__(log_dir)
         self.checks = select_checks(checks)
         self.action = action
         self._watch = HealthWatch(self.checks)
+
+    # Workers stop in the same step, so the clock decides nothing.
+    _seconds = math.inf
 
     def _forget(self) -> None:
         super()._forget()
@@ -142,26 +148,18 @@ class TrainingHealth(RecordingCallback):
         self._watched = self.model, self.model.optimizer
         self._order = None
         self._measured = self._measure_due = 0
-        self._skipped = 0
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: record the coming steps, and measure the update if it is due."""
-        super().on_train_batch_begin(batch, logs)
-        if self._last_step + self.model.steps_per_execution >= self._measure_due:
+        self._start_if_needed()
+        if self._is_due(self._measure_due):
             self._start_meter()
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Keras's hook: judge the updates."""
-        before = self._last_step
-        super().on_train_batch_end(batch, logs)
-        self._skipped += self.model.steps_per_execution
-        if self._last_step > before:
-            self._skipped = 0
+        super().on_train_batch_begin(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: judge the epoch."""
         super().on_epoch_end(epoch, logs)
-        if self._skipped >= _MOST_SKIPPED:
+        if self._recorder.steps_without_update >= _MOST_SKIPPED:
             self._judge_skipped((logs or {}).get("loss", math.nan))
         if logs and "loss" in logs:
             self._act(self._watch.see_epoch(logs, self._last_step))
@@ -175,6 +173,10 @@ class TrainingHealth(RecordingCallback):
     def _end(self):
         if self._file is not None:
             self._file.write_text("training_health/report", self.report, self._last_step)
+
+    def _new_recorder(self):
+        details = [c.steps for c in self.checks if isinstance(c, PoorInitialization)]
+        return StepRecorder(self.model, outputs=True, details=max(details, default=0))
 
     def _take(self, updates):
         measured = self._stop_meter()
@@ -191,48 +193,40 @@ class TrainingHealth(RecordingCallback):
         if self._order is None or self._order[0] is not self._recorder:
             about = self.model, self._recorder, self._layers, self._layer_of_variable
             self._order = self._recorder, ForwardOrder(*about)
-        first = self._last_step - len(updates.losses) + 1
-        for row in range(len(updates.losses)):
-            update = self._update(first + row, updates, row, measured)
-            self._act(self._watch.see_update(update))
+        self._act(self._watch.see_updates(self._as_seen(updates, measured)))
 
-    def _update(self, step, updates, row, measured):
-        """Return one of the updates as the checks see it."""
-        order, course, sees_loss = self._order[1], self._watch.course, self._recorder.sees_loss
-        *norms, total = self._norms(updates.squares[row : row + 1])[0]
-        norms = np.array(norms)[order.order]
-        statistics = dict(zip(STATISTICS, updates.outputs[row, order.output_order].T, strict=True))
-        masked = [output in course.masked for output in order.outputs]
-        statistics["not_finite"] = np.where(masked, 0.0, statistics["not_finite"])
+    def _as_seen(self, updates, measured):
+        """Return the updates as the checks see them."""
+        order, squares = self._order[1], updates.squares
+        norms = self._norms(squares)
+        total, norms = norms[:, -1], norms[:, order.order]
+        outputs = np.moveaxis(updates.outputs[:, order.output_order], -1, 0)
         moves = ratios = weights = None
-        if measured is not None:
-            moves, before = measured[:, order.order]
-            with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
+            if measured is not None:
+                moves, before = measured[:, order.order]
                 ratios = np.where(before > 0, moves / before, np.nan)
-            weights = before / np.sqrt(order.sizes)
-        applied = np.sqrt(updates.applied[row])
+                weights = before / np.sqrt(order.sizes)
+            clipped = np.minimum(np.sqrt(updates.applied) / total, 1.0)
         return Update(
-            step=step,
-            loss=updates.losses[row],
-            sees_loss=sees_loss,
-            learned=course.learned() or not sees_loss,
-            replaced=course.replaced,
-            first_norm=course.first_norm(),
-            clipped=min(1.0, applied / total) if 0 < total < math.inf else 1.0,
+            step=np.arange(-len(total), 0) + self._last_step + 1,
+            loss=updates.losses,
+            sees_loss=self._recorder.sees_loss,
+            clipped=np.where((total > 0) & (total < math.inf), clipped, 1.0),
             order=order,
             norms=norms,
             means=np.where(order.tables, np.nan, norms / np.sqrt(order.sizes)),
             moves=moves,
             ratios=ratios,
             weights=weights,
-            statistics=statistics,
+            statistics=dict(zip(STATISTICS, outputs, strict=True)),
         )
 
     def _judge_skipped(self, loss):
         """Judge the last step, if loss scaling has skipped it and all steps before."""
         if self._layers is None:
             self._name_layers()
-        skipped = self._recorder.last_without_update()
+        skipped = self._recorder.last_without_update
         if not np.isfinite(skipped.squares).all():
             self._last_step += 1
             self._judge(skipped._replace(losses=np.array([loss])))

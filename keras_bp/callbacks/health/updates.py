@@ -31,6 +31,12 @@ class UnchangedWeights(Check):
 
     updates: int = 3
 
+    def suspects(self, updates: Update) -> np.ndarray | None:
+        """Tell of all of several updates whether a layer did not move."""
+        if updates.moves is None:
+            return None
+        return np.full(len(updates.loss), (updates.moves == 0).any())
+
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptoms of the layers that did not move."""
         if update.moves is None:
@@ -74,6 +80,13 @@ class UpdateRatio(Check):
     high: float = 10.0
     low: float = 1e-8
     updates: int = 10
+
+    def suspects(self, updates: Update) -> np.ndarray | None:
+        """Tell of all of several updates whether a ratio is out of the range."""
+        ratios = updates.ratios
+        if ratios is None:
+            return None
+        return np.full(len(updates.loss), ((ratios > self.high) | (ratios < self.low)).any())
 
     def in_update(self, update: Update) -> list[Symptom] | None:
         """Return the symptoms of the layers whose updates are too large or too small."""
