@@ -1,6 +1,7 @@
 """The state of a table whose rows are brought up to date when they are read."""
 
 import math
+import typing
 import weakref
 
 import keras
@@ -11,6 +12,7 @@ MAX_MISSED = 512
 """The most missed steps that matter: after these a row's mean has decayed to nothing."""
 
 _SHORTEST_RING, _LONGEST_RING = 1024, 2**16
+_BLOCK = 2048  # rows whose intermediate arrays stay in a cache
 
 
 class DeferredRows:
@@ -30,8 +32,10 @@ class DeferredRows:
         sum_j a_(s+j) b1^j f(j) = sum_k W[s, k] f(j_k),    W[s, k] = sum_j a_(s+j) b1^j L_k(j)
 
     W depends on s alone, not on the row, and each update adds one term to it: it is kept for the
-    updates since the last sweep over the table, in a ring. A look-up costs K terms per
-    entry, however long the row was absent, and changes nothing: it may be part of any graph.
+    latest updates, in a ring, and every row is updated at least once while the ring goes round. A
+    look-up costs K terms per entry, however long the row was absent, and changes nothing: it may be
+    part of any graph. A row has missed something if its W is not 0. To bring the table up to date
+    is to write these rows and set all W to 0, from where they sum up what is missed from then on.
 
     Args:
         add_weight: function of a shape, a dtype, a name and an initializer that makes a variable.
@@ -47,15 +51,16 @@ class DeferredRows:
         clock: () int64, the number of updates made.
         weights: (ring, K), W[s] in the place s % ring.
         nodes: (K + 1,), b2^(j_k / 2), and at the end eps.
-        ring: int, the number of updates between two sweeps.
+        ring: int, the number of updates that W is kept for.
+        turn: int, how many rows each update has to update in turn, beside the batch's.
         node_count: int, K.
     """
 
     def __init__(self, add_weight, rows, columns, dtype):
         # With Adam's usual betas 6 nodes are exact to the last digit of float64.
         self.node_count = 16 if dtype == "float64" else 8
-        # A sweep costs as much as a dense update: the larger the table, the rarer.
         self.ring = min(max(rows, _SHORTEST_RING), _LONGEST_RING)
+        self.turn = -(-rows // (self.ring - 1))
         self.momentum = add_weight((rows, columns), dtype, "momentum", "zeros")
         self.velocity = add_weight((rows, columns), dtype, "velocity", "zeros")
         self.last_update = add_weight((rows,), "int64", "last_update", "zeros")
@@ -99,20 +104,27 @@ class DeferredRows:
         self._earlier.add(optimizer)
         self.optimizer, self._step = optimizer, step
 
-    def catch_up(self, table):
+    def catch_up_where_read(self, table):
         """Bring the table up to date where it is read or set outside of a step."""
         if not tf.executing_eagerly():
             return
-        clock, last_update = self.clock.value, self.last_update.value
-        if tf.reduce_all(tf.equal(last_update, clock)):
-            return
         if self.optimizer is not None:
             self.optimizer.catch_up()
-            return
-        # A new optimizer would begin with new averages, which need not be caught up.
-        table.value.assign_sub(self.missed(tf.range(table.shape[0])))
-        self.last_update.assign(tf.fill(last_update.shape, tf.convert_to_tensor(clock)))
-        self.weights.assign(tf.zeros_like(self.weights))
+        else:
+            # A new optimizer would begin with new averages: these stay as they are.
+            self.catch_up(table)
+
+    def catch_up(self, table, *decay):
+        """Bring the rows of a `DeferredTable` up to date that have missed something.
+
+        Args:
+            table: the `DeferredTable`.
+            *decay: arguments of `Table.catch_up`, for the averages too.
+        """
+        strategy = tf.distribute.get_strategy()
+        held = [strategy.experimental_local_results(v.value) for v in (table, *self.variables)]
+        for copies in zip(*held, strict=True):
+            Table(*copies).catch_up(*decay)
 
     @property
     def variables(self):
@@ -157,28 +169,102 @@ class DeferredTable(keras.Variable):
     deferred_rows: DeferredRows
 
     def __array__(self, dtype=None, copy=None):
-        self.deferred_rows.catch_up(self)
+        self.deferred_rows.catch_up_where_read(self)
         return super().__array__(dtype)
 
     def numpy(self):
         """Return the table up to date, as an array."""
-        self.deferred_rows.catch_up(self)
+        self.deferred_rows.catch_up_where_read(self)
         return super().numpy()
 
     def assign(self, value):
         """Assign a table from which no steps are missing."""
-        self.deferred_rows.catch_up(self)
+        self.deferred_rows.catch_up_where_read(self)
         return super().assign(value)
 
     def assign_add(self, value):
         """Add to the table that is up to date."""
-        self.deferred_rows.catch_up(self)
+        self.deferred_rows.catch_up_where_read(self)
         return super().assign_add(value)
 
     def assign_sub(self, value):
         """Subtract from the table that is up to date."""
-        self.deferred_rows.catch_up(self)
+        self.deferred_rows.catch_up_where_read(self)
         return super().assign_sub(value)
+
+
+class Table(typing.NamedTuple):
+    """The variables of one replica for one table, see `DeferredRows`."""
+
+    variable: tf.Variable
+    momentum: tf.Variable
+    velocity: tf.Variable
+    last_update: tf.Variable
+    clock: tf.Variable
+    weights: tf.Variable
+    nodes: tf.Variable
+
+    @property
+    def ring(self):
+        """The number of updates that the weights are kept for."""
+        return self.weights.shape[0]
+
+    def read(self, ids):
+        """Return rows of w as they are after all updates made, and of m, v and s as stored."""
+        m, v = tf.gather(self.momentum, ids), tf.gather(self.velocity, ids)
+        last = tf.gather(self.last_update, ids)
+        weights = tf.gather(self.weights, last % self.ring)
+        missed = missed_steps(m, v, weights, tf.convert_to_tensor(self.nodes))
+        return tf.gather(self.variable, ids) - missed, m, v, last
+
+    def write(self, ids, *rows):
+        """Write rows of w, m, v and s."""
+        for variable, values in zip(self[:4], rows, strict=True):
+            variable.scatter_update(tf.IndexedSlices(values, ids))
+
+    def catch_up(self, beta_1=1.0, beta_2=1.0, steps=0):
+        """Bring the rows up to date that have missed something.
+
+        Args:
+            beta_1: scalar float64 tensor, the decay of m.
+            beta_2: scalar float64 tensor, the decay of v.
+            steps: int, in how many updates what a row misses has come to nothing. The averages of
+                rows that have been absent for longer stay as of their last update.
+        """
+        decays = (tf.cast(beta, tf.float64) for beta in (beta_1, beta_2))
+        _catch_up(self, *decays, tf.constant(steps, tf.int64))
+
+
+# Of the variables as arguments: one trace for all tables of a shape.
+@tf.function(autograph=False)
+def _catch_up(table, beta_1, beta_2, steps):
+    table = Table(*table)
+    have_missed = tf.reduce_any(tf.not_equal(table.weights, 0), axis=1)
+    behind = tf.where(tf.gather(have_missed, table.last_update % table.ring))[:, 0]
+
+    def body(start):
+        ids = behind[start : start + _BLOCK]
+        w, m, v, last = table.read(ids)
+        missed = tf.where(table.clock - last < steps, table.clock - last, 0)
+        table.write(ids, w, *decayed(m, v, missed, beta_1, beta_2), last + missed)
+        return (start + _BLOCK,)
+
+    tf.while_loop(lambda start: start < tf.size(behind), body, (0,))
+    table.weights.assign(tf.zeros_like(table.weights))
+
+
+def decayed(m, v, missed, beta_1, beta_2):
+    """Return rows of the averages after updates with gradients of 0.
+
+    Args:
+        m: tensor of shape (n, columns).
+        v: tensor of shape (n, columns).
+        missed: integer tensor of shape (n,), the number of updates.
+        beta_1: scalar float64 tensor.
+        beta_2: scalar float64 tensor.
+    """
+    missed = tf.cast(missed, tf.float64)[:, None]
+    return m * tf.cast(beta_1**missed, m.dtype), v * tf.cast(beta_2**missed, v.dtype)
 
 
 def missed_steps(m, v, weights, nodes):

@@ -99,7 +99,7 @@ def test_compiled_by_xla_in_float32():
 def test_sweeps_change_nothing(float64, monkeypatch):
     monkeypatch.setattr("keras_bp.deferred.rows._SHORTEST_RING", 300)
     # 350 rows: more than a block of 150, and no multiple of it; the ring turns twice.
-    monkeypatch.setattr("keras_bp.deferred.optimizer._BLOCK", 150)
+    monkeypatch.setattr("keras_bp.deferred.rows._BLOCK", 150)
     pair = Pair("float64", rows=350)
     assert pair.deferred.weights[0].deferred_rows.ring == 350
     assert pair.run(750) <= 1e-12
