@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_flag
@@ -12,9 +13,9 @@ from keras_bp.deferred.rows import Table, decayed, missed_quadrature
 from keras_bp.optimizers._variables import local, mean_square
 from keras_bp.optimizers.adam import Adam
 
-# The error of a row's missed steps, relative to their sum: below the rounding of the weights, which
-# are far larger than the sum.
-_TOLERANCE = {"float32": 2e-5, "float64": 1e-8}
+# The error of a row's missed steps, relative to their sum: the largest, which is below the rounding
+# of the weights, which are far larger than the sum; and that of rounding the sum itself.
+_TOLERANCE = {"float32": (2e-5, 1e-7), "float64": (1e-8, 1e-15)}
 # The values that Adam's other arguments must have.
 _ONLY = {"amsgrad": (False,), "epsilon_hat": (True,), "weight_decay": (None, 0.0)}
 
@@ -122,7 +123,7 @@ class DeferredAdam(Adam):
             dtype = tf.as_dtype(variable.dtype)
             betas = (float(dtype.as_numpy_dtype(beta)) for beta in (self.beta_1, self.beta_2))
             self._quadratures[dtype] = missed_quadrature(
-                *betas, rows.node_count, _TOLERANCE[dtype.name]
+                *betas, rows.node_count, *_TOLERANCE[dtype.name]
             )
 
     def _create_slots(self, variable):
@@ -199,7 +200,7 @@ class DeferredAdam(Adam):
         if not isinstance(gradient, tf.IndexedSlices):
             gradient = tf.IndexedSlices(gradient, tf.range(variable.shape[0]))
         ids, g = gradient.indices, gradient.values
-        w, m, v, last = table.read(ids)
+        w, m, v, last = table.read(ids, used=np.count_nonzero(np.any(weights, axis=0)))
         m, v = decayed(m, v, table.clock - last, *self._betas(variable.dtype))
         m += (g - m) * (1 - beta_1)
         v = mean_square(v, beta_2, g)
