@@ -1,5 +1,6 @@
 """The state of a table whose rows are brought up to date when they are read."""
 
+import functools
 import math
 import typing
 import weakref
@@ -310,6 +311,7 @@ def missed_steps(m, v, weights, nodes, used=None):
     return m * (over(0, _FEW) + more)
 
 
+@functools.lru_cache
 def missed_quadrature(beta_1, beta_2, node_count, tolerance, rounding=0.0):
     """Return nodes and weights that sum b1^j f(j) over missed steps, f(j) = 1/(x b2^(j/2) + eps).
 
