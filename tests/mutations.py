@@ -93,8 +93,8 @@ MUTATIONS = {
         "optimizers",
     ),
     "rmsprop_centered": (
-        "root = tf.maximum(square - tf.square(mean), 0)",
-        "root = square - tf.square(mean)",
+        "else tf.maximum(square - tf.square(mean), 0)",
+        "else square - tf.square(mean)",
         "optimizers",
     ),
     "accumulation_mean": (
