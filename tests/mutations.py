@@ -113,8 +113,8 @@ MUTATIONS = {
         "optimizers",
     ),
     "deferred_epsilon": (
-        "nodes[:, None] + epsilon)",
-        "nodes[:, None])",
+        "(root * node + epsilon)",
+        "(root * node)",
         "optimizers deferred layers",
     ),
     # recording
