@@ -1,6 +1,7 @@
 """Time the updates of a large embedding table, and train one on WordNet's links.
 
     python benchmarks/embeddings.py [--seconds 4] [--jit off|on|both] [--only zipf|uniform]
+    python benchmarks/embeddings.py --fit [--jit off|on|both] [--only zipf|uniform]
     python benchmarks/embeddings.py --link-prediction [--data-dir DIR] [--epochs 5]
 
 The first compares Keras's Adam and Embedding with the package's LazyAdam, with its own Embedding
@@ -11,12 +12,16 @@ turn; the fast ones are called several times a turn, as the sweep of Keras's Ada
 table empties the caches for the call after it. The ratios are Keras's time over ours (over 1: ours
 is faster); "x rows" is the time at ten times the rows over the time at one, both measured in turn.
 
-The second trains DistMult with negative sampling from the same seed, on the same batches, with the
+The second times whole epochs of `fit`, 300 steps, at whose end DeferredAdam catches up; its ratios
+are the time over LazyAdam's.
+
+The third trains DistMult with negative sampling from the same seed, on the same batches, with the
 package's Adam, DeferredAdam and LazyAdam, and prints what loss each ends at. DIR holds wordnet.npz
 (head, relation, tail, n_entities, n_relations); without it a random graph is used.
 """
 
 import argparse
+import functools
 import itertools
 import pathlib
 import time
@@ -99,6 +104,36 @@ def time_tables(only, seconds, jits):
                     + (f"{growth[name]:7.2f}" if name in growth and rows != ROWS else ""),
                     flush=True,
                 )
+
+
+def time_fits(only, seconds, jits, steps=300):
+    print(
+        f"{'':3} {'ids':8} {'rows':>10} {'jit':4} {'':13} {'ms a step':>9} {'medians':>8} "
+        f"{'minima':>7}"
+    )
+    names = "LazyAdam", "DeferredAdam"
+    for kind, rows, jit in itertools.product(("zipf", "uniform"), (ROWS, 10 * ROWS), jits):
+        if only not in kind:
+            continue
+        ids = tf.concat(batches(rows, kind, steps), axis=0)
+        targets = tf.random.stateless_normal([len(ids), 1], seed=[1, 2])
+        data = tf.data.Dataset.from_tensor_slices((ids, targets)).batch(BATCH).cache()
+        calls = []
+        for name in names:
+            optimizers, optimizer, embedding = METHODS[name]
+            layers = [keras.Input([], dtype="int32"), embedding(rows, COLUMNS)]
+            model = keras.Sequential([*layers, keras.layers.Dense(1)])
+            model.compile(getattr(optimizers, optimizer)(1e-3), "mse", jit_compile=jit)
+            calls.append(functools.partial(model.fit, data, shuffle=False, verbose=0))
+            calls[-1]()
+        times = _measure.times_in_turn(calls, seconds)
+        for name, t in zip(names, times, strict=True):
+            print(
+                f"fit {kind:8} {rows:10,} {'on' if jit else 'off':4} {name:13} "
+                f"{np.median(t) / steps * 1e3:9.3f} {np.median(t) / np.median(times[0]):8.2f} "
+                f"{min(t) / min(times[0]):7.2f}",
+                flush=True,
+            )
 
 
 class DistMult(keras.Model):
@@ -211,6 +246,7 @@ def main():
     parser.add_argument("--only", default="", help="measure only ids drawn so: zipf or uniform")
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds a case")
     parser.add_argument("--jit", choices=["off", "on", "both"], default="off")
+    parser.add_argument("--fit", action="store_true", help="time whole epochs of `fit`")
     parser.add_argument("--link-prediction", action="store_true", help="train on WordNet's links")
     parser.add_argument("--data-dir", help="folder of wordnet.npz; a random graph without it")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of --link-prediction")
@@ -219,7 +255,7 @@ def main():
         link_prediction(arguments.data_dir, arguments.epochs)
     else:
         jits = {"off": [False], "on": [True], "both": [False, True]}[arguments.jit]
-        time_tables(arguments.only, arguments.seconds, jits)
+        (time_fits if arguments.fit else time_tables)(arguments.only, arguments.seconds, jits)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Time the package's optimizers against Keras's: one update, jit off and on.
 
-    python benchmarks/optimizers.py [--only NAME] [--seconds 2] [--jit off|on|both]
+    python benchmarks/optimizers.py [--only NAME] [--case WORDS] [--seconds 2] [--jit off|on|both]
 
 An update is `optimizer.apply` in a `tf.function` without arguments, with fixed gradients (passing a
 hundred arguments would take longer than either update). Ours and Keras's run in one process, in
 turn; each line gives the milliseconds an update, the ratio Keras / ours of the medians and of the
 minima (over 1: ours is faster), and the share of the bound that ours reaches: the time that reading
 and writing each array of the rule once takes at the rate of a large copy, over the time an update.
-Small arrays stay in the caches, and can be faster than that bound.
+Small arrays stay in the caches, and can be faster than that bound; so can the update of a table by
+the 512 rows of a sparse gradient.
 """
 
 import argparse
@@ -25,6 +26,7 @@ SHAPES = {
     "one 2048x2048": [(2048, 2048)],
     "ten 512x512": [(512, 512)] * 10,
     "a hundred 64x64": [(64, 64)] * 100,
+    "512 of 100000x64": [(100_000, 64)],  # a table, whose gradient is sparse
 }
 # Name, class in either library, arguments, and the arrays that an update reads and writes: the
 # weights and the gradient, and each slot twice. LAMB has to go through weights and slots once more,
@@ -46,6 +48,9 @@ def update(library, name, arguments, shapes, jit_compile):
     rng = np.random.default_rng(0)
     variables = [keras.Variable(rng.normal(size=s).astype("float32") * 0.05) for s in shapes]
     gradients = [tf.constant(rng.normal(size=s).astype("float32")) for s in shapes]
+    if shapes == SHAPES["512 of 100000x64"]:
+        ids = tf.constant(rng.integers(100_000, size=512))
+        gradients = [tf.IndexedSlices(gradients[0][:512], ids, tf.constant(shapes[0]))]
     # A rate at which thousands of updates with one gradient leave finite weights.
     optimizer = getattr(library.optimizers, name)(1e-6, **arguments)
     optimizer.build(variables)
@@ -74,6 +79,7 @@ def bytes_a_second():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="measure only rules that contain this")
+    parser.add_argument("--case", default="", help="measure only arrays that are named so")
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds a case")
     parser.add_argument("--jit", choices=["off", "on", "both"], default="both")
     arguments = parser.parse_args()
@@ -88,6 +94,8 @@ def main():
         # The best so far: what else runs on the machine can only slow a copy down.
         rate = max(rate, bytes_a_second())
         for case, shapes in SHAPES.items():
+            if arguments.case not in case:
+                continue
             for jit in {"off": [False], "on": [True], "both": [False, True]}[arguments.jit]:
                 (ours, ours_size), (theirs, theirs_size) = (
                     update(library, name, options, shapes, jit) for library in (keras_bp, keras)

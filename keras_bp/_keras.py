@@ -514,6 +514,21 @@ def drop_traces(function: Any) -> None:
     function._function_cache.clear()
 
 
+@contextlib.contextmanager
+def outside_of_traces() -> Iterator[None]:
+    """Run as if no function were being traced, in the current strategy's scope.
+
+    `tf.init_scope` does not suffice where variables are created: a function that sees any in its
+    first trace is traced again, and it sees those of the default graph, which stays its own there.
+    """
+    if tf.executing_eagerly():
+        yield
+        return
+    strategy = tf.distribute.get_strategy()
+    with tf.init_scope(), tf.Graph().as_default(), context.eager_mode(), strategy.scope():
+        yield
+
+
 def is_persistent(tape: tf.GradientTape) -> bool:
     """Tell whether several gradients can be taken from a tape."""
     return tape._persistent

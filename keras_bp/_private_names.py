@@ -99,6 +99,8 @@ PRIVATE_NAMES = {
     "arguments OptimizerSwitch has",
     "tensorflow.python.eager.context": "the operations' seeds and the cache of kernels; a trial "
     "would change the random numbers that follow",
+    "context.eager_mode": "creates an optimizer's slots outside of the step that is being traced; "
+    "without it each first step is traced twice",
     "Context._rng": "the state of the operations' seeds; likewise",
     "Context._seed": "the global seed; workers with different ones would not be noticed",
     "Context.abort_collective_ops": "tells workers which one is gone; without it they wait for it",

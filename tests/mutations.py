@@ -93,8 +93,8 @@ MUTATIONS = {
         "optimizers",
     ),
     "rmsprop_centered": (
-        "root = tf.maximum(square - tf.square(mean), 0)",
-        "root = square - tf.square(mean)",
+        "else tf.maximum(square - tf.square(mean), 0)",
+        "else square - tf.square(mean)",
         "optimizers",
     ),
     "accumulation_mean": (
@@ -113,8 +113,8 @@ MUTATIONS = {
         "optimizers",
     ),
     "deferred_epsilon": (
-        "nodes[:, None] + epsilon)",
-        "nodes[:, None])",
+        "(root * node + epsilon)",
+        "(root * node)",
         "optimizers deferred layers",
     ),
     # recording

@@ -140,6 +140,19 @@ def _stays_one_operation(k):
     return not lowered and either(tf.constant([-1.0, 1.0]))[1] == 2.0
 
 
+def _creates_outside_of_traces():
+    made = []
+
+    @tf.function
+    def step():
+        if not made:
+            with _keras.outside_of_traces():
+                made.append(tf.Variable(2.0))
+        return made[0] + 1.0
+
+    return float(step()) == 3.0 and step.experimental_get_tracing_count() == 1
+
+
 def _traced_again(k):
     traces = []
     function = tf.function(lambda: traces.append(_keras.called_functions()))
@@ -263,6 +276,7 @@ PROBES = {
         k.stopping, _keras.MonitorCallback
     ),
     "tensorflow.python.eager.context": lambda k: _keras.context.context().clear_kernel_cache,
+    "context.eager_mode": lambda k: _creates_outside_of_traces(),
     "Context._rng": lambda k: _keras.context.context()._rng.getstate,
     "tensorflow.python.ops.stateful_random_ops": lambda k: hasattr(
         _keras.stateful_random_ops, "global_generator"

@@ -1,22 +1,21 @@
 """Adam for embeddings that is exactly Adam, at the cost of the batch's rows."""
 
-import typing
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_flag
-from keras_bp._keras import serializable
+from keras_bp._keras import outside_of_traces, serializable
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
-from keras_bp.deferred.rows import missed_quadrature, missed_steps
-from keras_bp.optimizers._variables import mean_square
+from keras_bp.deferred.rows import Table, decayed, missed_quadrature
+from keras_bp.optimizers._variables import local, mean_square
 from keras_bp.optimizers.adam import Adam
 
-_BLOCK = 4096
-# The error of a row's missed steps, relative to their sum: below the rounding of the weights, which
-# are far larger than the sum.
-_TOLERANCE = {"float32": 2e-5, "float64": 1e-8}
+# The error of a row's missed steps, relative to their sum: the largest, which is below the rounding
+# of the weights, which are far larger than the sum; and that of rounding the sum itself.
+_TOLERANCE = {"float32": (2e-5, 1e-7), "float64": (1e-8, 1e-15)}
 # The values that Adam's other arguments must have.
 _ONLY = {"amsgrad": (False,), "epsilon_hat": (True,), "weight_decay": (None, 0.0)}
 
@@ -47,9 +46,9 @@ class DeferredAdam(Adam):
     2000 Zipf-distributed steps in float64 the largest difference to Adam is under 1e-12. LazyAdam
     has no such guarantee.
 
-    A step costs what its rows cost. Once in as many updates as the table has rows (at least 1024,
-    at most 65,536), all rows are brought up to date, which costs about one update of dense Adam.
-    The averages lie in the layer, two numbers per weight, as in Adam.
+    A step costs what its rows cost: each update takes a few more in turn, one in 65,535 of the
+    table's, with a gradient of 0. The averages lie in the layer, two numbers per weight, as in
+    Adam. `catch_up` costs what the rows cost that have missed something since the last time.
 
     Other variables get Adam's update. A sparse gradient of a variable that is not a
     `DeferredEmbedding`'s is refused: its rows would be read without their missed steps. `fit` ends
@@ -124,7 +123,7 @@ class DeferredAdam(Adam):
             dtype = tf.as_dtype(variable.dtype)
             betas = (float(dtype.as_numpy_dtype(beta)) for beta in (self.beta_1, self.beta_2))
             self._quadratures[dtype] = missed_quadrature(
-                *betas, rows.node_count, _TOLERANCE[dtype.name]
+                *betas, rows.node_count, *_TOLERANCE[dtype.name]
             )
 
     def _create_slots(self, variable):
@@ -149,86 +148,80 @@ class DeferredAdam(Adam):
     def _by_rows(self, variable):
         return _deferred_rows(variable) is not None
 
+    def _match(self, grads, variables):
+        grads, variables = super()._match(grads, variables)
+        return [self._with_turn(g, v) for g, v in zip(grads, variables, strict=True)], variables
+
+    def _with_turn(self, gradient, variable):
+        """Add the rows whose turn it is to a sparse gradient, with 0: in Adam these move too.
+
+        So no row is absent for longer than what the ring holds.
+        """
+        rows = _deferred_rows(variable)
+        if rows is None or not isinstance(gradient, tf.IndexedSlices):
+            return gradient
+        values, indices = gradient.values, gradient.indices
+        number, columns = variable.shape
+        turn = (local(rows.clock) * rows.turn + tf.range(rows.turn, dtype=tf.int64)) % number
+        values = tf.concat([values, tf.zeros([rows.turn, columns], values.dtype)], axis=0)
+        indices = tf.concat([indices, tf.cast(turn, indices.dtype)], axis=0)
+        return tf.IndexedSlices(values, indices, gradient.dense_shape)
+
     def _update_variable(self, gradient, variable, rate, coefficients):
         rows = _deferred_rows(variable)
         if rows is not None:
             rows.take_over(self)
+            *slots, taken_over = self._slots_of(self._get_variable_index(variable))
+            self._forget_another(Table(self._target(variable), *slots), taken_over)
         super()._update_variable(gradient, variable, rate, coefficients)
+
+    # Not in the step, where XLA would copy the table for the branch that is not taken.
+    @outside_of_traces()
+    def _forget_another(self, table, taken_over):
+        """Bring a table up to date and set the averages to 0 that another optimizer has left."""
+        if taken_over.numpy():
+            return
+        taken_over.assign(True)
+        # A layer that is built in the trace has no values yet.
+        there = tf.raw_ops.VarIsInitializedOp(resource=table.clock.handle)
+        if there and table.clock.numpy() > 0:
+            table.catch_up()
+            for mean in (table.momentum, table.velocity):
+                mean.assign(tf.zeros_like(mean))
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         if len(slots) == len(self.slot_names):
             return super()._rule(variable, gradient, slots, coefficients, decay)
-        table = _Table(variable, *slots)
+        table = Table(variable, *slots[:-1])
         size, epsilon, beta_1, beta_2 = coefficients
-        first = tf.logical_not(table.taken_over) & (table.clock > 0)
-        # A place in the ring is reused after `ring` updates; a sweep in update t leaves all rows at
-        # t-1, and the next sweep comes before that place is reused.
-        tf.cond(
-            first | ((table.clock + 1) % (table.ring - 1) == 0),
-            lambda: self._sweep(table, forget=first),
-            lambda: None,
-        )
-        table.taken_over.assign(True)
         nodes, weights = self._quadratures[variable.dtype]
         dtype = variable.dtype.as_numpy_dtype
         table.nodes.assign(tf.concat([nodes.astype(dtype), [epsilon]], axis=0))
         if not isinstance(gradient, tf.IndexedSlices):
             gradient = tf.IndexedSlices(gradient, tf.range(variable.shape[0]))
         ids, g = gradient.indices, gradient.values
-        w, m, v = self._up_to_date(table, ids)
+        w, m, v, last = table.read(ids, used=np.count_nonzero(np.any(weights, axis=0)))
+        m, v = decayed(m, v, table.clock - last, *self._betas(variable.dtype))
         m += (g - m) * (1 - beta_1)
         v = mean_square(v, beta_2, g)
         now = table.clock + 1
-        table.write(ids, w - m / (tf.sqrt(v) + epsilon) * size, m, v, now)
-        # The rows that were last updated j updates ago, j = 1, 2, ..., have missed one more.
-        places = (now - tf.range(1, len(weights) + 1, dtype=tf.int64)) % table.ring
-        table.weights.scatter_add(tf.IndexedSlices(weights.astype(dtype) * size, places))
+        table.write(ids, w - m / (tf.sqrt(v) + epsilon) * size, m, v, tf.fill(tf.shape(ids), now))
+        # The rows that were last updated j updates ago, j = 1, 2, ..., have missed one more. Those
+        # of update 0, that is none, have no averages.
+        updates = now - tf.range(1, len(weights) + 1, dtype=tf.int64)
+        steps = weights.astype(dtype) * tf.where(updates > 0, size, 0)[:, None]
+        table.weights.scatter_add(tf.IndexedSlices(steps, updates % table.ring))
         cleared = tf.zeros([1, len(nodes)], variable.dtype)
         table.weights.scatter_update(tf.IndexedSlices(cleared, [now % table.ring]))
         table.clock.assign(now)
 
-    def _up_to_date(self, table, ids):
-        """Return a table's rows of w, m and v as they are after all updates made."""
-        m, v = tf.gather(table.momentum, ids), tf.gather(table.velocity, ids)
-        last = tf.gather(table.last_update, ids)
-        weights = tf.gather(table.weights, last % table.ring)
-        nodes = tf.convert_to_tensor(table.nodes)
-        w = tf.gather(table.variable, ids) - missed_steps(m, v, weights, nodes)
-        missed = tf.cast(table.clock - last, tf.float64)[:, None]
-        beta_1, beta_2 = self._betas(m.dtype)
-        m *= tf.cast(beta_1**missed, m.dtype)
-        v *= tf.cast(beta_2**missed, v.dtype)
-        return w, m, v
-
-    def _sweep(self, table, forget=False):
-        """Bring all rows up to date, block by block; `forget` sets the averages to 0 then."""
-        rows = table.variable.shape[0]
-        block = min(rows, _BLOCK)
-
-        def body(start):
-            # The last block reaches back to have the others' length: rows that are up to date stay.
-            ids = tf.minimum(start, rows - block) + tf.range(block)
-            w, m, v = self._up_to_date(table, ids)
-            # Not by a factor of 0, with which an infinite average would be NaN.
-            m, v = (tf.where(forget, tf.zeros_like(mean), mean) for mean in (m, v))
-            table.write(ids, w, m, v, table.clock)
-            return (start + block,)
-
-        tf.while_loop(lambda start: start < rows, body, (tf.constant(0),))
-
     def catch_up(self) -> None:
-        """Bring all rows of all tables up to date, so that the variables hold what layers read."""
-
-        def sweep():
-            for index, variable in enumerate(self._trainable_variables):
-                if self._by_rows(variable):
-                    table = _Table(self._target(variable), *self._slots_of(index))
-                    self._sweep(table)
-                    # No row needs the old steps, and the mean of two models has other numbers.
-                    table.weights.assign(tf.zeros_like(table.weights))
-
-        if self.built:
-            self._distribution_strategy.run(sweep)
+        """Bring the rows of all tables up to date, so that the variables hold what layers read."""
+        for variable in self._trainable_variables if self.built else ():
+            rows = _deferred_rows(variable)
+            if rows is not None:
+                dtype = tf.as_dtype(variable.dtype)
+                rows.catch_up(variable, *self._betas(dtype), len(self._quadratures[dtype][1]))
 
     def finalize_variable_values(self, var_list: list) -> None:
         """Keras's hook at the end of `fit`: flush, and bring all rows up to date."""
@@ -239,29 +232,6 @@ class DeferredAdam(Adam):
         """Return the constructor's arguments, for `from_config`."""
         config = super().get_config()
         return {name: config[name] for name in config if name not in _ONLY}
-
-
-class _Table(typing.NamedTuple):
-    """The variables of one replica for one table, see `DeferredRows`."""
-
-    variable: tf.Variable
-    momentum: tf.Variable
-    velocity: tf.Variable
-    last_update: tf.Variable
-    clock: tf.Variable
-    weights: tf.Variable
-    nodes: tf.Variable
-    taken_over: tf.Variable
-
-    @property
-    def ring(self):
-        return self.weights.shape[0]
-
-    def write(self, ids, w, m, v, update):
-        """Write rows, as they are after the given update."""
-        updates = tf.fill(tf.shape(ids), tf.convert_to_tensor(update))
-        for variable, rows in zip(self[:4], (w, m, v, updates), strict=True):
-            variable.scatter_update(tf.IndexedSlices(rows, ids))
 
 
 def _deferred_rows(variable):

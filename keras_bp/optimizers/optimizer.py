@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
 from keras_bp._arguments import as_call, check_flag, check_integer, check_number
-from keras_bp._keras import averages_of
+from keras_bp._keras import averages_of, outside_of_traces
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._decay_exclusion import check_patterns, decayed, exactly
@@ -252,6 +252,10 @@ class Optimizer(SettableLearningRate):
         check_listed_once(variables)
         self._check_variables(variables)
         self._decays = decayed(variables, self.exclude_from_decay, self._exact_exclusions)
+        self._create_variables(variables)
+
+    @outside_of_traces()
+    def _create_variables(self, variables):
         super().build(variables)
         slots, self._masters, self._reached_rows = [], [], []
         if self.gradient_accumulation_steps:
@@ -260,17 +264,15 @@ class Optimizer(SettableLearningRate):
             overwritten = self._overwrite_variable_with_gradient(variable)
             if self.gradient_accumulation_steps:
                 self._reached_rows.append(self._add_row_variable(variable, "reached_rows", "bool"))
-            master = None
-            if not overwritten and keras.backend.standardize_dtype(variable.dtype) in _HALF:
-                master = self.add_variable_from_reference(variable, "float32")
+            half = keras.backend.standardize_dtype(variable.dtype) in _HALF and not overwritten
+            master = self.add_variable_from_reference(variable, "float32") if half else None
             self._masters.append(master)
             slots.append([] if overwritten else self._create_slots(variable))
         # As a function: Keras would track what a list holds as variables of the optimizer.
         self._slots_of = lambda index: [local(slot) for slot in slots[index]]
         self._create_shared()
         if self._early_weights is not None:
-            with tf.init_scope():
-                self.set_weights(self._early_weights)
+            self.set_weights(self._early_weights)
 
     def set_weights(self, weights: typing.Sequence) -> None:
         """Set the optimizer's variables, in their order; before `build`, as soon as it is built."""
@@ -391,9 +393,8 @@ class Optimizer(SettableLearningRate):
         tf.cond(full, lambda: self._update_from_sums(sparse), lambda: None)
 
     def _sum_of(self, variable):
-        index = self._get_variable_index(variable)
-        sums = self._accumulated_gradients[index], self._reached_rows[index]
-        return GradientSum(*map(local, sums))
+        i = self._get_variable_index(variable)
+        return GradientSum(local(self._accumulated_gradients[i]), local(self._reached_rows[i]))
 
     def _update_from_sums(self, sparse):
         """Update with the mean gradients and empty the sums.

@@ -69,24 +69,50 @@ class RMSprop(Optimizer):
         optional = ("momentum",) * bool(momentum) + ("average_gradient",) * self.centered
         self.slot_names = ("velocity", *optional)
 
+    def _by_rows(self, variable):
+        return not self.weight_decay
+
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients
         slots = dict(zip(self.slot_names, slots, strict=True))
+        if isinstance(gradient, tf.IndexedSlices):
+            self._sparse_rule(variable, gradient.indices, gradient.values, slots, rate)
+            return
         square = slots["velocity"]
         square.assign(mean_square(square, self.rho, gradient))
-        root = square
-        if self.centered:
-            mean = slots["average_gradient"]
+        mean = slots.get("average_gradient")
+        if mean is not None:
             descend(mean, tf.constant(1 - self.rho, variable.dtype), mean - gradient)
-            # The variance is 0 where the gradient is constant, and rounding may bring it below.
-            root = tf.maximum(square - tf.square(mean), 0)
-        if self.epsilon_in_sqrt:
-            direction = gradient * tf.math.rsqrt(root + self.epsilon)
-        else:
-            direction = gradient / (tf.sqrt(root) + self.epsilon)
+        direction = self._direction(gradient, square, mean)
         if self.momentum:
             velocity = slots["momentum"]
             velocity.assign(velocity * self.momentum + direction * rate)
             variable.assign_sub(velocity)
         else:
             descend(variable, rate, direction)
+
+    def _direction(self, gradient, square, mean):
+        # The variance is 0 where the gradient is constant, and rounding may bring it below.
+        root = square if mean is None else tf.maximum(square - tf.square(mean), 0)
+        if self.epsilon_in_sqrt:
+            return gradient * tf.math.rsqrt(root + self.epsilon)
+        return gradient / (tf.sqrt(root) + self.epsilon)
+
+    def _sparse_rule(self, variable, ids, g, slots, rate):
+        """Update as with a gradient of 0 in all other rows, where the averages only decay."""
+
+        def average(slot, keep, rows):
+            slot.assign(slot * keep)
+            slot.scatter_add(tf.IndexedSlices(rows, ids))
+
+        averages = [(slots["velocity"], tf.square(g)), (slots.get("average_gradient"), g)]
+        for slot, rows in averages[: 1 + self.centered]:
+            average(slot, self.rho, rows * (1 - self.rho))
+        direction = self._direction(
+            g, *(s if s is None else tf.gather(s, ids) for s, _ in averages)
+        )
+        if self.momentum:
+            average(slots["momentum"], self.momentum, direction * rate)
+            variable.assign_sub(slots["momentum"])
+        else:
+            variable.scatter_sub(tf.IndexedSlices(direction * rate, ids))

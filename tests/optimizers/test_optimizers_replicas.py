@@ -38,7 +38,6 @@ def steps(name, options, strategy=None, count=4):
     """Return each replica's values and the optimizer after some steps."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         problem, optimizer = Problem(name), make(name, **options)
-        optimizer.build(problem.variables)
 
         def replica_step(gradients):
             context = tf.distribute.get_replica_context()
@@ -56,6 +55,8 @@ def steps(name, options, strategy=None, count=4):
 
         for number in range(count):
             step(problem.gradients(number))
+        if name == "LazyAdam":
+            assert step.experimental_get_tracing_count() == 1
         optimizer.flush()
         variables = [problem.matrix, problem.scalar, problem.variables[2].value]
         if not strategy:

@@ -21,13 +21,19 @@ def slices(ids, rows, dtype="float32"):
 # In float64, where the difference of two orders of the same sums is 1e-16 a step.
 @pytest.mark.parametrize(
     "name, options",
-    [*((name, {}) for name in AS_DENSE), ("AdamW", {"gradient_accumulation_steps": 2})],
+    [
+        *((name, {}) for name in AS_DENSE),
+        ("AdamW", {"gradient_accumulation_steps": 2}),
+        ("RMSprop", {"weight_decay": None, "momentum": 0.9, "centered": True}),
+        ("RMSprop", {"weight_decay": None, "epsilon_in_sqrt": False}),
+    ],
     ids=str,
 )
 def test_repeated_ids_make_the_dense_step(name, options):
     sparse, dense = Problem(name, "float64"), Problem(name, "float64", sparse=False)
-    sparse.steps(make(name, weight_decay=0.01, clipnorm=1.5, **options), 4)
-    dense.steps(make(name, weight_decay=0.01, clipnorm=1.5, **options), 4)
+    options = {"weight_decay": 0.01, "clipnorm": 1.5, **options}
+    sparse.steps(make(name, **options), 4)
+    dense.steps(make(name, **options), 4)
     assert_close(sparse.read(), dense.read(), 1e-10)
 
 

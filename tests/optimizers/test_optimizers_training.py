@@ -58,7 +58,6 @@ def test_fit_lowers_the_loss(name, fitted):
 @pytest.mark.parametrize("name", KINDS)
 def test_compiled_tape_loop_equals_fit(name, fitted):
     net = model(name)
-    net.optimizer.build(net.trainable_variables)
 
     @tf.function(input_signature=[tf.TensorSpec((None, 3), "int32"), tf.TensorSpec((None, 1))])
     def step(x, y):
@@ -95,6 +94,41 @@ def test_fit_run_eagerly_in_micro_batches_equals_fit(name, fitted):
     assert_close(weights(net), weights(fitted(name)), SAME)
 
 
+class Counted(keras.Sequential):
+    """A network that counts how often its step is traced."""
+
+    traces = 0
+
+    def train_step(self, data):
+        self.traces += 1
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize(
+    "how, traces, updates",
+    [
+        ("accumulation and early weights", 1, 6),  # 1 was made, and a micro-step of the next
+        ("jit", 1, 8),
+        ("LossScaleOptimizer", 2, 4),  # it makes its own scale in the first trace
+    ],
+)
+def test_fit_traces_its_step_once(how, traces, updates):
+    """Slots are made outside of the trace: TensorFlow repeats one in which it sees variables."""
+    optimizer = make("AdamW", use_ema=True, gradient_accumulation_steps=None if how == "jit" else 2)
+    net = Counted([keras.Input((3,)), keras.layers.Dense(1)])
+    given = optimizer
+    if how == "LossScaleOptimizer":
+        given = keras.optimizers.LossScaleOptimizer(optimizer)
+    elif how != "jit":
+        twin = optimizer.from_config(optimizer.get_config())
+        twin.build(net.trainable_variables)
+        optimizer.set_weights([v.numpy() + 1 for v in twin.variables])
+    net.compile(given, "mse", jit_compile=how == "jit")
+    net.fit(X.astype("float32"), Y, batch_size=4, epochs=2, **FIT)
+    assert net.traces == traces
+    assert int(optimizer.iterations) == updates
+
+
 EVERYTHING = {
     "gradient_accumulation_steps": 2,
     "global_clipnorm": 2.0,
@@ -110,7 +144,6 @@ EVERYTHING = {
 def made_steps(name, jit_compile, options, count=5):
     """Return the values after some steps: eagerly with None, else in a `tf.function`."""
     problem, optimizer = Problem(name), make(name, **options)
-    optimizer.build(problem.variables)
 
     def step(gradients):
         optimizer.apply(gradients, problem.variables)
