@@ -1,6 +1,6 @@
 """Time one training step of the same models in Keras, this package, PyTorch and JAX.
 
-    python benchmarks/peers.py --environments FOLDER [--only NAME] [--rounds 5] [--seconds 0.7]
+    python benchmarks/peers.py --environments FOLDER [--only NAME] [--columns ours ...]
 
 Each column is a process of its own with 2 threads on 2 cores; the processes are timed in turn, in
 `--rounds` rounds of `--seconds`, so that a change of the machine's pace meets all of them. A step
@@ -184,6 +184,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--environments", type=pathlib.Path, required=True, help="their folder")
     parser.add_argument("--only", default="", help="only workloads whose title contains this")
+    parser.add_argument("--columns", nargs="+", choices=list(COLUMNS), default=list(COLUMNS))
     parser.add_argument("--rounds", type=int, default=5, help="turns of each column")
     parser.add_argument("--seconds", type=float, default=0.7, help="seconds a turn")
     arguments = parser.parse_args()
@@ -192,8 +193,8 @@ def main():
     environments = arguments.environments.resolve()
     workers = {}
     try:
-        for column, command in COLUMNS.items():
-            workers[column] = Worker(environments, *command)
+        for column in arguments.columns:
+            workers[column] = Worker(environments, *COLUMNS[column])
         print(
             f"| one training step, ms | | {' | '.join(COLUMNS)} |\n{'|---' * (2 + len(COLUMNS))}|"
         )
