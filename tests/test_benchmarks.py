@@ -70,7 +70,7 @@ def test_backward_pass_benchmark_runs(run_here):
         (["multi_worker.py", "--turns", "1", "--steps", "5"], 6),
         (["multitask.py", "--only", "4 tasks", "--jit", "off", "--seconds", "0.1"], 11),
         # Without PyTorch and JAX, whose environments would be made.
-        (["peers.py", "--environments", "none", "--columns", "Keras", "ours", "--rounds", "1"], 10),
+        (["peers.py", "--environments", "none", "--columns", "ours", "--rounds", "1"], 10),
     ],
     ids=["monitor", "scaling", "multi_worker", "multitask", "peers"],
 )
