@@ -69,8 +69,10 @@ def test_backward_pass_benchmark_runs(run_here):
         (["scaling.py", "--steps", "5"], 34),
         (["multi_worker.py", "--turns", "1", "--steps", "5"], 6),
         (["multitask.py", "--only", "4 tasks", "--jit", "off", "--seconds", "0.1"], 11),
+        # Without PyTorch and JAX, whose environments would be made.
+        (["peers.py", "--environments", "none", "--columns", "ours", "--rounds", "1"], 10),
     ],
-    ids=["monitor", "scaling", "multi_worker", "multitask"],
+    ids=["monitor", "scaling", "multi_worker", "multitask", "peers"],
 )
 def test_other_benchmarks_run(arguments, lines):
     run = subprocess.run(

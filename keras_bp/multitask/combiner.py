@@ -42,6 +42,11 @@ class Combiner(Weighting):
     variable's gradients separately is `BlockwiseUPGrad`.
 
     Tasks whose gradients are not finite are left out of the step, as if they were not there.
+
+    Where the weights do not depend on the gradients (`Sum`, `Mean`, `UncertaintyWeighting`), a
+    traced step on one replica makes one backward pass, of the weighted sum, and one per task only
+    if that is not finite.
+
     Gradients in float16 or bfloat16 are combined in float32, and d is of their dtype. It all
     runs inside `tf.function`, compiled by XLA too; without it, in a custom loop:
 
@@ -75,6 +80,10 @@ class Combiner(Weighting):
         Quinton and Rey, 2024, "Jacobian descent for multi-objective optimization", section 2: the
         weightings as functions of the Gramian.
     """
+
+    # What the weights depend on: the Gram matrix, the losses, or only which tasks are present. Not
+    # inherited, since a subclass may have other weights.
+    _weights_from = "gramian"
 
     def __call__(self, jacobian: Array, losses: Array | None = None) -> tf.Tensor:
         """Return the combined gradient of shape (P,) for a Jacobian of shape (T, P)."""
@@ -134,7 +143,105 @@ class Combiner(Weighting):
             TypeError: if `losses` or `variables` is not a list, or an item is not a tensor.
             ValueError: if the tape is not persistent, a loss is not scalar, or there is no loss.
         """
-        return self.combine_tasks(*_tape_gradients(tape, losses, variables)).gradients
+        values, variables = _checked_for_tape(tape, losses, variables)
+        upstream = [None if value is None else tf.ones_like(value) for value in values]
+        return self.from_tape(tape, values, upstream, variables, values)[0]
+
+    def from_tape(
+        self,
+        tape: tf.GradientTape,
+        targets: Sequence[tf.Tensor | None],
+        upstream: Sequence[tf.Tensor | None],
+        variables: Sequence[Any],
+        losses: Sequence[tf.Tensor | None] | None = None,
+        rows_may_differ: bool = False,
+    ) -> tuple[list[Gradient], tf.Tensor]:
+        """Return what `combine_tasks` does, from one backward pass where the weights allow it.
+
+        Args:
+            tape: a `tf.GradientTape(persistent=True)` that has recorded the targets.
+            targets: list of a tensor for each task, such as its loss or its output.
+            upstream: list of the gradient of the whole loss with respect to each target, or None
+                for a task without a loss.
+            variables: list of variables.
+            losses: as in `combine_tasks`.
+            rows_may_differ: whether `tf.IndexedSlices` may come out of two branches of the step
+                with different numbers of rows, which XLA does not allow.
+
+        Returns:
+            The attributes `gradients` and `present` of `CombinedGradients`.
+        """
+        owners = np.zeros([0, 0], bool)
+
+        def apart():
+            nonlocal owners
+            tasks = gradients_of_tasks(tape, targets, upstream, variables)
+            owners = _owners(zip(*tasks, strict=True), len(tasks))
+            combined = self.combine_tasks(tasks, losses)
+            return combined.gradients, combined.present
+
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        depends_on = vars(type(self)).get("_weights_from", "gramian")
+        if depends_on == "gramian" or len(targets) < 2 or replicas > 1 or tf.executing_eagerly():
+            return apart()
+        # Traced now, for a branch of the step, as only this tells which task depends on what.
+        branch = tf.function(apart, autograph=False).get_concrete_function()
+        slices = tf.IndexedSlices | tf.IndexedSlicesSpec
+        dense = [not isinstance(gradient, slices) for gradient in branch.structured_outputs[0]]
+        if not (all(dense) or rows_may_differ):
+            return branch()
+        learned = [tf.convert_to_tensor(variable) for variable in self.variables]
+        present = np.array([losses is None or target is not None for target in targets])
+        gradients = self._of_one_pass(tape, targets, upstream, variables, losses, owners, present)
+        for place, gradient in enumerate(gradients):
+            if dense[place] and gradient is not None:  # in both branches
+                gradients[place] = tf.convert_to_tensor(gradient)
+
+        def without_some():
+            for variable, value in zip(self.variables, learned, strict=True):
+                variable.assign(value)
+            return branch()
+
+        finite = all_finite([*gradients, *(losses or ())])
+        return tf.cond(finite, lambda: (gradients, tf.constant(present)), without_some)
+
+    def _of_one_pass(self, tape, targets, upstream, variables, losses, owners, present):
+        """Return the combined gradients from one backward pass, all tasks taken for finite.
+
+        With a the largest weight, shared variables get a times the gradient of the sum of the
+        losses, each times a_t / a, and those of one task the gradient of its own loss: from the
+        same pass where the weights are equal.
+        """
+        shared, own = owners.sum(axis=1) > 1, owners.sum(axis=1) == 1
+        sharing = owners[shared].any(axis=0) & present
+        gramian = np.zeros([len(targets)] * 2)
+        if self._weights_from == "presence":
+            with tf.init_scope():
+                largest = float(tf.reduce_max(self.weights(gramian, sharing)))
+            passes = [(shared | own, upstream)]
+        else:
+            weights = self.weights(gramian, sharing, _stacked(losses, present))
+            largest = tf.reduce_max(weights)
+            shares = tf.unstack(weights / tf.where(largest > 0.0, largest, 1.0))
+            scaled = [
+                None if gradient is None else gradient * tf.cast(share, gradient.dtype)
+                for gradient, share in zip(upstream, shares, strict=True)
+            ]
+            passes = [(shared, scaled), (own, upstream)]
+        gradients = [None] * len(variables)
+        for chosen, factors in passes:
+            (places,) = np.nonzero(chosen)
+            ends = [x for x, factor in zip(targets, factors, strict=True) if factor is not None]
+            factors = [factor for factor in factors if factor is not None]
+            found = tape.gradient(ends, [variables[i] for i in places], output_gradients=factors)
+            for place, gradient in zip(places, found, strict=True):
+                gradients[place] = gradient
+        if tf.is_tensor(largest) or largest != 1.0:
+            for place in np.nonzero(shared)[0]:
+                gradients[place] = map_values(
+                    lambda g: g * tf.cast(largest, g.dtype), gradients[place]
+                )
+        return gradients
 
     def combine_tasks(
         self,
@@ -170,8 +277,7 @@ class Combiner(Weighting):
             for task, is_present in zip(tasks, tf.unstack(present), strict=True)
         ]
         columns = [list(column) for column in zip(*tasks, strict=True)]
-        owners = np.array([[g is not None for g in column] for column in columns], bool)
-        owners = owners.reshape(-1, len(tasks))
+        owners = _owners(columns, len(tasks))
         scale = _scale(columns, owners)
         gramians = [_gramian(*parts, scale) for parts in zip(columns, owners, strict=True)]
         total = sum((g for g in gramians if g is not None), tf.zeros([len(tasks)] * 2, tf.float64))
@@ -201,11 +307,29 @@ class Combiner(Weighting):
         return weights, [weights] * len(gramians)
 
 
-def _tape_gradients(tape, losses, variables):
-    """Return the gradients of each loss, one list per task, and the losses as a list.
+def gradients_of_tasks(
+    tape: tf.GradientTape,
+    targets: Sequence[tf.Tensor | None],
+    upstream: Sequence[tf.Tensor | None],
+    variables: Sequence[Any],
+) -> list[list[Gradient]]:
+    """Return a list of gradients for each task, all None for one without an upstream gradient."""
+    return [
+        [None] * len(variables)
+        if gradient is None
+        else tape.gradient(target, variables, output_gradients=gradient)
+        for target, gradient in zip(targets, upstream, strict=True)
+    ]
 
-    A loss that is None has None for every gradient.
-    """
+
+def _owners(columns, tasks):
+    """Return a bool array (variables, tasks): which task depends on which variable."""
+    owners = [[gradient is not None for gradient in column] for column in columns]
+    return np.array(owners, bool).reshape(-1, tasks)
+
+
+def _checked_for_tape(tape, losses, variables):
+    """Check the arguments of `Combiner.gradients`, and return losses and variables as lists."""
     losses = _checked_losses(losses)
     if not isinstance(variables, list | tuple):
         raise TypeError(
@@ -219,9 +343,7 @@ def _tape_gradients(tape, losses, variables):
             f"tf.GradientTape(persistent=True). Received: a tape that is not, and {len(losses)} "
             "losses"
         )
-    variables = list(variables)
-    missing = [None] * len(variables)
-    return [missing if x is None else tape.gradient(x, variables) for x in losses], losses
+    return losses, list(variables)
 
 
 def _checked_losses(losses):

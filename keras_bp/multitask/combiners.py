@@ -39,6 +39,8 @@ class Sum(Combiner):
         Caruana, 1997, "Multitask learning".
     """
 
+    _weights_from = "presence"
+
     def _weights(self, gramian, present):
         return tf.cast(present, gramian.dtype)
 
@@ -59,6 +61,8 @@ class Mean(Combiner):
     References:
         Caruana, 1997, "Multitask learning".
     """
+
+    _weights_from = "presence"
 
     def _weights(self, gramian, present):
         return equal_weights(present, gramian.dtype)

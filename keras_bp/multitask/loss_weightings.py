@@ -220,6 +220,8 @@ class UncertaintyWeighting(LossWeighting):
         scene geometry and semantics", equation 10, with s = log sigma^2.
     """
 
+    _weights_from = "losses"
+
     def __init__(self, learning_rate: float = 0.025) -> None:
         self.learning_rate = check_number("learning_rate", learning_rate, 0.0, low_open=True)
         super().__init__(learning_rate=self.learning_rate)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._keras import (
+    compiled_by_xla,
     functional_structures,
     in_compiled_losses,
     mask_of,
@@ -16,7 +17,7 @@ from keras_bp._keras import (
     set_mask,
 )
 from keras_bp.gradients import map_values
-from keras_bp.multitask.combiner import Combiner
+from keras_bp.multitask.combiner import Combiner, gradients_of_tasks
 from keras_bp.multitask.loss_weightings import LossWeighting
 
 
@@ -135,30 +136,32 @@ class MultiTaskModel(keras.Model):
         with tf.GradientTape(persistent=True) as tape:
             # Copies, as one task's output may be computed from another's.
             y_pred = keras.tree.map_structure(_copied, self(x, training=True))
-            loss, losses = self._loss_of_tasks(x, y, y_pred, sample_weight)
-            scaled = self.optimizer.scale_loss(loss)
+            outputs = keras.tree.flatten(y_pred)
+            # A tape of its own: the other one would go back through the trunk, to no use.
+            with tf.GradientTape(watch_accessed_variables=False) as tape_of_loss:
+                tape_of_loss.watch([output for output in outputs if output.dtype.is_floating])
+                loss, losses = self._loss_of_tasks(x, y, y_pred, sample_weight)
+                scaled = self.optimizer.scale_loss(loss)
             penalty = self._scaled_penalty()
         self._track_loss(loss, x)
         variables = self.trainable_variables
-        task_gradients = _task_gradients(tape, scaled, keras.tree.flatten(y_pred), variables)
-        overwritten = _take_overwritten(task_gradients, variables)
+        upstream = _upstream(tape_of_loss, scaled, outputs)
         if losses is not None:
-            losses = _complete(losses, task_gradients)
+            losses = _complete(losses, upstream)
         may_skip = hasattr(self.optimizer, "inner_optimizer")
         learned = [tf.convert_to_tensor(v) for v in self.combiner.variables] if may_skip else []
-        combined = self.combiner.combine_tasks(task_gradients, losses)
-        for listener in self.listeners:
-            listener(variables, task_gradients, combined)
-        gradients = [
-            value if gradient is None else gradient
-            for gradient, value in zip(combined.gradients, overwritten, strict=True)
-        ]
+        if self.listeners or any(map(_is_overwritten, variables)):
+            gradients, present = self._combine_apart(tape, outputs, upstream, variables, losses)
+        else:
+            gradients, present = self.combiner.from_tape(
+                tape, outputs, upstream, variables, losses, rows_may_differ=not compiled_by_xla()
+            )
         if penalty is not None:
             own = tape.gradient(penalty, variables)
             gradients = [_sum(a, b) for a, b in zip(gradients, own, strict=True)]
-        self._left_out.assign_add(tf.cast(~combined.present, tf.int64))
+        self._left_out.assign_add(tf.cast(~present, tf.int64))
         if may_skip:
-            everywhere = tf.reduce_all(combined.present)
+            everywhere = tf.reduce_all(present)
             gradients = [_or_nan(gradient, everywhere) for gradient in gradients]
             for variable, before in zip(self.combiner.variables, learned, strict=True):
                 variable.assign(tf.where(everywhere, variable, before))
@@ -186,6 +189,19 @@ class MultiTaskModel(keras.Model):
         inputs, outputs = functional_structures(plain)
         kept = {"name": plain.name, "trainable": plain.trainable, "combiner": combiner}
         return cls(inputs, outputs, **kept, **rest)
+
+    def _combine_apart(self, tape, outputs, upstream, variables, losses):
+        """Combine gradients of which each task's is needed too."""
+        task_gradients = gradients_of_tasks(tape, outputs, upstream, variables)
+        overwritten = _take_overwritten(task_gradients, variables)
+        combined = self.combiner.combine_tasks(task_gradients, losses)
+        for listener in self.listeners:
+            listener(variables, task_gradients, combined)
+        gradients = [
+            value if gradient is None else gradient
+            for gradient, value in zip(combined.gradients, overwritten, strict=True)
+        ]
+        return gradients, combined.present
 
     def _loss_of_tasks(self, x, y, y_pred, sample_weight):
         """Return the loss, and the list of the tasks' losses where the combiner needs them."""
@@ -238,26 +254,21 @@ def _noted(entry, outputs, losses):
     return loss
 
 
-def _task_gradients(tape, loss, outputs, variables):
-    """Return a list of gradients for each output; of one that has no loss, all None."""
-    by_output = tape.gradient(loss, outputs)
-    if all(gradient is None for gradient in by_output):
+def _upstream(tape, loss, outputs):
+    """Return the gradient with respect to each output, None for one that has no loss."""
+    gradients = tape.gradient(loss, outputs)
+    if all(gradient is None for gradient in gradients):
         raise ValueError(
             "`loss` must be given in `compile` for at least one of the outputs. "
             "Received: outputs that the loss does not depend on"
         )
-    return [
-        [None] * len(variables)
-        if gradient is None
-        else tape.gradient(output, variables, output_gradients=gradient)
-        for output, gradient in zip(outputs, by_output, strict=True)
-    ]
+    return gradients
 
 
-def _complete(losses, task_gradients):
+def _complete(losses, upstream):
     """Return the losses, 0 for an output without one; raise an error if one was not recorded."""
-    for number, (loss, task) in enumerate(zip(losses, task_gradients, strict=True)):
-        if loss is None and any(gradient is not None for gradient in task):
+    for number, (loss, gradient) in enumerate(zip(losses, upstream, strict=True)):
+        if loss is None and gradient is not None:
             raise ValueError(
                 "`compute_loss` must hand the outputs, unchanged, to the losses of `compile`, so "
                 "that `combiner` knows each task's. "
@@ -266,11 +277,15 @@ def _complete(losses, task_gradients):
     return [tf.zeros(()) if loss is None else loss for loss in losses]
 
 
+def _is_overwritten(variable):
+    return getattr(variable, "overwrite_with_gradient", False)
+
+
 def _take_overwritten(task_gradients, variables):
     """Remove and return float8 scales: a variable's next value, in place of a gradient."""
     values = [None] * len(variables)
     for i, variable in enumerate(variables):
-        if getattr(variable, "overwrite_with_gradient", False):
+        if _is_overwritten(variable):
             scales = [task[i] for task in task_gradients if task[i] is not None]
             # The largest scale or history of magnitudes, which is valid for all tasks.
             values[i] = functools.reduce(tf.maximum, scales) if scales else None

@@ -1,6 +1,7 @@
 """The learning rate range test."""
 
 import collections.abc
+import contextlib
 import math
 import warnings
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number, check_verbose
-from keras_bp._keras import is_built, set_initial_epoch
+from keras_bp._keras import LEARNING_RATE, is_built, leaf_optimizers, set_initial_epoch
 from keras_bp._trial import lent_learning_rate, unchanged
 from keras_bp._types import Array
 from keras_bp.tuning.curve import LearningRateCurve
@@ -60,6 +61,11 @@ def find_learning_rate(
     shuffles its next pass, what `on_epoch_end` of a `PyDataset` did. If that matters, give the
     sweep its own generator or dataset. What a custom train step changes outside the model is not
     restored either.
+
+    Where a `fit` has traced the model's step already, and the optimizer has no schedule, the sweep
+    runs that step, at the cost of as many steps of `fit`. TensorFlow's own random operations in
+    such a step (`tf.random.normal`, not Keras's) are not rewound. Otherwise the step is traced for
+    the sweep alone, which for a small model takes longer than the sweep.
 
     Every optimizer inside a `LossScaleOptimizer` or a `MultiOptimizer` gets the swept rate, and a
     schedule or a callable is set aside. With `gradient_accumulation_steps`, an update step takes
@@ -140,42 +146,45 @@ def find_learning_rate(
             f"with targets. Received: y=None for model {model.name!r}"
         )
 
-    with unchanged(model) as snapshot:
-        with model.distribute_strategy.scope():
-            options = {"trainable": False, "aggregation": "only_first_replica"}
-            rate = keras.Variable(low, dtype="float32", name="swept_learning_rate", **options)
-        with (
-            lent_learning_rate(model.optimizer, rate, snapshot.remember) as optimizers,
-            warnings.catch_warnings(),
-        ):
-            sweep = _Sweep(
-                rate,
-                optimizers,
-                np.geomspace(low, high, steps),
-                smoothing,
-                divergence_factor,
-                ends_with_data=isinstance(x, collections.abc.Iterator),
-                bar=keras.utils.Progbar(
-                    steps, verbose=verbose, stateful_metrics=("loss", "learning_rate")
-                ),
-            )
-            # `fit` makes its own train function, with one step per call; and it trains even if a
-            # callback that resumes trainings has left another first epoch behind.
+    with unchanged(model) as snapshot, contextlib.ExitStack() as stack:
+        optimizers = leaf_optimizers(model.optimizer)
+        rates = _rates_of_traced_step(model, optimizers)
+        if not rates:
+            # `fit` makes its own train function, with one step per call.
             vars(model).update(train_function=None, steps_per_execution=1)
-            set_initial_epoch(model, None)
-            warnings.filterwarnings("ignore", "Your input ran out of data")
-            model.fit(
-                x,
-                y,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                batch_size=batch_size if is_arrays else None,
-                shuffle=is_arrays or getattr(x, "num_batches", None) is not None,
-                # Enough even if each pass over the data has a single batch.
-                epochs=steps * sweep.batches_per_update(),
-                callbacks=[sweep],
-                verbose=0,
+            with model.distribute_strategy.scope():
+                options = {"trainable": False, "aggregation": "only_first_replica"}
+                rates = [keras.Variable(low, dtype="float32", name="swept_rate", **options)]
+            optimizers = stack.enter_context(
+                lent_learning_rate(model.optimizer, rates[0], snapshot.remember)
             )
+        sweep = _Sweep(
+            rates,
+            optimizers,
+            np.geomspace(low, high, steps),
+            smoothing,
+            divergence_factor,
+            ends_with_data=isinstance(x, collections.abc.Iterator),
+            bar=keras.utils.Progbar(
+                steps, verbose=verbose, stateful_metrics=("loss", "learning_rate")
+            ),
+        )
+        # A callback that resumes trainings may have left another first epoch behind.
+        set_initial_epoch(model, None)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        model.fit(
+            x,
+            y,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            batch_size=batch_size if is_arrays else None,
+            shuffle=is_arrays or getattr(x, "num_batches", None) is not None,
+            # Enough even if each pass over the data has a single batch.
+            epochs=steps * sweep.batches_per_update(),
+            callbacks=[sweep],
+            verbose=0,
+        )
     curve = sweep.curve()
     if not len(curve.losses):
         raise ValueError(
@@ -200,6 +209,23 @@ def _require_trainable(model):
         )
 
 
+def _rates_of_traced_step(model, optimizers):
+    """Return the variables of the rates if the model's own train function can run the sweep.
+
+    It can if its step reads all rates from variables, and a call makes one step. It is traced, or
+    can be: nothing is built by it that the sweep's end would take away again.
+    """
+    rates = [vars(optimizer).get(LEARNING_RATE) for optimizer in optimizers]
+    owners = [model, *optimizers, *model.metrics]
+    usable = (
+        model.train_function is not None
+        and model.steps_per_execution == 1
+        and all(isinstance(rate, keras.Variable) for rate in rates)
+        and all(getattr(owner, "built", True) for owner in owners)
+    )
+    return rates if usable else []
+
+
 def _needs_targets(model):
     """Tell whether Keras's own training step will compare the outputs with targets."""
     kind = type(model)
@@ -219,7 +245,7 @@ class _Sweep(keras.callbacks.Callback):
     """Trains each update step of a `fit` at the next learning rate and records its loss.
 
     Args:
-        rate: the variable from which the optimizers read their learning rate.
+        variables: list of the variables from which the optimizers read their learning rates.
         optimizers: list of the optimizers that do; it may grow during the sweep.
         rates: float64 array, the learning rate of each update step.
         smoothing: float, the share of the earlier average in the new one.
@@ -228,9 +254,11 @@ class _Sweep(keras.callbacks.Callback):
         bar: a `keras.utils.Progbar`.
     """
 
-    def __init__(self, rate, optimizers, rates, smoothing, divergence_factor, ends_with_data, bar):
+    def __init__(
+        self, variables, optimizers, rates, smoothing, divergence_factor, ends_with_data, bar
+    ):
         super().__init__()
-        self._rate = rate
+        self._variables = variables
         self._optimizers = optimizers
         self._rates = rates
         self._smoothing = smoothing
@@ -241,7 +269,6 @@ class _Sweep(keras.callbacks.Callback):
         self._average = 0.0
         self._checked = self._batches = self._batches_before = 0
         self._stop_reason = None
-        self._check_optimizers()
 
     def batches_per_update(self):
         """Return how many batches the optimizers accumulate gradients over."""
@@ -261,8 +288,9 @@ class _Sweep(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         """Keras's hook: set the rate, and reset the metrics, so that they show one batch."""
-        self.model.reset_metrics()
-        self._rate.assign(self._next_rate())
+        self._reset_metrics()
+        for variable in self._variables:
+            variable.assign(self._next_rate())
         self._check_optimizers()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -295,6 +323,15 @@ class _Sweep(keras.callbacks.Callback):
             self._stop("data ran out")
         self._batches_before = self._batches
 
+    def _reset_metrics(self):
+        """Reset the metrics; past Keras's methods as soon as the step has built them all."""
+        if self._batches < 2:
+            self.model.reset_metrics()
+            variables = [variable.value for variable in self.model.metrics_variables]
+            self._reset = [(variable, tf.identity(variable)) for variable in variables]
+        for variable, value in self._reset:
+            variable.assign(value, read_value=False)
+
     def _next_rate(self):
         return self._rates[min(len(self._losses), len(self._rates) - 1)]
 
@@ -321,8 +358,8 @@ class _Sweep(keras.callbacks.Callback):
 
     def _check_optimizers(self):
         """Check that the optimizers found since the last call read their rate from the variable."""
-        expected = float(tf.convert_to_tensor(self._rate))
         for optimizer in self._optimizers[self._checked :]:
+            expected = float(tf.convert_to_tensor(self._variables[0]))
             shown = float(tf.convert_to_tensor(optimizer.learning_rate))
             if not math.isclose(shown, expected, rel_tol=1e-5):
                 raise TypeError(

@@ -55,15 +55,40 @@ def test_curve_of_gradient_descent(data, linear, batches_an_update):
     assert curve.stop_reason == "completed" and curve.steps == 30
 
 
-def test_a_model_with_a_traced_step_is_swept_too(data, linear):
+@pytest.mark.parametrize("kind, traces", [("rate", 0), ("schedule", 1), ("two steps a call", 1)])
+def test_a_model_with_a_traced_step_is_swept_too(data, linear, kind, traces):
+    """Without another trace, if the traced step reads its rate from a variable."""
+    calls = []
+
+    def loss(y_true, y_pred):
+        calls.append(tf.executing_eagerly())
+        return tf.reduce_mean((y_true - y_pred) ** 2)
+
+    def model():
+        schedule = keras.optimizers.schedules.CosineDecay(0.1, 9)
+        optimizer = keras.optimizers.SGD(schedule if kind == "schedule" else 0.1)
+        return linear(optimizer, loss, steps_per_execution=2 if kind.startswith("two") else 1)
+
     batches, options = _dataset(data).repeat(), {"steps": 20, "max_learning_rate": 0.1}
-    model = linear()
-    start = model.get_weights()
-    model.fit(batches, steps_per_epoch=3, shuffle=False, verbose=0)
-    model.set_weights(start)
-    curve = find_learning_rate(model, batches, **options)
-    expected = find_learning_rate(linear(), batches, **options)
+    trained = model()
+    start = trained.get_weights()
+    trained.fit(batches, steps_per_epoch=3, shuffle=False, verbose=0)
+    trained.set_weights(start)
+    calls.clear()
+    curve = find_learning_rate(trained, batches, **options)
+    assert calls == [False] * traces
+    expected = find_learning_rate(model(), batches, **options)
     np.testing.assert_array_equal(curve.losses, expected.losses)
+
+
+def test_a_train_function_that_nothing_was_built_for(data, linear):
+    """As a `fit` leaves it that an exception ended; the sweep's own slots must not get into it."""
+    model, twin = linear("adam"), linear("adam")
+    model.make_train_function()
+    find_learning_rate(model, *data, steps=20, max_learning_rate=0.1)
+    for each in (model, twin):
+        each.fit(*data, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], twin.get_weights()[0])
 
 
 @pytest.mark.parametrize("factor", [4.0, 1.5])
