@@ -62,18 +62,31 @@ def clustered(function: Callable, backward: bool = False) -> Callable:
         operations.
     """
 
+    @tf.function(autograph=False, jit_compile=True)
+    def of_known_shapes(*tensors, **options):
+        return function(*tensors, in_xla=True, **options)
+
+    # Kept apart from the graph that calls it: so all calls share its compiled code.
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def compiled(*tensors, **options):
         with tf.xla.experimental.jit_scope():
             return function(*tensors, in_xla=True, **options)
 
     @tf.function(autograph=False)
-    def by_size(*tensors, **options):
+    def of_any_size(*tensors, **options):
         return tf.cond(
             tf.size(tensors[0]) >= _LEAST,
             lambda: compiled(*tensors, **options),
             lambda: function(*tensors, in_xla=False, **options),
         )
+
+    def by_size(*tensors, **options):
+        size = tensors[0].shape.num_elements()
+        if size is None or None in [d for t in tensors for d in t.shape]:
+            return of_any_size(*tensors, **options)
+        if size < _LEAST:
+            return function(*tensors, in_xla=False, **options)
+        return of_known_shapes(*tensors, **options)
 
     @functools.wraps(function)
     def call(*tensors: tf.Tensor, apart: bool = True, **options: Any) -> Any:

@@ -1,5 +1,6 @@
 """Steps scaled by a running root mean square of the gradients."""
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -7,7 +8,8 @@ import tensorflow as tf
 from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._variables import descend, mean_square
+from keras_bp._xla import clustered
+from keras_bp.optimizers._variables import mean_square
 from keras_bp.optimizers.optimizer import Optimizer
 
 
@@ -74,32 +76,20 @@ class RMSprop(Optimizer):
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients
-        slots = dict(zip(self.slot_names, slots, strict=True))
         if isinstance(gradient, tf.IndexedSlices):
             self._sparse_rule(variable, gradient.indices, gradient.values, slots, rate)
             return
-        square = slots["velocity"]
-        square.assign(mean_square(square, self.rho, gradient))
-        mean = slots.get("average_gradient")
-        if mean is not None:
-            descend(mean, tf.constant(1 - self.rho, variable.dtype), mean - gradient)
-        direction = self._direction(gradient, square, mean)
-        if self.momentum:
-            velocity = slots["momentum"]
-            velocity.assign(velocity * self.momentum + direction * rate)
-            variable.assign_sub(velocity)
-        else:
-            descend(variable, rate, direction)
-
-    def _direction(self, gradient, square, mean):
-        # The variance is 0 where the gradient is constant, and rounding may bring it below.
-        root = square if mean is None else tf.maximum(square - tf.square(mean), 0)
-        if self.epsilon_in_sqrt:
-            return gradient * tf.math.rsqrt(root + self.epsilon)
-        return gradient / (tf.sqrt(root) + self.epsilon)
+        options = {"momentum": self.momentum, "centered": self.centered}
+        options |= {"epsilon": self.epsilon, "in_sqrt": self.epsilon_in_sqrt}
+        targets = variable, *slots
+        tensors = [tf.convert_to_tensor(t) for t in targets]
+        values = _moved(gradient, *tensors, rate=rate, rho=self.rho, **options)
+        for target, value in zip(targets, values, strict=True):
+            target.assign(value)
 
     def _sparse_rule(self, variable, ids, g, slots, rate):
         """Update as with a gradient of 0 in all other rows, where the averages only decay."""
+        slots = dict(zip(self.slot_names, slots, strict=True))
 
         def average(slot, keep, rows):
             slot.assign(slot * keep)
@@ -108,11 +98,29 @@ class RMSprop(Optimizer):
         averages = [(slots["velocity"], tf.square(g)), (slots.get("average_gradient"), g)]
         for slot, rows in averages[: 1 + self.centered]:
             average(slot, self.rho, rows * (1 - self.rho))
-        direction = self._direction(
-            g, *(s if s is None else tf.gather(s, ids) for s, _ in averages)
-        )
+        of_rows = (s if s is None else tf.gather(s, ids) for s, _ in averages)
+        direction = _direction(g, *of_rows, self.epsilon, self.epsilon_in_sqrt)
         if self.momentum:
             average(slots["momentum"], self.momentum, direction * rate)
             variable.assign_sub(slots["momentum"])
         else:
             variable.scatter_sub(tf.IndexedSlices(direction * rate, ids))
+
+
+@functools.partial(clustered, backward=True)
+def _moved(g, w, square, *others, rate, rho, momentum, centered, epsilon, in_sqrt, in_xla):
+    """Return the next values of the variable and its slots, in the order of the arguments."""
+    square = mean_square(square, rho, g)
+    mean = others[-1] if centered else None
+    if centered:
+        mean -= (mean - g) * (1 - rho)
+    step = _direction(g, square, mean, epsilon, in_sqrt) * rate
+    if momentum:
+        step += others[0] * momentum
+    return w - step, square, *[step] * bool(momentum), *[mean] * centered
+
+
+def _direction(g, square, mean, epsilon, in_sqrt):
+    # The variance is 0 where the gradient is constant, and rounding may bring it below.
+    root = square if mean is None else tf.maximum(square - tf.square(mean), 0)
+    return g * tf.math.rsqrt(root + epsilon) if in_sqrt else g / (tf.sqrt(root) + epsilon)

@@ -1,5 +1,6 @@
 """AdamW without a schedule: the weights' average takes the place of a falling rate."""
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -7,6 +8,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
+from keras_bp._xla import clustered
 from keras_bp.optimizers._variables import local, mean_square
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
@@ -137,15 +139,13 @@ class ScheduleFreeAdamW(Optimizer):
         return decay
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        reach, inverse_keep, pull, push, correction, beta_2 = coefficients
-        difference, square = slots
-        square.assign(mean_square(square, beta_2, gradient))
-        d = gradient / (tf.sqrt(square) * correction + self.epsilon)
-        if decay is not None:
-            d += variable * tf.constant(self.weight_decay, variable.dtype)
-        # Not times (1-c): XLA would compute that product again for the next line, from a copy of u.
-        difference.assign((difference - d * reach) / inverse_keep)
-        variable.assign_add(difference * pull - d * push)
+        targets = variable, *slots
+        weight_decay = 0.0 if decay is None else self.weight_decay
+        options = {"weight_decay": weight_decay, "epsilon": self.epsilon}
+        tensors = [tf.convert_to_tensor(t) for t in targets]
+        values = _moved(gradient, *tensors, coefficients=tuple(coefficients), **options)
+        for target, value in zip(targets, values, strict=True):
+            target.assign(value)
 
     def use_average_weights(self) -> None:
         """Put the average x in the variables' place, unless it is there."""
@@ -182,3 +182,16 @@ class ScheduleFreeAdamW(Optimizer):
             target.assign_add(slots[0] * tf.cast(share, target.dtype))
             if own is not target:
                 own.assign(tf.cast(target, own.dtype))
+
+
+@functools.partial(clustered, backward=True)
+def _moved(g, y, difference, square, *, coefficients, weight_decay, epsilon, in_xla):
+    """Return the next y, u and v."""
+    reach, inverse_keep, pull, push, correction, beta_2 = coefficients
+    square = mean_square(square, beta_2, g)
+    d = g / (tf.sqrt(square) * correction + epsilon)
+    if weight_decay:
+        d += y * tf.constant(weight_decay, y.dtype)
+    # Not times (1-c): XLA would compute that product again for the next line, from a copy of u.
+    difference = (difference - d * reach) / inverse_keep
+    return y + (difference * pull - d * push), difference, square
