@@ -17,7 +17,7 @@ from keras.src.backend.common import global_state
 from keras.src.callbacks.monitor_callback import MonitorCallback as MonitorCallback
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.utils.tracking import Tracker as Tracker
-from tensorflow.python.eager import context, record
+from tensorflow.python.eager import context, forwardprop_util, record
 from tensorflow.python.ops import control_flow_util, stateful_random_ops
 
 PACKAGE = "keras_bp"
@@ -551,6 +551,11 @@ def compiled_by_xla() -> bool:
 def tape_is_recording() -> bool:
     """Tell whether any `tf.GradientTape` records what is being computed."""
     return record.could_possibly_record()
+
+
+def has_tangents(tensors: Sequence[tf.Tensor]) -> bool:
+    """Tell whether a `tf.autodiff.ForwardAccumulator` follows any of the tensors."""
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
 
 
 def global_seed() -> int | None:

@@ -108,6 +108,8 @@ PRIVATE_NAMES = {
     "without its name one that has run out is not noticed",
     "tensorflow.python.eager.record": "tells whether a backward pass may be derived again; without "
     "it a slower form would be taken there",
+    "tensorflow.python.eager.forwardprop_util": "tells whether forward mode follows a tensor; "
+    "without it the tangent of a normalization in a function would be lost",
     "tensorflow.python.ops.stateful_random_ops": "TensorFlow's global generator; likewise",
     "tensorflow.python.ops.control_flow_util": "tells whether a function is traced for XLA; "
     "without it a slower form would be taken there",

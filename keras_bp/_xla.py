@@ -6,7 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bp._keras import compiled_by_xla, tape_is_recording
+from keras_bp._keras import compiled_by_xla, has_tangents, tape_is_recording
+
+_LONGEST_PRODUCT = 2**13
 
 _LEAST = 2**16
 """From so many entries on the passes over them that XLA saves outweigh the call of its code."""
@@ -31,9 +33,12 @@ def column_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:
     """Sum a matrix over its columns: (rows, columns) -> (rows, 1).
 
     For XLA on a CPU as a product with ones, since its own sums of neighbours add one number after
-    another. Accelerators may round the factors of a product to ten bits.
+    another; not for very long rows, where the product rounds worse. Accelerators may round the
+    factors of a product to ten bits.
     """
-    if not in_xla or any(d.device_type != "CPU" for d in tf.config.get_visible_devices()):
+    columns = t.shape[1]
+    on_cpu = all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
+    if not (in_xla and on_cpu) or columns is None or columns > _LONGEST_PRODUCT:
         return tf.reduce_sum(t, 1, keepdims=True)
     return tf.matmul(t, tf.ones([tf.shape(t)[1], 1], t.dtype))
 
@@ -47,7 +52,8 @@ def clustered(function: Callable, backward: bool = False) -> Callable:
     runs each. All calls with arguments of the same kind, as from the layers of a network, share one
     trace and one compilation.
 
-    Few entries, eager operations, a function that XLA compiles anyway and GPUs are left alone.
+    Few entries, inference, eager operations, a function that XLA compiles anyway and GPUs are left
+    alone.
 
     Args:
         function: function `f(*tensors, in_xla, **options)` that returns tensors. The first tensor
@@ -75,7 +81,7 @@ def clustered(function: Callable, backward: bool = False) -> Callable:
     @tf.function(autograph=False)
     def of_any_size(*tensors, **options):
         return tf.cond(
-            tf.size(tensors[0]) >= _LEAST,
+            tf.size(tensors[0], tf.int64) >= _LEAST,
             lambda: compiled(*tensors, **options),
             lambda: function(*tensors, in_xla=False, **options),
         )
@@ -92,8 +98,9 @@ def clustered(function: Callable, backward: bool = False) -> Callable:
     def call(*tensors: tf.Tensor, apart: bool = True, **options: Any) -> Any:
         in_xla = compiled_by_xla()
         alone = tf.executing_eagerly() or in_xla or tf.config.get_visible_devices("GPU")
-        # A backward pass under a tape is to be derived again, which a cluster would make difficult.
-        if alone or not apart or (backward and tape_is_recording()):
+        # A forward pass without a tape is inference, which other programs may have to convert. A
+        # backward pass under one is to be derived again, which clusters would make difficult.
+        if alone or not apart or backward == tape_is_recording() or has_tangents(tensors):
             return function(*tensors, in_xla=in_xla, **options)
         if backward:
             return by_size(*tensors, **options)

@@ -46,7 +46,7 @@ def test_layers_benchmark_runs(run_here):
 def test_optimizers_benchmark_runs(run_here):
     command = ["optimizers.py", "--only", "nesterov", "--jit", "off", "--seconds", "0.01"]
     lines = [line.split() for line in run_here(*command).splitlines() if line.startswith("SGD")]
-    assert len(lines) == 3
+    assert len(lines) == 4
     # The slots take no more memory than Keras's.
     assert all(line[-2] == line[-1] for line in lines)
 

@@ -140,6 +140,12 @@ def _stays_one_operation(k):
     return not lowered and either(tf.constant([-1.0, 1.0]))[1] == 2.0
 
 
+def _sees_tangents():
+    x = tf.ones([])
+    with tf.autodiff.ForwardAccumulator(x, x):
+        return _keras.has_tangents([x * 2.0]) and not _keras.has_tangents([tf.zeros([])])
+
+
 def _creates_outside_of_traces():
     made = []
 
@@ -304,6 +310,7 @@ PROBES = {
         )._calculate_replicas_with_values
     ),
     "tensorflow.python.eager.record": lambda k: _keras.tape_is_recording() is False,
+    "tensorflow.python.eager.forwardprop_util": lambda k: _sees_tangents(),
     "tensorflow.python.ops.control_flow_util": lambda k: callable(
         _keras.control_flow_util.GraphOrParentsInXlaContext
     ),

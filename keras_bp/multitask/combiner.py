@@ -147,6 +147,12 @@ class Combiner(Weighting):
         upstream = [None if value is None else tf.ones_like(value) for value in values]
         return self.from_tape(tape, values, upstream, variables, values)[0]
 
+    def makes_one_pass(self, tasks: int) -> bool:
+        """Tell whether `from_tape` makes one backward pass for so many tasks here."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        gradients_needed = vars(type(self)).get("_weights_from", "gramian") == "gramian"
+        return not (gradients_needed or tasks < 2 or replicas > 1 or tf.executing_eagerly())
+
     def from_tape(
         self,
         tape: tf.GradientTape,
@@ -180,9 +186,7 @@ class Combiner(Weighting):
             combined = self.combine_tasks(tasks, losses)
             return combined.gradients, combined.present
 
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        depends_on = vars(type(self)).get("_weights_from", "gramian")
-        if depends_on == "gramian" or len(targets) < 2 or replicas > 1 or tf.executing_eagerly():
+        if not self.makes_one_pass(len(targets)):
             return apart()
         # Traced now, for a branch of the step, as only this tells which task depends on what.
         branch = tf.function(apart, autograph=False).get_concrete_function()

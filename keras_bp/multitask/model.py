@@ -150,9 +150,15 @@ class MultiTaskModel(keras.Model):
             losses = _complete(losses, upstream)
         may_skip = hasattr(self.optimizer, "inner_optimizer")
         learned = [tf.convert_to_tensor(v) for v in self.combiner.variables] if may_skip else []
-        if self.listeners or any(map(_is_overwritten, variables)):
+        overwritten = any(map(_is_overwritten, variables))
+        if self.listeners or overwritten:
+            before = [tf.convert_to_tensor(variable) for variable in self.combiner.variables]
             gradients, present = self._combine_apart(tape, outputs, upstream, variables, losses)
-        else:
+        one_pass = self.combiner.makes_one_pass(len(outputs)) and not overwritten
+        if one_pass and self.listeners:  # so that they change no bit of the training
+            for variable, value in zip(self.combiner.variables, before, strict=True):
+                variable.assign(value)
+        if one_pass or not (self.listeners or overwritten):
             gradients, present = self.combiner.from_tape(
                 tape, outputs, upstream, variables, losses, rows_may_differ=not compiled_by_xla()
             )

@@ -160,6 +160,41 @@ def test_a_saved_function_is_loaded(tmp_path):
     )
 
 
+def test_long_sums_round_no_worse_than_eagerly():
+    """Sums of 10 over 2**18 entries, where XLA's are off by 1e-4 and a product's by 1e-5."""
+    for op, shape in [
+        (batch_norm, (2**18, 1)),
+        (functools.partial(ops.layer_normalization, axis=[1, 2]), (1, 512, 512)),
+    ]:
+        x = 10 + batch(shape) / 2
+
+        def output(x, op=op):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                return op(x, None, None)
+
+        y, x = tf.function(output)(x), x.numpy().astype("float64")
+        expected = (x - x.mean()) / np.sqrt(x.var() + 1e-3)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=5e-6)
+
+
+def test_forward_mode_inside_a_function():
+    x = batch((6, 4))
+
+    def slope():
+        with tf.autodiff.ForwardAccumulator(x, tf.sin(x)) as accumulator:
+            y = ops.layer_normalization(x)
+        return accumulator.jvp(y)
+
+    np.testing.assert_allclose(tf.function(slope)(), slope(), rtol=0, atol=1e-5)
+
+
+def test_inference_is_left_to_single_operations():
+    function = tf.function(lambda x: ops.layer_normalization(x))
+    text = str(function.get_concrete_function(tf.TensorSpec([None, 128])).graph.as_graph_def())
+    assert "PartitionedCall" not in text and "_XlaCompile" not in text
+
+
 def test_vectorized_map_of_clusters():
     x = tf.stack([batch(seed=s) for s in range(2)])
     gamma, beta = batch([128], 1), batch([128], 2)
