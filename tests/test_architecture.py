@@ -10,7 +10,16 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "keras_bp"
 
 # What every room may use, the ground's own ground.
-FOUNDATION = {"_arguments", "_keras", "_paths", "_private_names", "_trial", "_types", "_versions"}
+FOUNDATION = {
+    "_arguments",
+    "_keras",
+    "_paths",
+    "_private_names",
+    "_trial",
+    "_types",
+    "_versions",
+    "_xla",
+}
 FLOORS = [
     {"ops", "gradients", "reference", "saving"} | FOUNDATION,
     {"layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},

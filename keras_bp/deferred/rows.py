@@ -120,7 +120,7 @@ class DeferredRows:
             self.catch_up(table)
 
     def catch_up(self, table, *decay):
-        """Bring the rows of a `DeferredTable` up to date that have missed something.
+        """Bring up to date the rows of a `DeferredTable` that have missed something.
 
         Args:
             table: the `DeferredTable`.
@@ -233,7 +233,7 @@ class Table(typing.NamedTuple):
             variable.scatter_update(tf.IndexedSlices(values, ids))
 
     def catch_up(self, beta_1=1.0, beta_2=1.0, steps=0):
-        """Bring the rows up to date that have missed something.
+        """Bring up to date the rows that have missed something.
 
         Args:
             beta_1: scalar float64 tensor, the decay of m.
@@ -242,7 +242,9 @@ class Table(typing.NamedTuple):
                 rows that have been absent for longer stay as of their last update.
         """
         decays = (tf.cast(beta, tf.float64) for beta in (beta_1, beta_2))
-        _catch_up(self, *decays, tf.constant(steps, tf.int64))
+        arguments = self, *decays, tf.constant(steps, tf.int64)
+        # TensorFlow warns of a function that is called with tables of many shapes.
+        _catch_up.get_concrete_function(*arguments)(*arguments)
 
 
 # Of the variables as arguments: one trace for all tables of a shape.

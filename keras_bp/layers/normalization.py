@@ -149,12 +149,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, variance = ops.batch_normalization(
             inputs, self.gamma, self.beta, mask=mask, **options
         )
-        take = tf.constant(1 - self.momentum, mean.dtype)
+        keep, take = (tf.constant(m, mean.dtype) for m in (self.momentum, 1 - self.momentum))
         if not self.synchronized:  # else other replicas have examples
             some = tf.size(inputs) > 0 if mask is None else tf.reduce_any(tf.cast(mask, tf.bool))
-            take = tf.where(some, take, 0.0)
+            keep, take = tf.where(some, keep, 1.0), tf.where(some, take, 0.0)
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign_sub((keras.ops.cast(moving, batch.dtype) - batch) * take)
+            # Not as a difference: with a small momentum it would keep the rounding of old values.
+            moving.assign(keras.ops.cast(moving, batch.dtype) * keep + batch * take)
         return keras.ops.cast(outputs, self.compute_dtype)
 
 

@@ -137,7 +137,7 @@ class MultiTaskModel(keras.Model):
             # Copies, as one task's output may be computed from another's.
             y_pred = keras.tree.map_structure(_copied, self(x, training=True))
             outputs = keras.tree.flatten(y_pred)
-            # A tape of its own: the other one would go back through the trunk, to no use.
+            # A tape of its own: the other one would go back through the trunk needlessly.
             with tf.GradientTape(watch_accessed_variables=False) as tape_of_loss:
                 tape_of_loss.watch([output for output in outputs if output.dtype.is_floating])
                 loss, losses = self._loss_of_tasks(x, y, y_pred, sample_weight)

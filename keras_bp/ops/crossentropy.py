@@ -267,7 +267,9 @@ def _categorical_of_logits(y, z):
     """Rows of a matrix; TensorFlow's kernel gives the loss and, in the same pass, `a - y`."""
     if compiled_by_xla():
         a, log_a = _softmax_in_xla(z)
-        loss, a_minus_y = column_sum(-y * log_a, in_xla=True)[:, 0], a - y
+        # A logit of minus infinity, as of a masked class, counts only where there is a target.
+        loss = -column_sum(tf.math.multiply_no_nan(log_a, y), in_xla=True)[:, 0]
+        a_minus_y = a - y
     else:
         loss, a_minus_y = tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=z, labels=y)
 

@@ -97,7 +97,8 @@ class Recorder:
 
     def _variable(self, value):
         """Create a variable whose copies the replicas write, all with the same values."""
-        with tf.init_scope(), self._model.distribute_strategy.scope():
+        # TensorFlow repeats a trace in which it sees variables made.
+        with _keras.outside_of_traces(), self._model.distribute_strategy.scope():
             return tf.Variable(
                 value,
                 trainable=False,
@@ -106,8 +107,7 @@ class Recorder:
             )
 
     def _zeros(self, *shape):
-        with tf.init_scope():
-            return self._variable(tf.zeros(shape, tf.float64))
+        return self._variable(np.zeros(shape))
 
     def _read(self, variable):
         strategy = self._model.distribute_strategy
@@ -153,7 +153,7 @@ class StepRecorder(Recorder):
         sampled: whether to sample the last update's gradients and outputs for histograms.
         details: the number of the optimizer's first update steps in which variance and spread of
             outputs are measured, those of layers without weights and activation too; after these
-            they may be NaN. Or None for none of both, nor for outputs that are not finite.
+            they may be NaN. None to measure neither of them, nor the share that is not finite.
 
     Attributes:
         variables: the trainable variables, in the order of `Updates.squares`,

@@ -160,6 +160,22 @@ def test_no_step_waits_for_python_code_of_each_layer(tmp_path):
     assert counts[0] == counts[1] and 40 * 20 < counts[0] < 40 * 80
 
 
+def test_a_recorded_step_is_traced_once(data, tmp_path):
+    """TensorFlow repeats a trace in which it sees variables made, such as the rows."""
+
+    class Counted(keras.Sequential):
+        traces = 0
+
+        def train_step(self, data):
+            self.traces += 1
+            return super().train_step(data)
+
+    model = Counted([keras.Input((4,)), L.Dense(3, "tanh"), L.Dense(1)])
+    model.compile(keras_bp.optimizers.Adam(), "mse", jit_compile=False)
+    fit(model, data, GradientMonitor(tmp_path, histograms_every=100), TrainingHealth())
+    assert model.traces == 1
+
+
 def test_model_and_optimizer_are_as_they_were(data, tmp_path):
     model = small_model("adam")
     model.optimizer.scale_loss = model.optimizer.scale_loss  # somebody's own patch stays

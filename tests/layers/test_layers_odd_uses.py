@@ -113,6 +113,16 @@ def test_a_mask_that_lets_nothing_through():
     assert_alike([*expected[:-2], *before], found, 1e-5)
 
 
+def test_averages_forget_larger_ones_as_far_as_their_momentum_says():
+    """A difference to the old average, of 1e6, would leave its rounding behind."""
+    x = np.random.default_rng(3).normal(size=(16, 2)).astype("float32")
+    layer = layers.BatchNormalization(momentum=0.0)
+    for scale in 1e3, 1e-3:
+        layer(scale * x, training=True)
+    np.testing.assert_allclose(layer.moving_mean, 1e-3 * x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, 1e-6 * x.var(0), rtol=1e-5)
+
+
 def test_a_mask_of_one_entry():
     x = np.random.default_rng(3).normal(1.0, 2.0, (1, 4, 2)).astype("float32")
     layer = layers.BatchNormalization(momentum=0.0)

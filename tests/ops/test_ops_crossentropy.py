@@ -203,6 +203,20 @@ def test_targets_of_any_sum_have_the_right_gradient(classes, compiled):
     assert_allclose(dy, np.full_like(target, np.log(classes)), rtol=1e-6)
 
 
+def test_a_masked_class_has_no_part_in_the_loss_under_xla():
+    """TensorFlow's kernel multiplies minus infinity by 0 instead, without XLA."""
+    target = np.eye(4, 50, dtype="float32")
+    output = np.random.default_rng(0).normal(size=(4, 50)).astype("float32")
+    function = tf.function(logits(ops.categorical_crossentropy), autograph=False, jit_compile=True)
+    loss, (_, dz) = gradients(function, target[:, :49], output[:, :49])
+    output[:, 49] = -np.inf
+    masked, (_, dz_masked) = gradients(function, target, output)
+    assert_allclose(masked, loss, rtol=1e-6)
+    assert_allclose(dz_masked, np.pad(dz, ((0, 0), (0, 1))), atol=1e-7)
+    output[2, 7] = np.nan
+    assert np.isnan(gradients(function, target, output)[0]).tolist() == [False, False, True, False]
+
+
 ELSEWHERE = pytest.mark.parametrize(
     "crossentropy",
     [

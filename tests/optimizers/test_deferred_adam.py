@@ -103,6 +103,22 @@ def test_a_catch_up_writes_the_rows_that_have_missed_something(float64):
     assert pair.table_difference() <= 1e-12
 
 
+def test_tables_of_many_shapes_are_brought_up_to_date_without_a_warning(caplog):
+    tables = [DeferredEmbedding(11 + i, 3) for i in range(6)]
+    optimizer = DeferredAdam()
+    variables = []
+    for table in tables:
+        table.build()
+        variables += table.trainable_weights
+    optimizer.build(variables)
+    tf.get_logger().addHandler(caplog.handler)
+    try:
+        optimizer.catch_up()
+    finally:
+        tf.get_logger().removeHandler(caplog.handler)
+    assert "retracing" not in caplog.text
+
+
 def test_a_look_up_that_was_traced_before_reads_more_nodes(float64):
     """The usual betas need few of them in float32, those of the next optimizer all."""
     pair = Pair("float32", rows=40, run_eagerly=True)
