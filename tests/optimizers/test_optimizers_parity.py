@@ -4,6 +4,7 @@ The iterates of the first three lie in `fixtures`, beside the script that made t
 the same two arrays and the same 100 gradients, which do not depend on the iterates.
 """
 
+import contextlib
 import pathlib
 
 import keras
@@ -295,3 +296,37 @@ def test_defaults_are_those_of_keras(name, float64):
 def test_adam_for_embeddings_is_adam_on_dense_gradients(name, float64):
     ours, theirs = getattr(optimizers, name)(3e-3, **DECAYS), keras.optimizers.Adam(3e-3, **DECAYS)
     check_keras(ours, theirs, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        optimizers.RMSprop,
+        lambda: optimizers.RMSprop(momentum=0.9, centered=True, weight_decay=0.1),
+        lambda: optimizers.ScheduleFreeAdamW(weight_decay=0.1),
+    ],
+    ids=["RMSprop", "RMSprop with all", "ScheduleFreeAdamW"],
+)
+def test_large_arrays_move_as_eagerly(make):
+    """In a function XLA compiles their update by itself, also for each of several replicas."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(260, 256)).astype("float32")
+    gradients = [tf.constant(rng.normal(size=start.shape), tf.float32) for _ in range(3)]
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    ends = []
+    for scope, traced in [(contextlib.nullcontext, False), (strategy.scope, True)]:
+        with scope():
+            variable, optimizer = tf.Variable(start), make()
+
+        def step(gradient, share=1.0, optimizer=optimizer, variable=variable):
+            optimizer.apply([gradient * share], [variable])
+
+        def on_replicas(gradient, step=step):
+            strategy.run(step, [gradient, 0.5])
+
+        run = tf.function(on_replicas) if traced else step
+        for gradient in gradients:
+            run(gradient)
+        ends.append(variable.numpy())
+    # Three steps of 1e-3, each rounded at 1e-7 of the entries.
+    np.testing.assert_allclose(ends[1], ends[0], rtol=0, atol=2e-6)
