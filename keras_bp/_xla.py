@@ -10,23 +10,25 @@ from keras_bp._keras import compiled_by_xla, has_tangents, tape_is_recording
 
 _LONGEST_PRODUCT = 2**13
 
-_LEAST = 2**16
+_LEAST = 2**17
 """From so many entries on the passes over them that XLA saves outweigh the call of its code."""
 
 
 def row_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:
     """Sum a matrix over its rows: (rows, columns) -> (columns,).
 
-    For XLA in two loops where the number of rows is a multiple of four: the first one, which it
-    fuses with what makes the entries, sums four parts of the rows onto each other, and the second
-    one the quarter that is left. A sum over many rows at once would write all entries first.
+    For XLA in two loops where the rows can be parted: the first one, which it fuses with what makes
+    the entries, sums the parts onto each other, and the second one what is left, if that is more
+    than 32 rows. A sum over more rows than that would write all entries first, and of 32 or fewer
+    XLA would make one slow loop of both.
     """
     if not in_xla:
         return tf.reduce_sum(t, 0)
     rows = tf.shape(t)[0]
-    parts = tf.maximum(tf.minimum(tf.bitwise.bitwise_and(rows, -rows), 4), 1)
-    quarter = tf.reduce_sum(tf.reshape(t, tf.stack([parts, -1])), 0)
-    return tf.reduce_sum(tf.reshape(quarter, tf.stack([-1, tf.shape(t)[1]])), 0)
+    parts = tf.where((rows % 4 == 0) & (rows > 128), 4, tf.where(rows % 2 == 0, 2, 1))
+    parts = tf.where(rows > 64, parts, 1)
+    rest = tf.reduce_sum(tf.reshape(t, tf.stack([parts, -1])), 0)
+    return tf.reduce_sum(tf.reshape(rest, tf.stack([-1, tf.shape(t)[1]])), 0)
 
 
 def column_sum(t: tf.Tensor, in_xla: bool) -> tf.Tensor:

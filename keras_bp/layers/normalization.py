@@ -38,7 +38,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     than the number of replicas. Inference, `renorm=True` and ragged inputs run Keras's own code.
 
     In training on a CPU without `jit_compile`, XLA compiles the two passes by themselves where the
-    batch has 65,536 entries or more: the first step takes 0.1 to 0.2 seconds longer for each pass
+    batch has 131,072 entries or more: the first step takes 0.1 to 0.2 seconds longer for each pass
     and input shape, later ones are two to three times as fast as Keras's.
 
     Args:

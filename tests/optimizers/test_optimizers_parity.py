@@ -310,7 +310,7 @@ def test_adam_for_embeddings_is_adam_on_dense_gradients(name, float64):
 def test_large_arrays_move_as_eagerly(make):
     """In a function XLA compiles their update by itself, also for each of several replicas."""
     rng = np.random.default_rng(0)
-    start = rng.normal(size=(260, 256)).astype("float32")
+    start = rng.normal(size=(520, 256)).astype("float32")
     gradients = [tf.constant(rng.normal(size=start.shape), tf.float32) for _ in range(3)]
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     ends = []
