@@ -127,20 +127,19 @@ def test_many_sizes_are_right():
         np.testing.assert_allclose(dx, expected_dx, rtol=0, atol=1e-4)
 
 
-def test_on_several_devices():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def test_on_several_devices(replicas):
     layer = layers.BatchNormalization()
     layer.build([None, 128])
     alone = layer(batch(), training=True)
-    with strategy.scope():
+    with replicas.scope():
         mirrored = layers.BatchNormalization()
         mirrored.build([None, 128])
 
     @tf.function
     def run(x):
-        return strategy.run(lambda x: mirrored(x, training=True), [x])
+        return replicas.run(lambda x: mirrored(x, training=True), [x])
 
-    outputs = strategy.experimental_local_results(run(batch()))
+    outputs = replicas.experimental_local_results(run(batch()))
     assert len(outputs) == 2
     for y in outputs:
         np.testing.assert_allclose(y, alone, rtol=0, atol=1e-5)

@@ -307,14 +307,13 @@ def test_adam_for_embeddings_is_adam_on_dense_gradients(name, float64):
     ],
     ids=["RMSprop", "RMSprop with all", "ScheduleFreeAdamW"],
 )
-def test_large_arrays_move_as_eagerly(make):
+def test_large_arrays_move_as_eagerly(make, replicas):
     """In a function XLA compiles their update by itself, also for each of several replicas."""
     rng = np.random.default_rng(0)
     start = rng.normal(size=(520, 256)).astype("float32")
     gradients = [tf.constant(rng.normal(size=start.shape), tf.float32) for _ in range(3)]
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     ends = []
-    for scope, traced in [(contextlib.nullcontext, False), (strategy.scope, True)]:
+    for scope, traced in [(contextlib.nullcontext, False), (replicas.scope, True)]:
         with scope():
             variable, optimizer = tf.Variable(start), make()
 
@@ -322,7 +321,7 @@ def test_large_arrays_move_as_eagerly(make):
             optimizer.apply([gradient * share], [variable])
 
         def on_replicas(gradient, step=step):
-            strategy.run(step, [gradient, 0.5])
+            replicas.run(step, [gradient, 0.5])
 
         run = tf.function(on_replicas) if traced else step
         for gradient in gradients:
