@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_bp._keras import compiled_by_xla, has_tangents, tape_is_recording
 
 _LONGEST_PRODUCT = 2**13
+"""Up to so many columns a product with ones rounds about as well as a sum."""
 
 _LEAST = 2**17
 """From so many entries on the passes over them that XLA saves outweigh the call of its code."""

@@ -149,18 +149,19 @@ class MultiTaskModel(keras.Model):
         if losses is not None:
             losses = _complete(losses, upstream)
         may_skip = hasattr(self.optimizer, "inner_optimizer")
-        learned = [tf.convert_to_tensor(v) for v in self.combiner.variables] if may_skip else []
+        learned = [tf.convert_to_tensor(variable) for variable in self.combiner.variables]
+        parts = tape, outputs, upstream, variables, losses
         overwritten = any(map(_is_overwritten, variables))
-        if self.listeners or overwritten:
-            before = [tf.convert_to_tensor(variable) for variable in self.combiner.variables]
-            gradients, present = self._combine_apart(tape, outputs, upstream, variables, losses)
         one_pass = self.combiner.makes_one_pass(len(outputs)) and not overwritten
-        if one_pass and self.listeners:  # so that they change no bit of the training
-            for variable, value in zip(self.combiner.variables, before, strict=True):
+        if self.listeners and one_pass:  # heard beside the training, of which no bit changes
+            self._combine_apart(*parts)
+            for variable, value in zip(self.combiner.variables, learned, strict=True):
                 variable.assign(value)
-        if one_pass or not (self.listeners or overwritten):
+        if (self.listeners or overwritten) and not one_pass:
+            gradients, present = self._combine_apart(*parts)
+        else:
             gradients, present = self.combiner.from_tape(
-                tape, outputs, upstream, variables, losses, rows_may_differ=not compiled_by_xla()
+                *parts, rows_may_differ=not compiled_by_xla()
             )
         if penalty is not None:
             own = tape.gradient(penalty, variables)

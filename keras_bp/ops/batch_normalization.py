@@ -153,7 +153,8 @@ class _Channels:
     def __init__(self, x, axis, mask, synchronized, dtype, in_xla):
         rank = x.shape.rank
         self._x, self._dtype, self._synchronized, self._in_xla = x, dtype, synchronized, in_xla
-        self._number, self._last, self._as_it_is = x.shape[axis], axis == rank - 1, rank == 2
+        self._number, self._last = x.shape[axis], axis == rank - 1
+        self._as_it_is = self._last and rank == 2
         self._layout = [-1, self._number]
         if not self._last:
             self._layout += [tf.reduce_prod(tf.shape(x)[axis + 1 :])]
@@ -167,10 +168,10 @@ class _Channels:
 
     def lay_out(self, t):
         t = tf.cast(t, self._dtype)
-        return t if self._last and self._as_it_is else tf.reshape(t, self._layout)
+        return t if self._as_it_is else tf.reshape(t, self._layout)
 
     def like_x(self, t):
-        t = t if self._last and self._as_it_is else tf.reshape(t, tf.shape(self._x))
+        t = t if self._as_it_is else tf.reshape(t, tf.shape(self._x))
         t = tf.cast(t, self._x.dtype)
         t.set_shape(self._x.shape)
         return t

@@ -41,6 +41,13 @@ def descend(variable, rate, direction):
     tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=direction)
 
 
+def move(function, gradient, variables, **options):
+    """Give variables their next values, `function(gradient, *variables, **options)`."""
+    values = function(gradient, *map(tf.convert_to_tensor, variables), **options)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
 def shrink(variable, gradient, decay):
     """Decay the weights that a rule will touch: all, or the rows of a sparse gradient.
 

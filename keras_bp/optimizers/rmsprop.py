@@ -9,7 +9,7 @@ from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
 from keras_bp._xla import clustered
-from keras_bp.optimizers._variables import mean_square
+from keras_bp.optimizers._variables import mean_square, move
 from keras_bp.optimizers.optimizer import Optimizer
 
 
@@ -81,11 +81,7 @@ class RMSprop(Optimizer):
             return
         options = {"momentum": self.momentum, "centered": self.centered}
         options |= {"epsilon": self.epsilon, "in_sqrt": self.epsilon_in_sqrt}
-        targets = variable, *slots
-        tensors = [tf.convert_to_tensor(t) for t in targets]
-        values = _moved(gradient, *tensors, rate=rate, rho=self.rho, **options)
-        for target, value in zip(targets, values, strict=True):
-            target.assign(value)
+        move(_moved, gradient, [variable, *slots], rate=rate, rho=self.rho, **options)
 
     def _sparse_rule(self, variable, ids, g, slots, rate):
         """Update as with a gradient of 0 in all other rows, where the averages only decay."""

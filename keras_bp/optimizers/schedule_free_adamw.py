@@ -9,7 +9,7 @@ from keras_bp._arguments import check_integer, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
 from keras_bp._xla import clustered
-from keras_bp.optimizers._variables import local, mean_square
+from keras_bp.optimizers._variables import local, mean_square, move
 from keras_bp.optimizers.adam import as_held
 from keras_bp.optimizers.optimizer import Optimizer
 
@@ -139,13 +139,9 @@ class ScheduleFreeAdamW(Optimizer):
         return decay
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        targets = variable, *slots
-        weight_decay = 0.0 if decay is None else self.weight_decay
-        options = {"weight_decay": weight_decay, "epsilon": self.epsilon}
-        tensors = [tf.convert_to_tensor(t) for t in targets]
-        values = _moved(gradient, *tensors, coefficients=tuple(coefficients), **options)
-        for target, value in zip(targets, values, strict=True):
-            target.assign(value)
+        options = {"weight_decay": 0.0 if decay is None else self.weight_decay}
+        options |= {"epsilon": self.epsilon, "coefficients": tuple(coefficients)}
+        move(_moved, gradient, [variable, *slots], **options)
 
     def use_average_weights(self) -> None:
         """Put the average x in the variables' place, unless it is there."""
