@@ -298,12 +298,22 @@ class RatesByLayer(SettableLearningRate):
         factor = self._decay_factors[self._get_variable_index(variable)]
         return (self._weight_decay_of(variable) or 0) * factor or None
 
+    @property
+    def rate_factors(self) -> tuple[float, ...]:
+        """The different factors on the rate, from the smallest; none before `build`."""
+        return tuple(sorted(set(self._rate_factors))) if self.built else ()
+
+    def _rate_and_decay_of(self, variable):
+        """Return a variable's rate in the next update, and its decay, as floats, for `describe`."""
+        factor = self._rate_factors[self._get_variable_index(variable)]
+        return float(self.learning_rate) * factor, float(self._decay_of(variable) or 0)
+
     def _scalars_by_factor(self, rate, step, dtypes):
         """Return, for each dtype and factor, the rate and the rule's scalars.
 
         Computed for all factors at once, as vectors: as many operations as for one.
         """
-        factors = sorted(set(self._rate_factors) - {0.0})
+        factors = [factor for factor in self.rate_factors if factor > 0]
         rates = rate if factors in ([], [1.0]) else rate * tf.constant(factors, tf.float64)
 
         def of_each(scalars):
