@@ -24,6 +24,7 @@ _MODULES = keras.layers, keras.losses, keras.optimizers, keras.optimizers.schedu
 # Arguments with another value than this train otherwise than in the namesake, or not at all.
 _SAME: dict[str, dict[str, Any]] = {
     "ScheduleFreeAdamW": {"name": None},  # always
+    "Muon": {"name": None},  # always: on the output layer, and on attention and convolutions
     "Lamb": {"weight_decay": None},
     "SparseCategoricalCrossentropy": {"axis": -1},
 }

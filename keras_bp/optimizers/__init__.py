@@ -4,6 +4,7 @@ from keras_bp.optimizers.adam import Adam, AdamW
 from keras_bp.optimizers.description import describe
 from keras_bp.optimizers.lamb import Lamb
 from keras_bp.optimizers.lazy_adam import LazyAdam
+from keras_bp.optimizers.muon import Muon
 from keras_bp.optimizers.optimizer import Optimizer
 from keras_bp.optimizers.prodigy import Prodigy
 from keras_bp.optimizers.rmsprop import RMSprop
@@ -25,6 +26,7 @@ __all__ = [
     "Lamb",
     "LazyAdam",
     "Momentum",
+    "Muon",
     "Nesterov",
     "Optimizer",
     "Prodigy",

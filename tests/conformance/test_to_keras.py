@@ -127,6 +127,7 @@ def test_half_precision_keeps_its_loss_scale():
         optimizers.SGD(gradient_accumulation_steps=2),
         optimizers.Momentum(),
         optimizers.ScheduleFreeAdamW(),
+        optimizers.Muon(exclude_output=False),
         keras.saving.register_keras_serializable("tests")(type("Own", (optimizers.SGD,), {}))(),
     ],
     ids=lambda optimizer: type(optimizer).__name__,

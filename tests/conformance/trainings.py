@@ -43,6 +43,7 @@ OPTIMIZERS = {
     "Lamb": {"global_clipnorm": 1.0},
     "LazyAdam": {},
     "Momentum": {"gradient_accumulation_steps": 2},
+    "Muon": {"exclude_output": False, "rms_rate": "original"},
     "Nesterov": {},
     "Prodigy": {"d0": 0.1, "weight_decay": 0.01},
     "RMSprop": {"centered": True},
@@ -77,6 +78,7 @@ TRAININGS = [
     ("Embedding", "CategoricalCrossentropy", "Prodigy", "CosineAnnealing"),
     ("FeedbackDense", "SparseCategoricalCrossentropy", "DoG", "LinearDecay"),
     ("Dense", "SparseCategoricalCrossentropy", "HypergradientAdam", "StepDecay"),
+    ("Dense", "BinaryCrossentropy", "Muon", "WarmupCosine"),
 ]
 # What stands before a layer: what it takes, and some weights that get its inputs' gradient.
 BEFORE = {

@@ -153,6 +153,16 @@ OWN = {
         "use_bias_correction": True,
         "safeguard_warmup": True,
     },
+    "Muon": {
+        "adam_weight_decay": None,
+        "exclude_layers": ["head"],
+        "muon_a": 3.0,
+        "ns_steps": 4,
+        "rms_rate": "original",
+        "per_head": False,
+        "exclude_output": False,
+        "ns_dtype": "bfloat16",
+    },
     "ScheduleFreeAdamW": {
         "beta_1": 0.8,
         "beta_2": 0.95,
