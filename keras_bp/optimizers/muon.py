@@ -107,7 +107,7 @@ class Muon(Optimizer):
         exclude_output: whether AdamW updates the output layer. Defaults to `True`.
         ns_dtype: `"bfloat16"` or `"float32"`, in which the iteration computes, or `None` for the
             variable's dtype, float32 for half precision. In bfloat16 it takes half the time, where
-            the processor has instructions for it, and its matrices are some 4 % off. Defaults to
+            the processor has instructions for it, and its matrices are 3 to 7 % off. Defaults to
             `None`.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
 
