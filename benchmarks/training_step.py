@@ -11,8 +11,8 @@ of the minima (over 1: ours is faster), and the seconds from making a model to t
 step, tracing included: the median of `--starts` fresh models of either library, in turn. There the
 ratio is ours / Keras (under 1: ours is faster). `--check-fit` compares the time a step with that of
 `fit` itself.
-`--options` times our AdamW with an option of the optimizers beside itself without, in turn: the ratio
-with / without of the medians and of the minima (1: the option costs nothing).
+`--options` times our AdamW with an option of the optimizers beside itself without, in turn: the
+ratio with / without of the medians and of the minima (1: the option costs nothing).
 """
 
 import argparse
