@@ -30,8 +30,10 @@ STARTS = {
 def make(name, learning_rate=None, /, **options):
     """Make an optimizer, without the options that it refuses beside a table."""
     learning_rate = RATES.get(name, 0.05) if learning_rate is None else learning_rate
-    options = {key: o for key, o in options.items() if key not in REFUSED.get(name, ())}
-    return getattr(optimizers, name)(learning_rate, **{**STARTS.get(name, {}), **options})
+    cls = getattr(optimizers, name)
+    refused = {*REFUSED.get(name, ()), *cls.refused_options}
+    options = {key: o for key, o in options.items() if key not in refused}
+    return cls(learning_rate, **{**STARTS.get(name, {}), **options})
 
 
 def embedding_class(name):
