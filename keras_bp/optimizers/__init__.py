@@ -5,6 +5,7 @@ from keras_bp.optimizers.adafactor import Adafactor
 from keras_bp.optimizers.adagrad import Adagrad
 from keras_bp.optimizers.adam import Adam, AdamW
 from keras_bp.optimizers.adamax import Adamax
+from keras_bp.optimizers.description import Description, Treatment, describe
 from keras_bp.optimizers.ftrl import Ftrl
 from keras_bp.optimizers.lamb import Lamb
 from keras_bp.optimizers.lazy_adam import LazyAdam
@@ -30,6 +31,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "DeferredAdam",
+    "Description",
     "DoG",
     "Ftrl",
     "HypergradientAdam",
@@ -43,4 +45,6 @@ __all__ = [
     "Prodigy",
     "RMSprop",
     "ScheduleFreeAdamW",
+    "Treatment",
+    "describe",
 ]

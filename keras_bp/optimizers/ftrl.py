@@ -73,6 +73,8 @@ class Ftrl(Optimizer):
         "l2_shrinkage_regularization_strength",
         "beta",
     )
+    # The weights follow from z, which would not know of these.
+    refused_options = ("cautious", "update_clip", "lookahead_steps")
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from keras_bp import layers, optimizers
 
-NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
+NAMES = [name for name in optimizers.__all__ if hasattr(getattr(optimizers, name), "_rule")]
+NAMES.remove("Optimizer")
 # One of each kind of update that the base makes: of a whole variable, of a table's rows, of rows
 # that are deferred, with sums over all variables. The others differ from one of these in their rule
 # alone, which parity pins down.
@@ -18,8 +19,10 @@ ROWS, COLUMNS = 7, 2
 
 
 # At these a loss falls within five steps; rules that find their rate begin with one that shows.
-RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0}
+RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0, "Adadelta": 1.0, "Adafactor": 0.3}
 STARTS = {
+    "Adadelta": {"epsilon": 1e-3},
+    "Ftrl": {"initial_accumulator_value": 0.0},  # from weights other than 0
     "Prodigy": {"d0": 0.02},
     "DoG": {"r_epsilon": 0.05},
     "HypergradientAdam": {"hypergradient_rate": 1e-4},
