@@ -23,7 +23,8 @@ _TRAINING = "compile", "train_step", "make_train_function", "fit"
 _MODULES = keras.layers, keras.losses, keras.optimizers, keras.optimizers.schedules
 # Arguments with another value than this train otherwise than in the namesake, or not at all.
 _SAME: dict[str, dict[str, Any]] = {
-    "ScheduleFreeAdamW": {"name": None},  # always
+    "Adafactor": {"name": None},  # always
+    "ScheduleFreeAdamW": {"name": None},
     "Lamb": {"weight_decay": None},
     "SparseCategoricalCrossentropy": {"axis": -1},
 }

@@ -19,9 +19,9 @@ ROWS, COLUMNS = 7, 2
 
 
 # At these a loss falls within five steps; rules that find their rate begin with one that shows.
-RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0, "Adadelta": 1.0, "Adafactor": 0.3}
+RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0, "Adadelta": 0.3, "Adafactor": 0.3}
 STARTS = {
-    "Adadelta": {"epsilon": 1e-3},
+    "Adadelta": {"epsilon": 1e-2},
     "Ftrl": {"initial_accumulator_value": 0.0},  # from weights other than 0
     "Prodigy": {"d0": 0.02},
     "DoG": {"r_epsilon": 0.05},
