@@ -14,7 +14,11 @@ from keras_bp.optimizers.nadam import Nadam
 from keras_bp.optimizers.optimizer import Optimizer
 from keras_bp.optimizers.prodigy import Prodigy
 from keras_bp.optimizers.rmsprop import RMSprop
-from keras_bp.optimizers.schedule_free_adamw import ScheduleFreeAdamW
+from keras_bp.optimizers.schedule_free import (
+    ScheduleFreeAdamW,
+    ScheduleFreeRAdam,
+    ScheduleFreeSGD,
+)
 from keras_bp.optimizers.self_tuning import DoG, HypergradientAdam
 from keras_bp.optimizers.sgd import SGD, Momentum, Nesterov
 
@@ -45,6 +49,8 @@ __all__ = [
     "Prodigy",
     "RMSprop",
     "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "Treatment",
     "describe",
 ]

@@ -79,14 +79,20 @@ class Nadam(Optimizer):
         self._momentum_product = self.add_variable((), "ones", **options)
 
     def _momentum(self, step):
-        return self.beta_1 * (1 - 0.5 * tf.constant(0.96, tf.float64) ** (self.momentum_decay * step))
+        return self.beta_1 * (
+            1 - 0.5 * tf.constant(0.96, tf.float64) ** (self.momentum_decay * step)
+        )
 
     def _start(self, learning_rate, step):
         product = local(self._momentum_product)
         product.assign(product * self._momentum(step))
 
     def _coefficients(self, learning_rate, step, dtype):
-        now, after, product = self._momentum(step), self._momentum(step + 1), local(self._momentum_product)
+        now, after, product = (
+            self._momentum(step),
+            self._momentum(step + 1),
+            local(self._momentum_product),
+        )
         beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
         shares = after / (1 - product * after), (1 - now) / (1 - product)
         return learning_rate, *shares, 1 / tf.sqrt(1 - beta_2**step), beta_1, beta_2

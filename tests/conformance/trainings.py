@@ -54,6 +54,8 @@ OPTIMIZERS = {
     "Prodigy": {"d0": 0.1, "weight_decay": 0.01},
     "RMSprop": {"centered": True},
     "ScheduleFreeAdamW": {},
+    "ScheduleFreeRAdam": {"silent_sgd_phase": False},
+    "ScheduleFreeSGD": {"weight_decay": 0.01},
 }
 SCHEDULES = {
     "CosineAnnealing": (0.05, 8),
@@ -91,6 +93,8 @@ TRAININGS = [
     ("Dense", "BinaryCrossentropy", "Adamax", "Warmup"),
     ("Dense", "BinaryCrossentropy", "Nadam", "WarmupCosine"),
     ("FeedbackConv2D", "BinaryCrossentropy", "Adafactor", "ExponentialDecay"),
+    ("Dense", "BinaryCrossentropy", "ScheduleFreeRAdam", "CosineRestarts"),
+    ("Dense", "BinaryCrossentropy", "ScheduleFreeSGD", "CosineAnnealing"),
 ]
 # What stands before a layer: what it takes, and some weights that get its inputs' gradient.
 BEFORE = {

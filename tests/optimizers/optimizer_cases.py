@@ -25,6 +25,7 @@ STARTS = {
     "Ftrl": {"initial_accumulator_value": 0.0},  # from weights other than 0
     "Prodigy": {"d0": 0.02},
     "DoG": {"r_epsilon": 0.05},
+    "ScheduleFreeRAdam": {"silent_sgd_phase": False},
     "HypergradientAdam": {"hypergradient_rate": 1e-4},
 }
 

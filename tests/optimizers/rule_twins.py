@@ -61,7 +61,7 @@ def ftrl(t, w, g, n, z, a=0.05, p=0.5, l1=0.0, l2=0.0, s=0.0, beta=0.0):
 
 
 def adafactor(t, w, g, r, c, a=0.05, power=-0.8, eps1=1e-5, eps2=0.1, d=0.7, relative=True):
-    """r is v where there is nothing to factor."""
+    """In place of r: v, where there is nothing to factor."""
     b = 1 - t**power
     if g.ndim < 2:
         r = v = b * r + (1 - b) * (g**2 + eps1)

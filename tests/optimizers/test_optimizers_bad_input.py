@@ -23,6 +23,7 @@ SHARED = {
 BETA = ([-1e-9, 1.0, 1.5, np.nan], [0.0, 1 - EPSILON, 0.5])
 MOMENTUM = ([-1e-9, 1 + EPSILON, np.nan], [0.0, 1.0, 0.5])
 POSITIVE = ([0.0, -1e-9, np.nan], [1e-30, 1])
+SHARE = ([0.0, 1.0, -0.1], [EPSILON, 1 - EPSILON])
 AT_LEAST_0 = ([-1e-9, np.inf], [0.0, 2])
 ADAM = {"beta_1": BETA, "beta_2": BETA, "epsilon": POSITIVE}
 OWN = {
@@ -59,9 +60,16 @@ OWN = {
         "d_coef": POSITIVE,
         "growth_rate": ([1 - EPSILON, 0.5, np.inf], [1.0, 1.02, 2]),
     },
+    "ScheduleFreeSGD": {"momentum": SHARE, "warmup_steps": ([-1], [0, 1]), "r": AT_LEAST_0},
+    "ScheduleFreeRAdam": {
+        "beta_1": SHARE,
+        "beta_2": ([0.6, 1.0, np.nan], [0.6 + EPSILON, 1 - EPSILON]),
+        "epsilon": POSITIVE,
+        "r": AT_LEAST_0,
+    },
     "ScheduleFreeAdamW": {
         **ADAM,
-        "beta_1": ([0.0, 1.0, -0.1], [EPSILON, 1 - EPSILON]),
+        "beta_1": SHARE,
         "warmup_steps": ([-1], [0, 1]),
         "r": AT_LEAST_0,
     },

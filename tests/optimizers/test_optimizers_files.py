@@ -173,6 +173,14 @@ OWN = {
         "use_bias_correction": True,
         "safeguard_warmup": True,
     },
+    "ScheduleFreeSGD": {"momentum": 0.8, "warmup_steps": 7, "r": 2.0},
+    "ScheduleFreeRAdam": {
+        "beta_1": 0.8,
+        "beta_2": 0.95,
+        "epsilon": 1e-4,
+        "silent_sgd_phase": True,
+        "r": 2.0,
+    },
     "ScheduleFreeAdamW": {
         "beta_1": 0.8,
         "beta_2": 0.95,

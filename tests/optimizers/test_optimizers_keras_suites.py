@@ -10,8 +10,8 @@ from keras_bp import optimizers
 
 # Where Keras's expectation is a defect, or of its insides.
 LEFT_OUT = {
-    "AdafactorTest.test_correctness_with_golden": "`relative_step=False` has no effect in Keras: in "
-    "the fifth update its step is 0.447 of the weights' size, and not 0.5",
+    "AdafactorTest.test_correctness_with_golden": "`relative_step=False` has no effect in Keras: "
+    "in the fifth update its step is 0.447 of the weights' size, and not 0.5",
     "LambTest.test_weight_decay": "the decay stands outside of the trust ratio in Keras",
     "NadamTest.test_build_with_empty_var_list": "reads a private variable, which is created with "
     "the first weights here",

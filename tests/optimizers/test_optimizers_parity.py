@@ -40,7 +40,8 @@ def dtype(request):
 
 # In float32, where a constant of another dtype shows, one case of each rule.
 IN_FLOAT32 = ("sgd_momentum", "adam", "adamw", "rmsprop_momentum", "rmsprop_centered")
-IN_FLOAT32 += ("lamb_decay_0.1", "sparse_adam", "warmup_10_decay_0.01")
+IN_FLOAT32 += ("lamb_decay_0.1", "sparse_adam", "warmup_10_decay_0.01", "lion", "adagrad")
+IN_FLOAT32 += ("adadelta", "adamax", "nadam", "adafactor", "sgd", "radam")
 
 
 def in_each_dtype(cases):
@@ -125,6 +126,11 @@ DENSE = {
     ("torch", "rmsprop_centered"): lambda: optimizers.RMSprop(
         1e-3, rho=0.9, epsilon=1e-3, centered=True, epsilon_in_sqrt=False
     ),
+    ("torch", "adagrad"): lambda: optimizers.Adagrad(3e-2, 0.125, 1e-3, epsilon_in_sqrt=False),
+    ("torch", "adadelta"): lambda: optimizers.Adadelta(0.5, rho=0.9, epsilon=1e-3),
+    ("torch", "adamax"): lambda: optimizers.Adamax(3e-3, epsilon=1e-30),
+    ("torch", "nadam"): lambda: optimizers.Nadam(3e-3, epsilon=1e-3, momentum_decay=0.004),
+    ("torch", "adafactor"): lambda: optimizers.Adafactor(0.2),
     ("optax", "lamb_decay_0"): lambda: optimizers.Lamb(3e-3, epsilon=1e-6),
     ("optax", "lamb_decay_0.1"): lambda: optimizers.Lamb(3e-3, epsilon=1e-6, weight_decay=0.1),
     ("optax", "lamb_large_epsilon"): lambda: optimizers.Lamb(3e-3, epsilon=1e-2, weight_decay=0.1),
@@ -132,9 +138,30 @@ DENSE = {
         3e-3, weight_decay=0.01, epsilon=1e-8, epsilon_hat=False
     ),
     ("optax", "sgd_nesterov"): lambda: optimizers.Nesterov(2e-3, 0.9),
+    ("optax", "lion"): lambda: optimizers.Lion(2.0**-9),
+    ("optax", "adagrad"): lambda: optimizers.Adagrad(3e-2, 0.125, 1e-3),
+    ("optax", "adadelta"): lambda: optimizers.Adadelta(0.5, rho=0.9, epsilon=1e-3),
+    ("optax", "adamax"): lambda: optimizers.Adamax(3e-3, epsilon=1e-30),
+    # Without a schedule of the momentum: its rise is over at once.
+    ("optax", "nadam"): lambda: optimizers.Nadam(3e-3, epsilon=1e-3, momentum_decay=1e4),
 }
 SPARSE = {"sparse_adam": 1e-8, "sparse_adam_large_epsilon": 1e-2}
 SCHEDULE_FREE = {
+    "sgd": {
+        "learning_rate": 0.02,
+        "momentum": 0.8,
+        "warmup_steps": 10,
+        "weight_decay": 0.25,
+        "r": 1,
+    },
+    "radam": {"weight_decay": 0.25},
+    "radam_sgd_phase": {
+        "beta_1": 0.8,
+        "beta_2": 0.9,
+        "epsilon": 1e-2,
+        "silent_sgd_phase": False,
+        "r": 1,
+    },
     **{
         f"warmup_{warmup}_decay_{decay}": {"warmup_steps": warmup, "weight_decay": decay}
         for warmup in (0, 10)
@@ -195,8 +222,10 @@ def test_lazy_adam_matches_torch_sparse_adam(case, dtype):
 
 
 @in_each_dtype(SCHEDULE_FREE)
-def test_schedule_free_adamw_matches_its_authors(case, dtype):
-    optimizer = optimizers.ScheduleFreeAdamW(3e-3, **SCHEDULE_FREE[case])
+def test_schedule_free_rules_match_their_authors(case, dtype):
+    rule = {"sgd": "SGD", "rad": "RAdam"}.get(case[:3], "AdamW")
+    options = {"learning_rate": 3e-3, **SCHEDULE_FREE[case]}
+    optimizer = getattr(optimizers, f"ScheduleFree{rule}")(**options)
     trained, averaged = [], []
 
     def record(variables):
