@@ -5,7 +5,7 @@ from keras_bp.optimizers.adafactor import Adafactor
 from keras_bp.optimizers.adagrad import Adagrad
 from keras_bp.optimizers.adam import Adam, AdamW
 from keras_bp.optimizers.adamax import Adamax
-from keras_bp.optimizers.description import Description, Treatment, describe
+from keras_bp.optimizers.description import describe
 from keras_bp.optimizers.ftrl import Ftrl
 from keras_bp.optimizers.lamb import Lamb
 from keras_bp.optimizers.lazy_adam import LazyAdam
@@ -35,7 +35,6 @@ __all__ = [
     "AdamW",
     "Adamax",
     "DeferredAdam",
-    "Description",
     "DoG",
     "Ftrl",
     "HypergradientAdam",
@@ -51,6 +50,5 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeRAdam",
     "ScheduleFreeSGD",
-    "Treatment",
     "describe",
 ]

@@ -1,4 +1,4 @@
-"""Adafactor: steps scaled by squared gradients of which only the sums of rows and columns are kept."""
+"""Adafactor: steps scaled by squared gradients of which rows and columns are kept."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._variables import descend, mean_square
+from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.optimizer import Optimizer
 
 
