@@ -41,8 +41,9 @@ def to_keras(model: keras.Model) -> keras.Model:
 
     A compiled model is compiled again, with Keras's losses and optimizer and with the optimizer's
     state, so that a training goes on as it would have, if Keras has all of it: the three losses,
-    and `SGD`, `RMSprop`, `Adam`, `AdamW` and (without weight decay) `Lamb` with the arguments of
-    their namesakes, at a constant rate or one of Keras's schedules. Otherwise the new model is not
+    and `SGD`, `RMSprop`, `Adam`, `AdamW`, `Adamax`, `Nadam`, `Adagrad`, `Adadelta`, `Lion`, `Ftrl`
+    and (without weight decay) `Lamb` with the arguments of their namesakes, at a constant rate or
+    one of Keras's schedules. Otherwise the new model is not
     compiled; nor where the class has a training step or a `compile` of its own, where the optimizer
     was built for other variables than those that are trainable now, for a loss or metric that is
     not registered with Keras, accumulation, or variables in half precision.

@@ -381,6 +381,18 @@ def test_defaults_are_those_of_keras(name, float64):
     check_keras(getattr(optimizers, name)(), getattr(keras.optimizers, name)(), 1e-6)
 
 
+def test_adafactor_factors_the_last_two_axes():
+    generator = np.random.default_rng(0)
+    w = generator.normal(size=(2, 4, 3))
+    variable, optimizer = tf.Variable(w), optimizers.Adafactor(0.25, -0.8, 1e-5, 0.1, 0.7)
+    theirs = rule_twins.Twin(functools.partial(rule_twins.adafactor, a=0.25), 0.0, 0.0)
+    arrays = [w]
+    for gradient in generator.normal(size=(5, *w.shape)):
+        optimizer.apply([tf.constant(gradient)], [variable])
+        arrays = theirs.step(arrays, [gradient])
+    np.testing.assert_allclose(variable.numpy(), arrays[0], rtol=0, atol=TOLERANCE["float64"])
+
+
 @pytest.mark.parametrize("name", ["LazyAdam", "DeferredAdam"])
 def test_adam_for_embeddings_is_adam_on_dense_gradients(name, float64):
     ours, theirs = getattr(optimizers, name)(3e-3, **DECAYS), keras.optimizers.Adam(3e-3, **DECAYS)
