@@ -19,10 +19,13 @@ ROWS, COLUMNS = 7, 2
 
 
 # At these a loss falls within five steps; rules that find their rate begin with one that shows.
-RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0}
+RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0, "Adadelta": 0.3, "Adafactor": 0.3}
 STARTS = {
+    "Adadelta": {"epsilon": 1e-2},
+    "Ftrl": {"initial_accumulator_value": 0.0},  # from weights other than 0
     "Prodigy": {"d0": 0.02},
     "DoG": {"r_epsilon": 0.05},
+    "ScheduleFreeRAdam": {"silent_sgd_phase": False},
     "HypergradientAdam": {"hypergradient_rate": 1e-4},
 }
 
