@@ -98,8 +98,8 @@ MUTATIONS = {
         "optimizers",
     ),
     "frozen_variables": (
-        "self._rate_factors[self._get_variable_index(v)] > 0 for v",
-        "self._rate_factors[self._get_variable_index(v)] >= 0 for v",
+        "moving = [not self._is_frozen(variable) for variable in variables]",
+        "moving = [True for variable in variables]",
         "optimizers",
     ),
     "longest_match": (
@@ -113,8 +113,8 @@ MUTATIONS = {
         "optimizers",
     ),
     "outliers_count_as_clipped": (
-        "self._add(tf.minimum(norm, bound), warm)",
-        "self._add(norm, warm)",
+        "bound = counted = tf.where(z > clip_above,",
+        "bound = tf.where(z > clip_above,",
         "optimizers",
     ),
     "adaptive_clip_of_the_output": (

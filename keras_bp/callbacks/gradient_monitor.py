@@ -396,11 +396,15 @@ class _UpdateScalars:
         names = ["learning_rate"] if rates == 1 else [f"learning_rate/{i}" for i in range(rates)]
         # An optimizer of Keras has one rate.
         factors = [getattr(o, "rate_factors", ()) for o in recorder.optimizers]
-        own = [(i, f) for i, each in enumerate(factors) if set(each) - {1.0} for f in each]
+        own = {
+            f"{names[i]}/x{factor:.6g}": (i, factor)  # factors that look alike share a tag
+            for i, each in enumerate(factors)
+            for factor in (each if set(each) - {1.0} else ())
+        }
         self._own_rates = np.zeros((rates, len(own)))
-        for column, (i, factor) in enumerate(own):
+        for column, (i, factor) in enumerate(own.values()):
             self._own_rates[i, column] = factor
-        tags += names + [f"{names[i]}/x{factor:.4g}" for i, factor in own]
+        tags += [*names, *own]
         tags += ["gradient_norm_applied/global", "clip_rate"] * self._clips
         for statistic, shows in (("dead", can_die), ("saturated", can_saturate)):
             for i, path in outputs.items():

@@ -9,7 +9,9 @@ from keras_bp.recording import Callback
 
 
 class SwapEMAWeights(Callback, keras.callbacks.SwapEMAWeights):
-    """Lets a model evaluate and predict with the averages of `use_ema`, and puts its weights back.
+    """Lets a model evaluate and predict with its weights' averages, and puts the weights back.
+
+    The averages are those of `use_ema`, or of `swa_start`, which this package's optimizers have.
 
     Drop-in for `keras.callbacks.SwapEMAWeights`, which swaps by two sums and a difference: each is
     rounded, so that evaluating changes the training, and in float16 and bfloat16, where our
@@ -49,7 +51,8 @@ class SwapEMAWeights(Callback, keras.callbacks.SwapEMAWeights):
         averaging = [o for o in leaf_optimizers(self.model.optimizer) if o.use_ema]
         if not averaging:
             raise ValueError(
-                "SwapEMAWeights needs an optimizer that averages the weights (use_ema=True). "
+                "SwapEMAWeights needs an optimizer that averages the weights (use_ema=True, or "
+                "swa_start=... of this package). "
                 f"Received: model {self.model.name!r} with optimizer {self.model.optimizer!r}"
             )
         made = [o for o in averaging if o.built and int(o.iterations.numpy()) > 0]

@@ -32,8 +32,9 @@ def move_averages(averaged, share, overwrite):
         average = (1 - share) average + share w
 
     Args:
-        averaged: list of (average, weight, rounded), `tf.Variable` of the current replica; the last
-            is the weight in half precision, or the weight itself.
+        averaged: list of (average, weight, replaced), `tf.Variable` of the current replica; the
+            last is a tuple: the weight in half precision, or the weight itself, or none where the
+            average must not replace it.
         share: scalar float64 tensor.
         overwrite: scalar bool tensor, whether the averages replace the weights, or `None` for not.
     """
@@ -44,9 +45,9 @@ def move_averages(averaged, share, overwrite):
         return
 
     def replace():
-        for average, *weights in averaged:
-            for weight in weights:
-                weight.assign(tf.cast(average, weight.dtype))
+        for average, weight, replaced in averaged:
+            for target in (weight, *replaced) if replaced else ():
+                target.assign(tf.cast(average, target.dtype))
 
     tf.cond(overwrite, replace, lambda: None)
 
@@ -82,6 +83,12 @@ class AveragedWeights(SettableLearningRate):
             count if count is None else check_integer(name, count, low)
             for name, (count, low) in counts.items()
         )
+        if every and steps:
+            raise ValueError(
+                "`ema_overwrite_frequency` must come without `lookahead_steps`, whose slow weights "
+                f"it would not reach. Received: ema_overwrite_frequency={every}, "
+                f"lookahead_steps={steps}"
+            )
         if start and (use_ema or every):
             raise ValueError(
                 "`swa_start` must come without `use_ema` and `ema_overwrite_frequency`: it is an "
@@ -103,7 +110,7 @@ class AveragedWeights(SettableLearningRate):
             kept = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
             slow = [(v, self.add_variable_from_reference(v, "slow")) for v in kept]
             self._slow_weights = lambda: [
-                (local(s), self._up_to_date_target(v), local(v)) for v, s in slow
+                (v, local(s), self._up_to_date_target(v)) for v, s in slow
             ]
 
     def _begin_slow_weights(self, step):
@@ -112,7 +119,7 @@ class AveragedWeights(SettableLearningRate):
             return
 
         def begin():
-            for slow, fast, _ in self._slow_weights():
+            for _, slow, fast in self._slow_weights():
                 slow.assign(fast)
 
         tf.cond(step == 1, begin, lambda: None)
@@ -120,15 +127,22 @@ class AveragedWeights(SettableLearningRate):
     def _look_ahead(self, step):
         """Draw the slow weights to the fast ones, and begin from there again, now and then.
 
-        slow += alpha (fast - slow);  fast = slow
+            slow += alpha (fast - slow);  fast = slow
+
+        The slow weights of a frozen variable go to it.
         """
         if not self.lookahead_steps:
             return
 
         def synchronize():
-            for slow, fast, rounded in self._slow_weights():
+            for variable, slow, fast in self._slow_weights():
+                if self._is_frozen(variable):
+                    slow.assign(fast)
+                    continue
                 slow.assign_add((fast - slow) * tf.constant(self.lookahead_alpha, slow.dtype))
-                for weight in (fast, rounded):
+                if variable.constraint is not None:
+                    slow.assign(variable.constraint(slow))
+                for weight in (fast, local(variable)):
                     weight.assign(tf.cast(slow, weight.dtype))
 
         tf.cond(tf.cast(step, tf.int64) % self.lookahead_steps == 0, synchronize, lambda: None)
@@ -138,7 +152,10 @@ class AveragedWeights(SettableLearningRate):
         if not self.use_ema:
             return
         # Of the float32 copies, which hold what half precision rounds away.
-        averaged = [(local(a), self._up_to_date_target(v), local(v)) for v, a in averages_of(self)]
+        averaged = [
+            (local(a), self._up_to_date_target(v), () if self._is_frozen(v) else (local(v),))
+            for v, a in averages_of(self)
+        ]
         iterations, every = local(self._iterations), self.ema_overwrite_frequency
         share = share_of_newest(iterations, self.ema_momentum, self.swa_start)
         overwrite = None if every is None else (iterations + 1) % every == 0
@@ -147,8 +164,10 @@ class AveragedWeights(SettableLearningRate):
     def use_average_weights(self) -> None:
         """Put the averages of `use_ema` or `swa_start` in the variables' place, unless they are.
 
-        Outside of `tf.function`. The weights are kept, for `use_training_weights`; until then no
-        step can be made. Before the first update there is no average, and the weights stay.
+        Outside of `tf.function`. The weights are kept, for `use_training_weights`, which must be
+        called before the next step: `apply` raises an error otherwise, or, in a function that was
+        traced before, `use_training_weights` does. Before the first update there is no average,
+        and the weights stay. In `fit`, use `keras_bp.callbacks.SwapEMAWeights`.
         """
         if not self.use_ema:
             raise ValueError(
@@ -157,8 +176,15 @@ class AveragedWeights(SettableLearningRate):
             )
         if self._restore is None and self.built and int(self.iterations.numpy()) > 0:
             kept = [(v, tf.identity(tf.convert_to_tensor(v))) for v, _ in averages_of(self)]
+            updates = int(self.iterations.numpy())
 
             def restore():
+                if int(self.iterations.numpy()) != updates:
+                    raise RuntimeError(
+                        "`use_training_weights` must be called before the next step. Received: "
+                        f"{int(self.iterations.numpy()) - updates} updates since "
+                        "`use_average_weights`, made on the averages, which are left as they are"
+                    )
                 for variable, value in kept:
                     variable.assign(value)
 
@@ -172,9 +198,9 @@ class AveragedWeights(SettableLearningRate):
         self._put_back()
 
     def _put_back(self):
-        if self._restore is not None:
-            self._restore()
-        self._restore = None
+        restore, self._restore = self._restore, None
+        if restore is not None:
+            restore()
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
         """Put the averages, in float32 for half precision, in the variables' place."""

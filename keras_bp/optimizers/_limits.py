@@ -3,13 +3,18 @@
 import typing
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
-from keras_bp._arguments import check_flag, check_number
+from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._learning_rate import SettableLearningRate
-from keras_bp.optimizers._rates_by_layer import is_table
+from keras_bp.optimizers._rates_by_layer import (
+    RatesByLayer,
+    check_bound,
+    is_projection,
+    is_table,
+)
 from keras_bp.optimizers._variables import local
 
 _WARM_UP = 25  # updates whose norms are only collected
@@ -22,8 +27,9 @@ class NormStatistics(typing.NamedTuple):
 
         mean' = 0.97 mean + 0.03 n;  variance' = 0.97 variance + 0.03 (n - mean')^2
 
-    from the plain mean and variance of the first 25. An outlier counts as it was clipped, and a
-    norm that is not finite not at all.
+    from the plain mean and variance of the first 25 that are not 0. A norm that is not finite does
+    not count, and an outlier as what it is clipped to. One that is skipped counts as the largest
+    that is not, so that norms which have become larger for good are usual soon.
 
     Attributes:
         mean, variance, count: scalar float64 `tf.Variable`.
@@ -33,24 +39,28 @@ class NormStatistics(typing.NamedTuple):
     variance: tf.Variable
     count: tf.Variable
 
-    def see(self, norm, threshold):
+    def see(self, norm, clip_above, skip_above):
         """Return z, the norm's distance from the mean in deviations, and what it is clipped to.
 
         Args:
             norm: scalar float64 tensor.
-            threshold: number, the z that is clipped to.
+            clip_above: number, the z that is clipped to, or `None`.
+            skip_above: number, the z from which an update is skipped, or `None`.
 
         Returns:
-            z, 0 in the first 25 updates, and mean + threshold^2 / z * deviation, or the norm itself
-            where z is no larger than the threshold.
+            z, 0 in the first 25 updates, and mean + clip_above^2 / z * deviation, or the norm
+            itself where z is no larger than the bound.
         """
         mean, deviation = tf.convert_to_tensor(self.mean), tf.sqrt(self.variance)
         warm = self.count >= _WARM_UP
-        # Of a constant norm every other one is infinitely far.
-        z = tf.where(norm == mean, tf.zeros_like(norm), (norm - mean) / deviation)
-        z = tf.where(warm, z, 0)
-        bound = tf.where(z > threshold, mean + threshold**2 / z * deviation, norm)
-        self._add(tf.minimum(norm, bound), warm)
+        # As long as all norms were the same, none is an outlier.
+        z = tf.where(warm & (deviation > 0), (norm - mean) / deviation, 0)
+        bound = counted = norm
+        if clip_above:
+            bound = counted = tf.where(z > clip_above, mean + clip_above**2 / z * deviation, norm)
+        if skip_above:
+            counted = tf.where(z > skip_above, mean + skip_above * deviation, counted)
+        self._add(tf.where(tf.math.is_finite(norm) & (norm > 0), counted, np.nan), warm)
         return z, bound
 
     def _add(self, norm, warm):
@@ -65,19 +75,35 @@ class NormStatistics(typing.NamedTuple):
         self.count.assign_add(tf.cast(known, tf.float64))
 
 
-def clip_to_weights(gradient, weights, bound, by_rows):
+def unit_axes(variable, sparse):
+    """Return the axes over which a unit's weights lie.
+
+    A unit is what the last index names: a column of a kernel, a filter of a convolution. In the
+    projections of an attention, (dim, heads, head_dim), the last two name it; of a table it is a
+    row. A bias is one unit, as a vector or scalar is.
+
+    Args:
+        variable: the variable.
+        sparse: whether its gradient is, which a table's is.
+    """
+    rank = len(variable.shape)
+    if sparse or is_table(variable):
+        return list(range(1, rank))
+    if rank < 2 or path_of(variable).endswith("bias"):
+        return list(range(rank))
+    return [0] if is_projection(variable) else list(range(rank - 1))
+
+
+def clip_to_weights(gradient, weights, bound, axes):
     """Bound each unit's gradient by a share of its weights' norm: adaptive gradient clipping.
 
         g_i <- g_i min(1, bound max(||w_i||, 0.001) / ||g_i||)
-
-    A unit is what the last index names: a column of a kernel, a filter of a convolution. Of a table
-    it is a row; a vector or scalar is one.
 
     Args:
         gradient: tensor, or `tf.IndexedSlices` with every id once.
         weights: tensor, the variable.
         bound: number.
-        by_rows: bool, whether the variable is a table.
+        axes: list of ints, see `unit_axes`.
 
     References:
         Brock, De, Smith and Simonyan, 2021, "High-performance large-scale image recognition
@@ -85,13 +111,12 @@ def clip_to_weights(gradient, weights, bound, by_rows):
     """
     if isinstance(gradient, tf.IndexedSlices):
         weights = tf.gather(weights, gradient.indices)
-    rank = len(weights.shape)
-    axes = list(range(1, rank) if by_rows else range(max(rank - 1, min(rank, 1))))
 
     def norms(t):
         return tf.sqrt(tf.reduce_sum(tf.square(t), axes, keepdims=True))
 
     def clipped(g):
+        g = tf.cast(g, weights.dtype)
         largest = bound * tf.maximum(norms(weights), _LEAST_WEIGHT_NORM)
         # Beside its largest entry no square overflows.
         scale = tf.reduce_max(tf.abs(g), axes, keepdims=True)
@@ -108,15 +133,17 @@ def limit(update, variable, gradient, by_rows, cautious, bound):
     Args:
         update: function without arguments that updates the variable.
         variable: `tf.Variable`.
-        gradient: tensor, or `tf.IndexedSlices` with every id once; then only its rows move.
+        gradient: tensor, or `tf.IndexedSlices` with every id once; a cautious update then moves
+            its rows only.
         by_rows: whether the rule, too, moves no other row of such a gradient.
         cautious: whether the entries that do not descend stay, and the others move further.
         bound: scalar tensor, the most that the entries may move by in the root of the mean square,
             or `None`.
     """
-    if not isinstance(gradient, tf.IndexedSlices):
+    if not isinstance(gradient, tf.IndexedSlices) or not (by_rows or cautious):
         before = tf.identity(variable)
         update()
+        gradient = tf.cast(gradient, variable.dtype) if cautious else None
         variable.assign(before + _limited(variable - before, gradient, cautious, bound))
         return
     ids, values = gradient.indices, tf.cast(gradient.values, variable.dtype)
@@ -132,8 +159,11 @@ def limit(update, variable, gradient, by_rows, cautious, bound):
 
 def _limited(move, gradient, cautious, bound):
     if bound is not None:
-        size = tf.sqrt(tf.reduce_mean(tf.square(move)))
-        move *= tf.where(size > bound, bound / size, tf.ones_like(size))
+        # Beside its largest entry no square overflows.
+        largest = tf.reduce_max(tf.abs(move))
+        unit = move / tf.where(largest > 0, largest, 1)
+        size = tf.sqrt(tf.reduce_mean(tf.square(unit)))
+        move = tf.where(size > bound / largest, unit * (bound / size), move)
     if cautious:
         # A move that rounding has made 0 was one against the gradient, as most are.
         descends = (move * gradient < 0) | ((move == 0) & (gradient != 0))
@@ -142,7 +172,7 @@ def _limited(move, gradient, cautious, bound):
     return move
 
 
-class LimitedUpdates(SettableLearningRate):
+class LimitedUpdates(RatesByLayer):
     """The part of the base that limits gradients before the rule, and the rule's move after it.
 
     Its arguments are explained in `Optimizer`.
@@ -170,29 +200,35 @@ class LimitedUpdates(SettableLearningRate):
         skip_above_zscore: float | None = None,
         **kwargs: typing.Any,
     ) -> None:
-        def check(**bounds):
-            return {
-                name: bound if bound is None else check_number(name, bound, 0.0, low_open=True)
-                for name, bound in bounds.items()
-            }
-
-        keras = check(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
-        own = check(
-            adaptive_clip=adaptive_clip,
-            update_clip=update_clip,
-            clip_above_zscore=clip_above_zscore,
-            skip_above_zscore=skip_above_zscore,
+        bounds: dict[str, typing.Any] = dict(
+            clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm
         )
-        least, most = own["clip_above_zscore"], own["skip_above_zscore"]
+        for name, bound in bounds.items():  # before Keras, which takes what cannot be compared
+            check_bound(name, bound)
+        super().__init__(learning_rate, **bounds, **kwargs)
+        # Each is checked as it is set.
+        self.cautious = cautious
+        self.adaptive_clip = adaptive_clip
+        self.update_clip = update_clip
+        self.clip_above_zscore = clip_above_zscore
+        self.skip_above_zscore = skip_above_zscore
+        self._check_order_of_zscores()
+
+    def _check_order_of_zscores(self):
+        least, most = self.clip_above_zscore, self.skip_above_zscore
         if least and most and least >= most:
             raise ValueError(
                 "`skip_above_zscore` must be above `clip_above_zscore`, or nothing is clipped. "
                 f"Received: skip_above_zscore={most}, clip_above_zscore={least}"
             )
-        super().__init__(learning_rate, **keras, **kwargs)
-        self.cautious = check_flag("cautious", cautious)
-        for name, bound in own.items():
-            setattr(self, name, bound)
+
+    def _check_set(self, name, value):
+        self._check_order_of_zscores()
+        if value and name.endswith("_above_zscore") and self._norm_statistics is None:
+            raise ValueError(
+                f"`{name}` must be given before the optimizer is built, which creates what it "
+                f"counts the norms in. Received: {name}={value} for a built optimizer"
+            )
 
     def _create_norm_statistics(self):
         self._norm_statistics = None
@@ -209,13 +245,13 @@ class LimitedUpdates(SettableLearningRate):
         # With every id once, so the rows' squares are the gradient's.
         values = [gradient_tools.values_of(gradient) for gradient in gradients]
         norm = tf.sqrt(tf.reduce_sum(gradient_tools.squared_norms(values)))
-        threshold = self.clip_above_zscore or self.skip_above_zscore
-        z, bound = self._norm_statistics().see(norm, threshold)
-        if self.clip_above_zscore:
-            excess = tf.where(z > threshold, norm / bound, 1)
+        clip_above, skip_above = self.clip_above_zscore, self.skip_above_zscore
+        z, bound = self._norm_statistics().see(norm, clip_above, skip_above)
+        if clip_above:
+            excess = tf.where(z > clip_above, norm / bound, 1)
             gradients = [gradient_tools.unscale(gradient, excess) for gradient in gradients]
-        if self.skip_above_zscore:
-            is_usual = tf.math.is_finite(norm) & (z <= self.skip_above_zscore)
+        if skip_above:
+            is_usual = tf.math.is_finite(norm) & (z <= skip_above)
             tf.cond(is_usual, lambda: update(gradients), lambda: None)
         else:
             update(gradients)
@@ -234,8 +270,9 @@ class LimitedUpdates(SettableLearningRate):
         def by_weights(gradient, variable):
             if self._in_last_layer[self._get_variable_index(variable)]:
                 return gradient
+            axes = unit_axes(variable, isinstance(gradient, tf.IndexedSlices))
             weights = self._up_to_date_target(variable)
-            return clip_to_weights(gradient, weights, self.adaptive_clip, is_table(variable))
+            return clip_to_weights(gradient, weights, self.adaptive_clip, axes)
 
         return [by_weights(g, v) for g, v in zip(gradients, variables, strict=True)]
 

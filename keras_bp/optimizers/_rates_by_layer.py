@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from keras_bp._arguments import check_number
+from keras_bp._arguments import check_flag, check_number
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._learning_rate import SettableLearningRate
@@ -63,7 +63,14 @@ def check_layer_order(argument, order):
     """Return the patterns as a list, or a function, from its saved form too; or `None`."""
     if isinstance(order, dict):
         order = keras.saving.deserialize_keras_object(order)
-    return order if order is None or callable(order) else check_patterns(argument, order)
+    if order is None or callable(order):
+        return order
+    if not isinstance(order, list | tuple):
+        raise TypeError(
+            f"`{argument}` must be a list of patterns from the first layer to the last, a function "
+            f"of a path, or None. Received: {argument}={order!r}"
+        )
+    return check_patterns(argument, order)
 
 
 def exactly(variable):
@@ -179,7 +186,8 @@ def _levels_in_turn(variables):
     a model that holds every layer.
     """
     words = [path_of(variable).split("/")[:-1] for variable in variables]
-    while words and all(len(path) > 1 for path in words) and len({path[0] for path in words}) == 1:
+    # A weight of the model itself has the model's name alone.
+    while any(len(path) > 1 for path in words) and len({tuple(path[:1]) for path in words}) == 1:
         words = [path[1:] for path in words]
     places: dict = {}
     level, levels = -1, []
@@ -202,19 +210,34 @@ def in_last_layer(variables: Sequence[typing.Any]) -> list[bool]:
     return [bool(with_matrix) and layer == with_matrix[-1] for layer in layers]
 
 
+def is_projection(variable: typing.Any) -> bool:
+    """Tell whether a variable is an attention's kernel of shape (dim, heads, head_dim)."""
+    layer = ["", *path_of(variable).split("/")][-2]
+    return len(variable.shape) == 3 and layer in ("query", "key", "value", "gate")
+
+
 def is_table(variable: typing.Any) -> bool:
     """Tell whether a variable is the table of an embedding, by Keras's name for it."""
     return path_of(variable).endswith("embeddings")
 
 
+def check_bound(argument, bound):
+    """Return a number above 0, or `None`."""
+    return None if bound is None else check_number(argument, bound, 0.0, low_open=True)
+
+
 # What can be set between steps, and how it is checked: traced steps hold it as it was.
-_FACTORS = {
+_SETTABLE: dict[str, Callable[[str, typing.Any], typing.Any]] = {
+    "exclude_from_decay": check_patterns,
     "learning_rate_multipliers": check_multipliers,
     "weight_decay_multipliers": check_multipliers,
     "layer_decay": check_layer_decay,
+    "weight_decay": lambda name, decay: None if decay is None else check_number(name, decay, 0.0),
+    "cautious": check_flag,
+    **dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm"), check_bound),
+    **dict.fromkeys(("adaptive_clip", "update_clip"), check_bound),
+    **dict.fromkeys(("clip_above_zscore", "skip_above_zscore"), check_bound),
 }
-_IN_TRACES: tuple[str, ...] = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
-_IN_TRACES += ("cautious", "adaptive_clip", "update_clip")
 
 
 class RatesByLayer(SettableLearningRate):
@@ -256,17 +279,22 @@ class RatesByLayer(SettableLearningRate):
         self.weight_decay_multipliers = weight_decay_multipliers
 
     def __setattr__(self, name: str, value: typing.Any) -> None:
-        if name in _FACTORS:
-            value = _FACTORS[name](name, value)
-        before = getattr(self, name, None) if name in _FACTORS else None
+        if name not in _SETTABLE:
+            super().__setattr__(name, value)
+            return
+        before, value = getattr(self, name, None), _SETTABLE[name](name, value)
         super().__setattr__(name, value)
-        if name in (*_FACTORS, *_IN_TRACES) and getattr(self, "built", False):
+        if getattr(self, "built", False):
             try:
+                self._check_set(name, value)
                 self._find_factors(self._trainable_variables)
             except (TypeError, ValueError):
                 super().__setattr__(name, before)
                 raise
             self._drop_traces()
+
+    def _check_set(self, name, value):
+        """Raise if an option cannot be set to this once the optimizer is built."""
 
     def exclude_from_weight_decay(
         self, var_list: list | None = None, var_names: list[str] | None = None
@@ -289,6 +317,9 @@ class RatesByLayer(SettableLearningRate):
         self._in_last_layer = tuple(in_last_layer(variables))
         self._rate_factors = tuple(r * d for r, d in zip(rates, depths, strict=True))
         self._decay_factors = tuple(s * d for s, d in zip(shares, decays, strict=True))
+
+    def _is_frozen(self, variable):
+        return self._rate_factors[self._get_variable_index(variable)] == 0
 
     def _weight_decay_of(self, variable):
         """Return a variable's weight decay before its factor: a number, or `None`."""

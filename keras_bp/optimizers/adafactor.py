@@ -99,9 +99,12 @@ class Adafactor(Optimizer):
             for name, size in shapes.items()
         ]
 
-    def _coefficients(self, learning_rate, step, dtype):
-        if self.relative_step:
+    def _observe(self, gradients, variables, reached, learning_rate, step):
+        if self.relative_step:  # before the factors of single variables
             learning_rate = tf.minimum(learning_rate, tf.math.rsqrt(step))
+        return gradients, learning_rate
+
+    def _coefficients(self, learning_rate, step, dtype):
         return learning_rate, 1 - step**self.beta_2_decay
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
@@ -121,9 +124,11 @@ class Adafactor(Optimizer):
             slot.assign(slot * keep + mean * (1 - keep))
         rows, columns = slots
         mean = tf.reduce_mean(rows, -1, keepdims=True)
+        # Not the root of their quotient, which would be 0 for a row of zeros beside large ones.
         # Where a square has overflowed, the steps are 0 and not NaN.
-        rows = tf.where(tf.math.is_inf(mean), mean, rows / mean)
-        return tf.math.rsqrt(rows)[..., None] * tf.math.rsqrt(columns)[..., None, :]
+        rows = tf.math.rsqrt(rows) * tf.sqrt(mean)
+        rows = tf.where(tf.math.is_inf(mean), tf.zeros_like(rows), rows)
+        return rows[..., None] * tf.math.rsqrt(columns)[..., None, :]
 
 
 def _rms(tensor):

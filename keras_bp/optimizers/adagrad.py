@@ -74,7 +74,7 @@ class Adagrad(Optimizer):
         return [self.add_variable_from_reference(variable, "accumulator", start)]
 
     def _by_rows(self, variable):
-        return not self.weight_decay
+        return self._decay_of(variable) is None
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate], [squares] = coefficients, slots

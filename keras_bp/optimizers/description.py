@@ -60,7 +60,8 @@ def describe(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> Descr
         A tuple, which `print` shows as a table, with a named tuple for each variable, in the
         model's order: `path`, in which patterns are searched, `shape`, the name of the `rule`, the
         `rate` of the next update, 0 where it is frozen, the weight `decay`, 0 for none, and the
-        names of the `slots`.
+        names of the `slots`. Rules that find their rate, warm it up themselves (schedule-free ones)
+        or make it relative (Adafactor) begin from that rate.
 
     Raises:
         TypeError: if an optimizer is not of this package.

@@ -108,7 +108,7 @@ class Ftrl(Optimizer):
         return [self.add_variable_from_reference(variable, *name) for name in names]
 
     def _by_rows(self, variable):
-        return not self.weight_decay
+        return self._decay_of(variable) is None
 
     def _coefficients(self, learning_rate, step, dtype):
         moves = tf.cast(learning_rate > 0, tf.float64)

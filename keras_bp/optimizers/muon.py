@@ -10,14 +10,18 @@ from keras_bp._arguments import check_choice, check_flag, check_integer, check_n
 from keras_bp._keras import serializable
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._rates_by_layer import PRESETS, check_patterns, found, in_last_layer
+from keras_bp.optimizers._rates_by_layer import (
+    PRESETS,
+    check_patterns,
+    found,
+    in_last_layer,
+    is_projection,
+)
 from keras_bp.optimizers._variables import descend
 from keras_bp.optimizers.adam import adam_step, as_held
 from keras_bp.optimizers.optimizer import Optimizer
 
-# The layers in Keras's attentions whose kernels are (dim, heads, head_dim), and the one whose
-# kernel is (heads, head_dim, dim).
-_PROJECTIONS = "query", "key", "value", "gate"
+# The layer in Keras's attentions whose kernel is (heads, head_dim, dim).
 _OUTPUT = "attention_output"
 
 
@@ -223,6 +227,10 @@ class Muon(Optimizer):
     def _weight_decay_of(self, variable):
         return self.adam_weight_decay if self._layout_of(variable) is None else self.weight_decay
 
+    def _rate_and_decay_of(self, variable):
+        rate, decay = super()._rate_and_decay_of(variable)
+        return rate * (self.adam_lr_ratio if self._layout_of(variable) is None else 1.0), decay
+
     def _create_slots(self, variable):
         layout = self._layout_of(variable)
         names = ("momentum", "velocity") if layout is None else ("momentum",)
@@ -310,7 +318,7 @@ def _layout(variable, per_head):
     apart = "depthwise" in path_of(variable).lower() or shape[-1:] == (1,)
     if rank < 2 or not name.endswith("kernel") or apart or layer.startswith("einsum_dense"):
         return None
-    if rank == 3 and layer in _PROJECTIONS:
+    if is_projection(variable):
         if per_head:
             return _Layout((1, 0, 2), (shape[1], shape[0], shape[2]))
         return _Layout(in_order, (shape[0], shape[1] * shape[2]))

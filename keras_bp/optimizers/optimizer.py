@@ -18,7 +18,6 @@ from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._averages import AveragedWeights
 from keras_bp.optimizers._limits import LimitedUpdates
-from keras_bp.optimizers._rates_by_layer import RatesByLayer
 from keras_bp.optimizers._variables import (
     GradientSum,
     check_listed_once,
@@ -33,7 +32,7 @@ from keras_bp.optimizers._variables import (
 _HALF = ("float16", "bfloat16")
 
 
-class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
+class Optimizer(LimitedUpdates, AveragedWeights):
     """The base of every optimizer: what happens to a gradient before the rule.
 
     A `keras.optimizers.Optimizer`, so that `compile`, `fit`, `apply`, `apply_gradients` and files
@@ -74,9 +73,10 @@ class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
     A level is a layer with a matrix, with the normalization that follows; what is inside of a block
     or a model inside the model counts as one. Their order is that of the variables. Where this is
     not the order of depth, `layer_order` names it. At a factor of 0 a variable is frozen: neither
-    it nor its slots change, and its gradient does not count in the norm. `describe` shows what
-    comes of it. The factors can be set anew between fits, `weight_decay` and the bounds too; the
-    next step uses them.
+    it nor its slots change, and its gradient does not count in the norm. (A schedule-free rule
+    still goes from its average to its training weights and back.) `describe` shows what comes of
+    it. The factors can be set anew between fits, by a new dictionary, `weight_decay` and the bounds
+    too; the next step uses them.
 
     Layers that are frozen by `trainable = False`, and a `compile` with the same optimizer, keep
     their slots. An optimizer that has not seen them before cannot train them later: build it, by
@@ -121,8 +121,9 @@ class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
             no pattern names counts as the last layer. Defaults to `None`: as above.
         cautious: whether the entries of an update that do not go against their gradient stay as
             they are, and the others are scaled up: of n entries u with
-            the gradients g, u <- u (u g > 0) n / (1 + number of u g > 0). Of a sparse gradient only
-            its own rows move. Defaults to `False`.
+            the gradients g, u <- u (u g > 0) n / (1 + number of u g > 0), so that
+            a scalar moves by half. Of a sparse gradient only its own rows move. Defaults to
+            `False`.
         adaptive_clip: number > 0, the largest norm of a unit's gradient as a share of its weights'
             (a unit: a column of a kernel, a filter, a table's row), or `None`. Not of the output
             layer, the last one that has a matrix. 0.01 is usual.
@@ -130,14 +131,18 @@ class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
             multiple of its rate, or `None`. 1 is Adafactor's.
         clip_above_zscore: number > 0: a norm of all gradients further above the mean of those of
             the last updates than so many standard deviations z is clipped, the more the further it
-            is, to mean + clip_above_zscore^2 / z * deviation; or `None`. The first 25 updates count
-            only. 2.5 is ZClip's.
+            is, to mean + clip_above_zscore^2 / z * deviation; or `None`. The first 25 updates are
+            only counted. 2.5 is ZClip's. An outlier counts as what it is clipped to: norms that
+            become larger for good stay clipped, and the average follows them slowly.
         skip_above_zscore: number > 0: an update whose norm is further than so many deviations above
             the mean, or not finite, is skipped whole, and not counted; or `None`.
         swa_start: integer >= 1, the first update whose weights are averaged, all with equal share,
-            to take their place at the end of `fit`, in place of `use_ema`; or `None`.
+            to take their place at the end of `fit`, in place of `use_ema`; or `None`. Where batch
+            normalization is used, pass some batches through the model with `training=True` then:
+            its moving statistics are those of the training weights.
         lookahead_steps: integer >= 2, after how many updates the weights go back to the slow ones,
-            which have come towards them; or `None`.
+            which have come towards them; or `None`. Weights that are set from outside, by
+            `load_weights` for instance, are drawn to the slow ones too: load the optimizer as well.
         lookahead_alpha: number in (0, 1], the slow weights' share of the way. Defaults to 0.5.
         name: string, or `None` for one made from the class's name.
 
@@ -198,12 +203,6 @@ class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
             steps = check_integer("gradient_accumulation_steps", gradient_accumulation_steps, 2)
             kwargs["gradient_accumulation_steps"] = steps
         super().__init__(learning_rate, name=name, **kwargs)
-        for option in self.refused_options:
-            if getattr(self, option):
-                raise ValueError(
-                    f"`{option}` must be left at its default in {type(self).__name__}, of which it "
-                    f"would make another algorithm. Received: {option}={getattr(self, option)!r}"
-                )
         self._early_weights: tuple | None = None
 
     @property
@@ -407,6 +406,11 @@ class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
         # ignores an assignment that does not change the attribute.
         if name == "loss_scale_factor":
             self._has_scale_around = value is None and hasattr(self, name)
+        if name in self.refused_options and value:
+            raise ValueError(
+                f"`{name}` must be left at its default in {type(self).__name__}, of which it "
+                f"would make another algorithm. Received: {name}={value!r}"
+            )
         super().__setattr__(name, value)
 
     def _skips_nonfinite_steps(self):
@@ -467,7 +471,9 @@ class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
             total = self._sum_of(variable)
             reached.append(None if index in sparse else total.is_reached())
             # A scalar has no rows to gather, even if the rule works by rows.
-            by_rows = sparse.get(index, len(variable.shape) > 0) and self._by_rows(variable)
+            by_rows = sparse.get(index, len(variable.shape) > 0)
+            # A cautious update must know which rows have a gradient.
+            by_rows = by_rows and (self._by_rows(variable) or self.cautious)
             gradients.append(total.mean(steps, by_rows))
             variables.append(variable)
         steps.assign(0)
@@ -489,7 +495,7 @@ class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
     def _update(self, gradients, variables, reached=None):
         """Clip, decay, apply the rule, average, count."""
         # As if they had no gradient.
-        moving = [self._rate_factors[self._get_variable_index(v)] > 0 for v in variables]
+        moving = [not self._is_frozen(variable) for variable in variables]
         reached = reached and list(itertools.compress(reached, moving))
         gradients, variables = (
             list(itertools.compress(each, moving)) for each in (gradients, variables)

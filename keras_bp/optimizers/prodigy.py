@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_flag, check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._variables import descend, local
+from keras_bp.optimizers._variables import local
 from keras_bp.optimizers.adam import adam_step, as_held
 from keras_bp.optimizers.self_tuning import SelfTuning
 
@@ -159,10 +159,8 @@ class Prodigy(SelfTuning):
         beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
         root = tf.sqrt((1 - beta_2) / (1 - self.beta_2))
         size = learning_rate * root * (1 - self.beta_1) / (1 - beta_1)
-        return size, epsilon * root, beta_1, beta_2, before, learning_rate
+        return size, epsilon * root, beta_1, beta_2, before
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        *step, before, rate = coefficients
-        if decay is not None:
-            descend(variable, rate * decay, tf.convert_to_tensor(variable))
+        *step, before = coefficients
         adam_step(variable, before * gradient, *slots[2:], *step)

@@ -72,7 +72,9 @@ class RMSprop(Optimizer):
         self.slot_names = ("velocity", *optional)
 
     def _by_rows(self, variable):
-        return not self.weight_decay
+        # Momentum moves the other rows, too, which a limit has to see.
+        limited = self.momentum and (self.cautious or self.update_clip)
+        return not limited and self._decay_of(variable) is None
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients

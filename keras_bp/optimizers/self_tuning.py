@@ -31,8 +31,6 @@ class SelfTuning(Optimizer):
     it, not `build`, since weights may be loaded in between.
     """
 
-    decays_in_rule = True  # with the rate that it finds
-
     # What a rule overrides.
 
     def _begin(self, targets):
@@ -181,6 +179,7 @@ class DoG(SelfTuning):
 
     slot_names: tuple[str, ...] = ("initial",)
     argument_names: tuple[str, ...] = ("r_epsilon", "epsilon", "init_eta")
+    decays_in_rule = True
 
     def __init__(
         self,
@@ -205,7 +204,7 @@ class DoG(SelfTuning):
         self._squares = self._add_scalar("squares")
 
     def _by_rows(self, variable):
-        return not self.weight_decay
+        return self._decay_of(variable) is None
 
     def _begin(self, targets):
         if self.init_eta is None:
@@ -296,6 +295,8 @@ class HypergradientAdam(SelfTuning):
 
     slot_names: tuple[str, ...] = ("momentum", "velocity")
     argument_names: tuple[str, ...] = ("hypergradient_rate", "beta_1", "beta_2", "epsilon")
+    # The hypergradient is that of the whole step.
+    refused_options = ("cautious", "update_clip", "lookahead_steps")
 
     def __init__(
         self,
@@ -342,10 +343,7 @@ class HypergradientAdam(SelfTuning):
     def _coefficients(self, learning_rate, step, dtype):
         betas = [as_held(beta, dtype) for beta in (self.beta_1, self.beta_2)]
         epsilon = tf.constant(self.epsilon, tf.float64)
-        return learning_rate * self._correction(step, dtype), epsilon, *betas, learning_rate
+        return learning_rate * self._correction(step, dtype), epsilon, *betas
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        *step, rate = coefficients
-        if decay is not None:
-            descend(variable, rate * decay, tf.convert_to_tensor(variable))
-        adam_step(variable, gradient, *slots, *step)
+        adam_step(variable, gradient, *slots, *coefficients)

@@ -68,7 +68,7 @@ class SGD(Optimizer):
         self.slot_names = ("momentum",) if momentum else ()
 
     def _by_rows(self, variable):
-        return self.lazy_update or not (self.momentum or self.weight_decay)
+        return self.lazy_update or not (self.momentum or self._decay_of(variable))
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients

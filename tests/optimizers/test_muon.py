@@ -401,3 +401,10 @@ def test_two_replicas_take_the_step_of_one(replicas):
         two = updated(tf.function(of_two))
     for expected, found in zip(one, two, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_describe_shows_the_rate_of_either_rule():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    optimizer = optimizers.Muon(0.5, adam_lr_ratio=0.25)
+    rates = [t.rate for t in optimizers.describe(optimizer, model)]
+    assert rates == [0.5, 0.125, 0.125, 0.125]

@@ -198,7 +198,7 @@ def test_swa_is_the_plain_mean_from_a_step_on(name, micro_steps):
 
 
 @pytest.mark.parametrize("options", [{"use_ema": True, "ema_momentum": 0.5}, {"swa_start": 2}])
-def test_averages_come_and_go_in_a_loop_of_ones_own(options):
+def test_averages_come_and_go_in_a_custom_loop(options):
     """Swapped in and back between all steps, the training and its average are the same bits."""
     for dtype in ("float32", "bfloat16"):
         ends = []
@@ -236,6 +236,46 @@ def test_fit_ends_at_the_average_also_while_it_is_lent():
     assert_same(*ends)
 
 
+def test_steps_on_lent_averages_are_no_loss_in_silence():
+    """A compiled step cannot see them: putting back the older weights is refused."""
+    variable, optimizer = tf.Variable([1.0]), make("SGD", 0.1, use_ema=True)
+    step = tf.function(lambda: optimizer.apply([tf.constant([1.0])], [variable]))
+    step()
+    optimizer.use_average_weights()
+    step()
+    after = variable.numpy()
+    with pytest.raises(RuntimeError, match="before the next step. Received: 1 updates since"):
+        optimizer.use_training_weights()
+    np.testing.assert_array_equal(variable, after)
+    optimizer.use_training_weights()  # what there is now goes on
+    step()
+    np.testing.assert_allclose(variable, after - 0.1, rtol=1e-6)
+
+
+def test_frozen_weights_are_replaced_by_nothing():
+    """Frozen within a cycle of Lookahead, or before averages take their weights' place."""
+    for options in ({"lookahead_steps": 3}, {"use_ema": True, "ema_overwrite_frequency": 3}):
+        variables = [tf.Variable([1.0], name=name) for name in ("first", "second")]
+        optimizer = make("SGD", 0.1, **options)
+        for step in range(6):
+            if step == 2:
+                optimizer.learning_rate_multipliers = {"first": 0.0}
+                kept = variables[0].numpy()
+            optimizer.apply([tf.constant([1.0])] * 2, variables)
+        np.testing.assert_array_equal(variables[0], kept)
+        assert variables[1].numpy() > 0.45  # 0.4 without
+
+
+def test_lookahead_keeps_constraints():
+    constraint = keras.constraints.UnitNorm(axis=0)
+    variable = keras.Variable([[1.0], [0.0]], name="kernel")
+    variable.constraint = constraint
+    optimizer = make("SGD", 1.0, lookahead_steps=2)
+    for gradient in ([[0.0], [-5.0]], [[3.0], [0.0]]):
+        optimizer.apply([tf.constant(gradient)], [variable])
+    np.testing.assert_allclose(np.linalg.norm(variable.numpy()), 1.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype, jit", [("float32", False), ("float32", True), ("bfloat16", False)])
 def test_lookahead_is_that_of_numpy(dtype, jit):
     """Of the float32 copy, in half precision; the slow weights begin where training does."""
@@ -266,6 +306,7 @@ def test_lookahead_is_that_of_numpy(dtype, jit):
     [
         ({"swa_start": 2, "use_ema": True}, ValueError, "`swa_start` must come without `use_ema`"),
         ({"swa_start": 2, "ema_overwrite_frequency": 2}, ValueError, "`swa_start` must come witho"),
+        ({"lookahead_steps": 2, "ema_overwrite_frequency": 2}, ValueError, "`ema_overwrite_freq"),
         ({"swa_start": 0}, ValueError, "`swa_start` must be an integer of 1 or more"),
         ({"swa_start": 1.5}, TypeError, "`swa_start` must be an integer of 1 or more"),
         ({"lookahead_steps": 1}, ValueError, "`lookahead_steps` must be an integer of 2 or more"),

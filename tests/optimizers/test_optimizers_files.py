@@ -97,7 +97,6 @@ OPTIONS = {
     "clipnorm": 1.5,
     "use_ema": True,
     "ema_momentum": 0.8,
-    "ema_overwrite_frequency": 3,
     "loss_scale_factor": 8.0,
     "gradient_accumulation_steps": 3,
     "exclude_from_decay": ["bias_and_normalization", "block_1/"],

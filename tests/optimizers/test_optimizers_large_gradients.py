@@ -91,6 +91,19 @@ def test_a_factored_average_that_overflowed_stops_its_matrix():
     np.testing.assert_array_equal(matrix, np.ones((3, 2)))
 
 
+@pytest.mark.parametrize("size", [1e4, 1e15])
+def test_a_row_of_zeros_beside_large_ones(size):
+    """As a row that is in no batch has; Adafactor's step does not depend on the size."""
+    steps = []
+    for scale in (1.0, size):
+        matrix = tf.Variable(tf.ones((3, 2)))
+        gradient = scale * tf.constant([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
+        optimizers.Adafactor(0.1).apply([gradient], [matrix])
+        steps.append(matrix.numpy())
+    np.testing.assert_allclose(*steps, rtol=1e-6)
+    np.testing.assert_array_equal(steps[0][0], 1.0)
+
+
 @pytest.mark.parametrize("name", ["LazyAdam", "DeferredAdam"])
 def test_rows_whose_average_overflowed(name):
     layer = layers.DeferredEmbedding if name == "DeferredAdam" else layers.Embedding

@@ -72,7 +72,7 @@ def limited(move, gradient, cautious, bound):
 @pytest.mark.parametrize("options", [{"cautious": True}, {"update_clip": 0.3}], ids=str)
 @pytest.mark.parametrize("name", LIMITED)
 def test_each_rule_is_limited_as_in_numpy(name, options):
-    """A plain rule is stepped beside it, from the same weights; of a table only its rows move."""
+    """A plain rule is stepped beside it, from the same weights."""
     problem, plain = Problem(name), Problem(name)
     optimizer, twin = make(name, weight_decay=0.0, **options), make(name, weight_decay=0.0)
     # Rules that measure the distance from the start see where they are put.
@@ -87,7 +87,8 @@ def test_each_rule_is_limited_as_in_numpy(name, options):
         rate = getattr(optimizer, "adapted_rate", optimizer.learning_rate).numpy()
         expected = []
         for w, v, g in zip(before, plain.variables, gradients, strict=True):
-            rows = np.unique(g.indices) if isinstance(g, tf.IndexedSlices) else ...
+            by_rows = "cautious" in options or twin._by_rows(v)
+            rows = np.unique(g.indices) if isinstance(g, tf.IndexedSlices) and by_rows else ...
             move, g = v.numpy() - w, tf.convert_to_tensor(g).numpy()
             after = np.array(w)
             bound = options.get("update_clip") and rate * options["update_clip"]
@@ -102,6 +103,18 @@ def test_decay_beside_the_rule_is_not_limited():
     options = {"weight_decay": 0.5, "cautious": True, "update_clip": 0.1}
     optimizers.SGD(0.5, **options).apply([tf.zeros([2])], [variable])
     np.testing.assert_array_equal(variable, [0.75, 1.5])
+    ends = []
+    for limits in ({}, {"cautious": True}):  # with the rate that it finds
+        variable, optimizer = tf.Variable([1.0]), make("Prodigy", weight_decay=0.5, **limits)
+        for gradient in (1.0, 0.0):
+            optimizer.apply([tf.constant([gradient])], [variable])
+            ends.append(variable.numpy()[0])
+    first, second, cautious_first, cautious_second = ends
+    rate = optimizer.adapted_rate.numpy()
+    # The first move, alone in its variable, is halved; the second is decay alone, as momentum's
+    # goes on without a gradient and is masked.
+    assert cautious_second == pytest.approx(cautious_first * (1 - rate * 0.5), rel=1e-6)
+    assert second < first
 
 
 def test_a_limit_sees_the_float32_copy_and_the_jit_step():
@@ -127,9 +140,11 @@ def test_the_units_of_adaptive_clipping():
     """Columns of kernels, filters, rows of tables, dense or sparse; vectors whole."""
     rng = np.random.default_rng(0)
     shapes = {"conv/kernel": (3, 3, 2, 4), "emb/embeddings": (5, 3), "conv/bias": (4,), "scale": ()}
+    shapes |= {"attention/query/kernel": (3, 2, 4), "attention/query/bias": (2, 4)}
     weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     weights["emb/embeddings"][1] = 0.0  # an empty unit counts as one of norm 0.001
     axes = {"conv/kernel": (0, 1, 2), "emb/embeddings": (1,), "conv/bias": (0,), "scale": ()}
+    axes |= {"attention/query/kernel": (0,), "attention/query/bias": (0, 1)}
     gradients = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     variables = [tf.Variable(w, name=name, dtype="float64") for name, w in weights.items()]
     variables.append(tf.Variable([[1.0]], dtype="float64", name="head/kernel"))
@@ -223,6 +238,31 @@ def test_skip_above_zscore():
     assert np.isnan(lengths(norms[40:], clip_above_zscore=2.5)[0][5])
 
 
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_norms_that_become_larger_for_good_are_usual_soon(start):
+    """After a warm-up without any deviation, too, and after one of zeros, which do not count."""
+    norms = np.concatenate([np.full(30, start), 10 + np.random.default_rng(0).normal(size=200)])
+    for options in (
+        {"skip_above_zscore": 6.0},
+        {"skip_above_zscore": 6.0, "clip_above_zscore": 3.0},
+    ):
+        made, _ = lengths(norms, **options)
+        assert np.count_nonzero(made[30:] == 0) < 20
+        assert made[-50:].mean() > 5
+    clipped, _ = lengths(norms, clip_above_zscore=2.5)
+    assert clipped[-50:].min() > 0
+
+
+def test_what_is_not_finite_does_not_count():
+    counts = []
+    for last in (1.0, np.inf, np.nan):
+        norms = np.append(norms_with_spikes()[:28], last)
+        _, optimizer = lengths(norms, skip_above_zscore=6.0)
+        counts.append([v.numpy() for v in optimizer.variables if "gradient_norm" in v.name])
+    assert_same(counts[1], counts[2])
+    assert counts[0][2] == counts[1][2] + 1 == 29
+
+
 def test_an_outlier_is_one_of_the_update_and_of_all_replicas(replicas):
     """With accumulation the mean's norm counts, and each replica skips with the others."""
     options = {"skip_above_zscore": 3.0, "gradient_accumulation_steps": 2}
@@ -290,6 +330,36 @@ def test_bounds_of_limits(option):
         optimizers.SGD(**{option: "1"})
 
 
+def test_bounds_that_are_set_reach_the_compiled_step():
+    variable = tf.Variable([0.0, 0.0])
+    optimizer = optimizers.SGD(1.0, clip_above_zscore=2.0)
+    step = tf.function(lambda: optimizer.apply([tf.constant([3.0, 4.0])], [variable]))
+    moves = []
+    settings = [None, ("clipnorm", 1.0), ("clipnorm", None), ("update_clip", 0.5)]
+    for setting in settings:
+        if setting:
+            setattr(optimizer, *setting)
+        before = variable.numpy()
+        step()
+        moves.append(np.linalg.norm(variable.numpy() - before))
+    np.testing.assert_allclose(moves, [5.0, 1.0, 5.0, np.sqrt(2) / 2], rtol=1e-6)
+    optimizer.weight_decay = 0.25
+    for name, value in [("weight_decay", -1.0), ("adaptive_clip", -1.0), ("cautious", "no")]:
+        before = getattr(optimizer, name)
+        with pytest.raises((TypeError, ValueError), match=f"^`{name}` must be .*Received: {name}="):
+            setattr(optimizer, name, value)
+        assert getattr(optimizer, name) == before
+    with pytest.raises(ValueError, match="`skip_above_zscore` must be above .*Received"):
+        optimizer.skip_above_zscore = 1.0
+    assert optimizer.skip_above_zscore is None and optimizer.weight_decay == 0.25
+    plain = optimizers.SGD()
+    plain.build([variable])
+    with pytest.raises(ValueError, match="must be given before the optimizer is built.*Received"):
+        plain.clip_above_zscore = 2.0
+    with pytest.raises(ValueError, match="^`cautious` must be left at its default.*Received"):
+        optimizers.ScheduleFreeAdamW().cautious = True
+
+
 def test_limits_that_exclude_each_other():
     with pytest.raises(
         ValueError, match="`skip_above_zscore` must be above `clip_above_.*Received"
@@ -301,14 +371,45 @@ def test_limits_that_exclude_each_other():
         optimizers.SGD(cautious="no")
 
 
-@pytest.mark.parametrize("name", ["SGD", "LazyAdam", "RMSprop"])
+@pytest.mark.parametrize("name", ["SGD", "LazyAdam", "RMSprop", "Adam"])
 def test_no_limit_changes_no_bit(name):
-    """Bounds that nothing reaches."""
-    problem, plain = Problem(name), Problem(name)
+    """Bounds that nothing reaches; a bound on the update keeps the values to rounding."""
+    problem, plain, bounded = Problem(name), Problem(name), Problem(name)
     options = {"adaptive_clip": 1e6, "clip_above_zscore": 1e6}
     problem.steps(make(name, **options), 3)
     plain.steps(make(name), 3)
     assert_same(problem.read(), plain.read())
+    bounded.steps(make(name, update_clip=1e6), 3)
+    assert_close(bounded.read(), plain.read(), 1e-6)
+
+
+@pytest.mark.parametrize("option", [{"cautious": True}, {"update_clip": 0.5}], ids=str)
+def test_micro_steps_of_a_table_are_limited_as_one(option):
+    """Which rows have a gradient is known after accumulation, too."""
+    ends = []
+    rows = tf.IndexedSlices(tf.ones([2, 2]), tf.constant([3, 5]), tf.constant([500, 2]))
+    for micro_steps in (None, 2):
+        table = tf.Variable(tf.ones([500, 2]))
+        optimizer = optimizers.Adam(0.01, gradient_accumulation_steps=micro_steps, **option)
+        for _ in range(3 * (micro_steps or 1)):
+            optimizer.apply([rows], [table])
+        ends.append(table.numpy())
+    assert_close(*([end] for end in ends), 1e-7)
+    assert np.abs(1 - ends[0]).max() < 0.031
+
+
+def test_a_bounded_move_may_be_large():
+    variable = tf.Variable([0.0, 0.0])
+    optimizers.SGD(1.0, update_clip=1.0).apply([tf.constant([3e20, -4e20])], [variable])
+    np.testing.assert_allclose(variable, np.sqrt(2) * np.array([-0.6, 0.8]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("option", [{"cautious": True}, {"adaptive_clip": 0.1}], ids=str)
+def test_a_gradient_of_lower_precision(option):
+    variables = [tf.Variable([1.0], dtype=tf.float64, name=n) for n in ("a/kernel", "b/kernel")]
+    gradients = [tf.constant([1.0], tf.float32)] * 2
+    optimizers.SGD(0.1, **option).apply(gradients, variables)
+    assert variables[0].dtype == tf.float64 and variables[0].numpy()[0] < 1
 
 
 def test_rows_alone_are_read_and_written_where_the_rule_does():

@@ -9,7 +9,6 @@ from optimizer_cases import (
     NAMES,
     OF_ANY_VARIABLE,
     RATES,
-    STARTS,
     Problem,
     X,
     Y,
@@ -24,7 +23,7 @@ from keras_bp.callbacks import GradientMonitor
 from keras_bp.schedules import WarmupCosine
 
 # Their rate is found from all variables together.
-TUNED = list(STARTS)
+TUNED = [name for name in NAMES if hasattr(getattr(optimizers, name), "adapted_rate")]
 # Factors that round nothing.
 FACTORS = {"matrix": 0.5, "scalar": 0.25}
 
@@ -154,6 +153,34 @@ def test_layer_decay(order, levels):
     if order == ["embedding", "block_", "head"]:  # the norm is named by none: it is above the head
         levels = [3, 2, 2, 2, 0, 1, 1]
     assert optimizer._rate_factors == tuple(0.5**level for level in levels)
+
+
+def test_layer_decay_with_a_weight_of_the_model_itself():
+    variables = paths(("vit/cls_token", 3), ("vit/patch/kernel", 2), ("vit/block_1/mlp/kernel", 2))
+    optimizer = optimizers.SGD(1.0, layer_decay=0.5)
+    optimizer.build([*variables, *paths(("vit/head/kernel", 2))])
+    assert optimizer._rate_factors == (0.125, 0.25, 0.5, 1.0)
+
+
+def test_a_factor_on_a_relative_step_is_one():
+    """Of Adafactor's limited rate, not below the limit."""
+    kernel, other = tf.Variable([1.0], name="kernel"), tf.Variable([1.0], name="other")
+    optimizer = optimizers.Adafactor(100.0, learning_rate_multipliers={"kernel": 0.125})
+    optimizer.apply([tf.constant([1.0])] * 2, [kernel, other])
+    np.testing.assert_allclose(1 - kernel, (1 - other) / 8, rtol=1e-5)
+
+
+def test_tables_without_decay_go_by_rows():
+    seen = []
+
+    class Probe(optimizers.Adagrad):
+        def _rule(self, variable, gradient, *arguments):
+            seen.append(type(gradient))
+
+    problem = Problem("Adagrad")
+    options = {"weight_decay": 0.1, "exclude_from_decay": "embeddings"}
+    Probe(0.1, **options).apply(problem.gradients(0), problem.variables)
+    assert seen[-1] is tf.IndexedSlices
 
 
 @keras.saving.register_keras_serializable("keras_bp_tests")
@@ -293,6 +320,7 @@ BAD = [
     ({"layer_decay": 1.5}, ValueError, r"`layer_decay` must be a finite number in \(0, 1\]"),
     ({"layer_decay": np.nan}, ValueError, r"`layer_decay` must be a finite number in \(0, 1\]"),
     ({"layer_order": ["head"]}, ValueError, "`layer_order` must come with `layer_decay`"),
+    ({"layer_decay": 0.5, "layer_order": {"a", "b"}}, TypeError, "`layer_order` must be a list of"),
     ({"layer_decay": 0.5, "layer_order": [1]}, TypeError, "`layer_order` must be a preset"),
 ]
 

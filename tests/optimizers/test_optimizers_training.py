@@ -148,7 +148,6 @@ EVERYTHING = {
     "adaptive_clip": 0.5,
     "update_clip": 0.8,
     "skip_above_zscore": 100.0,
-    "lookahead_steps": 2,
 }
 
 
