@@ -148,7 +148,7 @@ def _which_decay(optimizer, variables):
         if not optimizer.built:
             optimizer = type(optimizer).from_config(optimizer.get_config())
             optimizer.build(variables)
-        return optimizer._decays
+        return [factor > 0 for factor in optimizer._decay_factors]
     if not optimizer.built:  # Keras's then need not know
         return [True] * len(variables)
     return [_keras.decays(optimizer, variable) for variable in variables]

@@ -59,6 +59,8 @@ class GradientMonitor(RecordingCallback):
     - `learning_rate`: the rate that this update used, also if a schedule or a rule such as `DoG`
       sets it. A composite (`keras.optimizers.MultiOptimizer`) has one for each
       optimizer in it, `learning_rate/0`, `learning_rate/1`, ..., in the order of its `optimizers`.
+      Where rates differ by layer, also `learning_rate/x0.5`, ...: the rate of the variables whose
+      factor is 0.5, which `keras_bp.optimizers.describe` lists.
     - `loss/batch`: the loss of this batch alone, penalties included; of a custom `train_step` that
       calls no `scale_loss`, what `compute_loss` returned.
     - where the optimizer clips, `gradient_norm_applied/global`: the norm of all gradients after
@@ -391,7 +393,14 @@ class _UpdateScalars:
         self._places = []
         rates = len(recorder.optimizers)
         tags = [f"gradient_norm/{path}" for path in [*layers.values(), "global"]]
-        tags += ["learning_rate"] if rates == 1 else [f"learning_rate/{i}" for i in range(rates)]
+        names = ["learning_rate"] if rates == 1 else [f"learning_rate/{i}" for i in range(rates)]
+        # An optimizer of Keras has one rate.
+        factors = [getattr(o, "rate_factors", ()) for o in recorder.optimizers]
+        own = [(i, f) for i, each in enumerate(factors) if set(each) - {1.0} for f in each]
+        self._own_rates = np.zeros((rates, len(own)))
+        for column, (i, factor) in enumerate(own):
+            self._own_rates[i, column] = factor
+        tags += names + [f"{names[i]}/x{factor:.4g}" for i, factor in own]
         tags += ["gradient_norm_applied/global", "clip_rate"] * self._clips
         for statistic, shows in (("dead", can_die), ("saturated", can_saturate)):
             for i, path in outputs.items():
@@ -403,7 +412,7 @@ class _UpdateScalars:
 
     def rows(self, updates, norms):
         """Return the values of each update, (n, tags), from `Updates` and the layers' norms."""
-        parts = [norms[:, self._columns], updates.rates]
+        parts = [norms[:, self._columns], updates.rates, updates.rates @ self._own_rates]
         if self._clips:
             applied, rates = np.sqrt(updates.applied), []
             # Smaller by more than the rounding of two sums.

@@ -90,6 +90,9 @@ class DeferredAdam(Adam):
         just before section 2.1.
     """
 
+    # A row's missed steps are those of Adam's plain rule.
+    refused_options = ("cautious", "adaptive_clip", "update_clip", "swa_start", "lookahead_steps")
+
     def __init__(
         self,
         learning_rate: LearningRate = 0.001,
@@ -167,13 +170,13 @@ class DeferredAdam(Adam):
         indices = tf.concat([indices, tf.cast(turn, indices.dtype)], axis=0)
         return tf.IndexedSlices(values, indices, gradient.dense_shape)
 
-    def _update_variable(self, gradient, variable, rate, coefficients):
+    def _update_variable(self, gradient, variable, groups):
         rows = _deferred_rows(variable)
         if rows is not None:
             rows.take_over(self)
             *slots, taken_over = self._slots_of(self._get_variable_index(variable))
             self._forget_another(Table(self._target(variable), *slots), taken_over)
-        super()._update_variable(gradient, variable, rate, coefficients)
+        super()._update_variable(gradient, variable, groups)
 
     # Not in the step, where XLA would copy the table for the branch that is not taken.
     @outside_of_traces()

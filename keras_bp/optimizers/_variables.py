@@ -74,34 +74,6 @@ def mean_square(average, beta, gradient):
     return average * beta + tf.square(gradient) * (1 - beta)
 
 
-def move_averages(averaged, iterations, momentum, overwrite_frequency):
-    """Move averages towards their weights, once per update; the first update sets them.
-
-        average = b average + (1 - b) w,    with b = 0 in the first update
-
-    Args:
-        averaged: list of (average, weight, rounded), `tf.Variable` of the current replica; the last
-            is the weight in half precision, or the weight itself.
-        iterations: scalar integer variable, the number of updates made before this one.
-        momentum: float, b.
-        overwrite_frequency: int, after how many updates the averages replace the weights, or
-            `None`.
-    """
-    keep = tf.where(iterations == 0, tf.zeros((), tf.float64), momentum)
-    for average, weight, _ in averaged:
-        share = tf.cast(1 - keep, average.dtype)
-        average.assign_add((tf.cast(weight, average.dtype) - average) * share)
-    if overwrite_frequency is None:
-        return
-
-    def overwrite():
-        for average, *weights in averaged:
-            for weight in weights:
-                weight.assign(tf.cast(average, weight.dtype))
-
-    tf.cond((iterations + 1) % overwrite_frequency == 0, overwrite, lambda: None)
-
-
 class GradientSum(typing.NamedTuple):
     """One variable's sum of gradients since the last update.
 

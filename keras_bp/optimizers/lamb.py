@@ -47,6 +47,7 @@ class Lamb(Optimizer):
 
     slot_names: tuple[str, ...] = ("momentum", "velocity")
     argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon")
+    decays_in_rule = True
 
     def __init__(
         self,
@@ -67,9 +68,6 @@ class Lamb(Optimizer):
         root = tf.sqrt(1 - beta_2**step)
         return learning_rate, root / (1 - beta_1**step), self.epsilon * root, beta_1, beta_2
 
-    def _decay(self, variable, gradient, decay):
-        return decay
-
     def _rule(self, variable, gradient, slots, coefficients, decay):
         rate, size, epsilon, beta_1, beta_2 = coefficients
         mean, square = slots
@@ -78,7 +76,7 @@ class Lamb(Optimizer):
         # size m / (sqrt(v) + eps c) is mh / (sqrt(vh) + eps).
         direction = mean / (tf.sqrt(square) + epsilon) * size
         if decay is not None:
-            direction += variable * tf.constant(self.weight_decay, variable.dtype)
+            direction += variable * tf.constant(decay, variable.dtype)
         weight_norm, norm = _norm(tf.convert_to_tensor(variable)), _norm(direction)
         usable = (weight_norm > 0) & (norm > 0)
         ratio = tf.where(usable, weight_norm / tf.where(usable, norm, 1), 1)

@@ -4,6 +4,7 @@ The class reads in the order of the steps in its docstring.
 """
 
 import functools
+import itertools
 import typing
 
 import keras
@@ -11,12 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
-from keras_bp._arguments import as_call, check_flag, check_integer, check_number
-from keras_bp._keras import averages_of, outside_of_traces
+from keras_bp._arguments import as_call, check_integer, check_number
+from keras_bp._keras import outside_of_traces
 from keras_bp._paths import path_of
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._decay_exclusion import check_patterns, decayed, exactly
-from keras_bp.optimizers._learning_rate import SettableLearningRate
+from keras_bp.optimizers._averages import AveragedWeights
+from keras_bp.optimizers._limits import LimitedUpdates
+from keras_bp.optimizers._rates_by_layer import RatesByLayer
 from keras_bp.optimizers._variables import (
     GradientSum,
     check_listed_once,
@@ -24,7 +26,6 @@ from keras_bp.optimizers._variables import (
     deduplicated,
     in_full_precision,
     local,
-    move_averages,
     shrink,
     split_overwritten,
 )
@@ -32,7 +33,7 @@ from keras_bp.optimizers._variables import (
 _HALF = ("float16", "bfloat16")
 
 
-class Optimizer(SettableLearningRate):
+class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
     """The base of every optimizer: what happens to a gradient before the rule.
 
     A `keras.optimizers.Optimizer`, so that `compile`, `fit`, `apply`, `apply_gradients` and files
@@ -48,12 +49,14 @@ class Optimizer(SettableLearningRate):
     3. the sum of a sparse gradient's rows per id;
     4. the mean over `gradient_accumulation_steps` micro-steps: all that follows happens once per
        update;
-    5. clipping, also where the norm's square overflows. In float32 an entry over 1.8e19 that is not
-       clipped makes the averages of squares infinite that Adam and others keep, and its steps 0
-       from then on. In arrays of more than 32,768 entries, which Adam and the rules built on it
-       update by a kernel of TensorFlow, it makes them NaN;
+    5. `skip_above_zscore` and `clip_above_zscore`, then clipping, also where the norm's square
+       overflows, then `adaptive_clip`. In float32 an entry over 1.8e19 that is not clipped makes
+       the averages of squares infinite that Adam and others keep, and its steps 0 from then on. In
+       arrays of more than 32,768 entries, which Adam and the rules built on it update by a kernel
+       of TensorFlow, it makes them NaN;
     6. weight decay, `w -= learning_rate * weight_decay * w`;
-    7. the rule; then the variable's constraint, and the average of `use_ema`.
+    7. the rule, whose move `update_clip` and `cautious` limit; then the variable's constraint,
+       Lookahead, and the average of `use_ema` or `swa_start`.
 
     `iterations`, schedules and averages count updates, not micro-steps. Micro-steps that are left
     over when training ends are applied as a mean of fewer: `fit` does so by itself, a custom loop
@@ -61,6 +64,23 @@ class Optimizer(SettableLearningRate):
 
     Variables in float16 or bfloat16 are updated through a copy in float32, as all slots are in
     float32 then: otherwise small updates would round to nothing, and squares of gradients to 0.
+
+    **Rates by layer.** Each variable's rate and decay is the optimizer's times a factor; all else
+    is common: one schedule, one global norm, one count of updates.
+
+        rate = learning_rate * multiplier * layer_decay^(levels above the variable's layer)
+        decay = weight_decay * multiplier
+
+    A level is a layer with a matrix, with the normalization that follows; what is inside of a block
+    or a model inside the model counts as one. Their order is that of the variables. Where this is
+    not the order of depth, `layer_order` names it. At a factor of 0 a variable is frozen: neither
+    it nor its slots change, and its gradient does not count in the norm. `describe` shows what
+    comes of it. The factors can be set anew between fits, `weight_decay` and the bounds too; the
+    next step uses them.
+
+    Layers that are frozen by `trainable = False`, and a `compile` with the same optimizer, keep
+    their slots. An optimizer that has not seen them before cannot train them later: build it, by
+    `optimizer.build(model.trainable_variables)`, before they are frozen.
 
     All arguments but the learning rate are given by keyword. The factor on a schedule, below, is
     part of the saved state, not of the configuration.
@@ -89,13 +109,43 @@ class Optimizer(SettableLearningRate):
             a list of these. It is saved with the optimizer. Leave its start open: the paths of a
             `Sequential` model's variables lack the model's name once it is loaded from a file.
             Defaults to `None`: all decay.
+        learning_rate_multipliers: dictionary, a preset or regular expression as above -> number
+            >= 0, the factor on the rate of the variables in whose paths it is found:
+            `{"embeddings": 0.1, "block_1/": 0.5}`. The longest match counts; without any the factor
+            is 1.
+        weight_decay_multipliers: the same for the decay.
+        layer_decay: number in (0, 1], the factor on the rate from a layer to the one before it, or
+            `None`. 0.65 to 0.9 are usual to fine-tune what is pre-trained.
+        layer_order: list of patterns, of the first layer to the last, or a function of a path
+            that returns the layer's place as an integer (registered with Keras, to be saved). What
+            no pattern names counts as the last layer. Defaults to `None`: as above.
+        cautious: whether the entries of an update that do not go against their gradient stay as
+            they are, and the others are scaled up: of n entries u with
+            the gradients g, u <- u (u g > 0) n / (1 + number of u g > 0). Of a sparse gradient only
+            its own rows move. Defaults to `False`.
+        adaptive_clip: number > 0, the largest norm of a unit's gradient as a share of its weights'
+            (a unit: a column of a kernel, a filter, a table's row), or `None`. Not of the output
+            layer, the last one that has a matrix. 0.01 is usual.
+        update_clip: number > 0, the largest root of the mean square of each variable's update as a
+            multiple of its rate, or `None`. 1 is Adafactor's.
+        clip_above_zscore: number > 0: a norm of all gradients further above the mean of those of
+            the last updates than so many standard deviations z is clipped, the more the further it
+            is, to mean + clip_above_zscore^2 / z * deviation; or `None`. The first 25 updates count
+            only. 2.5 is ZClip's.
+        skip_above_zscore: number > 0: an update whose norm is further than so many deviations above
+            the mean, or not finite, is skipped whole, and not counted; or `None`.
+        swa_start: integer >= 1, the first update whose weights are averaged, all with equal share,
+            to take their place at the end of `fit`, in place of `use_ema`; or `None`.
+        lookahead_steps: integer >= 2, after how many updates the weights go back to the slow ones,
+            which have come towards them; or `None`.
+        lookahead_alpha: number in (0, 1], the slow weights' share of the way. Defaults to 0.5.
         name: string, or `None` for one made from the class's name.
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if one is out of its range; by `build`, if an expression matches nothing; by
-            `apply`, if a gradient has another shape than its variable; by both, if a variable is
-            listed twice.
+        ValueError: if one is out of its range, or excludes another; by `build`, if an expression
+            matches nothing; by `apply`, if a gradient has another shape than its variable; by both,
+            if a variable is listed twice.
 
     Example:
         >>> class SignDescent(keras_bp.optimizers.Optimizer):
@@ -105,6 +155,16 @@ class Optimizer(SettableLearningRate):
         >>> SignDescent(0.1, clipvalue=1.0).apply([tf.constant([0.5, -3.0])], [w])
         >>> w.numpy()
         array([0.9, 2.1], dtype=float32)
+
+    References:
+        Cautious: Liang et al., 2024, "Cautious optimizers: improving training with one line of
+        code", algorithm 1. Adaptive clipping: Brock et al., 2021, "High-performance large-scale
+        image recognition without normalization", equation 3. Update clipping: Shazeer and Stern,
+        2018, "Adafactor: adaptive learning rates with sublinear memory cost", section 5. Outliers:
+        Kumar et al., 2025, "ZClip: adaptive spike mitigation for LLM pre-training", algorithm 1.
+        Averages from a step on: Izmailov et al., 2018, "Averaging weights leads to wider optima and
+        better generalization". Lookahead: Zhang et al., 2019, "Lookahead optimizer: k steps
+        forward, 1 step back", algorithm 1.
     """
 
     slot_names: tuple[str, ...] = ()
@@ -113,42 +173,37 @@ class Optimizer(SettableLearningRate):
     argument_names: tuple[str, ...] = ()
     """Names of the arguments that a class adds to its base's, for `get_config`: attributes."""
 
+    decays_in_rule: bool = False
+    """Whether the rule decays the weights itself, instead of the base before it."""
+
+    refused_options: tuple[str, ...] = ()
+    """Names of the base's options that would make another algorithm of the rule."""
+
     def __init__(
         self,
         learning_rate: LearningRate,
         *,
         weight_decay: float | None = None,
-        clipnorm: float | None = None,
-        clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
-        use_ema: bool = False,
-        ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        exclude_from_decay: str | list[str] | None = None,
         name: str | None = None,
         **kwargs: typing.Any,
     ) -> None:
-        numbers = {"weight_decay": weight_decay, "loss_scale_factor": loss_scale_factor}
-        numbers |= dict(clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
-        counts = [("ema_overwrite_frequency", ema_overwrite_frequency, 1)]
-        counts += [("gradient_accumulation_steps", gradient_accumulation_steps, 2)]
-        kwargs |= {
-            argument: check_number(argument, number, 0.0, low_open=argument != "weight_decay")
-            for argument, number in numbers.items()
-            if number is not None
-        }
-        kwargs |= {n: check_integer(n, count, low) for n, count, low in counts if count is not None}
-        super().__init__(
-            learning_rate,
-            use_ema=check_flag("use_ema", use_ema),
-            ema_momentum=check_number("ema_momentum", ema_momentum, 0.0, 1.0),
-            name=name,
-            **kwargs,
-        )
-        self.exclude_from_decay = check_patterns(exclude_from_decay)
-        self._exact_exclusions: list[str] = []
+        if weight_decay is not None:
+            kwargs["weight_decay"] = check_number("weight_decay", weight_decay, 0.0)
+        if loss_scale_factor is not None:
+            factor = check_number("loss_scale_factor", loss_scale_factor, 0.0, low_open=True)
+            kwargs["loss_scale_factor"] = factor
+        if gradient_accumulation_steps is not None:
+            steps = check_integer("gradient_accumulation_steps", gradient_accumulation_steps, 2)
+            kwargs["gradient_accumulation_steps"] = steps
+        super().__init__(learning_rate, name=name, **kwargs)
+        for option in self.refused_options:
+            if getattr(self, option):
+                raise ValueError(
+                    f"`{option}` must be left at its default in {type(self).__name__}, of which it "
+                    f"would make another algorithm. Received: {option}={getattr(self, option)!r}"
+                )
         self._early_weights: tuple | None = None
 
     @property
@@ -191,15 +246,18 @@ class Optimizer(SettableLearningRate):
             step: scalar float64 tensor, the number of this update, from 1.
 
         Returns:
-            The gradients that the update continues with.
+            The gradients and the learning rate that the update continues with.
         """
-        return gradients
+        return gradients, learning_rate
 
     def _coefficients(self, learning_rate, step, dtype):
         """Return the rule's scalars, once per update and dtype, as a tuple of float64 tensors.
 
+        Where rates differ from variable to variable, they are vectors that hold one for each: so
+        what is computed from the rate must be so entry by entry.
+
         Args:
-            learning_rate: scalar float64 tensor.
+            learning_rate: float64 tensor, scalar or vector.
             step: scalar float64 tensor, the number of this update, from 1.
             dtype: the `tf.DType` in which the rule will use them.
         """
@@ -214,8 +272,8 @@ class Optimizer(SettableLearningRate):
                 `tf.IndexedSlices` with every id once.
             slots: list of `tf.Variable`, from `_create_slots`.
             coefficients: what `_coefficients` returned, cast to the variable's dtype.
-            decay: scalar tensor, `learning_rate * weight_decay`, or `None` where the variable
-                does not decay or `_decay` has done it.
+            decay: float, the variable's `weight_decay` with `decays_in_rule`, or `None` where it
+                does not decay or the base has done it.
         """
         raise NotImplementedError(f"{type(self).__name__} must override `_rule`.")
 
@@ -226,9 +284,9 @@ class Optimizer(SettableLearningRate):
         """Tell whether a sparse gradient makes the rule touch the gradient's rows alone."""
         return False
 
-    def _decay(self, variable, gradient, decay):
-        """Apply the decay before the rule; return what is left of it for the rule."""
-        shrink(variable, gradient, decay)
+    def _rule_name(self, variable):
+        """Return the name of the rule that updates a variable, for `describe`."""
+        return type(self).__name__
 
     # Building.
 
@@ -251,7 +309,7 @@ class Optimizer(SettableLearningRate):
         # Before anything is created, so that an error leaves no half-built optimizer.
         check_listed_once(variables)
         self._check_variables(variables)
-        self._decays = decayed(variables, self.exclude_from_decay, self._exact_exclusions)
+        self._find_factors(variables)
         self._create_variables(variables)
 
     @outside_of_traces()
@@ -271,6 +329,8 @@ class Optimizer(SettableLearningRate):
         # As a function: Keras would track what a list holds as variables of the optimizer.
         self._slots_of = lambda index: [local(slot) for slot in slots[index]]
         self._create_shared()
+        self._create_norm_statistics()
+        self._create_slow_weights(variables)
         if self._early_weights is not None:
             self.set_weights(self._early_weights)
 
@@ -287,15 +347,6 @@ class Optimizer(SettableLearningRate):
         with self._distribution_strategy.extended.colocate_vars_with(reference):
             return self.add_variable((*variable.shape, 1)[:1], dtype=dtype, name=f"{path}_{name}")
 
-    def exclude_from_weight_decay(
-        self, var_list: list | None = None, var_names: list[str] | None = None
-    ) -> None:
-        """Set `exclude_from_decay`, as Keras's method does: variables, or patterns of paths."""
-        if self.built:
-            raise ValueError("Call `exclude_from_weight_decay` before the optimizer is built.")
-        self._exact_exclusions = [exactly(variable) for variable in var_list or []]
-        self.exclude_from_decay = check_patterns(self._exact_exclusions + list(var_names or []))
-
     # Steps 1 to 3: incoming gradients.
 
     # In a user's tf.function AutoGraph would needlessly rewrite this and all below.
@@ -311,6 +362,11 @@ class Optimizer(SettableLearningRate):
         grads = [gradient_tools.as_gradient(gradient) for gradient in grads]
         if not grads:
             return
+        if self._lent is not None:
+            raise RuntimeError(
+                "`apply` must not be called while the averages are in the variables' place: call "
+                "`use_training_weights` first"
+            )
         with keras.name_scope(self.name, caller=self):
             grads, variables = self._match(grads, trainable_variables)
             grads = gradient_tools.sum_over_replicas([in_full_precision(g) for g in grads])
@@ -432,20 +488,31 @@ class Optimizer(SettableLearningRate):
 
     def _update(self, gradients, variables, reached=None):
         """Clip, decay, apply the rule, average, count."""
-        gradients = self._clipped(gradients)
+        # As if they had no gradient.
+        moving = [self._rate_factors[self._get_variable_index(v)] > 0 for v in variables]
+        reached = reached and list(itertools.compress(reached, moving))
+        gradients, variables = (
+            list(itertools.compress(each, moving)) for each in (gradients, variables)
+        )
+        self._without_outliers(
+            gradients,
+            lambda usual: self._update_from(self._clipped(usual, variables), variables, reached),
+        )
+
+    def _update_from(self, gradients, variables, reached):
+        """Update with clipped gradients."""
         rate = tf.cast(tf.convert_to_tensor(self.learning_rate), tf.float64)
         step = tf.cast(local(self._iterations), tf.float64) + 1
+        self._begin_slow_weights(step)
         self._start(rate, step)
-        gradients = self._observe(gradients, variables, reached, rate, step)
-        coefficients = {
-            dtype: [tf.cast(c, dtype) for c in self._coefficients(rate, step, dtype)]
-            for dtype in {self._target(variable).dtype for variable in variables}
-        }
+        gradients, rate = self._observe(gradients, variables, reached, rate, step)
+        scalars = self._scalars_by_factor(
+            rate, step, {self._target(variable).dtype for variable in variables}
+        )
         for gradient, variable, is_reached in zip(
             gradients, variables, reached or [None] * len(variables), strict=True
         ):
-            arguments = gradient, variable, rate, coefficients
-            update = functools.partial(self._update_variable, *arguments)
+            update = functools.partial(self._update_variable, gradient, variable, scalars)
             if is_reached is None:
                 update()
             else:
@@ -454,18 +521,9 @@ class Optimizer(SettableLearningRate):
         for index, variable in enumerate(self._trainable_variables):
             if index not in updated:
                 self._skip(variable)
-        if self.use_ema:
-            self._update_averages()
+        self._look_ahead(step)
+        self._update_averages()
         local(self._iterations).assign_add(1)
-
-    def _clipped(self, gradients):
-        # By their values: `clip` would sum the rows again, and under XLA tf.unique counts the
-        # padding of ids of unknown number as ids.
-        names = "clipvalue", "clipnorm", "global_clipnorm"
-        values = [gradient_tools.values_of(gradient) for gradient in gradients]
-        clipped = gradient_tools.clip(values, **{name: getattr(self, name) for name in names})
-        pairs = zip(clipped, gradients, strict=True)
-        return [gradient_tools.map_values(lambda _, new=new: new, old) for new, old in pairs]
 
     def _target(self, variable):
         """Return the `tf.Variable` that the rule updates: the variable, or its float32 copy."""
@@ -488,38 +546,29 @@ class Optimizer(SettableLearningRate):
             return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, target.shape[0])
         return gradient
 
-    def _update_variable(self, gradient, variable, rate, coefficients):
+    def _update_variable(self, gradient, variable, scalars):
         index = self._get_variable_index(variable)
         own, target = local(variable), self._up_to_date_target(variable)
-        gradient = self._complete(gradient, variable)
-        decay = None
-        if self.weight_decay and self._decays[index]:
-            decay = tf.cast(rate * self.weight_decay, target.dtype)
-            decay = self._decay(target, gradient, decay)
-        self._rule(target, gradient, self._slots_of(index), coefficients[target.dtype], decay)
+        rate, coefficients = scalars[target.dtype, self._rate_factors[index]]
+        given, gradient = gradient, self._complete(gradient, variable)
+        decay = self._decay_of(variable)
+        if decay and not self.decays_in_rule:
+            shrink(target, gradient, tf.cast(rate * decay, target.dtype))
+            decay = None
+        rule = functools.partial(
+            self._rule, target, gradient, self._slots_of(index), coefficients, decay
+        )
+        self._limited(rule, target, given, self._by_rows(variable), rate)
         if own is not target:
             own.assign(tf.cast(target, own.dtype))
         if variable.constraint is not None:
             own.assign(variable.constraint(own))
 
-    def _update_averages(self):
-        """Move the averages of `use_ema` towards the weights."""
-        # Of the float32 copies, which hold what half precision rounds away.
-        averaged = [(local(a), self._up_to_date_target(v), local(v)) for v, a in averages_of(self)]
-        iterations = local(self._iterations)
-        move_averages(averaged, iterations, self.ema_momentum, self.ema_overwrite_frequency)
-
-    def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        """Put the averages, in float32 for half precision, in the variables' place."""
-        for variable, average in averages_of(self):
-            for target in (variable, self._masters[self._get_variable_index(variable)]):
-                if target is not None:
-                    target.assign(tf.cast(tf.convert_to_tensor(average), target.dtype))
-
     # The end of `fit`, and files.
 
     def finalize_variable_values(self, var_list: list) -> None:
         """Keras's hook at the end of `fit`: flush, and put the averages in the weights' place."""
+        self._put_back()
         self.flush()
         super().finalize_variable_values(var_list)
 
@@ -529,8 +578,6 @@ class Optimizer(SettableLearningRate):
 
     def get_config(self) -> dict[str, typing.Any]:
         """Return the constructor's arguments, for `from_config`."""
-        # A plain list: Keras tracks the lists of an optimizer, and its own cannot be pickled.
-        patterns = list(self.exclude_from_decay) or None
         names = [n for c in type(self).__mro__[::-1] for n in vars(c).get("argument_names", ())]
         own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), "exclude_from_decay": patterns, **own}
+        return {**own, **super().get_config()}

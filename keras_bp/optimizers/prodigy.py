@@ -129,7 +129,7 @@ class Prodigy(SelfTuning):
         weight = d if self.safeguard_warmup else self._rate(learning_rate, step)
         return tf.constant(self._memory, tf.float64), d / self.d0 * weight
 
-    def _measure(self, variable, gradient, slots, scales, decay):
+    def _measure(self, variable, gradient, slots, scales, decay, factor):
         initial, weighted_sum = slots[:2]
         memory, weight = scales
         weighted_sum.assign(memory * weighted_sum + weight * gradient)
@@ -152,17 +152,17 @@ class Prodigy(SelfTuning):
         return rate
 
     def _coefficients(self, learning_rate, step, dtype):
-        before, rate = local(self._d_before), local(self._adapted_rate)
+        before = local(self._d_before)
         epsilon = self.epsilon * local(self._d)
         # The averages use the betas as the dtype holds them. In float32 1 - 0.999 is off by 1.3e-5
         # of itself, and so is v, which is corrected here.
         beta_1, beta_2 = (as_held(beta, dtype) for beta in (self.beta_1, self.beta_2))
         root = tf.sqrt((1 - beta_2) / (1 - self.beta_2))
-        size = rate * root * (1 - self.beta_1) / (1 - beta_1)
-        return size, epsilon * root, beta_1, beta_2, before, rate
+        size = learning_rate * root * (1 - self.beta_1) / (1 - beta_1)
+        return size, epsilon * root, beta_1, beta_2, before, learning_rate
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         *step, before, rate = coefficients
         if decay is not None:
-            descend(variable, rate * self.weight_decay, tf.convert_to_tensor(variable))
+            descend(variable, rate * decay, tf.convert_to_tensor(variable))
         adam_step(variable, before * gradient, *slots[2:], *step)

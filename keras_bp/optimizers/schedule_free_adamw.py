@@ -73,6 +73,9 @@ class ScheduleFreeAdamW(Optimizer):
 
     slot_names: tuple[str, ...] = ("difference", "velocity")
     argument_names: tuple[str, ...] = ("beta_1", "beta_2", "epsilon", "warmup_steps", "r")
+    decays_in_rule = True
+    # Each would leave y without the z and x that it lies between.
+    refused_options = ("cautious", "update_clip", "lookahead_steps")
 
     def __init__(
         self,
@@ -135,11 +138,8 @@ class ScheduleFreeAdamW(Optimizer):
     def _skip(self, variable):
         self._move(variable, -local(self._offset_before))
 
-    def _decay(self, variable, gradient, decay):
-        return decay
-
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        options = {"weight_decay": 0.0 if decay is None else self.weight_decay}
+        options = {"weight_decay": decay or 0.0}
         options |= {"epsilon": self.epsilon, "coefficients": tuple(coefficients)}
         move(_moved, gradient, [variable, *slots], **options)
 

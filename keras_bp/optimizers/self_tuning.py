@@ -25,9 +25,13 @@ class SelfTuning(Optimizer):
 
     Sums and scalars are in float64: a rate grows over many orders of magnitude.
 
+    Factors on the rates of single variables are factors on the rate that is found.
+
     A rule that needs the initial weights names "initial" as its first slot. The first update fills
     it, not `build`, since weights may be loaded in between.
     """
+
+    decays_in_rule = True  # with the rate that it finds
 
     # What a rule overrides.
 
@@ -42,7 +46,7 @@ class SelfTuning(Optimizer):
         """Return the scalars that `_measure` needs, as `_coefficients` does the rule's."""
         return ()
 
-    def _measure(self, variable, gradient, slots, scales, decay):
+    def _measure(self, variable, gradient, slots, scales, decay, factor):
         """Return a variable's terms of the sums, always the same number of tensors.
 
         Args:
@@ -50,7 +54,8 @@ class SelfTuning(Optimizer):
             gradient: as the rule gets it; zeros if there is none.
             slots: list of `tf.Variable`.
             scales: what `_scales` returned, cast to the variable's dtype.
-            decay: scalar tensor, `weight_decay`, or `None` where the variable does not decay.
+            decay: number or scalar tensor, the variable's `weight_decay`, or `None`.
+            factor: float, the factor on the rate for this variable.
         """
         raise NotImplementedError
 
@@ -87,12 +92,10 @@ class SelfTuning(Optimizer):
         return self.add_variable((), dtype="float64", name=name)
 
     def _observe(self, gradients, variables, reached, learning_rate, step):
-        gradients = [self._complete(g, v) for g, v in zip(gradients, variables, strict=True)]
+        reached = reached or [None] * len(variables)
         given = {
-            self._get_variable_index(variable): pair
-            for variable, *pair in zip(
-                variables, gradients, reached or [None] * len(variables), strict=True
-            )
+            self._get_variable_index(variable): (self._complete(gradient, variable), is_reached)
+            for gradient, variable, is_reached in zip(gradients, variables, reached, strict=True)
         }
         # Variables that are overwritten have no slots.
         tuned = [(i, v) for i, v in enumerate(self._trainable_variables) if self._slots_of(i)]
@@ -106,18 +109,15 @@ class SelfTuning(Optimizer):
         shares = []
         for index, target in targets.items():
             gradient, is_reached = given.get(index, (None, None))
-            decay = None
+            decay = None if gradient is None else self._decay_of(self._trainable_variables[index])
             if gradient is None:
                 gradient = tf.zeros_like(target)
-            elif self.weight_decay and self._decays[index]:
-                decay = tf.constant(self.weight_decay, target.dtype)
-                if is_reached is not None:
-                    decay *= tf.cast(is_reached, target.dtype)
-            shares.append(
-                self._measure(target, gradient, slots[index], scales[target.dtype], decay)
-            )
+            if decay is not None and is_reached is not None:
+                decay *= tf.cast(is_reached, target.dtype)
+            arguments = slots[index], scales[target.dtype], decay, self._rate_factors[index]
+            shares.append(self._measure(target, gradient, *arguments))
         local(self._adapted_rate).assign(self._tune(self._sums(shares), learning_rate, step))
-        return gradients
+        return gradients, tf.convert_to_tensor(local(self._adapted_rate))
 
     def _start_from(self, targets, slots):
         """Store the initial weights in the first update."""
@@ -131,10 +131,6 @@ class SelfTuning(Optimizer):
             started.assign(True)
 
         tf.cond(started, lambda: None, begin)
-
-    def _decay(self, variable, gradient, decay):
-        # The rule decays, with the rate that it finds.
-        return decay
 
 
 @serializable
@@ -216,7 +212,7 @@ class DoG(SelfTuning):
             norm = gradient_tools.global_norm([tf.convert_to_tensor(t) for t in targets])
             local(self._distance).assign(self.r_epsilon * (1 + tf.cast(norm, tf.float64)))
 
-    def _measure(self, variable, gradient, slots, scales, decay):
+    def _measure(self, variable, gradient, slots, scales, decay, factor):
         [initial] = slots
         if isinstance(gradient, tf.IndexedSlices):  # with every id once
             gradient = gradient.values
@@ -237,15 +233,13 @@ class DoG(SelfTuning):
         return learning_rate * rate
 
     def _coefficients(self, learning_rate, step, dtype):
-        return (tf.convert_to_tensor(local(self._adapted_rate)),)
+        return (learning_rate,)
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         [rate] = coefficients
         if isinstance(gradient, tf.IndexedSlices):
             variable.scatter_sub(tf.IndexedSlices(rate * gradient.values, gradient.indices))
             return
-        if decay is not None:
-            decay = tf.constant(self.weight_decay, variable.dtype)
         descend(variable, rate, _with_decay(gradient, variable, decay))
 
 
@@ -333,10 +327,11 @@ class HypergradientAdam(SelfTuning):
             tf.maximum(step - 1, 1), dtype
         )
 
-    def _measure(self, variable, gradient, slots, scales, decay):
+    def _measure(self, variable, gradient, slots, scales, decay, factor):
         mean, square = slots
         epsilon, correction = scales
-        return (correction * tf.reduce_sum(gradient * (mean / (tf.sqrt(square) + epsilon))),)
+        product = tf.reduce_sum(gradient * (mean / (tf.sqrt(square) + epsilon)))
+        return (factor * correction * product,)
 
     def _tune(self, sums, learning_rate, step):
         moves = local(self._moves)
@@ -345,13 +340,12 @@ class HypergradientAdam(SelfTuning):
         return tf.where(learning_rate > 0, learning_rate + moved, 0)
 
     def _coefficients(self, learning_rate, step, dtype):
-        rate = tf.convert_to_tensor(local(self._adapted_rate))
         betas = [as_held(beta, dtype) for beta in (self.beta_1, self.beta_2)]
         epsilon = tf.constant(self.epsilon, tf.float64)
-        return rate * self._correction(step, dtype), epsilon, *betas, rate
+        return learning_rate * self._correction(step, dtype), epsilon, *betas, learning_rate
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
         *step, rate = coefficients
         if decay is not None:
-            descend(variable, rate * self.weight_decay, tf.convert_to_tensor(variable))
+            descend(variable, rate * decay, tf.convert_to_tensor(variable))
         adam_step(variable, gradient, *slots, *step)

@@ -18,7 +18,8 @@ from keras_bp import optimizers
 
 # What a class refuses beside a table whose rows it defers.
 DEFERRED = {"gradient_accumulation_steps": 4, "global_clipnorm": 0.4}
-NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
+NAMES = [name for name in optimizers.__all__ if hasattr(getattr(optimizers, name), "_rule")]
+NAMES.remove("Optimizer")
 
 
 # What accumulates, and what clips at a global norm, is in "all".

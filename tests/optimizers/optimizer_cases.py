@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from keras_bp import layers, optimizers
 
-NAMES = [name for name in optimizers.__all__ if name != "Optimizer"]
+NAMES = [name for name in optimizers.__all__ if hasattr(getattr(optimizers, name), "_rule")]
+NAMES.remove("Optimizer")
 # One of each kind of update that the base makes: of a whole variable, of a table's rows, of rows
 # that are deferred, with sums over all variables. The others differ from one of these in their rule
 # alone, which parity pins down.
