@@ -66,7 +66,7 @@ def uniform(seed, step, shape, stream=0):
     return tf.random.stateless_uniform(shape, (seed + 1000 * stream, step), 1e-7, 1.0)
 
 
-# Functions of one vector. Its distance to the solution is that of a typical entry, and about 1 before.
+# Functions of one vector. The distance to the solution is a typical entry's, about 1 at the start.
 
 
 def vector_problem(size, gradient_loss):
@@ -82,7 +82,7 @@ def vector_problem(size, gradient_loss):
     return Problem([w], initial, lambda seed, step: gradient_loss(w, seed, step), measure)
 
 
-def valley(rotated, size=20, condition=3000.0):
+def valley(rotated, size=20, condition=5000.0):
     """A quadratic valley, along the axes or turned."""
     curvatures = tf.constant(np.geomspace(1.0, 1.0 / condition, size), tf.float32)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
@@ -299,14 +299,15 @@ def label_noise(share=0.5):
     return model_problem(make, drawn(x, y, 32), (x_test, y_test))
 
 
-def spikes(every=16, size=300.0):
-    """The digits, with inputs that are 300 times too large in each 16th batch."""
+def spikes(every=16, first=47, size=300.0):
+    """The digits, with inputs that are 300 times too large in each 16th batch, from the 48th on."""
     x, x_test, y, y_test = digits()
     clean = drawn(x, y, 32)
 
     def batches(seed, step):
         inputs, targets = clean(seed, step)
-        return tf.where(step % every == every - 1, size * inputs, inputs), targets
+        is_spike = (step >= first) & ((step - first) % every == 0)
+        return tf.where(is_spike, size * inputs, inputs), targets
 
     make = functools.partial(mlp, (8, 8, 1), 32, 32, 10)
     return model_problem(make, batches, (x_test, y_test))
@@ -336,6 +337,6 @@ TASKS = {
     "embedding": Task(embedding, 10, 0.15, ERRORS, 19_000, 64),
     "low precision": Task(low_precision, 10, 0.05, ERRORS, 1297),
     "label noise": Task(label_noise, 10, 0.1, ERRORS, 1297),
-    "spikes": Task(spikes, 10, 0.08, ERRORS, 1297),
+    "spikes": Task(spikes, 10, 0.06, ERRORS, 1297),
     "batch of 4096": Task(batch_4096, 2, 0.15, ERRORS, 32_768, 4096),
 }

@@ -2,7 +2,7 @@
 
 Run it with `python experiments/optimizer_trials.py`. Each optimizer gets the same number of rates,
 seeds and update steps on each task, and the warm-up and the schedule that its users take. A task is
-solved at the first step, of 20 at which it is looked, where its figure is at the target. Each result
+solved at the first step, of 20 at which it is looked, where its figure is at the target. A result
 is appended to a file as soon as it is there: a run that was stopped, or that was given a `--budget`
 of seconds, continues when it is started again, and `--report` prints the tables of what there is.
 """
@@ -102,8 +102,13 @@ OPTIONS = {
 
 def entries():
     """Return name -> `Entry` of all that is tried."""
-    names = [name for name in optimizers.__all__ if name != "Optimizer"]
-    found = {name: Entry(getattr(optimizers, name), *RULES[name]) for name in names}
+    classes = {name: getattr(optimizers, name) for name in optimizers.__all__}
+    found = {
+        name: Entry(rule, *RULES[name])
+        for name, rule in classes.items()
+        if isinstance(rule, type) and issubclass(rule, optimizers.Optimizer)
+        if rule is not optimizers.Optimizer
+    }
     for base, (make, rate, schedule, arguments) in BASES.items():
         found.setdefault(base, Entry(make, rate, schedule, arguments))
         for option, added in OPTIONS.items():
@@ -145,9 +150,7 @@ class Trainer:
         model = self.problem.model
         everything = [*(model.variables if model else variables), *self.optimizer.variables]
         state = list({id(variable): variable for variable in everything}.values())
-        self.averages = any(k in options for k in ("use_ema", "swa_start")) or hasattr(
-            self.optimizer, "use_average_weights"
-        )
+        self.averages = self.optimizer.use_ema or entry.make.__name__.startswith("ScheduleFree")
 
         @tf.function
         def train(seed, first):
@@ -194,10 +197,9 @@ class Trainer:
         """Measure; at the average, where the optimizer makes one, and come back."""
         if not self.averages:
             return float(self.measure())
-        state = self.read()
-        self.optimizer.finalize_variable_values(self.problem.variables)
+        self.optimizer.use_average_weights()
         figure = float(self.measure())
-        self.write(state)
+        self.optimizer.use_training_weights()
         return figure
 
 
