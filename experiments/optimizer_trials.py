@@ -27,7 +27,7 @@ from matplotlib.ticker import PercentFormatter
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # where the tasks lie
 from _optimizer_tasks import ERRORS, TASKS  # noqa: E402
 
-from keras_bp import optimizers  # noqa: E402
+from keras_bp import optimizers, suggest_optimizer  # noqa: E402
 from keras_bp.schedules import CosineAnnealing, Warmup  # noqa: E402
 
 EPOCHS, RATES, SEEDS = 20, 6, 3
@@ -38,14 +38,14 @@ class Entry(typing.NamedTuple):
     """An optimizer as it is tried.
 
     Attributes:
-        make: the class.
+        make: the class, or `None` for what `suggest_optimizer` returns, whose rate stays as it is.
         rate: its least rate; the five others lie a factor of sqrt(10) apart.
         schedule: "cosine" (after a warm-up), "warm-up" (then constant) or "constant".
         options: dictionary, other arguments.
         only: names of the tasks on which it is tried, or `None` for all.
     """
 
-    make: typing.Callable
+    make: typing.Callable | None
     rate: float
     schedule: str = "cosine"
     options: dict = {}
@@ -53,7 +53,8 @@ class Entry(typing.NamedTuple):
 
     def rates(self):
         """Return the rates at which it is tried."""
-        return [float(f"{self.rate * 10 ** (i / 2):.1e}") for i in range(RATES)]
+        count = RATES if self.make else 1
+        return [float(f"{self.rate * 10 ** (i / 2):.1e}") for i in range(count)]
 
 
 # name -> least rate, schedule, arguments, tasks.
@@ -116,6 +117,8 @@ def entries():
     # For comparison, Keras's own two.
     found["Keras's AdamW"] = Entry(keras.optimizers.AdamW, 1e-3)
     found["Keras's SGD, momentum"] = Entry(keras.optimizers.SGD, 0.01, options={"momentum": 0.9})
+    models = tuple(name for name, task in TASKS.items() if task.figure == ERRORS)
+    found[SUGGESTED] = Entry(None, 1.0, only=models)
     return found
 
 
@@ -138,19 +141,22 @@ class Trainer:
         self.problem = task.make()
         steps = epochs * task.steps
         self.rate = tf.Variable(0.0)
-        schedule = shape(entry.schedule, steps)
-        options = dict(entry.options)
-        if "swa_start" in options:
-            options["swa_start"] = steps // 2
-        self.optimizer = entry.make(
-            lambda: self.rate * schedule(self.optimizer.iterations), **options
-        )
+        if entry.make is None:
+            self.optimizer = self.suggested(steps)
+        else:
+            schedule, options = shape(entry.schedule, steps), dict(entry.options)
+            if "swa_start" in options:
+                options["swa_start"] = steps // 2
+            self.optimizer = entry.make(
+                lambda: self.rate * schedule(self.optimizer.iterations), **options
+            )
         variables = self.problem.variables
         self.optimizer.build(variables)
         model = self.problem.model
         everything = [*(model.variables if model else variables), *self.optimizer.variables]
         state = list({id(variable): variable for variable in everything}.values())
-        self.averages = self.optimizer.use_ema or entry.make.__name__.startswith("ScheduleFree")
+        name = type(self.optimizer).__name__
+        self.averages = self.optimizer.use_ema or name.startswith("ScheduleFree")
 
         @tf.function
         def train(seed, first):
@@ -172,6 +178,16 @@ class Trainer:
 
         self.write = write
         self.start, self.initial = self.read(), {}
+
+    def suggested(self, steps):
+        """Return the suggested optimizer, for so many steps on the task's examples."""
+        task = self.task
+        # Of a task that draws its examples anew each is met once.
+        examples = task.examples or steps * task.batch
+        epochs = max(round(steps * task.batch / examples), 1)
+        return suggest_optimizer(
+            self.problem.model, examples=examples, epochs=epochs, batch_size=task.batch
+        ).optimizer
 
     def run(self, rate, seed):
         """Train once; return (steps to the target or None, best figure, whether it diverged)."""
@@ -216,6 +232,7 @@ def tried(task_name, name, entry, options):
     except ValueError as error:
         return result | {"left out": str(error)}
     columns = ("reached", "best", "diverged")
+    result["class"] = type(trainer.optimizer).__name__
     return result | {
         column: [[run[i] for run in of_rate] for of_rate in runs]
         for i, column in enumerate(columns)
@@ -315,6 +332,9 @@ def report(results):
     """Print the tables."""
     rows = read_rows(results)
     untuned = rows.pop(SUGGESTED, {})
+    classes = {
+        r["task"]: r["class"] for r in results if r["optimizer"] == SUGGESTED and "class" in r
+    }
     print("Update steps to the target at the best rate: median (least–most) of the seeds.\n")
     for name, cells, all_of in table(rows, str, "solved"):
         print(
@@ -330,7 +350,6 @@ def report(results):
             field = {name: of[task] for name, of in rows.items() if task in of}
             best = min(field, key=lambda name: field[name].median)
             middle = np.median([row.median for row in field.values()])
-            classes = {r["task"]: r["class"] for r in results if r["optimizer"] == SUGGESTED}
             print(f"| {task} | {classes[task]} | {row} | {best}: {field[best]} | {middle:.0f} |")
     return rows
 
