@@ -96,7 +96,7 @@ class AveragedWeights(SettableLearningRate):
         self.lookahead_alpha = check_number(
             "lookahead_alpha", lookahead_alpha, 0.0, 1.0, low_open=True
         )
-        self._lent: list | None = None
+        self._restore: typing.Callable[[], None] | None = None
 
     def _create_slow_weights(self, variables):
         if self.lookahead_steps:
@@ -155,20 +155,26 @@ class AveragedWeights(SettableLearningRate):
                 "`use_average_weights` needs an optimizer that averages the weights, by `use_ema` "
                 f"or `swa_start`. Received: {self!r}"
             )
-        if self._lent is None and self.built and int(self.iterations.numpy()) > 0:
+        if self._restore is None and self.built and int(self.iterations.numpy()) > 0:
             kept = [(v, tf.identity(tf.convert_to_tensor(v))) for v, _ in averages_of(self)]
+
+            def restore():
+                for variable, value in kept:
+                    variable.assign(value)
+
             for variable, average in averages_of(self):
                 variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
-            self._lent = kept
+            # As a function: Keras would track what a list holds as variables of the optimizer.
+            self._restore = restore
 
     def use_training_weights(self) -> None:
         """Put back the weights that `use_average_weights` has taken away, bit for bit."""
         self._put_back()
 
     def _put_back(self):
-        for variable, value in self._lent or ():
-            variable.assign(value)
-        self._lent = None
+        if self._restore is not None:
+            self._restore()
+        self._restore = None
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
         """Put the averages, in float32 for half precision, in the variables' place."""

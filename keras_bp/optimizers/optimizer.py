@@ -362,7 +362,7 @@ class Optimizer(LimitedUpdates, AveragedWeights, RatesByLayer):
         grads = [gradient_tools.as_gradient(gradient) for gradient in grads]
         if not grads:
             return
-        if self._lent is not None:
+        if self._restore is not None:
             raise RuntimeError(
                 "`apply` must not be called while the averages are in the variables' place: call "
                 "`use_training_weights` first"

@@ -1,4 +1,4 @@
-"""use_ema: the average of the weights, counted in updates, equals one of NumPy."""
+"""Averages of the weights, counted in updates, equal those of NumPy: use_ema, SWA, Lookahead."""
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ from optimizer_cases import (
     X,
     Y,
     assert_close,
+    assert_same,
     batches,
     make,
     model,
@@ -177,3 +178,107 @@ def test_swapping_without_averages():
     before = weights(net)
     callback.on_test_begin()  # there is no average yet
     assert_close(weights(net), before, 0)
+
+
+@pytest.mark.parametrize("micro_steps", [1, 2])
+@pytest.mark.parametrize("name", ["AdamW", "LazyAdam", "ScheduleFreeAdamW"])
+def test_swa_is_the_plain_mean_from_a_step_on(name, micro_steps):
+    problem, plain = Problem(name), Problem(name)
+    accumulation = {"gradient_accumulation_steps": micro_steps} if micro_steps > 1 else {}
+    optimizer, twin = make(name, swa_start=3, **accumulation), make(name)
+    after = []
+    for update in range(1, 7):
+        for _ in range(micro_steps):
+            optimizer.apply(problem.gradients(update), problem.variables)
+        twin.apply(plain.gradients(update), plain.variables)
+        after.append([v.numpy().astype("float64") for v in plain.variables])
+        mean = after[-1] if update < 3 else [np.mean(w, 0) for w in zip(*after[2:], strict=True)]
+        assert_close(averages(optimizer), mean, ROUNDING)
+    assert_close([v.numpy() for v in problem.variables], after[-1], ROUNDING)
+
+
+@pytest.mark.parametrize("options", [{"use_ema": True, "ema_momentum": 0.5}, {"swa_start": 2}])
+def test_averages_come_and_go_in_a_loop_of_ones_own(options):
+    """Swapped in and back between all steps, the training and its average are the same bits."""
+    for dtype in ("float32", "bfloat16"):
+        ends = []
+        for swaps in (True, False):
+            problem, optimizer = Problem("AdamW", dtype), make("AdamW", **options)
+            optimizer.use_average_weights() if swaps else None  # before the first step: nothing
+            for step in range(4):
+                problem.steps(optimizer, 1, step)
+                if swaps:
+                    trained = problem.read()
+                    optimizer.use_average_weights()
+                    optimizer.use_average_weights()
+                    lent = [tf.cast(average, dtype).numpy() for average in averages(optimizer)]
+                    assert_same(problem.read(), lent)
+                    with pytest.raises(RuntimeError, match="`use_training_weights` first"):
+                        problem.steps(optimizer, 1)
+                    optimizer.use_training_weights()
+                    optimizer.use_training_weights()
+                    assert_same(problem.read(), trained)
+            ends.append([*problem.read(), *(v.numpy() for v in optimizer.variables)])
+        assert_same(*ends)
+
+
+def test_fit_ends_at_the_average_also_while_it_is_lent():
+    class Forgetful(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.use_average_weights()
+
+    ends = []
+    for callbacks in ([], [Forgetful()]):
+        net = model("AdamW", make("AdamW", swa_start=2), run_eagerly=True)
+        net.fit(X, Y, batch_size=7, callbacks=callbacks, **FIT)
+        assert_same(net.get_weights(), averages(net.optimizer))
+        ends.append(net.get_weights())
+    assert_same(*ends)
+
+
+@pytest.mark.parametrize("dtype, jit", [("float32", False), ("float32", True), ("bfloat16", False)])
+def test_lookahead_is_that_of_numpy(dtype, jit):
+    """Of the float32 copy, in half precision; the slow weights begin where training does."""
+    variable = tf.Variable([1.0, -1.0], dtype=dtype)
+    optimizer = make("SGD", 2.0**-11, momentum=0.5, lookahead_steps=3, lookahead_alpha=0.25)
+    optimizer.build([variable])
+    start = np.array([2.0, -2.0])
+    variable.assign(tf.cast(start, dtype))  # as weights that are loaded after `build`
+
+    @tf.function(jit_compile=jit)
+    def step():
+        optimizer.apply([tf.constant([1.0, 2.0], dtype)], [variable])
+
+    fast, slow, velocity = start, start, 0.0
+    for update in range(1, 8):
+        step()
+        velocity = 0.5 * velocity - 2.0**-11 * np.array([1.0, 2.0])
+        fast = fast + velocity
+        if update % 3 == 0:
+            slow = fast = slow + 0.25 * (fast - slow)
+        [kept] = [v.numpy() for v in optimizer.variables if v.name.endswith("slow")]
+        assert_close([kept], [slow], ROUNDING)
+        assert_close([variable], [tf.cast(tf.constant(fast), dtype)], ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"swa_start": 2, "use_ema": True}, ValueError, "`swa_start` must come without `use_ema`"),
+        ({"swa_start": 2, "ema_overwrite_frequency": 2}, ValueError, "`swa_start` must come witho"),
+        ({"swa_start": 0}, ValueError, "`swa_start` must be an integer of 1 or more"),
+        ({"swa_start": 1.5}, TypeError, "`swa_start` must be an integer of 1 or more"),
+        ({"lookahead_steps": 1}, ValueError, "`lookahead_steps` must be an integer of 2 or more"),
+        ({"lookahead_alpha": 0.0}, ValueError, "`lookahead_alpha` must be a finite number in "),
+        ({"lookahead_alpha": 1.1}, ValueError, "`lookahead_alpha` must be a finite number in "),
+    ],
+    ids=str,
+)
+def test_bad_averages(options, error, message):
+    with pytest.raises(error, match=f"^{message}.*Received: "):
+        make("SGD", **options)
+
+
+def test_there_is_no_average_to_use():
+    with pytest.raises(ValueError, match="`use_average_weights` needs an optimizer.*Received: SGD"):
+        make("SGD").use_average_weights()
