@@ -8,6 +8,7 @@ of seconds, continues when it is started again, and `--report` prints the tables
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -158,20 +159,25 @@ class Trainer:
         name = type(self.optimizer).__name__
         self.averages = self.optimizer.use_ema or name.startswith("ScheduleFree")
 
-        @tf.function
+        # Without autograph, which would have to find this code's file.
+        function = functools.partial(tf.function, autograph=False)
+
+        @function
         def train(seed, first):
-            loss = tf.constant(0.0)
-            for step in tf.range(first, first + task.steps):
+            def step(number, _):
                 with tf.GradientTape() as tape:
-                    loss = self.problem.loss(seed, step)
+                    loss = self.problem.loss(seed, number)
                 self.optimizer.apply(tape.gradient(loss, variables), variables)
-            return loss
+                return number + 1, loss
+
+            end = first + task.steps
+            return tf.while_loop(lambda number, _: number < end, step, (first, 0.0))[1]
 
         self.train = train
-        self.measure = tf.function(self.problem.measure)
-        self.read = tf.function(lambda: [tf.identity(variable) for variable in state])
+        self.measure = function(self.problem.measure)
+        self.read = function(lambda: [tf.identity(variable) for variable in state])
 
-        @tf.function
+        @function
         def write(values):
             for variable, value in zip(state, values, strict=True):
                 variable.assign(value)
@@ -350,7 +356,8 @@ def report(results):
             field = {name: of[task] for name, of in rows.items() if task in of}
             best = min(field, key=lambda name: field[name].median)
             middle = np.median([row.median for row in field.values()])
-            print(f"| {task} | {classes[task]} | {row} | {best}: {field[best]} | {middle:.0f} |")
+            middle = f"{middle:.0f}" if middle < math.inf else "not solved"
+            print(f"| {task} | {classes[task]} | {row} | {best}: {field[best]} | {middle} |")
     return rows
 
 

@@ -96,6 +96,7 @@ def suggest_optimizer(
     rate_why = f"matrices of a typical width of {width:.0f}"
     if batch_size > 256:
         rate_why += f" and the root of {batch_size} / 256"
+    decay: dict[str, typing.Any]
     decay = {"weight_decay": 0.01, "exclude_from_decay": "bias_and_normalization"}
     rule: type[Optimizer] = AdamW
 
