@@ -97,6 +97,41 @@ MUTATIONS = {
         "else square - tf.square(mean)",
         "optimizers",
     ),
+    "frozen_variables": (
+        "self._rate_factors[self._get_variable_index(v)] > 0 for v",
+        "self._rate_factors[self._get_variable_index(v)] >= 0 for v",
+        "optimizers",
+    ),
+    "longest_match": (
+        "if length is not None and length >= longest[i]:",
+        "if length is not None:",
+        "optimizers",
+    ),
+    "cautious_scale": (
+        "/ (tf.reduce_sum(descends) + 1)",
+        "/ tf.maximum(tf.reduce_sum(descends), 1)",
+        "optimizers",
+    ),
+    "outliers_count_as_clipped": (
+        "self._add(tf.minimum(norm, bound), warm)",
+        "self._add(norm, warm)",
+        "optimizers",
+    ),
+    "adaptive_clip_of_the_output": (
+        "if self._in_last_layer[self._get_variable_index(variable)]:",
+        "if False:",
+        "optimizers",
+    ),
+    "swa_first_update": (
+        "tf.cast(iterations, tf.int64) + 2 - start",
+        "tf.cast(iterations, tf.int64) + 1 - start",
+        "optimizers",
+    ),
+    "lookahead_start": (
+        "tf.cond(step == 1, begin, lambda: None)",
+        "tf.cond(step == 0, begin, lambda: None)",
+        "optimizers",
+    ),
     "accumulation_mean": (
         "steps = tf.cast(steps, total.dtype)\n",
         "steps = tf.cast(steps + 1, total.dtype)\n",

@@ -1,7 +1,7 @@
 """Optimizers for Keras models and tapes: correct where Keras's are not, fused, and sparse."""
 
 from keras_bp.optimizers.adam import Adam, AdamW
-from keras_bp.optimizers.description import Description, Treatment, describe
+from keras_bp.optimizers.description import describe
 from keras_bp.optimizers.lamb import Lamb
 from keras_bp.optimizers.lazy_adam import LazyAdam
 from keras_bp.optimizers.optimizer import Optimizer
@@ -20,7 +20,6 @@ __all__ = [
     "Adam",
     "AdamW",
     "DeferredAdam",
-    "Description",
     "DoG",
     "HypergradientAdam",
     "Lamb",
@@ -31,6 +30,5 @@ __all__ = [
     "Prodigy",
     "RMSprop",
     "ScheduleFreeAdamW",
-    "Treatment",
     "describe",
 ]

@@ -57,8 +57,10 @@ def describe(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> Descr
         model: a built `keras.Model`.
 
     Returns:
-        A `Description`: a tuple with a `Treatment` (path, shape, rule, rate, decay, slots) for each
-        variable, in the model's order. `print` shows a table.
+        A tuple, which `print` shows as a table, with a named tuple for each variable, in the
+        model's order: `path`, in which patterns are searched, `shape`, the name of the `rule`, the
+        `rate` of the next update, 0 where it is frozen, the weight `decay`, 0 for none, and the
+        names of the `slots`.
 
     Raises:
         TypeError: if an optimizer is not of this package.
