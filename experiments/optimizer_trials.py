@@ -227,7 +227,7 @@ class Trainer:
 
 def tried(task_name, name, entry, options):
     """Return the result of an optimizer on a task: what goes into the file."""
-    task = TASKS[task_name]
+    task, start = TASKS[task_name], time.process_time()
     result = {"task": task_name, "optimizer": name, "epochs": options.epochs}
     result |= {"seeds": options.seeds, "rates": entry.rates()}
     if entry.only and task_name not in entry.only:
@@ -239,6 +239,7 @@ def tried(task_name, name, entry, options):
         return result | {"left out": str(error)}
     columns = ("reached", "best", "diverged")
     result["class"] = type(trainer.optimizer).__name__
+    result["seconds"] = round(time.process_time() - start, 2)
     return result | {
         column: [[run[i] for run in of_rate] for of_rate in runs]
         for i, column in enumerate(columns)
@@ -442,6 +443,7 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    tf.get_logger().setLevel("ERROR")  # it warns of many functions with one name
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     main()
