@@ -262,6 +262,7 @@ class Row(typing.NamedTuple):
 
     Attributes:
         rate: the rate.
+        edge: whether it is the least or the largest that was tried.
         steps: list, the steps to the target of the seeds that reached it.
         seeds: how many there were.
         best: the best figure, the median over the seeds.
@@ -270,6 +271,7 @@ class Row(typing.NamedTuple):
     """
 
     rate: float
+    edge: bool
     steps: list
     seeds: int
     best: float
@@ -284,7 +286,8 @@ class Row(typing.NamedTuple):
         reached = [[steps for steps in runs if steps is not None] for runs in result["reached"]]
         solving = sum(len(steps) == seeds for steps in reached)
         for rate, steps, best in zip(result["rates"], reached, result["best"], strict=True):
-            rows.append(cls(rate, steps, seeds, float(np.median(best)), solving, diverged))
+            edge = rate in (result["rates"][0], result["rates"][-1])
+            rows.append(cls(rate, edge, steps, seeds, float(np.median(best)), solving, diverged))
         return min(rows, key=lambda row: (-len(row.steps), row.median, row.best))
 
     @property
@@ -296,6 +299,10 @@ class Row(typing.NamedTuple):
     def median(self):
         """The median of the steps, of the seeds that reached the target."""
         return float(np.median(self.steps)) if self.steps else math.inf
+
+    def rates(self):
+        """Write the rate, and at how many rates it is solved."""
+        return f"{self.rate:g}{'*' if self.edge else ''} ({self.solving})"
 
     def __str__(self):
         if self.solved:
@@ -347,8 +354,9 @@ def report(results):
         print(
             f"| {name} | {' | '.join(cells)} | {sum(r.solved for r in all_of)} of {len(all_of)} |"
         )
-    print("\nThe best rate (at how many of the rates all seeds reach the target).\n")
-    for name, cells, all_of in table(rows, lambda r: f"{r.rate:g} ({r.solving})", "diverged"):
+    print("\nThe best rate, with a star if the least or the largest of those tried (at how many of")
+    print("the rates all seeds reach the target), and the share of all trainings that diverged.\n")
+    for name, cells, all_of in table(rows, Row.rates, "diverged"):
         print(f"| {name} | {' | '.join(cells)} | {np.mean([r.diverged for r in all_of]):.0%} |")
     if untuned:
         print("\nThe suggested optimizer, untuned, beside the tuned ones.\n")
