@@ -336,7 +336,7 @@ TASKS = {
     "conv net": Task(conv_net, 10, 0.05, ERRORS, 1297),
     "embedding": Task(embedding, 10, 0.15, ERRORS, 19_000, 64),
     "low precision": Task(low_precision, 10, 0.05, ERRORS, 1297),
-    "label noise": Task(label_noise, 10, 0.1, ERRORS, 1297),
+    "label noise": Task(label_noise, 10, 0.11, ERRORS, 1297),
     "spikes": Task(spikes, 10, 0.06, ERRORS, 1297),
     "batch of 4096": Task(batch_4096, 2, 0.15, ERRORS, 32_768, 4096),
 }

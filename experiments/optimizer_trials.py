@@ -300,6 +300,11 @@ class Row(typing.NamedTuple):
         """The median of the steps, of the seeds that reached the target."""
         return float(np.median(self.steps)) if self.steps else math.inf
 
+    @property
+    def to_all(self):
+        """The median of the steps if all seeds reached the target, else infinite."""
+        return self.median if self.solved else math.inf
+
     def rates(self):
         """Write the rate, and at how many rates it is solved."""
         return f"{self.rate:g}{'*' if self.edge else ''} ({self.solving})"
@@ -316,18 +321,17 @@ def read_rows(results):
     """Return {optimizer: {task: `Row`}}, those first that solve the most, and in fewer steps."""
     rows = {}
     for result in results:
-        of_tasks = rows.setdefault(result["optimizer"], {})
         if "left out" not in result:
-            of_tasks[result["task"]] = Row.of(result)
+            rows.setdefault(result["optimizer"], {})[result["task"]] = Row.of(result)
     fewest = {
-        task: min((of[task].median for of in rows.values() if task in of), default=math.inf)
+        task: min((of[task].to_all for of in rows.values() if task in of), default=math.inf)
         for task in TASKS
     }
 
     def rank(name):
         solved = [task for task, row in rows[name].items() if row.solved]
         slower = [math.log(rows[name][task].median / fewest[task]) for task in solved]
-        return -len(solved) / max(len(rows[name]), 1), np.mean(slower) if slower else 0.0
+        return -len(solved) / len(rows[name]), np.mean(slower) if slower else 0.0
 
     return {name: rows[name] for name in sorted(rows, key=rank)}
 
@@ -363,8 +367,8 @@ def report(results):
         print("| Task | suggested | steps | best | median of the field |\n|---|---|---|---|---|")
         for task, row in untuned.items():
             field = {name: of[task] for name, of in rows.items() if task in of}
-            best = min(field, key=lambda name: field[name].median)
-            middle = np.median([row.median for row in field.values()])
+            best = min(field, key=lambda name: field[name].to_all)
+            middle = np.median([row.to_all for row in field.values()])
             middle = f"{middle:.0f}" if middle < math.inf else "not solved"
             print(f"| {task} | {classes[task]} | {row} | {best}: {field[best]} | {middle} |")
     return rows
