@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py [--only NAME] [--seconds 4] [--jit off|on|both]
     python benchmarks/training_step.py --check-fit
+    python benchmarks/training_step.py --options [--only NAME] [--seconds 4] [--jit off|on|both]
 
 Each model has one library's layers, loss and AdamW. A step is a call of the function that `fit`
 calls for each batch, on the same iterator of batches in memory. Ours and Keras's run in one
@@ -10,6 +11,8 @@ of the minima (over 1: ours is faster), and the seconds from making a model to t
 step, tracing included: the median of `--starts` fresh models of either library, in turn. There the
 ratio is ours / Keras (under 1: ours is faster). `--check-fit` compares the time a step with that of
 `fit` itself.
+`--options` times our AdamW with an option of the optimizers beside itself without, in turn: the
+ratio with / without of the medians and of the minima (1: the option costs nothing).
 """
 
 import argparse
@@ -61,11 +64,25 @@ MODELS = [
 ]
 
 
-def make(library, layers, jit_compile):
+OPTIONS = [
+    {"layer_decay": 0.75},
+    {"learning_rate_multipliers": {"bias": 0.5}, "weight_decay_multipliers": {"bias": 0.0}},
+    {"cautious": True},
+    {"adaptive_clip": 0.01},
+    {"update_clip": 1.0},
+    {"clip_above_zscore": 2.5},
+    {"skip_above_zscore": 6.0},
+    {"use_ema": True},
+    {"swa_start": 1},
+    {"lookahead_steps": 5},
+]
+
+
+def make(library, layers, jit_compile, **options):
     """Return a compiled model."""
     model = keras.Sequential(layers(library))
     model.compile(
-        optimizer=library.optimizers.AdamW(1e-4),
+        optimizer=library.optimizers.AdamW(1e-4, **options),
         loss=library.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=jit_compile,
     )
@@ -81,9 +98,9 @@ def dataset(model, batch, number=16):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch).cache().repeat()
 
 
-def training_step(library, layers, batch, jit_compile):
+def training_step(library, layers, batch, jit_compile, **options):
     """Return a callable that makes one step with the next batch."""
-    model = make(library, layers, jit_compile)
+    model = make(library, layers, jit_compile, **options)
     model.make_train_function()
     iterator = iter(dataset(model, batch))
     return lambda: model.train_function(iterator)
@@ -131,6 +148,23 @@ def check_fit():
             )
 
 
+def compare_options(only, seconds, jits):
+    """Print what each option adds to a step."""
+    for jit in jits:
+        for name, batch, layers in MODELS:
+            for options in OPTIONS if only.lower() in name.lower() else ():
+                keras.backend.clear_session()
+                steps = [
+                    training_step(keras_bp, layers, batch, jit, **each) for each in ({}, options)
+                ]
+                result = _measure.compare(*steps, seconds)
+                print(
+                    f"{name:22} {'on' if jit else 'off':4} {result.ratio_of_medians:6.3f} "
+                    f"{result.ratio_of_minima:6.3f}  {options}",
+                    flush=True,
+                )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="measure only models that contain this")
@@ -138,9 +172,13 @@ def main():
     parser.add_argument("--jit", choices=["off", "on", "both"], default="both")
     parser.add_argument("--starts", type=int, default=7, help="fresh models of either library")
     parser.add_argument("--check-fit", action="store_true", help="compare with `fit` itself")
+    parser.add_argument("--options", action="store_true", help="what the optimizer's options cost")
     arguments = parser.parse_args()
+    jits = {"off": [False], "on": [True], "both": [False, True]}[arguments.jit]
     if arguments.check_fit:
         return check_fit()
+    if arguments.options:
+        return compare_options(arguments.only, arguments.seconds, jits)
     # What a process does once, it does before the first start that is timed.
     for library in (keras_bp, keras):
         seconds_to_first_step(library, MODELS[0][2], MODELS[0][1], False)
@@ -148,7 +186,7 @@ def main():
         f"{'':22} {'jit':4} {'ours ms':>8} {'Keras ms':>9} {'medians':>8} {'minima':>7}   "
         f"{'first s':>7} {'Keras s':>8} {'ratio':>6}"
     )
-    for jit in {"off": [False], "on": [True], "both": [False, True]}[arguments.jit]:
+    for jit in jits:
         ratios = []
         for name, batch, layers in MODELS:
             if arguments.only.lower() not in name.lower():
