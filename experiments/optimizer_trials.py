@@ -331,7 +331,7 @@ def read_rows(results):
     def rank(name):
         solved = [task for task, row in rows[name].items() if row.solved]
         slower = [math.log(rows[name][task].median / fewest[task]) for task in solved]
-        return -len(solved) / len(rows[name]), np.mean(slower) if slower else 0.0
+        return -len(solved), np.mean(slower) if slower else 0.0
 
     return {name: rows[name] for name in sorted(rows, key=rank)}
 
