@@ -40,6 +40,13 @@ RULES = [
     ("RMSprop", "RMSprop", {}, 5),
     ("Lamb", "Lamb", {}, 10),
     ("ScheduleFreeAdamW", "ScheduleFreeAdamW", {}, 7),
+    ("Lion", "Lion", {}, 5),
+    ("Adagrad", "Adagrad", {}, 5),
+    ("Ftrl", "Ftrl", {}, 7),
+    ("Adadelta", "Adadelta", {}, 7),
+    ("Adamax", "Adamax", {}, 7),
+    ("Nadam", "Nadam", {}, 7),
+    ("Adafactor", "Adafactor", {}, 6),
 ]
 
 

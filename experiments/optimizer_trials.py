@@ -81,7 +81,7 @@ RULES = {
     "Adagrad": (0.01, "constant"),
     "Adadelta": (0.3, "constant"),
     "Adamax": (1e-3,),
-    "Adafactor": (1e-3,),
+    "Adafactor": (3e-3,),
     "Ftrl": (0.01, "constant"),
     "Muon": (1e-3,),
 }

@@ -23,7 +23,8 @@ _TRAINING = "compile", "train_step", "make_train_function", "fit"
 _MODULES = keras.layers, keras.losses, keras.optimizers, keras.optimizers.schedules
 # Arguments with another value than this train otherwise than in the namesake, or not at all.
 _SAME: dict[str, dict[str, Any]] = {
-    "ScheduleFreeAdamW": {"name": None},  # always
+    "Adafactor": {"name": None},  # always
+    "ScheduleFreeAdamW": {"name": None},
     "Lamb": {"weight_decay": None},
     "SparseCategoricalCrossentropy": {"axis": -1},
 }
@@ -40,8 +41,9 @@ def to_keras(model: keras.Model) -> keras.Model:
 
     A compiled model is compiled again, with Keras's losses and optimizer and with the optimizer's
     state, so that a training goes on as it would have, if Keras has all of it: the three losses,
-    and `SGD`, `RMSprop`, `Adam`, `AdamW` and (without weight decay) `Lamb` with the arguments of
-    their namesakes, at a constant rate or one of Keras's schedules. Otherwise the new model is not
+    and `SGD`, `RMSprop`, `Adam`, `AdamW`, `Adamax`, `Nadam`, `Adagrad`, `Adadelta`, `Lion`, `Ftrl`
+    and (without weight decay) `Lamb` with the arguments of their namesakes, at a constant rate or
+    one of Keras's schedules. Otherwise the new model is not
     compiled; nor where the class has a training step or a `compile` of its own, where the optimizer
     was built for other variables than those that are trainable now, for a loss or metric that is
     not registered with Keras, accumulation, or variables in half precision.

@@ -76,8 +76,9 @@ RATE = keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
             losses.SparseCategoricalCrossentropy(),
         ),
         (optimizers.Adam(amsgrad=True, use_ema=True), losses.CategoricalCrossentropy()),
+        (optimizers.Nadam(), losses.CategoricalCrossentropy()),
     ],
-    ids=["SGD", "AdamW", "RMSprop", "AMSGrad"],
+    ids=["SGD", "AdamW", "RMSprop", "AMSGrad", "Nadam"],
 )
 def test_training_goes_on_with_the_same_steps(optimizer, loss):
     """Of one that has begun: 50 more, with the same slots, masks and excluded variables."""
@@ -127,6 +128,8 @@ def test_half_precision_keeps_its_loss_scale():
         optimizers.SGD(gradient_accumulation_steps=2),
         optimizers.Momentum(),
         optimizers.ScheduleFreeAdamW(),
+        optimizers.Adafactor(),
+        optimizers.Nadam(momentum_decay=0.004),
         keras.saving.register_keras_serializable("tests")(type("Own", (optimizers.SGD,), {}))(),
     ],
     ids=lambda optimizer: type(optimizer).__name__,

@@ -35,18 +35,27 @@ LOSSES = {
 # An option for some, so that a file has to keep it.
 OPTIMIZERS = {
     "SGD": {"momentum": 0.5},
+    "Adadelta": {"epsilon": 1e-2},
+    "Adafactor": {"relative_step": False},
+    "Adagrad": {"epsilon_in_sqrt": False},
     "Adam": {"clipnorm": 0.5},
     "AdamW": {"weight_decay": 0.01, "exclude_from_decay": "bias_and_normalization"},
+    "Adamax": {},
     "DeferredAdam": {},
     "DoG": {"r_epsilon": 0.1},
+    "Ftrl": {"l1_regularization_strength": 1e-3, "initial_accumulator_value": 0.01},
     "HypergradientAdam": {"hypergradient_rate": 1e-4},
     "Lamb": {"global_clipnorm": 1.0},
     "LazyAdam": {},
+    "Lion": {},
     "Momentum": {"gradient_accumulation_steps": 2},
+    "Nadam": {"momentum_decay": 0.004},
     "Nesterov": {},
     "Prodigy": {"d0": 0.1, "weight_decay": 0.01},
     "RMSprop": {"centered": True},
     "ScheduleFreeAdamW": {},
+    "ScheduleFreeRAdam": {"silent_sgd_phase": False},
+    "ScheduleFreeSGD": {"weight_decay": 0.01},
 }
 SCHEDULES = {
     "CosineAnnealing": (0.05, 8),
@@ -77,6 +86,15 @@ TRAININGS = [
     ("Embedding", "CategoricalCrossentropy", "Prodigy", "CosineAnnealing"),
     ("FeedbackDense", "SparseCategoricalCrossentropy", "DoG", "LinearDecay"),
     ("Dense", "SparseCategoricalCrossentropy", "HypergradientAdam", "StepDecay"),
+    ("Dense", "BinaryCrossentropy", "Lion", "LinearDecay"),
+    ("Embedding", "BinaryCrossentropy", "Adagrad", "StepDecay"),
+    ("Embedding", "CategoricalCrossentropy", "Ftrl", "Cyclical"),
+    ("Dense", "BinaryCrossentropy", "Adadelta", "StepDecay"),
+    ("Dense", "BinaryCrossentropy", "Adamax", "Warmup"),
+    ("Dense", "BinaryCrossentropy", "Nadam", "WarmupCosine"),
+    ("FeedbackConv2D", "BinaryCrossentropy", "Adafactor", "ExponentialDecay"),
+    ("Dense", "BinaryCrossentropy", "ScheduleFreeRAdam", "CosineRestarts"),
+    ("Dense", "BinaryCrossentropy", "ScheduleFreeSGD", "CosineAnnealing"),
 ]
 # What stands before a layer: what it takes, and some weights that get its inputs' gradient.
 BEFORE = {

@@ -19,10 +19,13 @@ ROWS, COLUMNS = 7, 2
 
 
 # At these a loss falls within five steps; rules that find their rate begin with one that shows.
-RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0}
+RATES = {"SGD": 0.1, "Momentum": 0.3, "Prodigy": 1.0, "DoG": 1.0, "Adadelta": 0.3, "Adafactor": 0.3}
 STARTS = {
+    "Adadelta": {"epsilon": 1e-2},
+    "Ftrl": {"initial_accumulator_value": 0.0},  # from weights other than 0
     "Prodigy": {"d0": 0.02},
     "DoG": {"r_epsilon": 0.05},
+    "ScheduleFreeRAdam": {"silent_sgd_phase": False},
     "HypergradientAdam": {"hypergradient_rate": 1e-4},
 }
 
@@ -30,8 +33,10 @@ STARTS = {
 def make(name, learning_rate=None, /, **options):
     """Make an optimizer, without the options that it refuses beside a table."""
     learning_rate = RATES.get(name, 0.05) if learning_rate is None else learning_rate
-    options = {key: o for key, o in options.items() if key not in REFUSED.get(name, ())}
-    return getattr(optimizers, name)(learning_rate, **{**STARTS.get(name, {}), **options})
+    cls = getattr(optimizers, name)
+    refused = {*REFUSED.get(name, ()), *cls.refused_options}
+    options = {key: o for key, o in options.items() if key not in refused}
+    return cls(learning_rate, **{**STARTS.get(name, {}), **options})
 
 
 def embedding_class(name):

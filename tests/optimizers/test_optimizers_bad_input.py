@@ -23,6 +23,8 @@ SHARED = {
 BETA = ([-1e-9, 1.0, 1.5, np.nan], [0.0, 1 - EPSILON, 0.5])
 MOMENTUM = ([-1e-9, 1 + EPSILON, np.nan], [0.0, 1.0, 0.5])
 POSITIVE = ([0.0, -1e-9, np.nan], [1e-30, 1])
+SHARE = ([0.0, 1.0, -0.1], [EPSILON, 1 - EPSILON])
+AT_LEAST_0 = ([-1e-9, np.inf], [0.0, 2])
 ADAM = {"beta_1": BETA, "beta_2": BETA, "epsilon": POSITIVE}
 OWN = {
     "SGD": {"momentum": MOMENTUM},
@@ -32,6 +34,20 @@ OWN = {
     "Adam": ADAM,
     "AdamW": ADAM,
     "Lamb": ADAM,
+    "Lion": {"beta_1": ([0.0, 1 + EPSILON, np.nan], [1e-9, 1.0]), "beta_2": BETA},
+    "Adagrad": {"initial_accumulator_value": AT_LEAST_0, "epsilon": POSITIVE},
+    "Ftrl": {
+        "learning_rate_power": ([1e-9, np.nan], [0.0, -2]),
+        **{f"l{n}_regularization_strength": AT_LEAST_0 for n in ("1", "2", "2_shrinkage")},
+        **dict.fromkeys(("initial_accumulator_value", "beta"), AT_LEAST_0),
+    },
+    "Adadelta": {"rho": BETA, "epsilon": POSITIVE},
+    "Adamax": ADAM,
+    "Nadam": {**ADAM, "momentum_decay": POSITIVE},
+    "Adafactor": {
+        "beta_2_decay": ([0.0, 0.5, np.nan], [-1e-9, -2]),
+        **dict.fromkeys(("epsilon_1", "epsilon_2", "clip_threshold"), POSITIVE),
+    },
     "LazyAdam": {**ADAM, "correction": (["rows", "", None, True], ["row", "global"])},
     # Its betas have a bound between them, which is tested with it.
     "DeferredAdam": {"epsilon": POSITIVE},
@@ -44,11 +60,18 @@ OWN = {
         "d_coef": POSITIVE,
         "growth_rate": ([1 - EPSILON, 0.5, np.inf], [1.0, 1.02, 2]),
     },
+    "ScheduleFreeSGD": {"momentum": SHARE, "warmup_steps": ([-1], [0, 1]), "r": AT_LEAST_0},
+    "ScheduleFreeRAdam": {
+        "beta_1": SHARE,
+        "beta_2": ([0.6, 1.0, np.nan], [0.6 + EPSILON, 1 - EPSILON]),
+        "epsilon": POSITIVE,
+        "r": AT_LEAST_0,
+    },
     "ScheduleFreeAdamW": {
         **ADAM,
-        "beta_1": ([0.0, 1.0, -0.1], [EPSILON, 1 - EPSILON]),
+        "beta_1": SHARE,
         "warmup_steps": ([-1], [0, 1]),
-        "r": ([-1e-9, np.inf], [0.0, 2]),
+        "r": AT_LEAST_0,
     },
 }
 BOUNDS = [

@@ -285,3 +285,30 @@ def test_k8_lamb_decays_inside_of_the_trust_ratio(module):
         w = w - 0.125 * np.linalg.norm(w) / np.linalg.norm(u) * u
     # In float64; Keras takes some of the constants in float32.
     np.testing.assert_allclose(variable.numpy(), w, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.5, lambda: 0.5])
+@both("`relative_step=False` has no effect, and a schedule's rate is limited likewise")
+def test_adafactor_without_relative_step(module, rate):
+    """A constant gradient: every update takes half of the weight, also where 0.5 > 1 / sqrt(t)."""
+    variable, optimizer = tf.Variable(1.0), module.Adafactor(rate, relative_step=callable(rate))
+    for _ in range(6):
+        optimizer.apply([tf.constant(2.0)], [variable])
+    np.testing.assert_allclose(variable.numpy(), 0.5**6, rtol=1e-6)
+
+
+@both("Adafactor keeps the average that follows from its factors")
+def test_adafactor_keeps_rows_and_columns_alone(module):
+    optimizer = module.Adafactor()
+    optimizer.build([tf.Variable(tf.zeros((3, 64, 32)))])
+    assert sum(np.prod(v.shape) for v in optimizer.variables) == 3 * (64 + 32) + 2
+
+
+@both("FTRL divides by the root of all squares, or by the rate, where they are 0")
+def test_ftrl_without_a_gradient_or_a_rate_so_far(module):
+    variable, optimizer = tf.Variable([1.0, 2.0]), module.Ftrl(0.5, initial_accumulator_value=0.0)
+    optimizer.apply([tf.constant([1.0, 0.0])], [variable])
+    np.testing.assert_allclose(variable.numpy(), [0.5, 2.0])
+    optimizer.learning_rate = 0.0
+    optimizer.apply([tf.constant([1.0, 1.0])], [variable])
+    np.testing.assert_allclose(variable.numpy(), [0.5, 2.0])

@@ -66,7 +66,7 @@ def test_the_distance_over_gradients():
 
 
 AVERAGING = ["Adam", "AdamW", "Lamb", "LazyAdam", "RMSprop", "ScheduleFreeAdamW"]
-AVERAGING += ["DeferredAdam", "HypergradientAdam"]
+AVERAGING += ["DeferredAdam", "HypergradientAdam", "Adagrad", "Nadam"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,13 @@ def test_an_average_that_overflowed_stops_its_entry_and_no_other(name, options):
         np.testing.assert_array_equal(ours[:, 1], alone[:, 1])
     if name not in ("AdamW", "ScheduleFreeAdamW"):  # which decay, and average the first weights
         np.testing.assert_array_equal(ours[:, 0], 1.0)
+
+
+def test_a_factored_average_that_overflowed_stops_its_matrix():
+    matrix, optimizer = tf.Variable(tf.ones((3, 2))), optimizers.Adafactor(0.1)
+    for size in 1e20, 1.0:
+        optimizer.apply([tf.constant([[size, 1.0], [1.0, -2.0], [0.0, 3.0]])], [matrix])
+    np.testing.assert_array_equal(matrix, np.ones((3, 2)))
 
 
 @pytest.mark.parametrize("name", ["LazyAdam", "DeferredAdam"])

@@ -5,11 +5,13 @@ the same two arrays and the same 100 gradients, which do not depend on the itera
 """
 
 import contextlib
+import functools
 import pathlib
 
 import keras
 import numpy as np
 import pytest
+import rule_twins
 import tensorflow as tf
 
 from keras_bp import optimizers, reference
@@ -38,7 +40,8 @@ def dtype(request):
 
 # In float32, where a constant of another dtype shows, one case of each rule.
 IN_FLOAT32 = ("sgd_momentum", "adam", "adamw", "rmsprop_momentum", "rmsprop_centered")
-IN_FLOAT32 += ("lamb_decay_0.1", "sparse_adam", "warmup_10_decay_0.01")
+IN_FLOAT32 += ("lamb_decay_0.1", "sparse_adam", "warmup_10_decay_0.01", "lion", "adagrad")
+IN_FLOAT32 += ("adadelta", "adamax", "nadam", "adafactor", "sgd", "radam")
 
 
 def in_each_dtype(cases):
@@ -123,6 +126,11 @@ DENSE = {
     ("torch", "rmsprop_centered"): lambda: optimizers.RMSprop(
         1e-3, rho=0.9, epsilon=1e-3, centered=True, epsilon_in_sqrt=False
     ),
+    ("torch", "adagrad"): lambda: optimizers.Adagrad(3e-2, 0.125, 1e-3, epsilon_in_sqrt=False),
+    ("torch", "adadelta"): lambda: optimizers.Adadelta(0.5, rho=0.9, epsilon=1e-3),
+    ("torch", "adamax"): lambda: optimizers.Adamax(3e-3, epsilon=1e-30),
+    ("torch", "nadam"): lambda: optimizers.Nadam(3e-3, epsilon=1e-3, momentum_decay=0.004),
+    ("torch", "adafactor"): lambda: optimizers.Adafactor(0.2),
     ("optax", "lamb_decay_0"): lambda: optimizers.Lamb(3e-3, epsilon=1e-6),
     ("optax", "lamb_decay_0.1"): lambda: optimizers.Lamb(3e-3, epsilon=1e-6, weight_decay=0.1),
     ("optax", "lamb_large_epsilon"): lambda: optimizers.Lamb(3e-3, epsilon=1e-2, weight_decay=0.1),
@@ -130,9 +138,30 @@ DENSE = {
         3e-3, weight_decay=0.01, epsilon=1e-8, epsilon_hat=False
     ),
     ("optax", "sgd_nesterov"): lambda: optimizers.Nesterov(2e-3, 0.9),
+    ("optax", "lion"): lambda: optimizers.Lion(2.0**-9),
+    ("optax", "adagrad"): lambda: optimizers.Adagrad(3e-2, 0.125, 1e-3),
+    ("optax", "adadelta"): lambda: optimizers.Adadelta(0.5, rho=0.9, epsilon=1e-3),
+    ("optax", "adamax"): lambda: optimizers.Adamax(3e-3, epsilon=1e-30),
+    # Without a schedule of the momentum: its rise is over at once.
+    ("optax", "nadam"): lambda: optimizers.Nadam(3e-3, epsilon=1e-3, momentum_decay=1e4),
 }
 SPARSE = {"sparse_adam": 1e-8, "sparse_adam_large_epsilon": 1e-2}
 SCHEDULE_FREE = {
+    "sgd": {
+        "learning_rate": 0.02,
+        "momentum": 0.8,
+        "warmup_steps": 10,
+        "weight_decay": 0.25,
+        "r": 1,
+    },
+    "radam": {"weight_decay": 0.25},
+    "radam_sgd_phase": {
+        "beta_1": 0.8,
+        "beta_2": 0.9,
+        "epsilon": 1e-2,
+        "silent_sgd_phase": False,
+        "r": 1,
+    },
     **{
         f"warmup_{warmup}_decay_{decay}": {"warmup_steps": warmup, "weight_decay": decay}
         for warmup in (0, 10)
@@ -193,8 +222,10 @@ def test_lazy_adam_matches_torch_sparse_adam(case, dtype):
 
 
 @in_each_dtype(SCHEDULE_FREE)
-def test_schedule_free_adamw_matches_its_authors(case, dtype):
-    optimizer = optimizers.ScheduleFreeAdamW(3e-3, **SCHEDULE_FREE[case])
+def test_schedule_free_rules_match_their_authors(case, dtype):
+    rule = {"sgd": "SGD", "rad": "RAdam"}.get(case[:3], "AdamW")
+    options = {"learning_rate": 3e-3, **SCHEDULE_FREE[case]}
+    optimizer = getattr(optimizers, f"ScheduleFree{rule}")(**options)
     trained, averaged = [], []
 
     def record(variables):
@@ -207,6 +238,12 @@ def test_schedule_free_adamw_matches_its_authors(case, dtype):
     arrays = [np.stack(steps) for steps in zip(*trained, strict=True)]
     arrays += [np.stack(steps) for steps in zip(*averaged, strict=True)]
     check_fixture("schedulefree", case, dtype, arrays, ("0", "1", "x0", "x1"))
+
+
+def twin(name, *starts, make, **numbers):
+    """A rule of `rule_twins`, and ours."""
+    rule = functools.partial(getattr(rule_twins, name), **numbers)
+    return lambda: rule_twins.Twin(rule, *starts), make
 
 
 TWINS = {
@@ -238,6 +275,42 @@ TWINS = {
         lambda: reference.LAMB(3e-3, 0.1, epsilon=1e-3),
         lambda: optimizers.Lamb(3e-3, weight_decay=0.1, epsilon=1e-3),
     ),
+    "Lion": twin("lion", 0.0, make=lambda: optimizers.Lion(3e-3)),
+    "Adagrad": twin("adagrad", 0.125, make=lambda: optimizers.Adagrad(3e-3, 0.125, 1e-3)),
+    "Adagrad outside": twin(
+        "adagrad",
+        0.0,
+        make=lambda: optimizers.Adagrad(3e-3, 0.0, 1e-3, epsilon_in_sqrt=False),
+        inside=False,
+    ),
+    "Adadelta": twin("adadelta", 0.0, 0.0, make=lambda: optimizers.Adadelta(0.5, 0.9, 1e-3)),
+    "Adamax": twin("adamax", 0.0, 0.0, make=lambda: optimizers.Adamax(3e-3, 0.9, 0.99, 1e-3)),
+    "Nadam": twin("nadam", 0.0, 0.0, make=lambda: optimizers.Nadam(3e-3, 0.9, 0.99, 1e-3)),
+    "Nadam, the paper's": twin(
+        "nadam",
+        0.0,
+        0.0,
+        make=lambda: optimizers.Nadam(3e-3, 0.9, 0.99, 1e-3, momentum_decay=0.004),
+        p=0.004,
+    ),
+    "Ftrl": twin("ftrl", 0.125, 0.0, make=lambda: optimizers.Ftrl(0.05, -0.5, 0.125)),
+    "Ftrl, with every term": twin(
+        "ftrl",
+        0.25,
+        0.0,
+        make=lambda: optimizers.Ftrl(0.05, -0.7, 0.25, 0.3, 0.1, 0.05, 0.4),
+        **{"p": 0.7, "l1": 0.3, "l2": 0.1, "s": 0.05, "beta": 0.4},
+    ),
+    "Adafactor": twin(
+        "adafactor", 0.0, 0.0, make=lambda: optimizers.Adafactor(0.2, -0.8, 1e-5, 0.1, 0.7), a=0.2
+    ),
+    "Adafactor, no relative step": twin(
+        "adafactor",
+        0.0,
+        0.0,
+        make=lambda: optimizers.Adafactor(0.2, -0.5, 1e-5, 0.1, 0.7, False),
+        **{"a": 0.2, "power": -0.5, "relative": False},
+    ),
 }
 
 
@@ -257,6 +330,8 @@ def test_rule_matches_the_numpy_reference(name, float64):
 # Keras casts its Python numbers with tf.cast, which rounds them to float32 on the way to float64: a
 # beta of 0.9 is 0.89999998 there. These numbers are the same in both.
 DECAYS = {"beta_1": 0.875, "beta_2": 1 - 2.0**-10}
+FTRL = optimizers.Ftrl.argument_names
+ADAFACTOR = optimizers.Adafactor.argument_names[:-1]
 KERAS = [
     ("SGD", {"weight_decay": 0.125}),
     ("SGD", {"momentum": 0.875}),
@@ -271,6 +346,16 @@ KERAS = [
     ("AdamW", {"weight_decay": 0.125, **DECAYS}),
     ("AdamW", {"weight_decay": 0.125, "amsgrad": True, **DECAYS}),
     ("Lamb", {"epsilon": 1e-2, **DECAYS}),
+    ("Lion", {"beta_1": 0.875, "beta_2": 1 - 2.0**-7, "weight_decay": 0.125}),
+    ("Adagrad", {}),
+    ("Adagrad", {"initial_accumulator_value": 0.5, "epsilon": 1e-2, "weight_decay": 0.125}),
+    ("Ftrl", {}),
+    ("Ftrl", dict(zip(FTRL, (-0.25, 0.25, 0.125, 0.25, 0.0625, 0.5), strict=True))),
+    ("Adadelta", {"rho": 0.875, "epsilon": 1e-2, "weight_decay": 0.125}),
+    ("Adamax", DECAYS),
+    ("Adamax", {"weight_decay": 0.125, "epsilon": 1e-2, **DECAYS}),
+    ("Adafactor", {"epsilon_2": 2.0**-10}),
+    ("Adafactor", dict(zip(ADAFACTOR, (-0.5, 2.0**-10, 0.125, 0.5), strict=True))),
 ]
 
 
@@ -285,11 +370,27 @@ def test_rule_matches_keras(name, arguments, float64):
     check_keras(ours, theirs, TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "AdamW", "Lamb"])
+WITH_NAMESAKE = ["SGD", "RMSprop", "Adam", "AdamW", "Lamb", "Lion", "Adagrad", "Ftrl", "Adadelta"]
+WITH_NAMESAKE += ["Adamax", "Nadam", "Adafactor"]
+
+
+@pytest.mark.parametrize("name", WITH_NAMESAKE)
 def test_defaults_are_those_of_keras(name, float64):
     # The rate is the default, too. Betas rounded to float32 move 100 steps of 0.001 by 4e-7;
     # a beta or an epsilon that is twice another moves them by over 1e-5.
     check_keras(getattr(optimizers, name)(), getattr(keras.optimizers, name)(), 1e-6)
+
+
+def test_adafactor_factors_the_last_two_axes():
+    generator = np.random.default_rng(0)
+    w = generator.normal(size=(2, 4, 3))
+    variable, optimizer = tf.Variable(w), optimizers.Adafactor(0.25, -0.8, 1e-5, 0.1, 0.7)
+    theirs = rule_twins.Twin(functools.partial(rule_twins.adafactor, a=0.25), 0.0, 0.0)
+    arrays = [w]
+    for gradient in generator.normal(size=(5, *w.shape)):
+        optimizer.apply([tf.constant(gradient)], [variable])
+        arrays = theirs.step(arrays, [gradient])
+    np.testing.assert_allclose(variable.numpy(), arrays[0], rtol=0, atol=TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("name", ["LazyAdam", "DeferredAdam"])

@@ -76,7 +76,8 @@ def test_small_steps_add_up_in_half_precision(name, dtype):
     optimizer.apply([tf.constant([1.0, -0.5], dtype)], [variable])
     exact.apply([tf.constant([1.0, -0.5])], [twin])
     assert_close([variable], [tf.cast(twin, dtype)], 0)
-    assert variable.numpy().astype("float64")[0] > 3.9
+    if name != "Ftrl":  # whose weights follow from their slots
+        assert variable.numpy().astype("float64")[0] > 3.9
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -88,6 +88,10 @@ def test_with_every_option(name, replicas):
         "ema_momentum": 0.5,
         "ema_overwrite_frequency": 2,
         "loss_scale_factor": 2.0,
+        "layer_decay": 0.5,
+        "cautious": True,
+        "adaptive_clip": 0.5,
+        "clip_above_zscore": 2.5,
     }
     if name == "LazyAdam":
         options["correction"] = "row"  # counts of the rows are summed too

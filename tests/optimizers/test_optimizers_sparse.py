@@ -11,6 +11,8 @@ from keras_bp import optimizers
 AS_DENSE = [name for name in NAMES if name != "LazyAdam"]
 
 
+# A row without a gradient stays; rules that step along an average move it on.
+STAY = ("Adadelta", "Adafactor", "Adagrad", "DoG", "Ftrl", "LazyAdam", "RMSprop", "SGD")
 SHAPE = tf.constant([ROWS, COLUMNS])
 
 
@@ -65,8 +67,7 @@ def test_an_empty_gradient_is_a_step_in_time(name):
     optimizer.apply([matrix, scalar, empty], problem.variables)
     assert int(optimizer.iterations) == 3
     assert np.all(np.isfinite(problem.read()[2]))
-    # Rules that step along an average move on without a gradient, the others stay.
-    stays = name in ("DoG", "LazyAdam", "RMSprop", "SGD")
+    stays = name in STAY
     assert np.array_equal(problem.read()[2], before[2]) == stays
     if name == "LazyAdam":
         assert_same([v.numpy() for v in optimizer.variables if "embeddings" in v.path], slots)
@@ -203,4 +204,37 @@ def test_lazy_momentum_is_tensorflows_kernel_on_the_rows_of_the_batch(nesterov, 
         np.testing.assert_allclose(table.numpy(), wanted.numpy(), rtol=1e-12)
     [slot] = [v for v in optimizer.variables if v.name.endswith("momentum")]
     np.testing.assert_allclose(slot.numpy(), velocity.numpy(), rtol=1e-12)
+    assert np.array_equal(table.numpy()[5], w[5])  # which was in no batch
+
+
+FTRL = {"l1": 0.0625, "l2": 0.125, "l2_shrinkage": 0.25, "lr_power": -0.25}
+
+
+def test_ftrl_is_tensorflows_kernel_on_the_rows_of_the_batch():
+    generator = np.random.default_rng(7)
+    w = generator.normal(size=(6, 2))
+    table, wanted = tf.Variable(w), tf.Variable(w)
+    slots = tf.Variable(np.full_like(w, 0.25)), tf.Variable(np.zeros_like(w))
+    penalties = {f"{n}_regularization_strength": FTRL[n] for n in ("l1", "l2", "l2_shrinkage")}
+    optimizer = optimizers.Ftrl(0.125, FTRL["lr_power"], 0.25, **penalties)
+    scalars = {name: tf.constant(number, tf.float64) for name, number in FTRL.items()}
+    for _ in range(5):
+        ids, rows = generator.integers(0, 5, 3), generator.normal(size=(3, 2))
+        gradient = tf.IndexedSlices(tf.constant(rows), tf.constant(ids), tf.constant([6, 2]))
+        optimizer.apply([gradient], [table])
+        dense = np.zeros_like(w)
+        np.add.at(dense, ids, rows)
+        met = sorted(set(ids.tolist()))
+        tf.raw_ops.ResourceSparseApplyFtrlV2(
+            var=wanted.handle,
+            accum=slots[0].handle,
+            linear=slots[1].handle,
+            grad=tf.constant(dense[met]),
+            indices=tf.constant(met),
+            lr=tf.constant(0.125, tf.float64),
+            **scalars,
+        )
+        np.testing.assert_allclose(table.numpy(), wanted.numpy(), rtol=1e-12)
+    for slot, other in zip(optimizer.variables[-2:], slots, strict=True):
+        np.testing.assert_allclose(slot.numpy(), other.numpy(), rtol=1e-12)
     assert np.array_equal(table.numpy()[5], w[5])  # which was in no batch

@@ -138,6 +138,12 @@ EVERYTHING = {
     "use_ema": True,
     "ema_momentum": 0.5,
     "ema_overwrite_frequency": 2,
+    "learning_rate_multipliers": {"matrix": 0.5},
+    "cautious": True,
+    "adaptive_clip": 0.5,
+    "update_clip": 0.8,
+    "skip_above_zscore": 100.0,
+    "lookahead_steps": 2,
 }
 
 
