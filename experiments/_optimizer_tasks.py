@@ -66,20 +66,26 @@ def uniform(seed, step, shape, stream=0):
     return tf.random.stateless_uniform(shape, (seed + 1000 * stream, step), 1e-7, 1.0)
 
 
-# Functions of one vector. The distance to the solution is a typical entry's, about 1 at the start.
+# Functions of one vector. Not solved at 0, where some rules end by themselves, as what decays does.
+# The figure is an entry's typical distance to the solution, about 1 at the start.
 
 
-def vector_problem(size, gradient_loss):
-    """Make a problem whose solution is 0, from normal numbers."""
+def vector_problem(size, distance_loss):
+    """Make a problem that is solved at ones, from normal numbers around them.
+
+    Args:
+        size: the number of entries.
+        distance_loss: function of the distance to the solution, a vector, a seed and a step.
+    """
     w = tf.Variable(tf.zeros([size]), name="w")
 
     def initial(seed):
-        return [np.random.default_rng(seed).normal(size=size).astype("float32")]
+        return [1 + np.random.default_rng(seed).normal(size=size).astype("float32")]
 
     def measure():
-        return tf.sqrt(tf.reduce_mean(w**2))
+        return tf.sqrt(tf.reduce_mean((w - 1) ** 2))
 
-    return Problem([w], initial, lambda seed, step: gradient_loss(w, seed, step), measure)
+    return Problem([w], initial, lambda seed, step: distance_loss(w - 1, seed, step), measure)
 
 
 def valley(rotated, size=20, condition=5000.0):
@@ -88,8 +94,8 @@ def valley(rotated, size=20, condition=5000.0):
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
     turn = tf.constant(turn if rotated else np.eye(size), tf.float32)
 
-    def loss(w, seed, step):
-        return 0.5 * tf.reduce_sum(curvatures * tf.linalg.matvec(turn, w) ** 2)
+    def loss(distance, seed, step):
+        return 0.5 * tf.reduce_sum(curvatures * tf.linalg.matvec(turn, distance) ** 2)
 
     return vector_problem(size, loss)
 
@@ -97,10 +103,10 @@ def valley(rotated, size=20, condition=5000.0):
 def noise(size=50, scale=2.0):
     """A round bowl, with noise of infinite variance on the gradient (Student's t, 2 degrees)."""
 
-    def loss(w, seed, step):
+    def loss(distance, seed, step):
         tail = tf.sqrt(-tf.math.log(uniform(seed, step, [size], 1)))
         noise = scale * normal(seed, step, [size]) / tail
-        return 0.5 * tf.reduce_sum(w**2) + tf.reduce_sum(noise * w)
+        return 0.5 * tf.reduce_sum(distance**2) + tf.reduce_sum(noise * distance)
 
     return vector_problem(size, loss)
 
@@ -109,9 +115,9 @@ def sparse(size=200, batch=16):
     """Least squares on features that are 0 nearly always, each more rarely than the one before."""
     shares = tf.constant(np.geomspace(1.0, 0.002, size), tf.float32)
 
-    def loss(w, seed, step):
+    def loss(distance, seed, step):
         x = tf.cast(uniform(seed, step, [batch, size]) < shares, tf.float32)
-        return 0.5 * tf.reduce_mean(tf.linalg.matvec(x, w) ** 2)
+        return 0.5 * tf.reduce_mean(tf.linalg.matvec(x, distance) ** 2)
 
     return vector_problem(size, loss)
 
