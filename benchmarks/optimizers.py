@@ -47,6 +47,7 @@ RULES = [
     ("Adamax", "Adamax", {}, 7),
     ("Nadam", "Nadam", {}, 7),
     ("Adafactor", "Adafactor", {}, 6),
+    ("Muon", "Muon", {}, 5),
 ]
 
 
@@ -59,6 +60,8 @@ def update(library, name, arguments, shapes, jit_compile):
         ids = tf.constant(rng.integers(100_000, size=512))
         gradients = [tf.IndexedSlices(gradients[0][:512], ids, tf.constant(shapes[0]))]
     # A rate at which thousands of updates with one gradient leave finite weights.
+    if (library, name) == (keras_bp, "Muon"):  # for all the matrices, as Keras's
+        arguments = {**arguments, "exclude_output": False}
     optimizer = getattr(library.optimizers, name)(1e-6, **arguments)
     optimizer.build(variables)
 

@@ -25,6 +25,7 @@ _MODULES = keras.layers, keras.losses, keras.optimizers, keras.optimizers.schedu
 _SAME: dict[str, dict[str, Any]] = {
     "Adafactor": {"name": None},  # always
     "ScheduleFreeAdamW": {"name": None},
+    "Muon": {"name": None},  # always: on the output layer, and on attention and convolutions
     "Lamb": {"weight_decay": None},
     "SparseCategoricalCrossentropy": {"axis": -1},
 }

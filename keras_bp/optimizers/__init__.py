@@ -10,6 +10,7 @@ from keras_bp.optimizers.ftrl import Ftrl
 from keras_bp.optimizers.lamb import Lamb
 from keras_bp.optimizers.lazy_adam import LazyAdam
 from keras_bp.optimizers.lion import Lion
+from keras_bp.optimizers.muon import Muon
 from keras_bp.optimizers.nadam import Nadam
 from keras_bp.optimizers.optimizer import Optimizer
 from keras_bp.optimizers.prodigy import Prodigy
@@ -42,6 +43,7 @@ __all__ = [
     "LazyAdam",
     "Lion",
     "Momentum",
+    "Muon",
     "Nadam",
     "Nesterov",
     "Optimizer",

@@ -196,7 +196,8 @@ def _levels_in_turn(variables):
 
 def in_last_layer(variables: Sequence[typing.Any]) -> list[bool]:
     """Tell for each variable whether it belongs to the output layer: the last with a matrix."""
-    layers = [path_of(variable).rpartition("/")[0] for variable in variables]
+    # A variable outside of all layers is one of its own.
+    layers = [path_of(variable).rpartition("/")[0] or i for i, variable in enumerate(variables)]
     with_matrix = [layer for layer, v in zip(layers, variables, strict=True) if len(v.shape) > 1]
     return [bool(with_matrix) and layer == with_matrix[-1] for layer in layers]
 

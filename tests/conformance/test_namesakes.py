@@ -10,8 +10,9 @@ from trainings import KINDS, TRAININGS, data, make_model
 import keras_bp
 
 # Of the classes with a namesake: schedule-free AdamW keeps other slots than Keras's, which computes
-# another step (K9), and Adafactor not the largest, which follows from the others.
-OWN_SLOTS = {"Adafactor", "ScheduleFreeAdamW"}
+# another step (K9), Adafactor not the largest, which follows from the others, and Muon AdamW's for
+# the output layer.
+OWN_SLOTS = {"Adafactor", "ScheduleFreeAdamW", "Muon"}
 LAYERS = sorted(name for name in set(KINDS["layers"]) if hasattr(keras.layers, name))
 OPTIMIZERS = sorted(
     name for name in set(KINDS["optimizers"]) - OWN_SLOTS if hasattr(keras.optimizers, name)

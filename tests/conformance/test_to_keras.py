@@ -130,6 +130,7 @@ def test_half_precision_keeps_its_loss_scale():
         optimizers.ScheduleFreeAdamW(),
         optimizers.Adafactor(),
         optimizers.Nadam(momentum_decay=0.004),
+        optimizers.Muon(exclude_output=False),
         keras.saving.register_keras_serializable("tests")(type("Own", (optimizers.SGD,), {}))(),
     ],
     ids=lambda optimizer: type(optimizer).__name__,

@@ -50,6 +50,7 @@ OPTIMIZERS = {
     "Lion": {},
     "Momentum": {"gradient_accumulation_steps": 2},
     "Nadam": {"momentum_decay": 0.004},
+    "Muon": {"exclude_output": False, "rms_rate": "original"},
     "Nesterov": {},
     "Prodigy": {"d0": 0.1, "weight_decay": 0.01},
     "RMSprop": {"centered": True},
@@ -95,6 +96,7 @@ TRAININGS = [
     ("FeedbackConv2D", "BinaryCrossentropy", "Adafactor", "ExponentialDecay"),
     ("Dense", "BinaryCrossentropy", "ScheduleFreeRAdam", "CosineRestarts"),
     ("Dense", "BinaryCrossentropy", "ScheduleFreeSGD", "CosineAnnealing"),
+    ("Dense", "BinaryCrossentropy", "Muon", "WarmupCosine"),
 ]
 # What stands before a layer: what it takes, and some weights that get its inputs' gradient.
 BEFORE = {

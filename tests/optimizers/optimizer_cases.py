@@ -8,6 +8,8 @@ from keras_bp import layers, optimizers
 
 NAMES = [name for name in optimizers.__all__ if hasattr(getattr(optimizers, name), "_rule")]
 NAMES.remove("Optimizer")
+# Of variables none of which need be a hidden matrix, without which Muon refuses them.
+OF_ANY_VARIABLE = [name for name in NAMES if name != "Muon"]
 # One of each kind of update that the base makes: of a whole variable, of a table's rows, of rows
 # that are deferred, with sums over all variables. The others differ from one of these in their rule
 # alone, which parity pins down.
@@ -36,6 +38,8 @@ def make(name, learning_rate=None, /, **options):
     cls = getattr(optimizers, name)
     refused = {*REFUSED.get(name, ()), *cls.refused_options}
     options = {key: o for key, o in options.items() if key not in refused}
+    if name == "Muon" and "weight_decay" in options:  # one decay for each of its two rules
+        options.setdefault("adam_weight_decay", options["weight_decay"])
     return cls(learning_rate, **{**STARTS.get(name, {}), **options})
 
 

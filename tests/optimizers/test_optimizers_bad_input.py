@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizer_cases import KINDS, NAMES, Problem, assert_same, make
+from optimizer_cases import KINDS, NAMES, OF_ANY_VARIABLE, Problem, assert_same, make
 
 from keras_bp import optimizers
 
@@ -53,6 +53,16 @@ OWN = {
     "DeferredAdam": {"epsilon": POSITIVE},
     "DoG": {"r_epsilon": POSITIVE, "epsilon": POSITIVE, "init_eta": POSITIVE},
     "HypergradientAdam": {**ADAM, "hypergradient_rate": ([-1e-9, np.nan, np.inf], [0.0, 1e-9, 2])},
+    "Muon": {
+        **{name: BETA for name in ("adam_beta_1", "adam_beta_2", "momentum")},
+        "epsilon": POSITIVE,
+        "adam_weight_decay": ([-1e-9, np.nan], [None, 0.0, 3]),
+        "adam_lr_ratio": ([-1e-9, np.nan], [0.0, 3]),
+        **{name: ([np.nan, np.inf], [-2, 0.0]) for name in ("muon_a", "muon_b", "muon_c")},
+        "ns_steps": ([0, -1], [1, 9]),
+        "rms_rate": ([0.0, -1.0, np.nan], [1e-9, 2, None, "original"]),
+        "ns_dtype": (["float16", 32], [None, "float32", "bfloat16"]),
+    },
     "Prodigy": {
         **ADAM,
         "beta_3": BETA,
@@ -160,7 +170,7 @@ def test_a_pattern_that_is_no_expression():
         optimizers.AdamW(exclude_from_decay="[")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_ANY_VARIABLE)
 def test_a_pattern_that_finds_nothing(name):
     """It is a misspelling, found before anything is built; a preset may find nothing."""
     variables = [tf.Variable(1.0, name="kernel")]

@@ -194,6 +194,16 @@ OWN = {
         "silent_sgd_phase": True,
         "r": 2.0,
     },
+    "Muon": {
+        "adam_weight_decay": None,
+        "exclude_layers": ["head"],
+        "muon_a": 3.0,
+        "ns_steps": 4,
+        "rms_rate": "original",
+        "per_head": False,
+        "exclude_output": False,
+        "ns_dtype": "bfloat16",
+    },
     "ScheduleFreeAdamW": {
         "beta_1": 0.8,
         "beta_2": 0.95,

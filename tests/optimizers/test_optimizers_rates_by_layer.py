@@ -7,6 +7,7 @@ import tensorflow as tf
 from optimizer_cases import (
     FIT,
     NAMES,
+    OF_ANY_VARIABLE,
     RATES,
     STARTS,
     Problem,
@@ -36,7 +37,7 @@ def moves(name, count=1, **options):
     return [a - b for a, b in zip(problem.read(), before, strict=True)]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in TUNED])
+@pytest.mark.parametrize("name", [name for name in OF_ANY_VARIABLE if name not in TUNED])
 def test_a_factor_is_a_rate_of_its_own(name):
     """Three optimizers with a variable and a rate each take the steps of one, bit for bit."""
     problem, optimizer = Problem(name), make(name, learning_rate_multipliers=FACTORS)
