@@ -15,6 +15,19 @@ LEFT_OUT = {
     "LambTest.test_weight_decay": "the decay stands outside of the trust ratio in Keras",
     "NadamTest.test_build_with_empty_var_list": "reads a private variable, which is created with "
     "the first weights here",
+    **dict.fromkeys(
+        [
+            "MuonTest.test_Newton_Schulz",
+            "MuonTest.test_adamw_weight_decay",
+            "MuonTest.test_lr_adjust_2d",
+            "MuonTest.test_lr_adjust_none",
+            "MuonTest.test_should_use_adamw",
+        ],
+        "calls a private method of Keras's class; test_muon.py compares what they do",
+    ),
+    "MuonTest.test_adamw_single_step": "a vector alone, which Keras gives to AdamW without a word",
+    "MuonTest.test_muon_single_step": "a matrix alone is the output layer here: "
+    "test_muon.py takes Keras's steps with `exclude_output=False`",
 }
 
 
