@@ -31,7 +31,7 @@ from _optimizer_tasks import ERRORS, TASKS  # noqa: E402
 from keras_bp import optimizers, suggest_optimizer  # noqa: E402
 from keras_bp.schedules import CosineAnnealing, Warmup  # noqa: E402
 
-EPOCHS, RATES, SEEDS = 20, 6, 3
+EPOCHS, RATES, SEEDS = 20, 6, 1
 SUGGESTED = "suggest_optimizer"
 
 
@@ -320,7 +320,8 @@ class Row(typing.NamedTuple):
 def read_rows(results):
     """Return {optimizer: {task: `Row`}}, those first that solve the most, and in fewer steps."""
     rows = {}
-    for result in results:
+    order = list(TASKS)
+    for result in sorted(results, key=lambda result: order.index(result["task"])):
         if "left out" not in result:
             rows.setdefault(result["optimizer"], {})[result["task"]] = Row.of(result)
     fewest = {
