@@ -2,10 +2,9 @@
 
 Run it with `python examples/fine_tuning.py`. A convolutional network learns scikit-learn's digits,
 then goes on with few images of another kind, turned by 30 degrees as by another scanner: with all
-layers at the first training's rate, at a tenth of it, with the lower layers at a tenth (a
-`keras.optimizers.MultiOptimizer` of our Adams, which Keras has from 3.15 on) and with them frozen.
-A network with new weights stands beside. It tells what each knows of the new images, and still
-knows of the old ones.
+layers at the first training's rate, at a tenth of it, with the lower layers at a tenth
+(`learning_rate_multipliers`) and with them frozen. A network with new weights stands beside. It
+tells what each knows of the new images, and still knows of the old ones.
 """
 
 import os
@@ -29,16 +28,8 @@ FIRST_EPOCHS = 6
 LOWER = ("conv_1", "norm_1", "conv_2", "norm_2")
 
 
-def warmed(rate):
-    return Adam(Warmup(rate, 20))
-
-
-def by_layer(lower, upper):
-    """Return an optimizer with a rate for the lower layers and one for those above."""
-    lower, upper = warmed(lower), warmed(upper)
-    return keras.optimizers.MultiOptimizer(
-        lambda variable: lower if variable.path.split("/")[-2] in LOWER else upper
-    )
+def warmed(rate, **options):
+    return Adam(Warmup(rate, 20), **options)
 
 
 # A name, the optimizer, whether it starts from the trained weights, whether lower layers train.
@@ -46,7 +37,10 @@ WAYS = {
     "new weights": (lambda: warmed(RATE), False, True),
     "all at the first rate": (lambda: warmed(RATE), True, True),
     "all at a tenth": (lambda: warmed(RATE / 10), True, True),
-    "lower at a tenth": (lambda: by_layer(RATE / 10, RATE), True, True),
+    "lower at a tenth": (
+        lambda: warmed(RATE, learning_rate_multipliers={"conv_": 0.1, "norm_": 0.1}),
+        *(True, True),
+    ),
     "lower frozen": (lambda: warmed(RATE), True, False),
 }
 

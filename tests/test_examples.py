@@ -518,6 +518,22 @@ SMALL = {
         eager=True,
         images=64,
     ),
+    # Seen: 77.8 % with layer_decay, the mean of five; chance 40 %.
+    "transfer_learning": Small(
+        arguments=["--epochs", "1", "--seeds", "1"],
+        accuracy=(0.0, 65.0),
+        lines=[
+            r"new weights +\d+\.\d% +\d+\.\d% \+- 0\.0%$",
+            r"one rate +\d+\.\d% +\d+\.\d% \+- 0\.0%$",
+            r"layer_decay=0\.75 +\d+\.\d% +\d+\.\d% \+- 0\.0%$",
+            r"head alone +\d+\.\d% +\d+\.\d% \+- 0\.0%$",
+            r"    at the best rates +[+-]\d+\.\d% \+- 0\.0%$",
+            r"    at 0\.01 +[+-]\d+\.\d% \+- 0\.0%$",
+        ],
+        files=[],
+        constants={"FIRST_EPOCHS": 1, "BATCH": 40, "PRETRAINING": 80, "RATES": (1e-2,)},
+        eager=True,
+    ),
     # Seen: 89.5 % of the stream; chance 50 %.
     "online": Small(
         arguments=["--epochs", "2"],

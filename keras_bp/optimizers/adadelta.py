@@ -39,7 +39,7 @@ class Adadelta(Optimizer):
         >>> optimizer = keras_bp.optimizers.Adadelta(1.0, epsilon=1e-4)
         >>> optimizer.apply([tf.constant([0.5, -3.0])], [w])
         >>> w.numpy().round(4)
-        array([0.9558, 2.0447], dtype=float32)
+        array([0.9555, 2.0447], dtype=float32)
 
     References:
         Zeiler, 2012, "ADADELTA: an adaptive learning rate method", algorithm 1.

@@ -27,14 +27,13 @@ class Adafactor(Optimizer):
         u = G / sqrt(v);  u = u / max(1, RMS(u) / clip_threshold)
         w -= rho max(eps2, RMS(w)) u
 
-    so that a step is a share rho of the weights' size. It is the learning rate; with
-    `relative_step` and a rate that is a number, it is at most 1 / sqrt(t). Of three axes or more,
-    the last two are factored, for each index of the others.
+    so that a step is a share rho of the weights' size. It is the learning rate, or with
+    `relative_step` the smaller one of it and 1 / sqrt(t). Of three axes or more, the last two are
+    factored, for each index of the others.
 
     Of a matrix it keeps r and c, one number per row and column. Keras's keeps v besides, as large
     as the matrix, though it follows from r and c: its saved state is not loaded here. In Keras
-    `relative_step=False` has no effect, and the rate of a schedule is limited as well, against its
-    documentation.
+    `relative_step=False` has no effect.
 
     A sparse gradient counts as the dense one it represents: the averages of every row decay.
 
@@ -45,7 +44,7 @@ class Adafactor(Optimizer):
         epsilon_1: number > 0, eps1. Defaults to 1e-30.
         epsilon_2: number > 0, eps2, the least size of weights that counts. Defaults to 1e-3.
         clip_threshold: number > 0, the largest root mean square of u. Defaults to 1.
-        relative_step: whether a constant rate is at most 1 / sqrt(t). Defaults to `True`.
+        relative_step: whether rho is at most 1 / sqrt(t). Defaults to `True`.
         weight_decay: number >= 0, or `None` for none: `w -= learning_rate * weight_decay * w`,
             beside the rule.
         **kwargs: arguments of every optimizer, see `keras_bp.optimizers.Optimizer`.
@@ -101,8 +100,7 @@ class Adafactor(Optimizer):
         ]
 
     def _coefficients(self, learning_rate, step, dtype):
-        is_number = isinstance(self._learning_rate, keras.Variable)
-        if self.relative_step and is_number:
+        if self.relative_step:
             learning_rate = tf.minimum(learning_rate, tf.math.rsqrt(step))
         return learning_rate, 1 - step**self.beta_2_decay
 

@@ -148,5 +148,8 @@ def _moved(g, w, n, z, *, coefficients, power, l1, shrinkage, has_floor, may_res
     linear = z + (pull - w * ((scale - before) * inverse))
     if has_floor:
         scale += floor
-    target = (linear - tf.clip_by_value(linear, -l1, l1) if l1 else linear) * minus_rate / scale
+    if l1:  # subtracted in this order, so that the result is 0 and not -0
+        target = (tf.clip_by_value(linear, -l1, l1) - linear) * -minus_rate / scale
+    else:
+        target = linear * minus_rate / scale
     return tf.where((moves > 0) & (scale > 0) if may_rest else moves > 0, target, w), after, linear

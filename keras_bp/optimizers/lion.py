@@ -1,5 +1,6 @@
 """Lion: steps of one size, along the sign of a momentum."""
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -7,7 +8,8 @@ import tensorflow as tf
 from keras_bp._arguments import check_number
 from keras_bp._keras import serializable
 from keras_bp._types import LearningRate
-from keras_bp.optimizers._variables import descend
+from keras_bp._xla import clustered
+from keras_bp.optimizers._variables import move
 from keras_bp.optimizers.optimizer import Optimizer
 
 
@@ -60,7 +62,13 @@ class Lion(Optimizer):
         self.beta_2 = check_number("beta_2", beta_2, 0.0, 1.0, high_open=True)
 
     def _rule(self, variable, gradient, slots, coefficients, decay):
-        [rate], [mean] = coefficients, slots
-        direction = tf.sign(mean * self.beta_1 + gradient * (1 - self.beta_1))
-        descend(variable, rate, direction)
-        descend(mean, tf.constant(1 - self.beta_2, mean.dtype), mean - gradient)
+        options = {"rate": coefficients[0], "beta_1": self.beta_1, "beta_2": self.beta_2}
+        move(_moved, gradient, [variable, *slots], **options)
+
+
+@functools.partial(clustered, backward=True)
+def _moved(g, w, mean, *, rate, beta_1, beta_2, in_xla):
+    """Return the next values of the variable and the average."""
+    apart = mean - g
+    direction = tf.sign(mean - apart * (1 - beta_1))
+    return w - direction * rate, mean - apart * (1 - beta_2)

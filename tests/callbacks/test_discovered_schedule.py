@@ -207,7 +207,14 @@ EVERY += [
     if name in keras_bp.optimizers.__all__ and hasattr(cls, "_rule") and name != "Optimizer"
 ]
 # The safe schedule at their own rate, which takes them longer than this.
-OTHERS = {"DoG": "rate", "Prodigy": "rate", "Lamb": "size of the weights", "keras Lamb": "size of"}
+OTHERS = {
+    "Ftrl": "no step",
+    "ScheduleFreeRAdam": "within five",
+    "DoG": "rate",
+    "Prodigy": "rate",
+    "Lamb": "size of the weights",
+    "keras Lamb": "size of",
+}
 
 
 @pytest.mark.filterwarnings("ignore:DiscoveredSchedule takes its safe schedule:RuntimeWarning")

@@ -28,7 +28,10 @@ def recorded():
     return {**np.load(FIXTURES / "torch.npz"), **np.load(FIXTURES / "cautious.npz")}
 
 
-CAUTIOUS = {"adam": lambda: optimizers.Adam(3e-3, epsilon=1e-8, cautious=True)}
+CAUTIOUS = {
+    "adam": lambda: optimizers.Adam(3e-3, epsilon=1e-8, cautious=True),
+    "lion": lambda: optimizers.Lion(3e-3, cautious=True),
+}
 
 
 @pytest.mark.parametrize("case", CAUTIOUS)

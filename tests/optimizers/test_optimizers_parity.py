@@ -405,8 +405,10 @@ def test_adam_for_embeddings_is_adam_on_dense_gradients(name, float64):
         optimizers.RMSprop,
         lambda: optimizers.RMSprop(momentum=0.9, centered=True, weight_decay=0.1),
         lambda: optimizers.ScheduleFreeAdamW(weight_decay=0.1),
+        optimizers.Nadam,
+        optimizers.Ftrl,
     ],
-    ids=["RMSprop", "RMSprop with all", "ScheduleFreeAdamW"],
+    ids=["RMSprop", "RMSprop with all", "ScheduleFreeAdamW", "Nadam", "Ftrl"],
 )
 def test_large_arrays_move_as_eagerly(make, replicas):
     """In a function XLA compiles their update by itself, also for each of several replicas."""

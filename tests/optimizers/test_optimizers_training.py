@@ -1,5 +1,7 @@
 """Every optimizer trains: fit, tape loops, eagerly, compiled, by single and by several steps."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from optimizer_cases import (
     model,
     weights,
 )
+
+import keras_bp
 
 # The same kernels run, but TensorFlow's graph optimizer and XLA reorder sums: each of a few
 # steps moves a float32 weight of size 1 by its rounding, 6e-8, and the gradients by a few times
@@ -277,3 +281,11 @@ def test_no_gradients_are_no_step(name):
     optimizer = make(name)
     optimizer.apply([], [])
     assert not optimizer.built and int(optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_example_of_the_docstring(name):
+    names = {"keras_bp": keras_bp, "np": np, "tf": tf}
+    rule = getattr(keras_bp.optimizers, name)
+    for example in doctest.DocTestFinder(recurse=False).find(rule, name, globs=names):
+        assert doctest.DocTestRunner().run(example).failed == 0
