@@ -41,13 +41,19 @@ from keras_bp import (
 )
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
 from keras_bp.saving import to_keras
-from keras_bp.tuning import LearningRateCurve, find_learning_rate
+from keras_bp.tuning import (
+    LearningRateCurve,
+    Suggestion,
+    find_learning_rate,
+    suggest_optimizer,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GradientCheckReport",
     "LearningRateCurve",
+    "Suggestion",
     "callbacks",
     "check_gradients",
     "deferred",
@@ -62,6 +68,7 @@ __all__ = [
     "reference",
     "schedules",
     "show_versions",
+    "suggest_optimizer",
     "to_keras",
     "tuning",
     "visualization",

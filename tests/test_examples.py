@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import json
 import pathlib
 import re
 import runpy
@@ -461,6 +462,21 @@ SMALL = {
         ],
         files=["tb_logs/schedule_families/regrets.png"],
     ),
+    # Seen: 39.6 % after 20 steps at the least rate, 100 % in the best of all; chance 10 %.
+    "optimizer_trials": Small(
+        arguments=[
+            *("--tasks", "saddle", "conv net", "--epochs", "2", "--seeds", "1"),
+            *("--optimizers", "SGD, momentum, swa_start", "suggest_optimizer"),
+        ],
+        accuracy=(25.0, 99.0),
+        lines=[
+            r"\| Optimizer \| saddle \| conv net \| solved \|$",
+            r"\| SGD, momentum, swa_start \| no: 1 \| no: 0\.\d+ \| 0 of 2 \|$",
+            r"\| conv net \| SGD \| no: 0\.\d+ \| ",
+        ],
+        files=["tb_logs/optimizer_trials/results.jsonl", "tb_logs/optimizer_trials/trials.png"],
+        constants={"RATES": 1},
+    ),
     # Seen with dropout by layer: 80.7 % after 12; the largest module is 21.4 %.
     "recurrent": Small(
         arguments=["--epochs", "1", "--seeds", "1"],
@@ -628,6 +644,8 @@ def test_example_runs(path, tmp_path, monkeypatch, capsys, replicas):
             assert file.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
         elif file.suffix == ".gif":
             assert file.read_bytes().startswith(b"GIF89a")
+        elif file.suffix == ".jsonl":
+            assert all(map(json.loads, file.read_text().splitlines()))
         elif file.suffix == ".keras":
             assert keras.saving.load_model(file).built
         else:

@@ -20,6 +20,7 @@ OTHERS = {
     "tuning.LearningRateCurve": lambda: keras_bp.LearningRateCurve(
         np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 2, "end"
     ),
+    "tuning.Suggestion": lambda: keras_bp.Suggestion(keras_bp.optimizers.SGD(0.1), "why"),
     "callbacks.GradientConflict": lambda: callbacks.GradientConflict("logs", layers=["trunk"]),
     "callbacks.DiscoveredSchedule": lambda: callbacks.DiscoveredSchedule(500, 25, fallback=0.1),
     "callbacks.GradientMonitor": lambda: callbacks.GradientMonitor("logs", layers=["head"]),

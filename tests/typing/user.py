@@ -50,6 +50,12 @@ def rate(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float | None:
     return curve.suggest()
 
 
+def suggested(model: keras.Model) -> keras.optimizers.Optimizer:
+    optimizer, why = keras_bp.suggest_optimizer(model, examples=1000, epochs=3)
+    assert_type(why, str)
+    return optimizer
+
+
 def several_tasks(inputs: keras.KerasTensor, outputs: dict[str, keras.KerasTensor]) -> list[dict]:
     model = MultiTaskModel(inputs, outputs, combiner=PCGrad())
     conflict = GradientConflict("tb_logs/conflict")
