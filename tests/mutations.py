@@ -98,7 +98,7 @@ MUTATIONS = {
         "optimizers",
     ),
     "frozen_variables": (
-        "moving = [not self._is_frozen(variable) for variable in variables]",
+        "moving = [not self.is_frozen(variable) for variable in variables]",
         "moving = [True for variable in variables]",
         "optimizers",
     ),

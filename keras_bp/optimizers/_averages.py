@@ -136,7 +136,7 @@ class AveragedWeights(SettableLearningRate):
 
         def synchronize():
             for variable, slow, fast in self._slow_weights():
-                if self._is_frozen(variable):
+                if self.is_frozen(variable):
                     slow.assign(fast)
                     continue
                 slow.assign_add((fast - slow) * tf.constant(self.lookahead_alpha, slow.dtype))
@@ -153,7 +153,7 @@ class AveragedWeights(SettableLearningRate):
             return
         # Of the float32 copies, which hold what half precision rounds away.
         averaged = [
-            (local(a), self._up_to_date_target(v), () if self._is_frozen(v) else (local(v),))
+            (local(a), self._up_to_date_target(v), () if self.is_frozen(v) else (local(v),))
             for v, a in averages_of(self)
         ]
         iterations, every = local(self._iterations), self.ema_overwrite_frequency

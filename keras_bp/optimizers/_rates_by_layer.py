@@ -18,6 +18,14 @@ PRESETS = {
     "bias_and_normalization": r"(^|[/_])(bias|gamma|beta|scale)$"
 }
 
+
+class Named(typing.NamedTuple):
+    """Stands for a variable where only its path and shape count."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
 LayerOrder = Sequence[str] | Callable[[str], int] | None
 """The layers from the first to the last: patterns, or a function of a path; `None` for unknown."""
 
@@ -186,7 +194,11 @@ def _levels_in_turn(variables):
     a model that holds every layer.
     """
     words = [path_of(variable).split("/")[:-1] for variable in variables]
-    # A weight of the model itself has the model's name alone.
+    # The model's own name, which the layers have that it built: the last one's first word. A weight
+    # of the model itself has nothing else.
+    if len({tuple(path[:1]) for path in words}) > 1 and len(words[-1]) > 1:
+        model = words[-1][0]
+        words = [path[path[:1] == [model] :] for path in words]
     while any(len(path) > 1 for path in words) and len({tuple(path[:1]) for path in words}) == 1:
         words = [path[1:] for path in words]
     places: dict = {}
@@ -273,6 +285,7 @@ class RatesByLayer(SettableLearningRate):
             )
         self.exclude_from_decay = check_patterns("exclude_from_decay", exclude_from_decay)
         self._exact_exclusions: list[str] = []
+        self._variable_paths: tuple[str, ...] | None = None
         self.layer_order = check_layer_order("layer_order", layer_order)
         self.layer_decay = layer_decay
         self.learning_rate_multipliers = learning_rate_multipliers
@@ -306,19 +319,36 @@ class RatesByLayer(SettableLearningRate):
         patterns = self._exact_exclusions + list(var_names or [])
         self.exclude_from_decay = check_patterns("exclude_from_decay", patterns)
 
+    def _named(self, variables):
+        """Return the variables' stand-ins, with the paths that they had when they were first built.
+
+        Keras gives the variables of a nested model other paths in a model that is loaded.
+        """
+        named = [Named(path_of(v), tuple(v.shape)) for v in variables]
+        before = self._variable_paths or ()
+        ends = [
+            [path.split("/")[-1] for path in paths] for paths in (before, [n[0] for n in named])
+        ]
+        if ends[0] != ends[1]:
+            return named
+        return [n._replace(name=path) for n, path in zip(named, before, strict=True)]
+
     def _find_factors(self, variables):
         """Find each variable's factors on the rate and on the decay."""
+        variables = self._named(variables)
         decays = decayed(variables, self.exclude_from_decay, self._exact_exclusions)
         rates, shares = (
             multipliers_of(name, getattr(self, name), variables)
             for name in ("learning_rate_multipliers", "weight_decay_multipliers")
         )
         depths = depth_factors(self.layer_decay, self.layer_order, variables)
+        self._variable_paths = tuple(variable.name for variable in variables)
         self._in_last_layer = tuple(in_last_layer(variables))
         self._rate_factors = tuple(r * d for r, d in zip(rates, depths, strict=True))
         self._decay_factors = tuple(s * d for s, d in zip(shares, decays, strict=True))
 
-    def _is_frozen(self, variable):
+    def is_frozen(self, variable: typing.Any) -> bool:
+        """Tell whether a variable of a built optimizer has a factor of 0 on its rate."""
         return self._rate_factors[self._get_variable_index(variable)] == 0
 
     def _weight_decay_of(self, variable):
@@ -329,6 +359,15 @@ class RatesByLayer(SettableLearningRate):
         """Return a variable's weight decay, or `None` where it has none."""
         factor = self._decay_factors[self._get_variable_index(variable)]
         return (self._weight_decay_of(variable) or 0) * factor or None
+
+    def _path_of(self, variable):
+        """Return the path in which patterns are searched."""
+        return self._variable_paths[self._get_variable_index(variable)]
+
+    def _searches_paths(self):
+        """Tell whether the variables' paths decide how they are treated."""
+        multipliers = self.learning_rate_multipliers or self.weight_decay_multipliers
+        return bool(multipliers or self.exclude_from_decay or self.layer_decay)
 
     @property
     def rate_factors(self) -> tuple[float, ...]:
@@ -359,6 +398,15 @@ class RatesByLayer(SettableLearningRate):
                 scalars_of[dtype, factor] = own, [column[i] for column in columns]
         return scalars_of
 
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> typing.Any:
+        """Make an optimizer from what `get_config` returned."""
+        config = dict(config)
+        paths = config.pop("variable_paths", None)
+        optimizer = super().from_config(config, custom_objects)
+        optimizer._variable_paths = paths and tuple(paths)
+        return optimizer
+
     def get_config(self) -> dict[str, typing.Any]:
         """Return the constructor's arguments, for `from_config`."""
         # Plain ones: Keras tracks the lists of an optimizer, and its own cannot be pickled.
@@ -369,8 +417,10 @@ class RatesByLayer(SettableLearningRate):
         )
         if order is not None:
             order = keras.saving.serialize_keras_object(order) if callable(order) else list(order)
+        paths = (self._variable_paths or ()) if self._searches_paths() else ()
         return {
             **super().get_config(),
+            **({"variable_paths": list(paths)} if paths else {}),
             "exclude_from_decay": list(self.exclude_from_decay) or None,
             "learning_rate_multipliers": rates and dict(rates),
             "weight_decay_multipliers": decays and dict(decays),

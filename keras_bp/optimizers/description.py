@@ -5,7 +5,7 @@ import typing
 import keras
 
 from keras_bp._keras import is_built, leaf_optimizers, updates
-from keras_bp._paths import path_of, slots_of
+from keras_bp._paths import slots_of
 from keras_bp.optimizers.optimizer import Optimizer
 
 
@@ -102,5 +102,7 @@ def describe(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> Descr
                 rate, decay = leaf._rate_and_decay_of(variable)
                 kept = tuple(slots.get(id(variable), ()))
                 rule, shape = leaf._rule_name(variable), tuple(variable.shape)
-                treatments.append(Treatment(path_of(variable), shape, rule, rate, decay, kept))
+                treatments.append(
+                    Treatment(leaf._path_of(variable), shape, rule, rate, decay, kept)
+                )
     return Description(treatments)

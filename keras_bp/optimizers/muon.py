@@ -78,7 +78,8 @@ class Muon(Optimizer):
     normalizations, depthwise kernels, the output layer, and what `exclude_layers` names. The output
     layer is the last that has a matrix among the variables that the optimizer is built with. A
     model with several heads has several: name the others in `exclude_layers`, as every head but the
-    last is taken for a hidden layer.
+    last is taken for a hidden layer. Where the output is the embedding's table again, as in many
+    language models, no layer is the output layer: set `exclude_output=False`.
     A variable is known by its path and shape alone. `keras_bp.optimizers.describe` shows what was
     made of each. A kernel that is cut otherwise than its layer uses it takes steps of the same
     size, in another direction.
@@ -205,6 +206,7 @@ class Muon(Optimizer):
 
     def _layouts_of(self, variables):
         """Return the layout of each variable that is a hidden matrix, `None` for the others."""
+        variables = self._named(variables)
         excluded = [self.exclude_output and last for last in in_last_layer(variables)]
         for pattern in self.exclude_layers:
             matches = found("exclude_layers", pattern, variables)
@@ -213,6 +215,9 @@ class Muon(Optimizer):
             None if e or self._is_for_adam(path_of(v)) else _layout(v, self.per_head)
             for v, e in zip(variables, excluded, strict=True)
         ]
+
+    def _searches_paths(self):
+        return True
 
     def _is_for_adam(self, path):
         embedding = self.exclude_embeddings and "embedding" in path.lower()

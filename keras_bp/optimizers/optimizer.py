@@ -106,13 +106,14 @@ class Optimizer(LimitedUpdates, AveragedWeights):
         gradient_accumulation_steps: integer >= 2, micro-steps per update, or `None` for 1.
         exclude_from_decay: which variables do not decay: `"bias_and_normalization"`, or a regular
             expression that is searched in the variables' paths (`"block_1/"`, `"embeddings$"`), or
-            a list of these. It is saved with the optimizer. Leave its start open: the paths of a
-            `Sequential` model's variables lack the model's name once it is loaded from a file.
-            Defaults to `None`: all decay.
+            a list of these. `describe` shows the paths. They are those of Keras's `variable.path`,
+            with the names of blocks and of `Sequential` models, but not those of functional models
+            in the model. They are saved: patterns hold in a loaded model, where Keras leaves out
+            more names. Defaults to `None`: all decay.
         learning_rate_multipliers: dictionary, a preset or regular expression as above -> number
             >= 0, the factor on the rate of the variables in whose paths it is found:
-            `{"embeddings": 0.1, "block_1/": 0.5}`. The longest match counts; without any the factor
-            is 1.
+            `{"embeddings": 0.1, "block_1/": 0.5}`. The longest match counts, of two as
+            long the later one; without any the factor is 1.
         weight_decay_multipliers: the same for the decay.
         layer_decay: number in (0, 1], the factor on the rate from a layer to the one before it, or
             `None`. 0.65 to 0.9 are usual to fine-tune what is pre-trained.
@@ -495,7 +496,7 @@ class Optimizer(LimitedUpdates, AveragedWeights):
     def _update(self, gradients, variables, reached=None):
         """Clip, decay, apply the rule, average, count."""
         # As if they had no gradient.
-        moving = [not self._is_frozen(variable) for variable in variables]
+        moving = [not self.is_frozen(variable) for variable in variables]
         reached = reached and list(itertools.compress(reached, moving))
         gradients, variables = (
             list(itertools.compress(each, moving)) for each in (gradients, variables)

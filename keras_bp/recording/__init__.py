@@ -53,6 +53,7 @@ from keras_bp.recording.recorder import (
     StepRecorder,
     Updates,
     clips,
+    is_moved,
     own_product,
 )
 from keras_bp.recording.train_function import RecordingTrainFunction
@@ -75,6 +76,7 @@ __all__ = [
     "count_sample",
     "count_values",
     "count_variable",
+    "is_moved",
     "make_directory",
     "own_product",
     "record_custom_loop",

@@ -325,7 +325,7 @@ class StepRecorder(Recorder):
         """Return the squared norm of all gradients after clipping."""
         total, unclipped = tf.zeros((), squares.dtype), set(range(len(self.variables)))
         for optimizer in filter(clips, self.optimizers):
-            its = [i for i, v in enumerate(self.variables) if _keras.updates(optimizer, v)]
+            its = [i for i, v in enumerate(self.variables) if is_moved([optimizer], v)]
             parts = [[gradients[i] for i in its] for gradients in (received, own)]
             total += _applied_square(optimizer, *parts)
             unclipped.difference_update(its)
@@ -445,6 +445,15 @@ def own_product(tensor: Any) -> Any:
 def clips(optimizer: keras.optimizers.Optimizer) -> bool:
     """Tell whether an optimizer clips gradients."""
     return any(getattr(optimizer, bound, None) is not None for bound in _BOUNDS)
+
+
+def is_moved(optimizers: list, variable: keras.Variable) -> bool:
+    """Tell whether one of some built optimizers updates a variable that it has not frozen.
+
+    An optimizer of this package freezes a variable by a factor of 0 on its rate.
+    """
+    owners = [optimizer for optimizer in optimizers if _keras.updates(optimizer, variable)]
+    return any(not (isinstance(o, Optimizer) and o.is_frozen(variable)) for o in owners)
 
 
 def _applied_square(optimizer, received, own):

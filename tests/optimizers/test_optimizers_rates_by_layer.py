@@ -19,7 +19,7 @@ from optimizer_cases import (
 )
 
 from keras_bp import optimizers
-from keras_bp.callbacks import GradientMonitor
+from keras_bp.callbacks import GradientMonitor, TrainingHealth
 from keras_bp.schedules import WarmupCosine
 
 # Their rate is found from all variables together.
@@ -153,6 +153,47 @@ def test_layer_decay(order, levels):
     if order == ["embedding", "block_", "head"]:  # the norm is named by none: it is above the head
         levels = [3, 2, 2, 2, 0, 1, 1]
     assert optimizer._rate_factors == tuple(0.5**level for level in levels)
+
+
+def test_layers_of_a_sequential_model_around_a_trunk():
+    names = [
+        ("trunk/a/kernel", 2),
+        ("trunk/b/kernel", 2),
+        ("net/mid/kernel", 2),
+        ("net/head/kernel", 2),
+    ]
+    optimizer = optimizers.SGD(1.0, layer_decay=0.5)
+    optimizer.build(paths(*names))
+    assert optimizer._rate_factors == (0.25, 0.25, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rate_multipliers": {"block_1/": 0.5}},
+        {"layer_decay": 0.5, "layer_order": ["block_0/", "block_1/"]},
+        {"layer_decay": 0.5},
+        {"exclude_from_decay": "block_1/"},
+    ],
+    ids=str,
+)
+def test_patterns_hold_in_a_loaded_model(options, tmp_path):
+    """Where Keras leaves the names of Sequential models in the model out of the paths."""
+    inputs = keras.Input((3,))
+    outputs = inputs
+    for i in range(2):
+        block = [keras.layers.Dense(3, name=f"fc_{i}")]
+        outputs = keras.Sequential(block, name=f"block_{i}")(outputs)
+    net = keras.Model(inputs, keras.layers.Dense(1, name="head")(outputs))
+    net.compile(make("AdamW", **options), "mse", run_eagerly=True)
+    net.train_on_batch(np.ones((2, 3)), np.ones((2, 1)))
+    net.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    treated = [optimizers.describe(each.optimizer, each) for each in (net, loaded)]
+    assert treated[0] == treated[1]
+    loaded.save(tmp_path / "again.keras")
+    again = keras.models.load_model(tmp_path / "again.keras")
+    assert optimizers.describe(again.optimizer, again) == treated[0]
 
 
 def test_layer_decay_with_a_weight_of_the_model_itself():
@@ -293,6 +334,24 @@ def test_describe_refuses():
         optimizers.describe(keras.optimizers.Adam(), model("SGD"))
     with pytest.raises(ValueError, match="`model` must be built and have trainable variables"):
         optimizers.describe(make("SGD"), keras.Sequential([keras.layers.Dense(1)]))
+
+
+def test_callbacks_know_what_is_frozen(tmp_path, read_events):
+    """It stands still on purpose, and its gradient is not clipped, nor counted in the norm."""
+    net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="hidden")])
+    net.add(keras.layers.Dense(1, name="head"))
+    # Between the norm of the head's gradient and that of both.
+    options = {"learning_rate_multipliers": {"hidden": 0.0}, "global_clipnorm": 200.0}
+    net.compile(make("SGD", 1e-9, **options), "mse")
+    x, health = np.full((8, 3), 30.0, "float32"), TrainingHealth(action=lambda finding: None)
+    net.layers[0].kernel.assign(np.full((3, 4), 0.01))
+    net.layers[1].kernel.assign(np.full((4, 1), 10.0))
+    watch = [GradientMonitor(tmp_path), health]
+    net.fit(x, np.zeros((8, 1)), batch_size=2, callbacks=watch, **FIT)
+    events = read_events(tmp_path)
+    assert events["gradient_norm/head"][1] < 200 < events["gradient_norm/hidden"][1]
+    assert set(events["clip_rate"].values()) == {0.0}
+    assert not [f for f in health.findings if f.name == "unchanged_weights"]
 
 
 def test_the_monitor_writes_each_rate(tmp_path, read_events):

@@ -12,7 +12,7 @@ from keras_bp.callbacks.health._check import Check, Finding, Update
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 from keras_bp.callbacks.health._watch import HealthWatch, select_checks
 from keras_bp.callbacks.health.outputs import PoorInitialization
-from keras_bp.recording import STATISTICS, RecordingCallback, StepRecorder
+from keras_bp.recording import STATISTICS, RecordingCallback, StepRecorder, is_moved
 
 _MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20
 
@@ -205,6 +205,8 @@ class TrainingHealth(RecordingCallback):
         with np.errstate(all="ignore"):
             if measured is not None:
                 moves, before = measured[:, order.order]
+                # What is frozen by a factor of 0 stands still on purpose.
+                moves = np.where(self._frozen()[order.order], np.nan, moves)
                 ratios = np.where(before > 0, moves / before, np.nan)
                 weights = before / np.sqrt(order.sizes)
             clipped = np.minimum(np.sqrt(updates.applied) / total, 1.0)
@@ -221,6 +223,13 @@ class TrainingHealth(RecordingCallback):
             weights=weights,
             statistics=dict(zip(STATISTICS, outputs, strict=True)),
         )
+
+    def _frozen(self):
+        """Tell of each layer whether its optimizers have frozen all its variables."""
+        frozen = np.ones(len(self._layers), bool)
+        for variable, layer in zip(self._recorder.variables, self._layer_of_variable, strict=True):
+            frozen[layer] &= not is_moved(self._recorder.optimizers, variable)
+        return frozen
 
     def _judge_skipped(self, loss):
         """Judge the last step, if loss scaling has skipped it and all steps before."""
