@@ -202,8 +202,8 @@ def _plain(config: Any) -> Any:
         return config
     # What Keras's class does not take must be as it is there, which is our default.
     ours = _parameters(keras.saving.get_registered_object(registered))
-    for name in ("exclude_from_decay", "variable_paths"):  # passed on by variable
-        arguments.pop(name, None)
+    for key in ("exclude_from_decay", "variable_paths"):  # passed on by variable
+        arguments.pop(key, None)
     for key in (ours.keys() & arguments) - _parameters(getattr(module, name)).keys():
         if arguments.pop(key) != ours[key].default:
             return config

@@ -350,7 +350,7 @@ def test_callbacks_know_what_is_frozen(tmp_path, read_events):
     net.fit(x, np.zeros((8, 1)), batch_size=2, callbacks=watch, **FIT)
     events = read_events(tmp_path)
     assert events["gradient_norm/head"][1] < 200 < events["gradient_norm/hidden"][1]
-    assert set(events["clip_rate"].values()) == {0.0}
+    assert not any(events["clip_rate"].values())
     assert not [f for f in health.findings if f.name == "unchanged_weights"]
 
 
@@ -379,7 +379,7 @@ BAD = [
     ({"layer_decay": 1.5}, ValueError, r"`layer_decay` must be a finite number in \(0, 1\]"),
     ({"layer_decay": np.nan}, ValueError, r"`layer_decay` must be a finite number in \(0, 1\]"),
     ({"layer_order": ["head"]}, ValueError, "`layer_order` must come with `layer_decay`"),
-    ({"layer_decay": 0.5, "layer_order": {"a", "b"}}, TypeError, "`layer_order` must be a list of"),
+    ({"layer_decay": 0.5, "layer_order": {"a"}}, TypeError, "`layer_order` must be a list of"),
     ({"layer_decay": 0.5, "layer_order": [1]}, TypeError, "`layer_order` must be a preset"),
 ]
 
