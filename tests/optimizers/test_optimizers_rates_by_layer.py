@@ -351,7 +351,7 @@ def test_callbacks_know_what_is_frozen(tmp_path, read_events):
     events = read_events(tmp_path)
     assert events["gradient_norm/head"][1] < 200 < events["gradient_norm/hidden"][1]
     assert not any(events["clip_rate"].values())
-    assert not [f for f in health.findings if f.name == "unchanged_weights"]
+    assert not [f for f in health.findings if f.check == "unchanged_weights"]
 
 
 def test_the_monitor_writes_each_rate(tmp_path, read_events):

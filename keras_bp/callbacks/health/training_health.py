@@ -205,8 +205,9 @@ class TrainingHealth(RecordingCallback):
         with np.errstate(all="ignore"):
             if measured is not None:
                 moves, before = measured[:, order.order]
-                # What is frozen by a factor of 0 stands still on purpose.
-                moves = np.where(self._frozen()[order.order], np.nan, moves)
+                if any(0.0 in getattr(o, "rate_factors", ()) for o in self._recorder.optimizers):
+                    # What is frozen by a factor of 0 stands still on purpose.
+                    moves = np.where(self._frozen()[order.order], np.nan, moves)
                 ratios = np.where(before > 0, moves / before, np.nan)
                 weights = before / np.sqrt(order.sizes)
             clipped = np.minimum(np.sqrt(updates.applied) / total, 1.0)
