@@ -70,13 +70,13 @@ class Optimizer(LimitedUpdates, AveragedWeights):
         rate = learning_rate * multiplier * layer_decay^(levels above the variable's layer)
         decay = weight_decay * multiplier
 
-    A level is a layer with a matrix, with the normalization that follows; what is inside of a block
-    or a model inside the model counts as one. Their order is that of the variables. Where this is
-    not the order of depth, `layer_order` names it. At a factor of 0 a variable is frozen: neither
+    A level is a layer with a matrix, together with the normalization that follows it. A block, or a
+    model in the model, is one level. The order is that of the variables; where this is not the
+    order of depth, or too coarse, `layer_order` names it. At a factor of 0 a variable is frozen: neither
     it nor its slots change, and its gradient does not count in the norm. (A schedule-free rule
-    still goes from its average to its training weights and back.) `describe` shows what comes of
-    it. The factors can be set anew between fits, by a new dictionary, `weight_decay` and the bounds
-    too; the next step uses them.
+    still goes from its average to its training weights and back.) `describe` shows the result. The
+    factors can be set anew between fits, by a new dictionary; so can `weight_decay` and the bounds.
+    The next step uses them.
 
     Layers that are frozen by `trainable = False`, and a `compile` with the same optimizer, keep
     their slots. An optimizer that has not seen them before cannot train them later: build it, by
@@ -120,23 +120,22 @@ class Optimizer(LimitedUpdates, AveragedWeights):
         layer_order: list of patterns, of the first layer to the last, or a function of a path
             that returns the layer's place as an integer (registered with Keras, to be saved). What
             no pattern names counts as the last layer. Defaults to `None`: as above.
-        cautious: whether the entries of an update that do not go against their gradient stay as
-            they are, and the others are scaled up: of n entries u with
-            the gradients g, u <- u (u g > 0) n / (1 + number of u g > 0), so that
-            a scalar moves by half. Of a sparse gradient only its own rows move. Defaults to
-            `False`.
+        cautious: whether an entry moves only where the update goes against its gradient. The others
+            stay, and those that move are scaled up: of n entries u with the gradients g,
+            u <- u (u g > 0) n / (1 + number of u g > 0), so that a scalar moves by half. Of a
+            sparse gradient only its own rows move. Defaults to `False`.
         adaptive_clip: number > 0, the largest norm of a unit's gradient as a share of its weights'
             (a unit: a column of a kernel, a filter, a table's row), or `None`. Not of the output
             layer, the last one that has a matrix. 0.01 is usual.
         update_clip: number > 0, the largest root of the mean square of each variable's update as a
             multiple of its rate, or `None`. 1 is Adafactor's.
-        clip_above_zscore: number > 0: a norm of all gradients further above the mean of those of
-            the last updates than so many standard deviations z is clipped, the more the further it
-            is, to mean + clip_above_zscore^2 / z * deviation; or `None`. The first 25 updates are
-            only counted. 2.5 is ZClip's. An outlier counts as what it is clipped to: norms that
-            become larger for good stay clipped, and the average follows them slowly.
-        skip_above_zscore: number > 0: an update whose norm is further than so many deviations above
-            the mean, or not finite, is skipped whole, and not counted; or `None`.
+        clip_above_zscore: number > 0, or `None`. Where the norm of all gradients is z > this number
+            of standard deviations above its mean over the last updates, it is clipped to
+            mean + clip_above_zscore^2 / z * deviation: the larger it is, the more. The first 25
+            updates only count. 2.5 is ZClip's. An outlier counts as what it is clipped to: norms
+            that become larger for good stay clipped, and the mean follows them slowly.
+        skip_above_zscore: number > 0, or `None`. An update whose norm is more than this number of
+            standard deviations above the mean, or not finite, is skipped whole and not counted.
         swa_start: integer >= 1, the first update whose weights are averaged, all with equal share,
             to take their place at the end of `fit`, in place of `use_ema`; or `None`. Where batch
             normalization is used, pass some batches through the model with `training=True` then:
