@@ -72,10 +72,11 @@ class Optimizer(LimitedUpdates, AveragedWeights):
 
     A level is a layer with a matrix, together with the normalization that follows it. A block, or a
     model in the model, is one level. The order is that of the variables; where this is not the
-    order of depth, or too coarse, `layer_order` names it. At a factor of 0 a variable is frozen: neither
-    it nor its slots change, and its gradient does not count in the norm. (A schedule-free rule
-    still goes from its average to its training weights and back.) `describe` shows the result. The
-    factors can be set anew between fits, by a new dictionary; so can `weight_decay` and the bounds.
+    order of depth, or too coarse, `layer_order` names it.
+
+    At a factor of 0 a variable is frozen: neither it nor its slots change, and its gradient does
+    not count in the norm. (A schedule-free rule still goes from its average to its training weights
+    and back.) `describe` shows the result. The factors can be set anew between fits, by a new dictionary; so can `weight_decay` and the bounds.
     The next step uses them.
 
     Layers that are frozen by `trainable = False`, and a `compile` with the same optimizer, keep
