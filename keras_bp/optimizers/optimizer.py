@@ -76,8 +76,8 @@ class Optimizer(LimitedUpdates, AveragedWeights):
 
     At a factor of 0 a variable is frozen: neither it nor its slots change, and its gradient does
     not count in the norm. (A schedule-free rule still goes from its average to its training weights
-    and back.) `describe` shows the result. The factors can be set anew between fits, by a new dictionary; so can `weight_decay` and the bounds.
-    The next step uses them.
+    and back.) `describe` shows the result. The factors can be set anew between fits, by a new
+    dictionary; so can `weight_decay` and the bounds. The next step uses them.
 
     Layers that are frozen by `trainable = False`, and a `compile` with the same optimizer, keep
     their slots. An optimizer that has not seen them before cannot train them later: build it, by
