@@ -69,13 +69,14 @@ def describe(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> Descr
             optimizer's `build` raises, if a pattern matches nothing for instance.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="hidden")])
+        >>> layers = [keras.Input((3,)), keras.layers.Dense(2, name="hidden")]
+        >>> model = keras.Sequential(layers, name="net")
         >>> multipliers = {"bias": 0.1}
         >>> optimizer = keras_bp.optimizers.SGD(0.5, learning_rate_multipliers=multipliers)
         >>> print(keras_bp.optimizers.describe(optimizer, model))
-        variable                  shape   rule  rate  decay  slots
-        sequential/hidden/kernel  (3, 2)  SGD   0.5   0
-        sequential/hidden/bias    (2,)    SGD   0.05  0
+        variable           shape   rule  rate  decay  slots
+        net/hidden/kernel  (3, 2)  SGD   0.5   0
+        net/hidden/bias    (2,)    SGD   0.05  0
     """
     leaves = leaf_optimizers(optimizer)
     for leaf in leaves:
