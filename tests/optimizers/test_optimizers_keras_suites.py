@@ -8,6 +8,8 @@ import pytest
 
 from keras_bp import optimizers
 
+pytest.importorskip("keras.src.optimizers.adam_test", reason="this Keras comes without its tests")
+
 # Where Keras's expectation is a defect, or of its insides.
 LEFT_OUT = {
     "AdafactorTest.test_correctness_with_golden": "`relative_step=False` has no effect in Keras: "
