@@ -129,7 +129,8 @@ def test_fit_traces_its_step_once(how, traces, updates):
         twin.build(net.trainable_variables)
         optimizer.set_weights([v.numpy() + 1 for v in twin.variables])
     net.compile(given, "mse", jit_compile=how == "jit")
-    net.fit(X.astype("float32"), Y, batch_size=4, epochs=2, **FIT)
+    # Batches of one size: Keras's nightly traces its step anew for another.
+    net.fit(X[:12].astype("float32"), Y[:12], batch_size=3, epochs=2, **FIT)
     assert net.traces == traces
     assert int(optimizer.iterations) == updates
 
