@@ -464,6 +464,25 @@ def averages_of(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
     return [(variable, average) for variable, average in pairs if average is not None]
 
 
+def lend_averages(optimizers: list[keras.optimizers.Optimizer]) -> list[tuple[Any, tf.Tensor]]:
+    """Put the averages of some optimizers in their variables' place, and return what was there.
+
+    Before the first update there is no average, and the weights stay.
+
+    Args:
+        optimizers: list of optimizers that average their weights, Keras's too.
+
+    Returns:
+        List of (variable, its value before), to put the same bits back.
+    """
+    made = [o for o in optimizers if o.built and int(o.iterations.numpy()) > 0]
+    pairs = [pair for optimizer in made for pair in averages_of(optimizer)]
+    kept = [(variable, tf.identity(tf.convert_to_tensor(variable))) for variable, _ in pairs]
+    for variable, average in pairs:
+        variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
+    return kept
+
+
 def accumulator_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> Any:
     """Return the variable in which an optimizer sums a variable's gradients since its update."""
     return optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]

@@ -97,6 +97,11 @@ def layer_paths(model):
     return paths
 
 
+def is_table(variable):
+    """Tell whether a variable is the table of an embedding, by Keras's name for it."""
+    return path_of(variable).endswith("embeddings")
+
+
 def short_names(names, longest):
     """Shorten names to `longest` characters, 12 or more, so that none become the same.
 

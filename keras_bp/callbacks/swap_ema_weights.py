@@ -1,10 +1,9 @@
 """Evaluation with the averages of `use_ema`."""
 
 import keras
-import tensorflow as tf
 
 from keras_bp._arguments import check_flag
-from keras_bp._keras import averages_of, leaf_optimizers
+from keras_bp._keras import leaf_optimizers, lend_averages
 from keras_bp.recording import Callback
 
 
@@ -55,11 +54,7 @@ class SwapEMAWeights(Callback, keras.callbacks.SwapEMAWeights):
                 "swa_start=... of this package). "
                 f"Received: model {self.model.name!r} with optimizer {self.model.optimizer!r}"
             )
-        made = [o for o in averaging if o.built and int(o.iterations.numpy()) > 0]
-        pairs = [pair for optimizer in made for pair in averages_of(optimizer)]
-        self._weights = [(v, tf.identity(v.value)) for v, _ in pairs]
-        for variable, average in pairs:
-            variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
+        self._weights = lend_averages(averaging)
 
     def _put_back(self):
         for variable, value in self._weights or ():

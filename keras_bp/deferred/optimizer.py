@@ -170,13 +170,13 @@ class DeferredAdam(Adam):
         indices = tf.concat([indices, tf.cast(turn, indices.dtype)], axis=0)
         return tf.IndexedSlices(values, indices, gradient.dense_shape)
 
-    def _update_variable(self, gradient, variable, groups):
+    def _update_variable(self, gradient, variable, scalars):
         rows = _deferred_rows(variable)
         if rows is not None:
             rows.take_over(self)
             *slots, taken_over = self._slots_of(self._get_variable_index(variable))
             self._forget_another(Table(self._target(variable), *slots), taken_over)
-        super()._update_variable(gradient, variable, groups)
+        super()._update_variable(gradient, variable, scalars)
 
     # Not in the step, where XLA would copy the table for the branch that is not taken.
     @outside_of_traces()

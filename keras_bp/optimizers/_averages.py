@@ -5,7 +5,7 @@ import typing
 import tensorflow as tf
 
 from keras_bp._arguments import check_flag, check_integer, check_number
-from keras_bp._keras import averages_of
+from keras_bp._keras import averages_of, lend_averages
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._learning_rate import SettableLearningRate
 from keras_bp.optimizers._variables import local
@@ -174,24 +174,24 @@ class AveragedWeights(SettableLearningRate):
                 "`use_average_weights` needs an optimizer that averages the weights, by `use_ema` "
                 f"or `swa_start`. Received: {self!r}"
             )
-        if self._restore is None and self.built and int(self.iterations.numpy()) > 0:
-            kept = [(v, tf.identity(tf.convert_to_tensor(v))) for v, _ in averages_of(self)]
-            updates = int(self.iterations.numpy())
+        kept = [] if self._restore is not None else lend_averages([self])
+        if not kept:
+            return
+        before = int(self.iterations.numpy())
 
-            def restore():
-                if int(self.iterations.numpy()) != updates:
-                    raise RuntimeError(
-                        "`use_training_weights` must be called before the next step. Received: "
-                        f"{int(self.iterations.numpy()) - updates} updates since "
-                        "`use_average_weights`, made on the averages, which are left as they are"
-                    )
-                for variable, value in kept:
-                    variable.assign(value)
+        def restore():
+            updates = int(self.iterations.numpy()) - before
+            if updates:
+                raise RuntimeError(
+                    "`use_training_weights` must be called before the next step. Received: "
+                    f"{updates} updates since `use_average_weights`, made on the averages, which "
+                    "are left as they are"
+                )
+            for variable, value in kept:
+                variable.assign(value)
 
-            for variable, average in averages_of(self):
-                variable.assign(tf.cast(tf.convert_to_tensor(average), variable.dtype))
-            # As a function: Keras would track what a list holds as variables of the optimizer.
-            self._restore = restore
+        # As a function: Keras would track what a list holds as variables of the optimizer.
+        self._restore = restore
 
     def use_training_weights(self) -> None:
         """Put back the weights that `use_average_weights` has taken away, bit for bit."""

@@ -3,17 +3,15 @@
 import typing
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from keras_bp import gradients as gradient_tools
-from keras_bp._paths import path_of
+from keras_bp._paths import is_table, path_of
 from keras_bp._types import LearningRate
 from keras_bp.optimizers._rates_by_layer import (
     RatesByLayer,
     check_bound,
     is_projection,
-    is_table,
 )
 from keras_bp.optimizers._variables import local
 
@@ -60,19 +58,19 @@ class NormStatistics(typing.NamedTuple):
             bound = counted = tf.where(z > clip_above, mean + clip_above**2 / z * deviation, norm)
         if skip_above:
             counted = tf.where(z > skip_above, mean + skip_above * deviation, counted)
-        self._add(tf.where(tf.math.is_finite(norm) & (norm > 0), counted, np.nan), warm)
+        self._add(counted, tf.math.is_finite(norm) & (norm > 0), warm)
         return z, bound
 
-    def _add(self, norm, warm):
-        known = tf.math.is_finite(norm)
+    def _add(self, norm, counts, warm):
+        norm = tf.where(counts, norm, 0)
         share = tf.where(warm, tf.constant(_SHARE, tf.float64), 1 / (self.count + 1))
-        share = tf.where(known, share, 0)
-        before = tf.where(known, norm, 0) - self.mean
+        share = tf.where(counts, share, 0)
+        before = norm - self.mean
         self.mean.assign_add(share * before)
-        after = tf.where(known, norm, 0) - self.mean
+        after = norm - self.mean
         square = tf.where(warm, after, before) * after
         self.variance.assign_add(share * (square - self.variance))
-        self.count.assign_add(tf.cast(known, tf.float64))
+        self.count.assign_add(tf.cast(counts, tf.float64))
 
 
 def unit_axes(variable, sparse):

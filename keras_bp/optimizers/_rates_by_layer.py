@@ -228,11 +228,6 @@ def is_projection(variable: typing.Any) -> bool:
     return len(variable.shape) == 3 and layer in ("query", "key", "value", "gate")
 
 
-def is_table(variable: typing.Any) -> bool:
-    """Tell whether a variable is the table of an embedding, by Keras's name for it."""
-    return path_of(variable).endswith("embeddings")
-
-
 def check_bound(argument, bound):
     """Return a number above 0, or `None`."""
     return None if bound is None else check_number(argument, bound, 0.0, low_open=True)
@@ -283,7 +278,8 @@ class RatesByLayer(SettableLearningRate):
                 "`layer_order` must come with `layer_decay`, which it is the order of. "
                 f"Received: layer_order={layer_order!r}, layer_decay=None"
             )
-        self.exclude_from_decay = check_patterns("exclude_from_decay", exclude_from_decay)
+        # What can be set later is checked as it is set.
+        self.exclude_from_decay: typing.Any = exclude_from_decay
         self._exact_exclusions: list[str] = []
         self._variable_paths: tuple[str, ...] | None = None
         self.layer_order = check_layer_order("layer_order", layer_order)
@@ -316,8 +312,7 @@ class RatesByLayer(SettableLearningRate):
         if self.built:
             raise ValueError("Call `exclude_from_weight_decay` before the optimizer is built.")
         self._exact_exclusions = [exactly(variable) for variable in var_list or []]
-        patterns = self._exact_exclusions + list(var_names or [])
-        self.exclude_from_decay = check_patterns("exclude_from_decay", patterns)
+        self.exclude_from_decay = self._exact_exclusions + list(var_names or [])
 
     def _named(self, variables):
         """Return the variables' stand-ins, with the paths that they had when they were first built.

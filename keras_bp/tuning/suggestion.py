@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_bp._arguments import check_integer
 from keras_bp._keras import flat_layers, is_built
-from keras_bp._paths import path_of
+from keras_bp._paths import is_table
 from keras_bp.layers import DeferredEmbedding
 from keras_bp.optimizers import SGD, AdamW, DeferredAdam, Lamb, Optimizer
 from keras_bp.schedules import WarmupCosine
@@ -157,6 +157,6 @@ def _width(variables):
     sizes = [
         int(np.prod(variable.shape))
         for variable in variables
-        if len(variable.shape) > 1 and not path_of(variable).endswith("embeddings")
+        if len(variable.shape) > 1 and not is_table(variable)
     ]
     return math.exp(np.mean(np.log(sizes)) / 2) if sizes else 1.0
