@@ -47,15 +47,19 @@ from keras_bp.tuning import (
     find_learning_rate,
     suggest_optimizer,
 )
+from keras_bp_runs import Run, RunComparison, compare_runs, read_run
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GradientCheckReport",
     "LearningRateCurve",
+    "Run",
+    "RunComparison",
     "Suggestion",
     "callbacks",
     "check_gradients",
+    "compare_runs",
     "deferred",
     "feedback",
     "find_learning_rate",
@@ -65,6 +69,7 @@ __all__ = [
     "multitask",
     "ops",
     "optimizers",
+    "read_run",
     "reference",
     "schedules",
     "show_versions",
