@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -312,7 +313,9 @@ def _backward(model, dense_layers, x, y):
     x, y = (keras.tree.map_structure(tf.convert_to_tensor, data) for data in (x, y))
     # All are passed, since in the scope Keras finds no other variables to penalize.
     variables = [(variable, variable.value) for variable in model.variables]
-    with keras.StatelessScope(variables) as scope, pre_activations(dense_layers) as z:
+    # Without `collect_losses` the penalties on activities would be left out.
+    scope = keras.StatelessScope(variables, collect_losses=True)
+    with scope, pre_activations(dense_layers) as z:
         kernels = [scope.get_current_value(layer.kernel) for layer in dense_layers]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
@@ -335,15 +338,17 @@ def pre_activations(dense_layers):
     noted = {}
     with contextlib.ExitStack() as stack:
         for layer in dense_layers:
-            stack.enter_context(replaced_attributes(layer, activation=_noting(layer, noted)))
+            note = functools.partial(noted.setdefault, layer.name)
+            stack.enter_context(replaced_attributes(layer, activation=noting(layer, note)))
         yield noted
 
 
-def _noting(layer, noted):
+def noting(layer, note):
+    """Return a layer's activation that also calls `note` with its input."""
     activation = layer.activation
 
     def note_and_activate(z):
-        noted[layer.name] = z
+        note(z)
         a = activation(z)
         with_logits = activation in (keras.activations.sigmoid, keras.activations.softmax)
         if type(layer) is layers.Dense and with_logits:
