@@ -25,6 +25,7 @@ if reason := unsupported():
 # only once the module that registers it has run.
 from keras_bp import (
     callbacks,
+    curvature,
     deferred,
     feedback,
     gradients,
@@ -56,6 +57,7 @@ __all__ = [
     "Suggestion",
     "callbacks",
     "check_gradients",
+    "curvature",
     "deferred",
     "feedback",
     "find_learning_rate",

@@ -45,9 +45,11 @@ them be copied.
 """
 
 from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback, UpdateMeter
+from keras_bp.recording.curvature_meter import Curvature, CurvatureMeter
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
 from keras_bp.recording.histograms import count_sample, count_values, count_variable, rows
+from keras_bp.recording.last_batch import LastBatch
 from keras_bp.recording.outputs import STATISTICS, activation_of, can_die, can_saturate
 from keras_bp.recording.recorder import (
     Recorder,
@@ -61,7 +63,10 @@ from keras_bp.recording.train_function import RecordingTrainFunction
 
 __all__ = [
     "Callback",
+    "Curvature",
+    "CurvatureMeter",
     "EventFile",
+    "LastBatch",
     "LayerSelection",
     "Recorder",
     "RecordingCallback",

@@ -59,6 +59,13 @@ class Recorder:
     def see_data(self, data: Any) -> None:
         """Take the data of the step, as the model's `train_step` is about to get them."""
 
+    def hand_out(self) -> tuple:
+        """Return tensors of the step that `take` is to get after the call, at the step's end."""
+        return ()
+
+    def take(self, tensors: tuple) -> None:
+        """Take what the call's last step has handed out; not under a strategy of replicas."""
+
     def see_loss(self, loss: Any, scale_loss: Callable[[Any], Any]) -> None:
         """Take the loss that the step is about to scale, and the factor of the scaling."""
         self._replica.loss = loss
@@ -98,12 +105,13 @@ class Recorder:
         seen.pop("factor", None)
         return sum_over_replicas([loss])[0], factor
 
-    def _variable(self, value):
-        """Create a variable whose copies the replicas write, all with the same values."""
+    def _variable(self, value, shape=None):
+        """Create a variable whose copies the replicas write, and read, by themselves."""
         # TensorFlow repeats a trace in which it sees variables made.
         with _keras.outside_of_traces(), self._model.distribute_strategy.scope():
             return tf.Variable(
                 value,
+                shape=shape,
                 trainable=False,
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,

@@ -11,6 +11,8 @@ import tensorflow as tf
 from keras_bp._trial import replaced_attributes
 from keras_bp.recording.recorder import Recorder
 
+_HANDED = "keras_bp/handed_out"  # among the logs that a step returns
+
 
 class RecordingTrainFunction:
     """Stands in for `model.train_function` while a recorded `fit` runs.
@@ -93,12 +95,16 @@ class RecordingTrainFunction:
         watched = self._watched_train_step()
         with replaced_attributes(self._model, train_step=watched):
             try:
-                return self._function(sampling)(iterator)
+                logs = self._function(sampling)(iterator)
             except tf.errors.InvalidArgumentError as error:
                 words = _wrong_label(error)
                 if not words:
                     raise
                 raise ValueError(words) from error
+        if _HANDED in logs:
+            for recorder, tensors in zip(self._recorders, logs.pop(_HANDED), strict=True):
+                recorder.take(tensors)
+        return logs
 
     def _function(self, sampling):
         """Return the function to trace, which keeps what was traced."""
@@ -120,7 +126,9 @@ class RecordingTrainFunction:
                 for recorder in self._recorders:
                     stack.enter_context(recorder.in_replica())
                     recorder.see_data(data)
-                return train_step(data)
+                logs = train_step(data)
+                handed = tuple(recorder.hand_out() for recorder in self._recorders)
+                return {**logs, _HANDED: handed} if any(handed) else logs
 
         return watched_train_step
 
