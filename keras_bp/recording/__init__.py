@@ -47,7 +47,13 @@ from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallb
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
 from keras_bp.recording.histograms import count_sample, count_values, count_variable, rows
-from keras_bp.recording.outputs import STATISTICS, activation_of, can_die, can_saturate
+from keras_bp.recording.outputs import (
+    STATISTICS,
+    LayerOutputs,
+    activation_of,
+    can_die,
+    can_saturate,
+)
 from keras_bp.recording.recorder import (
     Recorder,
     StepRecorder,
@@ -61,6 +67,7 @@ from keras_bp.recording.train_function import RecordingTrainFunction
 __all__ = [
     "Callback",
     "EventFile",
+    "LayerOutputs",
     "LayerSelection",
     "Recorder",
     "RecordingCallback",

@@ -237,8 +237,8 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.put_back(self.model):
             self._recorder.restart()
         else:
-            self._recorder = self._new_recorder()
             self._function = RecordingTrainFunction.of(self.model)
+            self._recorder = self._new_recorder()
             self._function.add(self._recorder)
             self._layers = None
         self._last_step = max(self._last_step, self._recorder.updates_before)
