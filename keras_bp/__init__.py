@@ -39,6 +39,7 @@ from keras_bp import (
     visualization,
     workers,
 )
+from keras_bp.callbacks.rescue.replay import Replay, replay
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
 from keras_bp.saving import to_keras
 from keras_bp.tuning import (
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GradientCheckReport",
     "LearningRateCurve",
+    "Replay",
     "Suggestion",
     "callbacks",
     "check_gradients",
@@ -66,6 +68,7 @@ __all__ = [
     "ops",
     "optimizers",
     "reference",
+    "replay",
     "schedules",
     "show_versions",
     "suggest_optimizer",
