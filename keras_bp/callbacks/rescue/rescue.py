@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import warnings
+from typing import Any
 
 import keras
 
