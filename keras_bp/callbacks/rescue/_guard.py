@@ -24,6 +24,8 @@ _NOTHING = object()
 _EVERY, _AGE = 50, 10
 # Losses that tell a level; spikes in a row that are one; steps in a row that loss scaling skips.
 _RECENT, _MOST_SPIKES, _MOST_SKIPPED = 10, 3, 20
+# Before it is known what is usual: the losses that tell a little, and a spike as a multiple.
+_FEW, _FAR = 3, 30.0
 
 
 class Step(typing.NamedTuple):
@@ -210,11 +212,13 @@ class Guard(Recorder):
             return "not_finite"
         if not math.isfinite(step.norm):
             return self._suspected_scale() if self._skips() else "not_finite"
-        if self._looks_for_spikes and any(
-            levels.is_spike(value) for levels, value in self._measured(step)
-        ):
+        if not self._looks_for_spikes:
+            return None
+        if any(levels.is_spike(value) for levels, value in self._measured(step)):
             return "spike"
-        if self._looks_for_spikes and self._good_steps >= self._check_at:
+        if not self._losses.known and is_above(step.loss * step.share, self._losses.highest()):
+            return "spike"
+        if self._good_steps >= self._check_at:
             self._check_at = self._good_steps + _RECENT
             if is_above(self._losses.level(_RECENT), self._start):
                 return "diverged"
@@ -273,8 +277,15 @@ class Guard(Recorder):
         )
         if rises:  # with the rate, if no more than was gained is lost
             return True if is_above(again.loss, self._start) else self._new_level()
+        if not self._losses.known and not self._is_far(step):
+            return None
         self._spikes += 1
         return self._new_level() if self._spikes >= _MOST_SPIKES else False
+
+    def _is_far(self, step):
+        """Tell whether a loss is a spike for certain, though it is not known what is usual."""
+        highest = self._losses.highest()
+        return self._good_steps >= _FEW and is_above(step.loss * step.share, highest, _FAR)
 
     def _new_level(self):
         self._losses.forget()
@@ -295,8 +306,9 @@ class Guard(Recorder):
         for levels, value in self._measured(step):
             levels.add(value)
         if self._start is None:
-            self._start = step.loss
             self._copies[0] = self._copies[0]._replace(level=step.loss)
+        if self._good_steps < _RECENT:
+            self._start = max(step.loss, -math.inf if self._start is None else self._start)
         self._last, self._skipped = step, 0
         self._good_steps += 1
         self.good += 1

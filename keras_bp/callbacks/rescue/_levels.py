@@ -14,14 +14,13 @@ class Levels:
 
     A value x is a spike if both hold, of the last 100 values v (20 at least)
 
-        x > 3 max(v)
+        x > 3 q,  with the quantile q that a tenth of v exceeds
         log(x) > median(log(v)) + threshold * 1.4826 * median(|log(v) - median(log(v))|)
 
-    The first lets a level rise threefold with each step: after a warm-up, in a new cycle of the
-    rate. The second lets noise be noise, whose largest values exceed all earlier ones by much if it
-    is heavy-tailed; logarithms, since losses and norms vary by factors. Where some are not
-    positive, x > max(v) + 2 max(max(v) - min(v), |median(v)|) takes the place of the first, and the
-    second is without logarithms.
+    The first lets a level rise threefold within ten steps: after a warm-up, in a new cycle of the
+    rate. The second lets noise be noise, which may be heavy-tailed; logarithms, since losses and
+    norms vary by factors. Where some are not positive, x > q + 2 max(q - min(v), |median(v)|) takes
+    the place of the first, and the second is without logarithms.
 
     Args:
         threshold: number above 0, in standard deviations.
@@ -31,13 +30,18 @@ class Levels:
         self._threshold = threshold
         self._values = collections.deque(maxlen=_WINDOW)
 
+    @property
+    def known(self):
+        """Whether there are enough values to tell what is usual."""
+        return len(self._values) >= _LEAST
+
     def add(self, value):
         """Add the value of a good step."""
         self._values.append(value)
 
-    def forget(self, steps=None):
-        """Forget the values of the last steps, or all."""
-        for _ in range(len(self._values) if steps is None else min(steps, len(self._values))):
+    def forget(self, steps=_WINDOW):
+        """Forget the values of the last steps, all by default."""
+        for _ in range(min(steps, len(self._values))):
             self._values.pop()
 
     def level(self, steps=_WINDOW):
@@ -45,22 +49,26 @@ class Levels:
         values = list(self._values)[-steps:]
         return float(np.median(values)) if values else np.nan
 
+    def highest(self):
+        """Return the largest value, NaN if there are none."""
+        return max(self._values, default=np.nan)
+
     def is_spike(self, value):
         """Tell whether a finite value is far above the usual."""
-        # First what costs no median: almost every step ends here.
-        if len(self._values) < _LEAST or value <= max(self._values):
+        if not self.known:
             return False
-        values = np.array(self._values)
-        if values.min() > 0:
-            jumps, values, value = value > _TIMES * values.max(), np.log(values), np.log(value)
-        else:
-            spread = max(np.ptp(values), abs(np.median(values)))
-            jumps = value > values.max() + (_TIMES - 1) * spread
-        median = np.median(values)
-        deviation = _DEVIATIONS * np.median(np.abs(values - median))
-        return bool(jumps and value > median + self._threshold * deviation)
+        values = sorted(self._values)
+        high, middle = values[-len(values) // 10], values[len(values) // 2]
+        if values[0] > 0:  # almost every step ends here
+            if value <= _TIMES * high:
+                return False
+            values, value, middle = np.log(values), np.log(value), np.log(middle)
+        elif value <= high + (_TIMES - 1) * max(high - values[0], abs(middle)):
+            return False
+        deviation = _DEVIATIONS * np.median(np.abs(np.asarray(values) - middle))
+        return bool(value > middle + self._threshold * deviation)
 
 
-def is_above(value, level):
-    """Tell whether a loss is more than three times another, a negative one by twice its size."""
-    return value > level + (_TIMES - 1) * abs(level)
+def is_above(value, level, times=_TIMES):
+    """Tell whether a loss is so many times another, a negative one higher by as many sizes."""
+    return value > level + (times - 1) * abs(level)

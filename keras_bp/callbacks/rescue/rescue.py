@@ -142,7 +142,7 @@ class Rescue(RecordingCallback):
         spike: number above 0, in standard deviations, or None: only what is not finite is a fault,
             or an error. Defaults to 10.
         factor: number in (0, 1), by which the rate is multiplied where it is too high. Defaults
-            to 0.5.
+            to 0.1.
         max_rescues: integer of 0 or more. Defaults to 10.
         log_dir: string or `os.PathLike`, the directory of a TensorBoard event file that gets a
             text for each fault, as in `GradientMonitor`, or None.
@@ -182,7 +182,7 @@ class Rescue(RecordingCallback):
         directory: Path,
         *,
         spike: float | None = 10.0,
-        factor: float = 0.5,
+        factor: float = 0.1,
         max_rescues: int = 10,
         log_dir: Path | None = None,
         verbose: int = 1,
