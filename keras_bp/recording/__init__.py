@@ -50,7 +50,13 @@ from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
 from keras_bp.recording.histograms import count_sample, count_values, count_variable, rows
 from keras_bp.recording.last_batch import LastBatch
-from keras_bp.recording.outputs import STATISTICS, activation_of, can_die, can_saturate
+from keras_bp.recording.outputs import (
+    STATISTICS,
+    LayerOutputs,
+    activation_of,
+    can_die,
+    can_saturate,
+)
 from keras_bp.recording.recorder import (
     Recorder,
     StepRecorder,
@@ -67,6 +73,7 @@ __all__ = [
     "CurvatureMeter",
     "EventFile",
     "LastBatch",
+    "LayerOutputs",
     "LayerSelection",
     "Recorder",
     "RecordingCallback",

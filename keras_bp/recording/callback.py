@@ -243,8 +243,8 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.put_back(self.model):
             self._recorder.restart()
         else:
-            self._recorder = self._new_recorder()
             self._function = RecordingTrainFunction.of(self.model)
+            self._recorder = self._new_recorder()
             self._function.add(self._recorder)
             self._curvature.watch(self._function, self.model)
             self._layers = None
