@@ -33,6 +33,7 @@ reads the ring about once per second, before it is full and at each epoch's end;
 `UpdateMeter` measures how far weights move between calls, since a step would need a second copy of
 the weights for it.
 
+                                                  data -> see_data
     fit -> RecordingTrainFunction -> traced step: scale_loss -> see_loss, apply -> see_update
                                                                                |
     subclass <- Updates <- RecordingCallback <- new_updates() <- rows on the device

@@ -56,6 +56,9 @@ class Recorder:
         """Return the context in which a replica's part of the step is to be traced."""
         return contextlib.nullcontext()
 
+    def see_data(self, data: Any) -> None:
+        """Take the data of the step, as the model's `train_step` is about to get them."""
+
     def see_loss(self, loss: Any, scale_loss: Callable[[Any], Any]) -> None:
         """Take the loss that the step is about to scale, and the factor of the scaling."""
         self._replica.loss = loss

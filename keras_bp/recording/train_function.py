@@ -115,11 +115,12 @@ class RecordingTrainFunction:
         """
         train_step = self._model.train_step
 
-        def watched_train_step(*args, **kwargs):
+        def watched_train_step(data):
             with self._watched(), contextlib.ExitStack() as stack:
                 for recorder in self._recorders:
                     stack.enter_context(recorder.in_replica())
-                return train_step(*args, **kwargs)
+                    recorder.see_data(data)
+                return train_step(data)
 
         return watched_train_step
 
