@@ -289,9 +289,12 @@ def _train(model, layers, x, y, wanted, batch_size, shown):
         keras.tree.map_structure(lambda array, i=i: array[i : i + 1], (x, y)) for i in range(shown)
     ]
     states = []
-    backward = tf.function(
-        lambda x, y: _backward(model, layers, x, y), reduce_retracing=True, autograph=False
-    )
+
+    def backward(x, y):
+        return _backward(model, layers, x, y)
+
+    if not model.run_eagerly:
+        backward = tf.function(backward, reduce_retracing=True, autograph=False)
 
     def record(done):
         if done not in wanted:
