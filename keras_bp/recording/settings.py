@@ -1,7 +1,6 @@
 """What a run was made with, as its event file tells it."""
 
 import json
-import platform
 import re
 import warnings
 import zlib
@@ -9,11 +8,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from keras_bp import _keras
 from keras_bp._paths import block_of, owners, variable_paths
+from keras_bp._versions import versions
 from keras_bp.recording.event_file import EventFile
 from keras_bp_runs import flat_settings
 from keras_bp_runs.events import SETTINGS
@@ -40,11 +39,7 @@ def settings_of(model: keras.Model | None, fit: dict[str, Any]) -> dict[str, Any
         model: the model, built and compiled; None in a custom loop that knows none.
         fit: dictionary, what Keras tells callbacks of the `fit`.
     """
-    from keras_bp import __version__
-
-    versions = {"keras_bp": __version__, "keras": keras.__version__, "tensorflow": tf.__version__}
-    versions |= {"numpy": np.__version__, "python": platform.python_version()}
-    common = {"seed": _keras.global_seed(), "versions": versions}
+    common = {"seed": _keras.global_seed(), "versions": versions()}
     if model is None:
         return common
     return {
