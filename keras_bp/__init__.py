@@ -25,6 +25,7 @@ if reason := unsupported():
 # only once the module that registers it has run.
 from keras_bp import (
     callbacks,
+    curvature,
     deferred,
     feedback,
     gradients,
@@ -39,6 +40,7 @@ from keras_bp import (
     visualization,
     workers,
 )
+from keras_bp.callbacks.rescue.replay import Replay, replay
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
 from keras_bp.saving import to_keras
 from keras_bp.tuning import (
@@ -53,9 +55,11 @@ __version__ = "0.1.0"
 __all__ = [
     "GradientCheckReport",
     "LearningRateCurve",
+    "Replay",
     "Suggestion",
     "callbacks",
     "check_gradients",
+    "curvature",
     "deferred",
     "feedback",
     "find_learning_rate",
@@ -66,6 +70,7 @@ __all__ = [
     "ops",
     "optimizers",
     "reference",
+    "replay",
     "schedules",
     "show_versions",
     "suggest_optimizer",

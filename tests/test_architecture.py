@@ -25,7 +25,7 @@ FOUNDATION = {
 }
 FLOORS = [
     {"ops", "gradients", "reference", "saving"} | FOUNDATION,
-    {"layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},
+    {"curvature", "layers", "losses", "optimizers", "schedules", "gradient_check", "workers"},
     {"deferred", "feedback", "multitask", "recording", "tuning", "visualization"},
     # A callback may watch a `fit` of any model, those of the rooms below included.
     {"callbacks"},

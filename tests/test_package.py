@@ -157,6 +157,7 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     assert {name.split("/")[0].split("-")[0] for name in contents} == {"keras_bp", "keras_bp_runs"}
     sources = {str(p.relative_to(ROOT)) for p in SOURCES}
     sources |= {"keras_bp/py.typed", "keras_bp/tuning/discovery/coefficients.npz"}
+    sources |= {"keras_bp/visualization/backprop_page.html"}
     assert sources <= set(contents)
     packed = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
     assert sources <= packed

@@ -20,6 +20,9 @@ _CHARTS = [
     ("Degrees between the gradient of each layer and the true one", [r"alignment_angle/"]),
     ("Share of equal signs in the two", [r"sign_concordance/"]),
     ("Learning rate", [r"learning_rate"]),
+    ("Critical learning rate, beside the one used", [r"critical_learning_rate$", r"learning_rate"]),
+    ("Critical sharpness and largest Hessian eigenvalue", [r"(critical_sharpness|hessian/)"]),
+    ("Gradient noise scale in examples, with its 95 % interval", [r"gradient_noise_scale"]),
     ("Loss of each batch", [r"loss/batch$"]),
     ("Metrics of each epoch", [r"epoch/"]),
     ("Share of dead units in each layer", [r"dead_units/"]),
@@ -54,7 +57,7 @@ def layout(tags: list[str], layers: Sequence[str]) -> Summary:
     titles = [
         (title, expressions)
         for title, expressions in _CHARTS
-        if any(re.match(expression, tag) for expression in expressions for tag in tags)
+        if any(re.match(expressions[0], tag) for tag in tags)
     ]
     overview, by_block = titles, []
     if len(layers) > _LINES:

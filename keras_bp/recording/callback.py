@@ -18,6 +18,7 @@ from keras_bp._keras import is_built
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._types import Path
 from keras_bp.gradients import squared_norms
+from keras_bp.recording.curvature_meter import CurvatureMeter
 from keras_bp.recording.event_file import EventFile, run_directory
 from keras_bp.recording.histograms import block_rows, is_large
 from keras_bp.recording.recorder import StepRecorder
@@ -107,6 +108,8 @@ class RecordingCallback(Callback):
         self._function: Any = None
         self._recorder: Any = None
         self._meter: Any = None
+        # Measures nothing, unless a subclass sets another.
+        self._curvature = CurvatureMeter(**getattr(vars(self).get("_curvature"), "every", {}))
         self._file: Any = None
         self._run_directory: str | None = None
         self._last_step = 0
@@ -160,6 +163,8 @@ class RecordingCallback(Callback):
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: record the coming steps."""
         self._start_if_needed()
+        if not self._custom_loop:
+            self._curvature.start(self._is_due)
         self._open()
         self._function.arm(self._sampling)
 
@@ -168,7 +173,8 @@ class RecordingCallback(Callback):
         self._calls += 1
         full = (self._calls + 1) * self.model.steps_per_execution > self._recorder.places
         late = time.monotonic() - self._taken_at >= self._seconds
-        if full or late or self._measures():
+        self._curvature.see_call()
+        if full or late or self._measures() or self._curvature.running:
             self._take_updates()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -237,9 +243,10 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.put_back(self.model):
             self._recorder.restart()
         else:
-            self._recorder = self._new_recorder()
             self._function = RecordingTrainFunction.of(self.model)
+            self._recorder = self._new_recorder()
             self._function.add(self._recorder)
+            self._curvature.watch(self._function, self.model)
             self._layers = None
         self._last_step = max(self._last_step, self._recorder.updates_before)
         self._calls, self._taken_at, self._recording = 0, time.monotonic(), True
@@ -252,6 +259,7 @@ class RecordingCallback(Callback):
         self._recording = False
         if self._meter is not None:
             self._meter.cancel()
+        self._curvature.cancel()
         self._end()
         if self._file is not None:
             self._file.close()
@@ -287,6 +295,7 @@ class RecordingCallback(Callback):
             self._name_layers()
         self._open()
         self._last_step += len(updates.losses)
+        self._curvature.stop(self._last_step, len(updates.losses), updates.rates[-1, 0])
         self._take(updates)
         return len(updates.losses)
 
