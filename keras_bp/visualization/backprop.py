@@ -313,9 +313,8 @@ def _backward(model, dense_layers, x, y):
     x, y = (keras.tree.map_structure(tf.convert_to_tensor, data) for data in (x, y))
     # All are passed, since in the scope Keras finds no other variables to penalize.
     variables = [(variable, variable.value) for variable in model.variables]
-    scope = keras.StatelessScope(
-        variables, collect_losses=True
-    )  # else without activities' penalties
+    # Without `collect_losses` Keras leaves out the penalties of outputs.
+    scope = keras.StatelessScope(variables, collect_losses=True)
     with scope, pre_activations(dense_layers) as z:
         kernels = [scope.get_current_value(layer.kernel) for layer in dense_layers]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
