@@ -241,8 +241,7 @@ class Rescue(RecordingCallback):
     def _on_fault(self, fault: Fault):
         """Keep the batch of a step that went wrong, choose what to do, do it and tell."""
         guard, step = self._recorder, fault.step
-        far = guard.good >= _APART or not self.rescues
-        self._in_a_row = 1 if far else self._in_a_row + 1
+        self._in_a_row = 1 if guard.good >= _APART else self._in_a_row + 1
         self._lowered += fault.of_weights
         layer, description = self._explanation(step)
         known: dict[str, Any] = {
