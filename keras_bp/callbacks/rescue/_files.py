@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from keras_bp._keras import global_seed_state
 
 _BATCH, _REPORT = "batch.npz", "report.json"
+_ODD = ValueError, LookupError, TypeError, AttributeError  # of JSON that is none of ours
 _MODEL, _WEIGHTS = "model.keras", "model.weights.h5"
 
 
@@ -99,7 +101,7 @@ def read_fault(path, model=None):
         structure = report.pop("batch_structure")
         names = "x", "y", "sample_weight"
         batch = tuple(_unpacked(structure[name], arrays) for name in names)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, *_ODD) as error:
         raise ValueError(
             f"`path` must name a folder that Rescue has written, whole. Received: path={path!r} "
             f"({error})"
