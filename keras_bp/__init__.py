@@ -25,6 +25,7 @@ if reason := unsupported():
 # only once the module that registers it has run.
 from keras_bp import (
     callbacks,
+    curvature,
     deferred,
     feedback,
     gradients,
@@ -48,6 +49,7 @@ from keras_bp.tuning import (
     find_learning_rate,
     suggest_optimizer,
 )
+from keras_bp_runs import Run, RunComparison, compare_runs, read_run
 
 __version__ = "0.1.0"
 
@@ -55,9 +57,13 @@ __all__ = [
     "GradientCheckReport",
     "LearningRateCurve",
     "Replay",
+    "Run",
+    "RunComparison",
     "Suggestion",
     "callbacks",
     "check_gradients",
+    "compare_runs",
+    "curvature",
     "deferred",
     "feedback",
     "find_learning_rate",
@@ -67,6 +73,7 @@ __all__ = [
     "multitask",
     "ops",
     "optimizers",
+    "read_run",
     "reference",
     "replay",
     "schedules",

@@ -1,36 +1,31 @@
-"""The command line, `python -m keras_bp`: its commands are listed by `--help`."""
+"""The commands of `python -m keras_bp`.
 
-import argparse
-import sys
-from collections.abc import Sequence
+`show RUN` and `compare RUN RUN` print runs, `replay FOLDER` shows where a kept batch's fault begins.
+"""
 
+from typing import Any
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m keras_bp", description="What a run has left.")
-    commands = parser.add_subparsers(required=True)
-    _add_replay(commands)
-    options = parser.parse_args(arguments)
-    try:
-        return options.run(options)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+from keras_bp_runs import terminal
 
 
-def _add_replay(commands):
+def main() -> None:
+    """Run the command line."""
+    terminal.main("python -m keras_bp", [terminal.add_commands, add_replay])
+
+
+def add_replay(commands: Any) -> None:
+    """Add `replay` to the commands of an `argparse` parser."""
     text = "run a batch that the callback Rescue has kept, and show where its fault begins"
-    parser = commands.add_parser("replay", help=text, description=text)
-    parser.add_argument("folder", help="what Rescue has written")
-    parser.set_defaults(run=_replay)
+    replay = commands.add_parser("replay", help=text, description=text)
+    replay.add_argument("folder", metavar="FOLDER", help="what Rescue has written")
+    replay.set_defaults(command=_replay)
 
 
 def _replay(options):
-    from keras_bp import replay  # TensorFlow takes seconds to import
+    from keras_bp import replay
 
     print(replay(options.folder))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -58,6 +58,16 @@ class Recorder:
         """Return the context in which a replica's part of the step is to be traced."""
         return contextlib.nullcontext()
 
+    def see_data(self, data: Any) -> None:
+        """Take the data of the step, as the model's `train_step` is about to get them."""
+
+    def hand_out(self) -> tuple:
+        """Return tensors of the step that `take` is to get after the call, at the step's end."""
+        return ()
+
+    def take(self, tensors: tuple) -> None:
+        """Take what the call's last step has handed out; not under a strategy of replicas."""
+
     def run(self, function: Callable[[Any], Any], iterator: Any) -> Any:
         """Make the steps of a call, by a function of an iterator or a list of batches."""
         return function(iterator)
@@ -101,12 +111,13 @@ class Recorder:
         seen.pop("factor", None)
         return sum_over_replicas([loss])[0], factor
 
-    def _variable(self, value):
-        """Create a variable whose copies the replicas write, all with the same values."""
+    def _variable(self, value, shape=None):
+        """Create a variable whose copies the replicas write, and read, by themselves."""
         # TensorFlow repeats a trace in which it sees variables made.
         with _keras.outside_of_traces(), self._model.distribute_strategy.scope():
             variable = tf.Variable(
                 value,
+                shape=shape,
                 trainable=False,
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,

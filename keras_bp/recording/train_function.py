@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras_bp._trial import replaced_attributes
 from keras_bp.recording.recorder import Recorder
 
+_HANDED = "keras_bp/handed_out"  # among the logs that a step returns
+
 
 class RecordingTrainFunction:
     """Stands in for `model.train_function` while a recorded `fit` runs.
@@ -102,12 +104,16 @@ class RecordingTrainFunction:
                 function = self._function(sampling)
                 for recorder in self._recorders:
                     function = functools.partial(recorder.run, function)
-                return function(iterator)
+                logs = function(iterator)
             except tf.errors.InvalidArgumentError as error:
                 words = _wrong_label(error)
                 if not words:
                     raise
                 raise ValueError(words) from error
+        if _HANDED in logs:
+            for recorder, tensors in zip(self._recorders, logs.pop(_HANDED), strict=True):
+                recorder.take(tensors)
+        return logs
 
     def _function(self, sampling):
         """Return the function to trace, which keeps what was traced."""
@@ -124,11 +130,14 @@ class RecordingTrainFunction:
         """
         train_step = self._model.train_step
 
-        def watched_train_step(*args, **kwargs):
+        def watched_train_step(data):
             with self._watched(), contextlib.ExitStack() as stack:
                 for recorder in self._recorders:
                     stack.enter_context(recorder.in_replica())
-                return train_step(*args, **kwargs)
+                    recorder.see_data(data)
+                logs = train_step(data)
+                handed = tuple(recorder.hand_out() for recorder in self._recorders)
+                return {**logs, _HANDED: handed} if any(handed) else logs
 
         return watched_train_step
 
