@@ -1,6 +1,7 @@
 """The commands of `python -m keras_bp`.
 
-`show RUN` and `compare RUN RUN` print runs, `replay FOLDER` shows where a kept batch's fault begins.
+`show RUN` and `compare RUN RUN` print runs, `replay FOLDER` shows where the fault of a batch that
+was kept begins.
 """
 
 from typing import Any
