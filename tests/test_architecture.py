@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_bp"
 # What every room may use, the ground's own ground.
 FOUNDATION = {
     "_arguments",
+    "_html",
     "_keras",
     "_paths",
     "_private_names",
