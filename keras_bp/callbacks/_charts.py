@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
-from keras_bp._paths import short_names
+from keras_bp._paths import block_of, short_names
 
 _CHARTS = [
     ("Gradient norm of each layer", [r"gradient_norm/(?!global$)"]),
@@ -20,6 +20,9 @@ _CHARTS = [
     ("Degrees between the gradient of each layer and the true one", [r"alignment_angle/"]),
     ("Share of equal signs in the two", [r"sign_concordance/"]),
     ("Learning rate", [r"learning_rate"]),
+    ("Critical learning rate, beside the one used", [r"critical_learning_rate$", r"learning_rate"]),
+    ("Critical sharpness and largest Hessian eigenvalue", [r"(critical_sharpness|hessian/)"]),
+    ("Gradient noise scale in examples, with its 95 % interval", [r"gradient_noise_scale"]),
     ("Loss of each batch", [r"loss/batch$"]),
     ("Metrics of each epoch", [r"epoch/"]),
     ("Share of dead units in each layer", [r"dead_units/"]),
@@ -54,7 +57,7 @@ def layout(tags: list[str], layers: Sequence[str]) -> Summary:
     titles = [
         (title, expressions)
         for title, expressions in _CHARTS
-        if any(re.match(expression, tag) for expression in expressions for tag in tags)
+        if any(re.match(expressions[0], tag) for tag in tags)
     ]
     overview, by_block = titles, []
     if len(layers) > _LINES:
@@ -83,7 +86,7 @@ def _chart(title, expressions):
 def _blocks(layers):
     """Split paths into charts of neighbours, blocks of one name or number together if they fit."""
     blocks = []
-    for _, block in itertools.groupby(layers, lambda path: re.match(r"[^/\d]*\d*", path)[0]):
+    for _, block in itertools.groupby(layers, block_of):
         block = list(block)
         for start in range(0, len(block), _LINES_OF_BLOCKS):
             part = block[start : start + _LINES_OF_BLOCKS]

@@ -25,6 +25,7 @@ from keras_bp.feedback import (
 from keras_bp.gradients import sum_over_replicas
 from keras_bp.recording import (
     STATISTICS,
+    CurvatureMeter,
     LayerSelection,
     RecordingCallback,
     StepRecorder,
@@ -167,12 +168,22 @@ class GradientMonitor(RecordingCallback):
         activations: bool = False,
         layers: Sequence[str] | None = None,
         updates_every: int = 50,
+        noise_scale_every: int | None = None,
+        sharpness_every: int | None = None,
+        hessian_every: int | None = None,
     ) -> None:
         check_path("log_dir", log_dir)
         check_integer("every", every, 1)
         check_integer("updates_every", updates_every, 1)
-        if histograms_every is not None:
-            check_integer("histograms_every", histograms_every, 1)
+        optional = {
+            "histograms_every": histograms_every,
+            "noise_scale_every": noise_scale_every,
+            "sharpness_every": sharpness_every,
+            "hessian_every": hessian_every,
+        }
+        for name, steps in optional.items():
+            if steps is not None:
+                check_integer(name, steps, 1)
         activations = check_flag("activations", activations)
         super().__init__(log_dir)
         self.every = every
@@ -181,6 +192,12 @@ class GradientMonitor(RecordingCallback):
         self.layers = layers
         self._selection = LayerSelection(layers)
         self.updates_every = updates_every
+        self.noise_scale_every = noise_scale_every
+        self.sharpness_every = sharpness_every
+        self.hessian_every = hessian_every
+        self._curvature = CurvatureMeter(
+            noise=noise_scale_every, sharpness=sharpness_every, hessian=hessian_every
+        )
 
     def _forget(self) -> None:
         super()._forget()
@@ -230,6 +247,7 @@ class GradientMonitor(RecordingCallback):
         step = self._last_step + 1 if step is None else step
         self._last_step = step - 1
         self._open()
+        self._describe()
         norms = (tag.removeprefix("gradient_norm/") for tag in tags if tag.startswith("gradient_"))
         self._write_layout(tags, [path for path in norms if path != "global"])
         self._last_step = step
@@ -270,6 +288,7 @@ class GradientMonitor(RecordingCallback):
         if not self._measures() and not self._counting:
             super().on_train_batch_end(batch, logs)
             return
+        self._curvature.see_call()
         steps = self._take_updates()
         step = self._last_step
         # Without steps, the update is still to come.
@@ -305,6 +324,9 @@ class GradientMonitor(RecordingCallback):
         for step, values in enumerate(self._scalars.rows(updates, norms), first):
             if step % self.every == 0:
                 self._file.write_scalars(self._scalars.tags, values, step)
+        if self._curvature.measured is not None:
+            scalars = self._curvature.measured.scalars()
+            self._file.write_scalars(tuple(scalars), scalars.values(), self._last_step)
 
     def _choose(self):
         """Find the layers to write, by their numbers among the norms and among the outputs."""
@@ -318,7 +340,7 @@ class GradientMonitor(RecordingCallback):
         self._chosen_outputs = {i: path for i, path in outputs if path in self._selection}
         self._scalars = _UpdateScalars(self._recorder, self._chosen, self._chosen_outputs)
         measured = (f"{kind}/" for kind in self._measured_kinds())
-        tags = [*self._scalars.tags, *measured, "epoch/"]
+        tags = [*self._scalars.tags, *measured, *self._curvature.tags, "epoch/"]
         self._write_layout(tags, list(self._chosen.values()))
 
     def _measured_kinds(self):

@@ -33,6 +33,7 @@ reads the ring about once per second, before it is full and at each epoch's end;
 `UpdateMeter` measures how far weights move between calls, since a step would need a second copy of
 the weights for it.
 
+                                                  data -> see_data
     fit -> RecordingTrainFunction -> traced step: scale_loss -> see_loss, apply -> see_update
                                                                                |
     subclass <- Updates <- RecordingCallback <- new_updates() <- rows on the device
@@ -44,10 +45,18 @@ them be copied.
 """
 
 from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback, UpdateMeter
+from keras_bp.recording.curvature_meter import Curvature, CurvatureMeter
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
 from keras_bp.recording.histograms import count_sample, count_values, count_variable, rows
-from keras_bp.recording.outputs import STATISTICS, activation_of, can_die, can_saturate
+from keras_bp.recording.last_batch import LastBatch
+from keras_bp.recording.outputs import (
+    STATISTICS,
+    LayerOutputs,
+    activation_of,
+    can_die,
+    can_saturate,
+)
 from keras_bp.recording.recorder import (
     Recorder,
     StepRecorder,
@@ -60,7 +69,11 @@ from keras_bp.recording.train_function import RecordingTrainFunction
 
 __all__ = [
     "Callback",
+    "Curvature",
+    "CurvatureMeter",
     "EventFile",
+    "LastBatch",
+    "LayerOutputs",
     "LayerSelection",
     "Recorder",
     "RecordingCallback",

@@ -2,10 +2,8 @@
 
 import inspect
 import os
-import re
 import time
 import warnings
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +16,11 @@ from keras_bp._keras import is_built
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._types import Path
 from keras_bp.gradients import squared_norms
+from keras_bp.recording.curvature_meter import CurvatureMeter
 from keras_bp.recording.event_file import EventFile, run_directory
 from keras_bp.recording.histograms import block_rows, is_large
 from keras_bp.recording.recorder import StepRecorder
+from keras_bp.recording.settings import model_id, settings_of, write_settings
 from keras_bp.recording.train_function import RecordingTrainFunction
 
 
@@ -107,10 +107,14 @@ class RecordingCallback(Callback):
         self._function: Any = None
         self._recorder: Any = None
         self._meter: Any = None
+        # Measures nothing, unless a subclass sets another.
+        self._curvature = CurvatureMeter(**getattr(vars(self).get("_curvature"), "every", {}))
         self._file: Any = None
         self._run_directory: str | None = None
+        self._settings: str | None = None
         self._last_step = 0
         self._recording = self._sampling = self._custom_loop = False
+        self._describes = self._described = False
 
     @property
     def run_dir(self) -> Path | None:
@@ -160,6 +164,8 @@ class RecordingCallback(Callback):
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Keras's hook: record the coming steps."""
         self._start_if_needed()
+        if not self._custom_loop:
+            self._curvature.start(self._is_due)
         self._open()
         self._function.arm(self._sampling)
 
@@ -168,7 +174,8 @@ class RecordingCallback(Callback):
         self._calls += 1
         full = (self._calls + 1) * self.model.steps_per_execution > self._recorder.places
         late = time.monotonic() - self._taken_at >= self._seconds
-        if full or late or self._measures():
+        self._curvature.see_call()
+        if full or late or self._measures() or self._curvature.running:
             self._take_updates()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -237,9 +244,10 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.put_back(self.model):
             self._recorder.restart()
         else:
-            self._recorder = self._new_recorder()
             self._function = RecordingTrainFunction.of(self.model)
+            self._recorder = self._new_recorder()
             self._function.add(self._recorder)
+            self._curvature.watch(self._function, self.model)
             self._layers = None
         self._last_step = max(self._last_step, self._recorder.updates_before)
         self._calls, self._taken_at, self._recording = 0, time.monotonic(), True
@@ -249,9 +257,10 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.in_place():
             self._take_updates()
             RecordingTrainFunction.remove_from(self.model)
-        self._recording = False
+        self._recording = self._described = False
         if self._meter is not None:
             self._meter.cancel()
+        self._curvature.cancel()
         self._end()
         if self._file is not None:
             self._file.close()
@@ -261,7 +270,7 @@ class RecordingCallback(Callback):
         """Open the event file, if there is to be one and it is not open."""
         if self.log_dir is None or self._file is not None:
             return
-        starts, model = False, _name_of(self.model)
+        starts, model = False, model_id(self.model)
         if self._worker():  # the run is all workers', and the first one writes it
             self._file = EventFile(self.log_dir, writes=False)
             return
@@ -274,8 +283,15 @@ class RecordingCallback(Callback):
                 shared[log_dir] = run_directory(log_dir, self._last_step, model)
                 if shared[log_dir] != log_dir:
                     print(f"{log_dir} holds an earlier run: this one goes to {shared[log_dir]}")
-            self._run_directory = shared[log_dir]
+            self._run_directory, self._describes = shared[log_dir], starts
         self._file = EventFile(self._run_directory, self._last_step, starts, model)
+
+    def _describe(self):
+        """Write what the run is made with, once a `fit`, if that has changed."""
+        if self._describes and not self._described:
+            settings = settings_of(self.model, self.params or {})
+            self._settings = write_settings(self._file, settings, self._last_step, self._settings)
+        self._described = True
 
     def _take_updates(self):
         """Hand the updates made since the last time to `_take`."""
@@ -286,7 +302,9 @@ class RecordingCallback(Callback):
         if self._layers is None:
             self._name_layers()
         self._open()
+        self._describe()
         self._last_step += len(updates.losses)
+        self._curvature.stop(self._last_step, len(updates.losses), updates.rates[-1, 0])
         self._take(updates)
         return len(updates.losses)
 
@@ -302,18 +320,6 @@ class RecordingCallback(Callback):
         layers = np.zeros((len(squares), len(self._layers)))
         np.add.at(layers, (slice(None), self._layer_of_variable), squares)
         return np.sqrt(np.column_stack([layers, squares.sum(axis=1)]))
-
-
-def _name_of(model):
-    """Return a string that tells a model's weights from another's, `""` if they are unknown.
-
-    Without the numbers in paths, which change when a process makes the same model again.
-    """
-    if model is None or not is_built(model):
-        return ""
-    paths = variable_paths(model)
-    weights = [(re.sub(r"_\d+", "", paths[id(w)][1]), tuple(w.shape)) for w in model.weights]
-    return f"{zlib.crc32(repr(weights).encode()):08x}"
 
 
 class UpdateMeter:

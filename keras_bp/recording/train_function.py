@@ -1,6 +1,7 @@
 """A model's train function that lets recorders see each step's loss and gradients."""
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, Self
@@ -10,6 +11,8 @@ import tensorflow as tf
 
 from keras_bp._trial import replaced_attributes
 from keras_bp.recording.recorder import Recorder
+
+_HANDED = "keras_bp/handed_out"  # among the logs that a step returns
 
 
 class RecordingTrainFunction:
@@ -77,6 +80,11 @@ class RecordingTrainFunction:
         """Tell whether the model still calls this function."""
         return self._model.train_function is self
 
+    @property
+    def created(self) -> list[tf.Variable]:
+        """The variables that recorded steps write."""
+        return [variable for recorder in self._recorders for variable in recorder.created]
+
     def arm(self, sampling: bool = False) -> None:
         """Record the next call, with costly quantities too if a callback asks for `sampling`."""
         self._armed = True
@@ -93,12 +101,19 @@ class RecordingTrainFunction:
         watched = self._watched_train_step()
         with replaced_attributes(self._model, train_step=watched):
             try:
-                return self._function(sampling)(iterator)
+                function = self._function(sampling)
+                for recorder in self._recorders:
+                    function = functools.partial(recorder.run, function)
+                logs = function(iterator)
             except tf.errors.InvalidArgumentError as error:
                 words = _wrong_label(error)
                 if not words:
                     raise
                 raise ValueError(words) from error
+        if _HANDED in logs:
+            for recorder, tensors in zip(self._recorders, logs.pop(_HANDED), strict=True):
+                recorder.take(tensors)
+        return logs
 
     def _function(self, sampling):
         """Return the function to trace, which keeps what was traced."""
@@ -115,11 +130,14 @@ class RecordingTrainFunction:
         """
         train_step = self._model.train_step
 
-        def watched_train_step(*args, **kwargs):
+        def watched_train_step(data):
             with self._watched(), contextlib.ExitStack() as stack:
                 for recorder in self._recorders:
                     stack.enter_context(recorder.in_replica())
-                return train_step(*args, **kwargs)
+                    recorder.see_data(data)
+                logs = train_step(data)
+                handed = tuple(recorder.hand_out() for recorder in self._recorders)
+                return {**logs, _HANDED: handed} if any(handed) else logs
 
         return watched_train_step
 

@@ -1,9 +1,11 @@
 """Pictures of backpropagation, schedules, optimizers and gradients, with Matplotlib, an extra.
 
-Matplotlib is imported when something is drawn: `pip install matplotlib`.
+Matplotlib is imported when something is drawn: `pip install matplotlib`. `backprop_page`, for a
+browser, needs none.
 """
 
 from keras_bp.visualization.backprop import plot_backprop
+from keras_bp.visualization.backprop_page import backprop_page
 from keras_bp.visualization.computation_graph import (
     ComputationGraph,
     plot_computation_graph,
@@ -17,6 +19,7 @@ from keras_bp.visualization.schedules import plot_schedules, train_with_schedule
 __all__ = [
     "ComputationGraph",
     "OptimizerComparison",
+    "backprop_page",
     "compare_optimizers",
     "plot_backprop",
     "plot_batch_sizes",

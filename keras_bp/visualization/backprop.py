@@ -313,7 +313,7 @@ def _backward(model, dense_layers, x, y):
     x, y = (keras.tree.map_structure(tf.convert_to_tensor, data) for data in (x, y))
     # All are passed, since in the scope Keras finds no other variables to penalize.
     variables = [(variable, variable.value) for variable in model.variables]
-    # Without `collect_losses` Keras leaves out the penalties of outputs.
+    # Without `collect_losses` the penalties on activities would be left out.
     scope = keras.StatelessScope(variables, collect_losses=True)
     with scope, pre_activations(dense_layers) as z:
         kernels = [scope.get_current_value(layer.kernel) for layer in dense_layers]

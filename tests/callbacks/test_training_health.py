@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import json
 import pathlib
 import re
 import types
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from run_tags import SETTINGS
 
 import keras_bp
 from keras_bp.callbacks import GradientMonitor, TrainingHealth, health_checks
@@ -256,7 +258,11 @@ def test_tensorboard(told, read_events):
     written = {
         tag: {s: str(v.item(), "utf-8") for s, v in e.items()}
         for tag, e in read_events(told.folder).items()
+        if tag not in SETTINGS
     }
+    found = [written.pop(f"keras_bp/finding/{f.check}/{f.layer}") for f in health.findings]
+    told_again = [{f.step: json.dumps(dataclasses.asdict(f))} for f in health.findings]
+    assert found == told_again
     assert written == {
         "training_health/unchanged_weights/h0": {3: str(health.findings[0])},
         "training_health/saturation/h1": {10: str(health.findings[1])},
@@ -483,7 +489,8 @@ def test_an_exception_in_the_middle(tmp_path, read_events):
         fit(model, health, At(11, fail))
     assert named(health) == [("saturation", "h1", 10)]
     # Written as it was found.
-    assert list(read_events(tmp_path)) == ["training_health/saturation/h1"]
+    written = {"training_health/saturation/h1", "keras_bp/finding/saturation/h1"}
+    assert set(read_events(tmp_path)) == written | SETTINGS
     fit(model, health)
     assert named(health) == [("saturation", "h1", 10)]
     assert list(read_events(tmp_path)["training_health/report"]) == [11, 23]
