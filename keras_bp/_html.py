@@ -3,7 +3,8 @@
 import html
 from collections.abc import Sequence
 
-_CELL = 'style="text-align: left; vertical-align: top; white-space: pre-wrap"'
+_CELL = "text-align: left; vertical-align: top; padding: 2px 8px"
+_SHORT = 30  # characters, which stay on one line
 
 
 def escaped(text: object) -> str:
@@ -34,5 +35,8 @@ def table(
 def _row(tag, cells, mark=False):
     # Half transparent, so that it suits light and dark pages.
     style = ' style="background: rgba(213, 94, 0, 0.25)"' if mark else ""
-    cells = "".join(f"<{tag} {_CELL}>{escaped(cell)}</{tag}>" for cell in cells)
-    return f"<tr{style}>{cells}</tr>"
+    filled = []
+    for cell in map(str, cells):
+        own = _CELL + "; white-space: nowrap" * (len(cell) <= _SHORT)
+        filled.append(f'<{tag} style="{own}">{escaped(cell)}</{tag}>')
+    return f"<tr{style}>{''.join(filled)}</tr>"
