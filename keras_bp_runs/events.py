@@ -107,6 +107,7 @@ class RunFiles:
         first: int | None = None,
         last: int | None = None,
         most: int | None = None,
+        missing: float = np.nan,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return some scalars by step; of a step that was written twice, what came last.
 
@@ -116,15 +117,16 @@ class RunFiles:
             last: integer, the last step, or None.
             most: integer >= 2, or None: of more records of one kind, every second, third, ... is
                 read, and the last.
+            missing: float, the value where there is none.
 
         Returns:
-            Steps, int64 (steps,), ascending, and values, float32 (steps, tags), NaN where there is
-            none.
+            Steps, int64 (steps,), ascending, and values, float32 (steps, tags), `missing` where
+            there is none.
         """
         tags = list(tags)
         parts = list(self._parts(tags, first, last, most))
         steps = np.unique(np.concatenate([np.zeros(0, np.int64), *(part[1] for part in parts)]))
-        values = np.full((len(steps), len(tags)), np.nan, np.float32)
+        values = np.full((len(steps), len(tags)), missing, np.float32)
         for columns, at, part in parts:
             values[np.searchsorted(steps, at)[:, None], columns] = part
         return steps, values
