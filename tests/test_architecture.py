@@ -15,6 +15,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *RUNS.rglob("*.py")])
 # What every room may use, the ground's own ground.
 FOUNDATION = {
     "_arguments",
+    "_html",
     "_keras",
     "_paths",
     "_private_names",

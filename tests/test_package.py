@@ -155,7 +155,8 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     run("twine", "check", "--strict", str(wheel), str(archive))
     contents = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in contents} == {"keras_bp", "keras_bp_runs"}
-    sources = {str(p.relative_to(ROOT)) for p in SOURCES}
+    static = (ROOT / "keras_bp_runs" / "tensorboard_plugin" / "static").iterdir()
+    sources = {str(p.relative_to(ROOT)) for p in [*SOURCES, *static]}
     sources |= {"keras_bp/py.typed", "keras_bp/tuning/discovery/coefficients.npz"}
     sources |= {"keras_bp/visualization/backprop_page.html"}
     assert sources <= set(contents)
@@ -192,6 +193,9 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     }
 
     (metadata,) = importlib.metadata.distributions(path=[str(site)])
+    # TensorBoard finds the tab.
+    (tab,) = metadata.entry_points.select(group="tensorboard_plugins")
+    assert tab.load().plugin_name == "gradients"
     for requirement in map(Requirement, metadata.requires):
         if not requirement.marker or "examples" in str(requirement.marker):
             assert COLAB[requirement.name] in requirement.specifier

@@ -27,6 +27,8 @@ KINDS: dict[str, tuple[str, tuple[float, float] | None]] = {
 _HISTOGRAMS = ("weights", "gradients", "optimizer", "activations")
 _LOOK_AGAIN = 5.0  # seconds
 _SAMPLED = 64
+# A file that was written to less than so many seconds ago may end with half a record.
+_STILL_WRITTEN = 60.0
 _WRITER = b"keras_bp"
 
 
@@ -70,6 +72,8 @@ class Run:
                 self._layers[kind].append(layer)
             elif kind_of_tag == "scalars":
                 self._scalars.append(tag)
+        # The loss tells first how a training goes.
+        self._scalars.sort(key=lambda tag: (tag.startswith("epoch/"), tag != "loss/batch"))
         for extremes in self._extremes.values():
             extremes.refresh()
 
@@ -78,23 +82,27 @@ class Run:
         with self._lock:
             if self._files.refresh():
                 self._list()
-            if self._description:
-                return self._description
-            layers = {kind: paths for kind, paths in self._layers.items() if paths}
-            tags = [self._tags(kind)[0] for kind in layers] + self._scalars
-            steps = [self._files.series(tag)[0] for tag in tags]
-            ends = [(int(each[0]), int(each[-1])) for each in steps if len(each)]
-            self._description = {
-                "name": self.name,
-                "layers": layers,
-                "scalars": self._scalars,
-                "first": min((first for first, _ in ends), default=0),
-                "last": max((last for _, last in ends), default=0),
-                "findings": self._findings(),
-                "settings": self._files.settings,
-                "faults": list(self._files.faults),
-            }
-            return self._description
+            if self._description is None:
+                self._description = self._describe()
+            faults = self._files.faults
+            if time.time() - self.written() < _STILL_WRITTEN:
+                faults = [fault for fault in faults if not fault.endswith("still writes")]
+            return {**self._description, "faults": faults}
+
+    def _describe(self):
+        layers = {kind: paths for kind, paths in self._layers.items() if paths}
+        tags = [self._tags(kind)[0] for kind in layers] + self._scalars
+        steps = [self._files.series(tag)[0] for tag in tags]
+        ends = [(int(each[0]), int(each[-1])) for each in steps if len(each)]
+        return {
+            "name": self.name,
+            "layers": layers,
+            "scalars": self._scalars,
+            "first": min((first for first, _ in ends), default=0),
+            "last": max((last for _, last in ends), default=0),
+            "findings": self._findings(),
+            "settings": self._files.settings,
+        }
 
     def columns(self, what: str, first: int, last: int, most: int) -> tuple[list[str], Columns]:
         """Return the names of the rows and the columns of a kind, or of a scalar's tag."""
@@ -166,7 +174,9 @@ class Run:
                 layer = None if parts[2] == "model" else parts[2]
                 for step, text in self._files.texts(tag):
                     about = {"check": parts[1], "layer": layer, "step": int(step)}
-                    found.append({**about, "description": text, "advice": ""})
+                    # "Dead units in layer `a` at step 7: what was measured. What to try."
+                    description = text.partition(": ")[2] or text
+                    found.append({**about, "description": description, "advice": ""})
         return sorted(found, key=lambda finding: finding["step"])
 
 
@@ -269,7 +279,11 @@ class LogDir:
                 with self._lock:
                     name, what = next(reversed(self._wanted))
                     run = self._runs.get(name)
-                if run is None or not run.read_more(what):
+                try:
+                    more = run is not None and run.read_more(what)
+                except Exception:  # of files that were removed meanwhile, and the next asks again
+                    more = False
+                if not more:
                     with self._lock:
                         self._wanted.pop((name, what), None)
                 time.sleep(0)  # let a request have its turn

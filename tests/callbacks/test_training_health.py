@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import json
 import pathlib
+import re
 import types
 
 import keras
@@ -204,6 +205,22 @@ def test_a_fault_between_two_readings_names_its_step():
     fit(model, health, x=x, y=y, epochs=2)
     assert named(health) == [("not_finite", "h0", 14)]
     assert int(model.optimizer.iterations) == 20
+
+
+def test_findings_are_a_list_that_a_notebook_shows_as_a_table():
+    health = TrainingHealth()
+    assert health.findings == [] and "no findings" in health.findings._repr_html_()
+    finding = health_checks.Finding("exploding", "<b>", 3, 123.456, 70.0, "a < b", "Clip & see")
+    health._watch.findings.append(finding)
+    findings = health.findings
+    findings.append(dataclasses.replace(finding, layer=None))  # the caller's own
+    assert isinstance(findings, list) and len(findings) == 2 and health.findings == [finding]
+    assert repr(health.findings) == repr([finding])
+    shown = findings._repr_html_()
+    rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr.*?</tr>", shown)]
+    about = ["123", "70", "a &lt; b", "Clip &amp; see"]
+    assert rows[1:] == [["3", "exploding", layer, *about] for layer in ("&lt;b&gt;", "(model)")]
+    assert "TrainingHealth: 2 findings" in shown
 
 
 def test_a_function_gets_the_findings_and_may_raise(told):

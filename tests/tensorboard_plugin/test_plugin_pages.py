@@ -1,6 +1,7 @@
 """The tab's pages: which runs there are, what they hold, and what is refused."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -57,7 +58,7 @@ def test_a_run_is_described(tmp_path, pages, write):
 
 def test_findings_of_older_runs_are_texts(tmp_path, pages, write):
     texts = [
-        ("write_text", "training_health/vanishing/block/a", "Vanishing: try this", 2),
+        ("write_text", "training_health/vanishing/block/a", "Vanishing at 2: it is 1. Try 3: x", 2),
         ("write_text", "training_health/overfitting/model", "Overfitting", 1),
         ("write_text", "training_health/report", "2 findings", 2),
     ]
@@ -65,7 +66,7 @@ def test_findings_of_older_runs_are_texts(tmp_path, pages, write):
     found = pages(tmp_path).json("run", run=".")["findings"]
     about = [(each["check"], each["layer"], each["step"]) for each in found]
     assert about == [("overfitting", None, 1), ("vanishing", "block/a", 2)]
-    assert found[1]["description"] == "Vanishing: try this"
+    assert [each["description"] for each in found] == ["Overfitting", "it is 1. Try 3: x"]
 
 
 def test_one_scale_for_all_runs(tmp_path, pages, write):
@@ -107,7 +108,11 @@ def test_a_file_that_is_written_or_damaged(tmp_path, pages, write):
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])  # in the middle of the last record
     asked = pages(tmp_path)
-    assert asked.json("run", run=".")["last"] == 9
+    run = asked.json("run", run=".")
+    assert (run["last"], run["faults"]) == (9, [])  # it may be written on
+    os.utime(path, (0, 0))
+    [fault] = asked.json("run", run=".")["faults"]
+    assert "no whole record" in fault
     path.write_bytes(whole)
     run = asked.json("run", run=".")
     assert (run["last"], run["faults"]) == (10, [])

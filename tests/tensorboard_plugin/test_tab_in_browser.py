@@ -180,15 +180,16 @@ def test_the_tab_shows_what_was_written(tmp_path, write, values, browser, serve)
 
     # Two runs, side by side, and their ratio.
     choose(browser, "other", "twice")
-    browser.wait("!document.querySelector('#map-ratio').hidden")
+    browser.wait("!document.querySelector('#map-difference').hidden")
     browser.click(*cell(browser, "head", 30, "second"))
     text = selected(browser)
     assert "÷2" in text
     assert np.float32(re.findall(r"norm\s+(\S+)", text)[-1]) == 2 * values[29, 4]
-    browser.wait("document.querySelector('#map-ratio canvas').dataset.plot")
+    browser.wait("document.querySelector('#map-difference canvas').dataset.plot")
     # White where both are 0 (no colour of 256 is the middle one), blue where the first is smaller.
     equal, half = (
-        colour(browser, *cell(browser, "block_1/b", step, "ratio"), "ratio") for step in (60, 40)
+        colour(browser, *cell(browser, "block_1/b", step, "difference"), "difference")
+        for step in (60, 40)
     )
     assert equal == [247, 246, 246] and half[0] < half[2]
     assert [text for text in browser.complaints if "favicon" not in text] == []

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_bp._arguments import check_path
 from keras_bp._types import Path
-from keras_bp.callbacks.health._check import Check, Finding, Update
+from keras_bp.callbacks.health._check import Check, Finding, Findings, Update
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 from keras_bp.callbacks.health._watch import HealthWatch, select_checks
 from keras_bp.callbacks.health.outputs import PoorInitialization
@@ -64,7 +64,8 @@ class TrainingHealth(RecordingCallback):
             Defaults to `None`: no file.
 
     Attributes:
-        findings: list of `keras_bp.callbacks.health_checks.Finding`, in order.
+        findings: list of `keras_bp.callbacks.health_checks.Finding`, in order, which a notebook
+            shows as a table.
         report: string, all findings in words.
 
     Raises:
@@ -129,7 +130,7 @@ class TrainingHealth(RecordingCallback):
     @property
     def findings(self) -> list[Finding]:
         """What was found, a list of `Finding`."""
-        return list(self._watch.findings)
+        return Findings(self._watch.findings)
 
     @property
     def report(self) -> str:

@@ -1,5 +1,7 @@
 // What the server knows, as the page asks for it.
 
+export const BEYOND = 99;
+
 async function ask(page, query) {
   const answer = await fetch(`./${page}?${new URLSearchParams(query)}`);
   if (!answer.ok) throw new Error(`${page}: ${answer.status} ${await answer.text()}`);
@@ -12,7 +14,8 @@ export async function getJson(page, query = {}) {
 
 /**
  * Columns of steps with the extremes of each row: {names, width, exact, starts, low, high}.
- * `low` and `high` hold an array for each name, with an entry for each start.
+ * `low` and `high` hold an array for each name, with an entry for each start: NaN if there is a NaN
+ * among the steps, and -Infinity in `high` where the row has no value, see `isMissing`.
  */
 export async function getColumns(run, what, first, last, most) {
   const buffer = await (await ask("columns", { run, what, first, last, most })).arrayBuffer();
@@ -29,6 +32,9 @@ export async function getColumns(run, what, first, last, most) {
   return { ...header, starts, low, high };
 }
 
+/** Whether a row has no value in a column, as a layer that was frozen at first. */
+export const isMissing = (columns, row, column) => columns.high[row][column] === -Infinity;
+
 /** The number of the column that holds a step, or of the last one before it; -1 for none. */
 export function columnAt(starts, step) {
   let low = 0;
@@ -41,16 +47,27 @@ export function columnAt(starts, step) {
   return low - 1;
 }
 
-/** How many times `a` is `b`, as log10: of the rows that both have by name, where both have steps. */
-export function ratio(a, b, part) {
+/**
+ * How two runs differ, in columns: of rows that both have, where both have steps. With `log`, log10 of
+ * how many times `a` is `b`, else `a` minus `b`.
+ */
+export function difference(a, b, part, log) {
   const rowOf = new Map(b.names.map((name, i) => [name, i]));
   const reach = 2 * typicalGap(b); // beyond it a value of b says nothing of a step
   const partners = Array.from(a.starts, (start) => columnAt(b.starts, start));
   const shown = partners.flatMap((k, c) => (k >= 0 && a.starts[c] - b.starts[k] <= reach ? [c] : []));
-  const log10 = (x, y) => (x === y ? 0 : Math.log10(x / y));
+  const compare = (x, y) => {
+    if (!Number.isFinite(x) || !Number.isFinite(y)) return NaN;
+    if (!log) return x - y;
+    // Of 0 and another value the ratio is beyond all others.
+    return x === y ? 0 : Math.max(-BEYOND, Math.min(BEYOND, Math.log10(x / y)));
+  };
   const rows = a.names.map((name, i) => {
-    const other = b[part][rowOf.get(name)];
-    return other && Float32Array.from(shown, (c) => log10(a[part][i][c], other[partners[c]]));
+    const j = rowOf.get(name);
+    return j === undefined ? undefined : Float32Array.from(shown, (c) => {
+      if (isMissing(a, i, c) || isMissing(b, j, partners[c])) return -Infinity;
+      return compare(a[part][i][c], b[part][j][partners[c]]);
+    });
   });
   const starts = Float64Array.from(shown, (c) => a.starts[c]);
   return { names: a.names, width: a.width, starts, low: rows, high: rows };
@@ -66,7 +83,7 @@ export function typicalGap({ starts, width }) {
 export function valueAt(columns, layer, step) {
   const row = columns.names.indexOf(layer);
   const k = columnAt(columns.starts, step);
-  if (k < 0 || row < 0 || !columns.low[row]) return { layer };
+  if (k < 0 || row < 0 || !columns.low[row] || isMissing(columns, row, k)) return { layer };
   const first = columns.starts[k];
   const last = first + columns.width - 1;
   return { layer, first, last, low: columns.low[row][k], high: columns.high[row][k] };

@@ -1,7 +1,7 @@
 // Layers against steps, a value as colour.
-import { columnAt, typicalGap, valueAt } from "./data.js";
+import { columnAt, isMissing, typicalGap, valueAt } from "./data.js";
 import {
-  NOT_FINITE, PALETTES, ZERO, colourIndex, drawSteps, fitting, ink, line, prepare, short, timesText,
+  NOT_FINITE, PALETTES, ZERO, colourIndex, drawSteps, fitting, ink, line, prepare, short,
 } from "./scales.js";
 
 const TOP = 22; // holds the findings' marks
@@ -82,11 +82,15 @@ export class HeatMap {
     const out = new Uint32Array(image.data.buffer);
     const colours = PALETTES[palette];
     rows.forEach((name, r) => {
-      const values = columns[part][this.rowOf.get(name)];
+      const row = this.rowOf.get(name);
+      const values = columns[part][row];
       if (!values) return;
-      const indices = Uint16Array.from(values, (value) => colourIndex(value, scale));
+      // What is missing stays transparent.
+      const cells = Uint32Array.from(values, (value, c) => (
+        isMissing(columns, row, c) ? 0 : colours[colourIndex(value, scale)]
+      ));
       for (let x = 0; x < pixels; x++) {
-        if (across[x] >= 0) out[r * pixels + x] = colours[indices[across[x]]];
+        if (across[x] >= 0) out[r * pixels + x] = cells[across[x]];
       }
     });
     const cells = new OffscreenCanvas(pixels, Math.max(1, rows.length));
@@ -137,7 +141,7 @@ export class HeatMap {
     for (const value of scale.ticks()) {
       const y = top + (1 - scale.share(value)) * bar;
       line(context, x + 12, y, x + 16, y);
-      const text = palette === "diverging" ? timesText(value) : short(value);
+      const text = scale.text?.(value) ?? short(value);
       // What lies beyond has the colour of the end.
       const beyond = { 0: "≤ ", 1: "≥ " }[scale.share(value).toFixed(3) * (scale.log ? 1 : NaN)];
       context.fillText((beyond ?? "") + text, x + 19, y);
@@ -197,13 +201,15 @@ export class HeatMap {
     for (const { x, findings: here } of this.marks) {
       context.fillStyle = ink("finding");
       context.beginPath();
-      context.moveTo(x - 7, 3);
-      context.lineTo(x + 7, 3);
-      context.lineTo(x, top - 3);
+      context.moveTo(x - 8, 1);
+      context.lineTo(x + 8, 1);
+      context.lineTo(x, top - 2);
       context.fill();
       if (here.length === 1) continue;
-      context.textAlign = "left";
-      context.fillText(`×${here.length}`, x + 9, 9);
+      context.textAlign = "center";
+      context.fillStyle = ink("page");
+      context.font = "bold 9px system-ui, sans-serif";
+      context.fillText(here.length, x, 7);
     }
   }
 

@@ -1,4 +1,5 @@
 // Which layers to show, in which charts, and which of them stands out.
+import { isMissing } from "./data.js";
 
 const A_CHART = 10;
 
@@ -33,11 +34,18 @@ export function blocks(names) {
 
 const blockOf = (name) => name.match(/^[^/\d]*\d*/)[0];
 
-/** log10 of the middle of each column; 0 lies far below all else, NaN and infinity are NaN. */
+const finite = (columns, row, c) => Number.isFinite(columns.low[row][c] + columns.high[row][c]);
+
+/** The first column in which a row is NaN or infinite, -1 for none. */
+const notFinite = (columns, row) => columns.low[row].findIndex(
+  (_, c) => !isMissing(columns, row, c) && !finite(columns, row, c),
+);
+
+/** log10 of the middle of each column; 0 lies far below all else, what is not finite is NaN. */
 function logarithms(columns, row) {
   const [low, high] = [columns.low[row], columns.high[row]];
   return Float64Array.from(low, (least, c) => {
-    if (!Number.isFinite(least) || !Number.isFinite(high[c])) return NaN;
+    if (!finite(columns, row, c)) return NaN;
     return (Math.log10(Math.max(least, 1e-50)) + Math.log10(Math.max(high[c], 1e-50))) / 2;
   });
 }
@@ -50,8 +58,9 @@ export function median(values) {
 /** The `k` names of the "largest" or "smallest" values, or that "changed" most; NaN counts as most. */
 export function mostExtreme(columns, names, which, k) {
   const scores = new Map(names.map((name) => {
-    const values = logarithms(columns, columns.names.indexOf(name));
-    if (values.some(Number.isNaN)) return [name, Infinity];
+    const row = columns.names.indexOf(name);
+    if (notFinite(columns, row) >= 0) return [name, Infinity];
+    const values = logarithms(columns, row).filter((value) => !Number.isNaN(value));
     const tenth = Math.ceil(values.length / 10);
     const end = median(values.slice(-tenth));
     const change = Math.abs(end - median(values.slice(0, tenth)));
@@ -69,11 +78,7 @@ export function outlier(columns) {
   const { names, starts } = columns;
   const count = starts.length;
   if (count < 4) return null;
-  const bad = (values) => values.findIndex((value) => !Number.isFinite(value));
-  const begun = names.map((_, row) => {
-    const both = [bad(columns.low[row]), bad(columns.high[row])].filter((c) => c >= 0);
-    return both.length ? Math.min(...both) : Infinity;
-  });
+  const begun = names.map((_, row) => notFinite(columns, row)).map((c) => (c < 0 ? Infinity : c));
   const first = Math.min(...begun);
   if (first < Infinity) {
     const layers = names.filter((_, row) => begun[row] === first);

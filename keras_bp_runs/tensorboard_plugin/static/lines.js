@@ -1,5 +1,5 @@
 // Values against steps, a line for each layer.
-import { columnAt } from "./data.js";
+import { columnAt, isMissing } from "./data.js";
 import { count, drawSteps, ink, line, makeScale, prepare, short } from "./scales.js";
 
 const LEFT = 56;
@@ -115,6 +115,7 @@ export class LineChart {
     starts.forEach((start, c) => {
       const [least, most] = [low[row][c], high[row][c]];
       const x = this.x(start + (width - 1) / 2);
+      if (isMissing(columns, row, c)) return;
       if (!Number.isFinite(least) || !Number.isFinite(most)) {
         open = false; // a gap, with a mark at the upper end
         context.fillRect(x - 1, TOP, 3, 6);
@@ -141,7 +142,8 @@ export class LineChart {
 
   drawLegend() {
     const { series, selected } = this.shown;
-    const items = series.map(({ name, label, colour, dashed }) => {
+    // The title names a line that is alone.
+    const items = series.length === 1 ? [] : series.map(({ name, label, colour, dashed }) => {
       const item = document.createElement("button");
       const stroke = item.appendChild(document.createElement("i"));
       stroke.style.borderTop = `2.5px ${dashed ? "dashed" : "solid"} ${colour}`;

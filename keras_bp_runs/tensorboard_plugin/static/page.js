@@ -2,7 +2,7 @@
 import { drawFindings, drawOutlier, drawSelected, drawSettings, element } from "./advice.js";
 import { Charts } from "./charts.js";
 import { Controls } from "./controls.js";
-import { getColumns, getJson, ratio, valueAt } from "./data.js";
+import { difference, getColumns, getJson, valueAt } from "./data.js";
 import { HeatMap } from "./heat_map.js";
 import { Histograms } from "./histograms.js";
 import { blocks, mostExtreme, outlier, search } from "./layers.js";
@@ -100,7 +100,7 @@ export class Page {
       zoom: (first, last) => this.zoom(first, last),
       finding: (findings) => this.open(findings),
     };
-    this.maps = ["first", "second", "ratio"].map((name) => {
+    this.maps = ["first", "second", "difference"].map((name) => {
       const place = maps.appendChild(element("div"));
       place.id = `map-${name}`;
       const title = place.appendChild(element("h3"));
@@ -108,7 +108,7 @@ export class Page {
     });
     const lines = add("lines", left, element("h2", "", "Lines, block by block"));
     this.lines = new Charts(lines, { select: (cell) => this.select(cell) });
-    const whole = add("scalars", left, element("h2", "", "Of the whole model"));
+    const whole = add("scalars", left, element("h2", "", "The whole model"));
     this.scalars = new Charts(whole, {
       select: ({ step }) => this.select({ ...this.chosen.selected, step }),
     });
@@ -311,18 +311,21 @@ export class Page {
     const { selected } = this.chosen;
     const common = { part, rows, scale: this.scale, palette: "sequential", range: this.range, selected };
     this.maps.forEach(({ place, title: heading, map }, i) => {
-      const columns = i < 2 ? pair[i] : pair[0] && pair[1] && ratio(pair[0], pair[1], part);
+      const columns = i < 2 ? pair[i] : pair[0] && pair[1] && difference(...pair, part, log);
       place.hidden = !columns || !rows.length;
       if (place.hidden) return;
       const names = i === 0 || !pair[0];
       const bar = i === 2 || i === this.shown.length - 1;
       const run = this.runs.get(this.shown[i]);
       heading.style.padding = `0 ${bar ? 76 : 10}px 0 ${names ? 190 : 10}px`;
-      heading.textContent = i === 2 ? "First over second run" : this.shown.length > 1 ? this.shown[i] : "";
+      const apart = log ? "First over second run" : "First minus second run";
+      heading.textContent = i === 2 ? apart : this.shown.length > 1 ? this.shown[i] : "";
       const label = `${title} of ${rows.length} layers, ${heading.textContent || this.shown[0]}`;
       const shown = { ...common, columns, names, bar, label, findings: run?.findings ?? [] };
       shown.width = width + (names ? 190 : 10) + (bar ? 76 : 10);
-      if (i === 2) Object.assign(shown, { palette: "diverging", scale: differenceScale(columns) });
+      if (i === 2) {
+        Object.assign(shown, { palette: "diverging", scale: differenceScale(columns, this.scale) });
+      }
       map.draw(shown);
     });
   }

@@ -1,4 +1,5 @@
 // Scales, colours and numbers: what all drawings share.
+import { BEYOND } from "./data.js";
 
 // From dark to bright, as matplotlib's viridis, and from blue over white to red, as its RdBu.
 const SEQUENTIAL = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
@@ -7,7 +8,7 @@ const DIVERGING = [[33, 102, 172], [146, 197, 222], [247, 247, 247], [244, 165, 
 export const ZERO = [140, 140, 140];
 export const NOT_FINITE = [255, 0, 200];
 export const LINES = [
-  "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd",
+  "#2f86c9", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd",
   "#a0694b", "#e377c2", "#7f7f7f", "#b5b61f", "#17becf",
 ];
 
@@ -26,13 +27,15 @@ export function makeScale(low, high, log) {
   };
 }
 
-/** A scale of whole decades around no change that holds 999 of 1,000 ratios. */
-export function differenceScale(columns) {
+/** A scale around no difference: of shares or degrees, or of whole decades for 999 of 1,000 ratios. */
+export function differenceScale(columns, { high, log }) {
+  if (!log) return makeScale(-high, high, false);
   const finite = columns.low.filter(Boolean).flatMap((row) => Array.from(row.filter(Number.isFinite)));
-  const sizes = finite.map(Math.abs).sort((a, b) => a - b);
+  const sizes = finite.map(Math.abs).filter((size) => size < BEYOND).sort((a, b) => a - b);
   const decades = Math.max(1, Math.ceil(sizes[Math.floor(sizes.length * 0.999)] ?? 1));
   const scale = makeScale(-decades, decades, false);
-  return { ...scale, ticks: () => linearTicks(-decades, decades, 5).filter(Number.isInteger) };
+  const ticks = () => linearTicks(-decades, decades, 5).filter(Number.isInteger);
+  return { ...scale, ticks, text: timesText };
 }
 
 function logTicks(from, to) {
