@@ -1,14 +1,16 @@
 """Time what GradientMonitor, TrainingHealth and TrainingDashboard cost a fit.
 
     python benchmarks/monitor.py [--model 4x512] [--execution 1] [--jit off|on|both] [--turns 8]
-                                 [--steps 300] [--fits 7]
+                                 [--steps 300] [--fits 7] [--curvature]
 
 First epochs of an MLP, 4x512 for instance, with batch 128: without a callback, with the monitor's
 default arguments, with histograms every 100 steps as well, and with TrainingHealth, each on a model
 of its own, in turn, the tracing done before; `first` is the time of the first step, tracing
-included. Then whole fits of the quickstart's network on digits, tracing included, without a
-callback, with the monitor's default arguments, and with a dashboard that is drawn to a file, in
-turn. The ratios are with / without of the medians and of the minima; 1.05 is a cost of 5 %.
+included. With `--curvature` instead the monitor's default arguments, and what it measures of noise
+and curvature every 50 steps. Then whole fits of the quickstart's network on digits, tracing
+included, without a callback, with the monitor's default arguments, and with a dashboard that is
+drawn to a file, in turn. The ratios are with / without of the medians and of the minima; 1.05 is a
+cost of 5 %.
 """
 
 import argparse
@@ -32,6 +34,13 @@ VARIANTS = {
     "monitor": lambda log_dir: [GradientMonitor(log_dir)],
     "histograms every 100": lambda log_dir: [GradientMonitor(log_dir, histograms_every=100)],
     "health": lambda log_dir: [TrainingHealth(action=lambda finding: None)],
+}
+CURVATURE = {
+    "monitor": lambda log_dir: [GradientMonitor(log_dir)],
+    "noise scale": lambda log_dir: [GradientMonitor(log_dir, noise_scale_every=50)],
+    "critical sharpness": lambda log_dir: [GradientMonitor(log_dir, sharpness_every=50)],
+    "both": lambda log_dir: [GradientMonitor(log_dir, noise_scale_every=50, sharpness_every=50)],
+    "Hessian": lambda log_dir: [GradientMonitor(log_dir, hessian_every=50)],
 }
 
 
@@ -90,19 +99,23 @@ def main():
     parser.add_argument("--fits", type=int, default=7, help="fits of the quickstart's network")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of each such fit")
     parser.add_argument("--jit", choices=["off", "on", "both"], default="both")
+    parser.add_argument("--curvature", action="store_true", help="noise and curvature instead")
     options = parser.parse_args()
+    variants = CURVATURE if options.curvature else VARIANTS
     print(f"{'':45} {'seconds':>8} {'medians':>8} {'minima':>7}   first")
     with tempfile.TemporaryDirectory() as log_dir:
         for jit in {"off": [False], "on": [True], "both": [False, True]}[options.jit]:
             fits = [
                 epoch(callbacks(f"{log_dir}/{jit}/{name}"), options.model, options.execution, jit)
-                for name, callbacks in VARIANTS.items()
+                for name, callbacks in variants.items()
             ]
             firsts = turns_of([lambda fit=fit: fit(options.execution) for fit in fits], 1)
             calls = [lambda fit=fit: fit(options.steps) for fit in fits]
+            if options.curvature:
+                turns_of(calls, 1)  # traces what is measured
             times = turns_of(calls, options.turns)
             about = f"{options.model}, {options.execution} a call, jit {'on' if jit else 'off'}"
-            for name, own, [first] in zip(VARIANTS, times, firsts, strict=True):
+            for name, own, [first] in zip(variants, times, firsts, strict=True):
                 share = f"{first:6.2f} {first / firsts[0][0]:6.2f}"
                 report(f"{about}: {name}", own, times[0], share)
         if options.fits:

@@ -255,6 +255,10 @@ def train(training, seed, fault=None, rescue=None, epochs=None):
     return float(model.evaluate(x, y, batch_size=500, verbose=0))
 
 
+def is_harmed(part, whole):
+    return np.array_equal(part, whole[PLACE], equal_nan=True)
+
+
 def is_named(fault, rescue):
     """Tell whether the batch that was kept holds the harmed example, and `replay` names it."""
     if not rescue.rescues:
@@ -269,9 +273,8 @@ def is_named(fault, rescue):
             continue
         with np.load(pathlib.Path(rescued.path) / "batch.npz") as kept:
             batch = [kept[name] for name in ("x", "y", "sample_weight")]
-        rows = zip(*batch, strict=True)
-        same = [all(np.array_equal(a, b[PLACE], True) for a, b in zip(row, data)) for row in rows]
-        if not any(same):
+        rows = range(len(batch[0]))
+        if not any(all(map(is_harmed, (part[row] for part in batch), data)) for row in rows):
             return False
     return True
 

@@ -49,6 +49,7 @@ from keras_bp.tuning import (
     find_learning_rate,
     suggest_optimizer,
 )
+from keras_bp_runs import Run, RunComparison, compare_runs, read_run
 
 __version__ = "0.1.0"
 
@@ -56,9 +57,12 @@ __all__ = [
     "GradientCheckReport",
     "LearningRateCurve",
     "Replay",
+    "Run",
+    "RunComparison",
     "Suggestion",
     "callbacks",
     "check_gradients",
+    "compare_runs",
     "curvature",
     "deferred",
     "feedback",
@@ -69,6 +73,7 @@ __all__ = [
     "multitask",
     "ops",
     "optimizers",
+    "read_run",
     "reference",
     "replay",
     "schedules",

@@ -84,8 +84,10 @@ class RunFiles:
 
     @property
     def findings(self) -> list[dict]:
-        """The findings of `TrainingHealth`, in order."""
-        return [json.loads(text) for _, text in self.texts(FINDING)]
+        """The findings of `TrainingHealth`, in order: each has a tag that begins with `FINDING`."""
+        tags = [tag for tag in self.tags if tag.startswith(FINDING)]
+        texts = (text for tag in tags for _, text in self.texts(tag))
+        return sorted(map(json.loads, texts), key=lambda finding: finding["step"])
 
     def series(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
         """Return all points of a scalar, in the order in which they were written.
@@ -176,6 +178,7 @@ class _EventFile:
 
     def __init__(self, path):
         self.tags: dict[str, str] = {}
+        self._first: dict[str, int] = {}  # tag -> its first record
         self.steps = np.zeros(0, np.int64)
         self._records, self._faults = RecordFile(path), []
         self._layouts: list[Layout] = []
@@ -207,6 +210,7 @@ class _EventFile:
         groups = np.split(order, np.flatnonzero(np.diff(self._records.lengths[order])) + 1)
         for group in groups if number > first else ():
             self._place(group)
+        self.tags = dict(sorted(self.tags.items(), key=lambda each: self._first[each[0]]))
         return True
 
     def _place(self, numbers):
@@ -261,6 +265,7 @@ class _EventFile:
             self._starts.append((number, event.step))
         for value in event.summary.value:
             self.tags.setdefault(value.tag, kind_of(value, self.tags))
+            self._first[value.tag] = min(number, self._first.get(value.tag, number))
             if value.tag not in layout.columns:
                 self._others[value.tag].append(number)
         if layout.places is None:  # one for all that are decoded one by one

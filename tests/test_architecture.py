@@ -15,6 +15,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *RUNS.rglob("*.py")])
 # What every room may use, the ground's own ground.
 FOUNDATION = {
     "_arguments",
+    "_html",
     "_keras",
     "_paths",
     "_private_names",
@@ -56,7 +57,7 @@ def _imports(source, package="keras_bp"):
 def _faults(path, source):
     """List what breaks the rules in one file of the package."""
     parts = path.with_suffix("").parts
-    if parts == ("__init__",):
+    if parts in (("__init__",), ("__main__",)):
         return []
     room = parts[0]
     faults = []
@@ -93,7 +94,7 @@ def test_runs_are_read_without(package):
 
 def test_every_room_has_a_floor():
     rooms = {p.stem if p.is_file() else p.name for p in PACKAGE.iterdir() if p.name != "py.typed"}
-    rooms -= {"__init__", "__pycache__"}
+    rooms -= {"__init__", "__main__", "__pycache__"}
     assert rooms <= set(FLOOR_OF), rooms - set(FLOOR_OF)
 
 

@@ -192,6 +192,17 @@ SMALL = {
             f"tb_logs/backprop_visualizer/{name}.png" for name in ("vanishing", "before", "after")
         ],
     ),
+    # Seen: 64.5 % after 2 epochs, 100 % after 100; chance 50 %.
+    "computation_graph": Small(
+        arguments=["--epochs", "1"],
+        accuracy=(45.0, 97.0),
+        lines=[
+            r"branches: 12 nodes, 7 tensors kept; picture: tb_logs/.*/branches\.png$",
+            r"three_layers: 9 nodes, 5 tensors kept; ",
+        ],
+        files=[f"tb_logs/computation_graph/{name}.png" for name in ("branches", "three_layers")],
+        eager=True,
+    ),
     # Seen: 84.0 % after 5 steps, 98.0 % after 100; chance 50 %.
     "backprop_page": Small(
         arguments=["--epochs", "5"],

@@ -247,6 +247,7 @@ class GradientMonitor(RecordingCallback):
         step = self._last_step + 1 if step is None else step
         self._last_step = step - 1
         self._open()
+        self._describe()
         norms = (tag.removeprefix("gradient_norm/") for tag in tags if tag.startswith("gradient_"))
         self._write_layout(tags, [path for path in norms if path != "global"])
         self._last_step = step

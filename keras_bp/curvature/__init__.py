@@ -23,13 +23,14 @@ from keras_bp.curvature.noise import (
     noise_scale_of,
     part_estimates,
 )
-from keras_bp.curvature.sharpness import critical_learning_rate, critical_sharpness
+from keras_bp.curvature.sharpness import RateSearch, critical_learning_rate, critical_sharpness
 
 __all__ = [
     "HessianEigenvalue",
     "LossSurface",
     "NoiseScale",
     "PowerIteration",
+    "RateSearch",
     "critical_learning_rate",
     "critical_sharpness",
     "gradient_noise_scale",

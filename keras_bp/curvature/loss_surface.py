@@ -57,6 +57,8 @@ class LossSurface:
         self._model = model
         self.variables = list(model.trainable_variables)
         options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
+        self._traced_weights = tf.function(self._weights, **options)
+        self._traced_update = tf.function(self._update, **options)
         self._traced_loss = tf.function(self._loss, **options)
         self._traced_gradients = tf.function(self._gradients, **options)
         self._traced_parts = tf.function(self._parts, **options)
@@ -64,7 +66,20 @@ class LossSurface:
 
     def weights(self) -> list[tf.Tensor]:
         """Return a copy of the model's trainable variables."""
-        return [tf.identity(tf.convert_to_tensor(v)) for v in self.variables]
+        return self._traced_weights()
+
+    def update_since(self, weights: Sequence[tf.Tensor], updates: int = 1) -> tuple[list, bool]:
+        """Return how far the variables have moved in a number of updates, on average.
+
+        Args:
+            weights: list of tensors, the weights before.
+            updates: integer, the number of updates.
+
+        Returns:
+            A list of tensors, and whether anything has moved.
+        """
+        update, moved = self._traced_update(weights, tf.constant(updates))
+        return update, bool(moved)
 
     def loss(
         self, weights: Sequence[tf.Tensor], update: Sequence[tf.Tensor], rate: float, batch: Any
@@ -142,6 +157,14 @@ class LossSurface:
             )
         pairs = zip(tensors, self.variables, strict=True)
         return [tf.cast(tf.convert_to_tensor(tensor), v.dtype) for tensor, v in pairs]
+
+    def _weights(self):
+        return [tf.identity(tf.convert_to_tensor(v)) for v in self.variables]
+
+    def _update(self, weights, updates):
+        pairs = zip(self.variables, weights, strict=True)
+        update = [(tf.convert_to_tensor(v) - w) / tf.cast(updates, w.dtype) for v, w in pairs]
+        return update, tf.reduce_any([tf.reduce_any(u != 0) for u in update])
 
     def _losses(self, weights, batches):
         """Return the loss of each of some batches, this replica's part, scaled as in training."""

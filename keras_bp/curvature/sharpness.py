@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_integer, check_number
@@ -12,6 +13,7 @@ from keras_bp._types import Array
 from keras_bp.curvature.loss_surface import LossSurface, as_batch
 
 _SMALL_STEP, _LARGEST_STEP = 1.5, 10.0
+_NEAR = 3.0  # factor between two rates, up to which a loss is near a parabola
 
 
 def critical_learning_rate(
@@ -58,39 +60,74 @@ def critical_learning_rate(
     guess = check_number("guess", guess, 0.0, low_open=True)
     check_number("tolerance", tolerance, 0.0, low_open=True)
     check_integer("most", most, 1)
-    here = float(loss(0.0))
-    low, high, rate = 0.0, math.inf, guess
-    tried: list[tuple[float, float]] = []
-    for _ in range(most):
-        rise = float(loss(rate)) - here
-        rises = not rise <= 0
-        low, high = (low, rate) if rises else (rate, high)
-        if math.isfinite(rise):
-            tried.append((rate, rise / rate))
-        following = _next(tried, low, high, rate)
-        found = low > 0 and math.isfinite(high)
-        close = abs(following - rate) <= tolerance * rate and len(tried) > 1
-        if (found and high - low <= tolerance * high) or close:
-            return following
-        rate = following
-    return 0.0 if low == 0 else high if math.isfinite(high) else math.inf
+    return RateSearch(tolerance, most).find(loss, guess)
 
 
-def _next(tried, low, high, rate):
-    """Return the next rate: where a line through the two smallest quotients passes 0, if it may."""
-    least = low if low > 0 else high / _LARGEST_STEP
-    largest = min(high, low * _LARGEST_STEP) if low > 0 else high
-    if len(tried) > 1:
-        (a, of_a), (b, of_b) = sorted(tried, key=lambda pair: abs(pair[1]))[:2]
-        slope = (of_b - of_a) / (b - a)
-        root = a - of_a / slope if slope > 0 else math.nan
-        if least < root < largest:
-            return root
-    if low > 0 and math.isfinite(high):
-        return math.sqrt(low * high)
-    if len(tried) > 1:
-        return least if low == 0 else largest
-    return rate / _SMALL_STEP if low == 0 else rate * _SMALL_STEP
+class RateSearch:
+    """Finds critical learning rates, one after another, each from what the last one has shown.
+
+    Args:
+        tolerance: number above 0, see `critical_learning_rate`.
+        most: integer >= 1, likewise.
+    """
+
+    def __init__(self, tolerance: float, most: int) -> None:
+        self._tolerance, self._most = tolerance, most
+        self._found: float | None = None
+        # How much of the loss the line through the quotients rises over the critical rate.
+        self._share: float | None = None
+
+    def find(self, loss: Callable[[float], Any], guess: float) -> float:
+        """Return the critical learning rate; `guess` is used if there was none yet."""
+        here = float(loss(0.0))
+        low, high, rate = 0.0, math.inf, self._found or guess
+        tried: list[tuple[float, float]] = []
+        for _ in range(self._most):
+            rise = float(loss(rate)) - here
+            low, high = (rate, high) if rise <= 0 else (low, rate)
+            if math.isfinite(rise):
+                tried.append((rate, rise / rate))
+            root, slope, step = _root(tried, low, high)
+            # The error of a secant is far smaller than its step, the most where it interpolates.
+            if low > 0 and step <= self._tolerance * root * (4 if high < math.inf else 2):
+                self._found, self._share = root, slope * root / abs(here) if here else None
+                return root
+            if low > 0 and high - low <= self._tolerance * low:
+                return math.sqrt(low * high)
+            if self._share is not None and len(tried) == 1:
+                # Beyond the root, for which the slope of the last time is good enough.
+                change = 1.3 * tried[0][1] / (self._share * abs(here))
+                rate *= 1 - np.copysign(np.clip(abs(change), 0.05, 0.5), change)
+            elif 0 < low < high < math.inf:
+                rate = root if low < root < high and step < math.inf else math.sqrt(low * high)
+            else:
+                far = _LARGEST_STEP if len(tried) > 2 else _SMALL_STEP
+                if low == 0:  # a steep loss is far above its tangent
+                    rate = min(root, high / far) if root > 0 else high / far
+                else:
+                    rate = min(root, low * _LARGEST_STEP) if root > low else low * far
+        self._share = None
+        return math.sqrt(low * high) if 0 < low < high < math.inf else low and high
+
+
+def _root(tried, low, high):
+    """Return where the line through the two smallest quotients passes 0, its slope, and a distance.
+
+    That is the root's from the nearer of the two: infinity where the line is not to be trusted. All
+    are NaN where there is no such line.
+    """
+    unknown = math.nan, math.nan, math.nan
+    if len(tried) < 2:
+        return unknown
+    (a, of_a), (b, of_b) = sorted(tried, key=lambda pair: abs(pair[1]))[:2]
+    if a == b or not (of_b - of_a) / (b - a) > 0:
+        return unknown
+    slope = (of_b - of_a) / (b - a)
+    root = a - of_a / slope
+    step = min(abs(root - a), abs(root - b))
+    if 0 < low < high < math.inf and not (low <= root <= high and step <= 2 * abs(b - a)):
+        return unknown
+    return root, slope, step if max(a, b) <= _NEAR * min(a, b) else math.inf
 
 
 def critical_sharpness(

@@ -2,10 +2,8 @@
 
 import inspect
 import os
-import re
 import time
 import warnings
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +20,7 @@ from keras_bp.recording.curvature_meter import CurvatureMeter
 from keras_bp.recording.event_file import EventFile, run_directory
 from keras_bp.recording.histograms import block_rows, is_large
 from keras_bp.recording.recorder import StepRecorder
+from keras_bp.recording.settings import model_id, settings_of, write_settings
 from keras_bp.recording.train_function import RecordingTrainFunction
 
 
@@ -112,8 +111,10 @@ class RecordingCallback(Callback):
         self._curvature = CurvatureMeter(**getattr(vars(self).get("_curvature"), "every", {}))
         self._file: Any = None
         self._run_directory: str | None = None
+        self._settings: str | None = None
         self._last_step = 0
         self._recording = self._sampling = self._custom_loop = False
+        self._describes = self._described = False
 
     @property
     def run_dir(self) -> Path | None:
@@ -256,7 +257,7 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.in_place():
             self._take_updates()
             RecordingTrainFunction.remove_from(self.model)
-        self._recording = False
+        self._recording = self._described = False
         if self._meter is not None:
             self._meter.cancel()
         self._curvature.cancel()
@@ -269,7 +270,7 @@ class RecordingCallback(Callback):
         """Open the event file, if there is to be one and it is not open."""
         if self.log_dir is None or self._file is not None:
             return
-        starts, model = False, _name_of(self.model)
+        starts, model = False, model_id(self.model)
         if self._worker():  # the run is all workers', and the first one writes it
             self._file = EventFile(self.log_dir, writes=False)
             return
@@ -282,8 +283,15 @@ class RecordingCallback(Callback):
                 shared[log_dir] = run_directory(log_dir, self._last_step, model)
                 if shared[log_dir] != log_dir:
                     print(f"{log_dir} holds an earlier run: this one goes to {shared[log_dir]}")
-            self._run_directory = shared[log_dir]
+            self._run_directory, self._describes = shared[log_dir], starts
         self._file = EventFile(self._run_directory, self._last_step, starts, model)
+
+    def _describe(self):
+        """Write what the run is made with, once a `fit`, if that has changed."""
+        if self._describes and not self._described:
+            settings = settings_of(self.model, self.params or {})
+            self._settings = write_settings(self._file, settings, self._last_step, self._settings)
+        self._described = True
 
     def _take_updates(self):
         """Hand the updates made since the last time to `_take`."""
@@ -294,6 +302,7 @@ class RecordingCallback(Callback):
         if self._layers is None:
             self._name_layers()
         self._open()
+        self._describe()
         self._last_step += len(updates.losses)
         self._curvature.stop(self._last_step, len(updates.losses), updates.rates[-1, 0])
         self._take(updates)
@@ -311,18 +320,6 @@ class RecordingCallback(Callback):
         layers = np.zeros((len(squares), len(self._layers)))
         np.add.at(layers, (slice(None), self._layer_of_variable), squares)
         return np.sqrt(np.column_stack([layers, squares.sum(axis=1)]))
-
-
-def _name_of(model):
-    """Return a string that tells a model's weights from another's, `""` if they are unknown.
-
-    Without the numbers in paths, which change when a process makes the same model again.
-    """
-    if model is None or not is_built(model):
-        return ""
-    paths = variable_paths(model)
-    weights = [(re.sub(r"_\d+", "", paths[id(w)][1]), tuple(w.shape)) for w in model.weights]
-    return f"{zlib.crc32(repr(weights).encode()):08x}"
 
 
 class UpdateMeter:

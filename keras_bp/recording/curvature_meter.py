@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_bp._keras import is_built
 from keras_bp.curvature import (
     LossSurface,
     NoiseScale,
     PowerIteration,
-    critical_learning_rate,
+    RateSearch,
     noise_scale_of,
     part_estimates,
 )
@@ -86,7 +85,7 @@ class CurvatureMeter:
         self._surface: Any = None
         # Pairs of tr(Sigma) and |G|^2, the oldest first.
         self._estimates: collections.deque = collections.deque(maxlen=_REMEMBERED)
-        self._guess: float | None = None
+        self._rates = RateSearch(_TOLERANCE, _MOST_RATES)
 
     @property
     def tags(self) -> list[str]:
@@ -172,19 +171,14 @@ class CurvatureMeter:
 
     def _critical_rate(self, updates, rate):
         """Return the critical rate along the mean update of the call, NaN where that is 0."""
-        pairs = zip(self._surface.weights(), self._before, strict=True)
-        update = [(after - before) / updates for after, before in pairs]
-        if not rate > 0 or not any(bool(tf.reduce_any(u != 0)) for u in update):
+        update, moved = self._surface.update_since(self._before, updates)
+        if not rate > 0 or not moved:
             return math.nan
 
-        def loss(times):
-            return self._surface.loss(self._before, update, times, self._batch)
+        def loss(new_rate):
+            return self._surface.loss(self._before, update, new_rate / rate, self._batch)
 
-        guess = 1.0 if self._guess is None else self._guess / rate
-        critical = rate * critical_learning_rate(loss, guess, _TOLERANCE, _MOST_RATES)
-        if 0 < critical < math.inf:
-            self._guess = critical
-        return critical
+        return self._rates.find(loss, rate)
 
     def _eigenvalue(self):
         about = self._before, self._batch, _TOLERANCE, _MOST_PRODUCTS

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog, SourceMetadata
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar.summary import scalar_pb
@@ -106,6 +106,11 @@ class EventFile:
         event = Event()
         event.summary.MergeFrom(text_pb(tag, text))
         self._write(event, step)
+
+    def write_json(self, tag: str, content: str, step: int) -> None:
+        """Write JSON for this package's own readers."""
+        metadata = SummaryMetadata(plugin_data={"plugin_name": _WRITER})
+        self._write_tensor(tag, tf.make_tensor_proto(content, tf.string), metadata, step)
 
     def write_summary(self, summary: Summary, step: int) -> None:
         """Write a `Summary`, a plugin's configuration."""

@@ -13,6 +13,7 @@ from keras_bp.visualization.computation_graph import (
 )
 from keras_bp.visualization.gradients import plot_gradient_conflict, plot_gradient_flow
 from keras_bp.visualization.optimizers import OptimizerComparison, compare_optimizers
+from keras_bp.visualization.paths import plot_batch_sizes, plot_paths
 from keras_bp.visualization.schedules import plot_schedules, train_with_schedules
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "backprop_page",
     "compare_optimizers",
     "plot_backprop",
+    "plot_batch_sizes",
     "plot_computation_graph",
     "plot_gradient_conflict",
     "plot_gradient_flow",
+    "plot_paths",
     "plot_schedules",
     "trace_computation_graph",
     "train_with_schedules",

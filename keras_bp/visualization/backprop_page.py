@@ -93,7 +93,8 @@ def backprop_page(
         steps: integer, 0 or more, the training steps. Defaults to 100.
         batch_size: integer above 0, the examples of a step, shuffled as in `fit`. Defaults to
             `None`, all.
-        examples: integer above 0, how many examples are shown, the first of `x`. Defaults to 8.
+        examples: integer above 0, how many examples are shown, the first of `x`: put those there
+            that you want to see. Defaults to 8.
 
     Returns:
         A `pathlib.Path`, the file.

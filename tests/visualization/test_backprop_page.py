@@ -197,6 +197,7 @@ def test_the_model_and_random_state_are_left_as_they_were(tmp_path):
         keras.layers.Dense(2),
         optimizer="adam",
         metrics=["mae"],
+        steps_per_execution=2,
     )
     page = tmp_path / "page.html"
 
@@ -208,6 +209,7 @@ def test_the_model_and_random_state_are_left_as_they_were(tmp_path):
     before, calls = state(), [vars(layer).get("call") for layer in model.layers]
     backprop_page(model, X, REAL, page, steps=3, batch_size=2)
     assert state() == before
+    assert len(read(page)[1]) == 4  # one by one
     written = page.read_text()
     with pytest.raises(Exception, match="shape|rank|size|compatible"):
         backprop_page(model, X, np.zeros((7, 5, 5)), page, steps=3)

@@ -1,9 +1,11 @@
 """The folder of a fault: its batch, the model before its step, and what is known of it."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -11,7 +13,9 @@ import tensorflow as tf
 
 from keras_bp._keras import global_seed_state
 
-_BATCH, _MODEL, _REPORT = "batch.npz", "model.keras", "report.json"
+_BATCH, _REPORT = "batch.npz", "report.json"
+_ODD = ValueError, LookupError, TypeError, AttributeError  # of JSON that is none of ours
+_MODEL, _WEIGHTS = "model.keras", "model.weights.h5"
 
 
 def write_fault(directory, name, model, data, report):
@@ -43,7 +47,7 @@ def write_fault(directory, name, model, data, report):
         for i, seed in enumerate(_seeds(model)):
             arrays[f"seed/{i}"] = np.asarray(seed)
         np.savez(os.path.join(partial, _BATCH), **arrays)
-        model.save(os.path.join(partial, _MODEL))
+        report = {**report, **_write_model(partial, model)}
         with open(os.path.join(partial, _REPORT), "w") as file:
             json.dump({**report, "batch_structure": structure}, file, indent=1)
         os.rename(partial, path)
@@ -51,6 +55,20 @@ def write_fault(directory, name, model, data, report):
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return path
+
+
+def _write_model(folder, model):
+    """Write a model, or its weights if Keras cannot save it; return what the report says of it."""
+    try:
+        model.save(os.path.join(folder, _MODEL))
+        return {}
+    except OSError:
+        raise
+    except Exception as error:  # Keras has no common error for a lambda or a missing `get_config`
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, _MODEL))
+        model.save_weights(os.path.join(folder, _WEIGHTS))
+        return {"model_not_saved": str(error)}
 
 
 def read_fault(path, model=None):
@@ -69,11 +87,10 @@ def read_fault(path, model=None):
     """
     folder = os.fspath(path)
     folder = folder if os.path.isdir(folder) else os.path.dirname(folder)
-    missing = [n for n in (_BATCH, _MODEL, _REPORT) if not os.path.exists(os.path.join(folder, n))]
+    missing = [n for n in (_BATCH, _REPORT) if not os.path.exists(os.path.join(folder, n))]
     if missing:
         raise ValueError(
-            "`path` must name a folder that Rescue has written, which holds "
-            f"{_BATCH}, {_MODEL} and {_REPORT}. Received: path={path!r}, without "
+            f"`path` must name a folder that Rescue has written. Received: path={path!r}, without "
             f"{' and '.join(missing)}"
         )
     try:
@@ -84,16 +101,21 @@ def read_fault(path, model=None):
         structure = report.pop("batch_structure")
         names = "x", "y", "sample_weight"
         batch = tuple(_unpacked(structure[name], arrays) for name in names)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, *_ODD) as error:
         raise ValueError(
             f"`path` must name a folder that Rescue has written, whole. Received: path={path!r} "
             f"({error})"
         ) from error
-    file = os.path.join(folder, _MODEL)
-    if model is None:
-        model = keras.saving.load_model(file)
+    saved = os.path.join(folder, _MODEL)
+    if model is not None:
+        model.load_weights(saved if os.path.exists(saved) else os.path.join(folder, _WEIGHTS))
+    elif os.path.exists(saved):
+        model = keras.saving.load_model(saved)
     else:
-        model.load_weights(file)
+        raise ValueError(
+            f"`model` must be given where Keras could not save it. Received: model=None and "
+            f"path={path!r} ({report.get('model_not_saved')})"
+        )
     seeds = [arrays[n] for n in sorted((n for n in arrays if n.startswith("seed/")), key=_number)]
     own = _seeds(model)
     if [tuple(s.shape) for s in seeds] == [tuple(v.shape) for v in own]:

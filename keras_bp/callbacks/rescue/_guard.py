@@ -263,11 +263,10 @@ class Guard(Recorder):
         if self.sees_loss and not math.isfinite(again.loss):
             return True
         if kind != "spike":
-            return (
-                not math.isfinite(again.norm)
-                and not self._skips()
-                or is_above(again.loss, last.loss)
-            )
+            if not math.isfinite(again.norm) and not self._skips():
+                return True
+            # Dropout and small batches let a loss vary.
+            return is_above(again.loss, max(last.loss, self._losses.highest()))
         rises = any(
             new > (old + high) / 2
             for new, old, high in (

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._paths import layer_paths
+from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._types import Path
 from keras_bp.callbacks.rescue._files import read_fault
 from keras_bp.gradients import squared_norms
@@ -48,8 +48,8 @@ class Replay:
             infinity begins; None if all is finite.
         began_at: string, the layer's path, or the name of the input or variable; None for the
             loss.
-        examples: list of int, the examples of the batch that show it, or else those with the
-            largest losses, the largest first.
+        examples: list of int, the examples of the batch that show it; where all is finite, the
+            five with the largest losses.
         losses: array (examples,), each example's own loss; empty where it cannot be told.
         labels: list, the targets of `examples`, as far as they are numbers.
         description: string, all of it in a sentence.
@@ -165,15 +165,13 @@ def explain(model: keras.Model, batch: tuple, report: dict | None = None) -> Rep
     losses = np.array([]) if refused else _losses(model, arguments, count)
     found = _beginning(model, rows, values, of_outputs, arguments, losses, loss, refused)
     began_in, began_at, examples, description = found
-    if not examples and len(losses):
-        order = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf), kind="stable")
-        examples = order[:_MOST_EXAMPLES].tolist()
-        if began_in is None:
-            share = losses[examples[0]] / max(losses.sum(), 1e-300)
-            description += (
-                f" Example {examples[0]} has the largest loss, {losses[examples[0]]:.4g}, "
-                f"{share:.0%} of the sum over the batch."
-            )
+    if began_in is None and len(losses):
+        examples = np.argsort(-losses, kind="stable")[:_MOST_EXAMPLES].tolist()
+        largest = losses[examples[0]]
+        description += f" Example {examples[0]} has the largest loss, {largest:.4g}"
+        if losses.min() >= 0 and losses.sum() > 0:
+            description += f", {largest / losses.sum():.0%} of the sum over the batch"
+        description += "."
     labels = [_label(y, example) for example in examples]
     return Replay(
         rows, loss, began_in, began_at, examples, losses, labels, description, report or {}
@@ -191,10 +189,12 @@ def _beginning(model, rows, values, gradients, arguments, losses, loss, refused)
                 first = next((row.layer for row in rows if row.not_finite), None)
                 then = f"; the first layer that shows it is `{first}`" if first else ""
                 return "data", name, examples, f"The data: {where}{then}."
+    paths = variable_paths(model)
     for variable in model.weights:
         if "float" in variable.dtype and not _is_finite(tf.convert_to_tensor(variable)):
-            text = f"The weights: `{variable.path}` held NaN or infinity before the step."
-            return "weights", variable.path, [], text
+            path = paths[id(variable)][1]
+            text = f"The weights: `{path}` held NaN or infinity before the step."
+            return "weights", path, [], text
     for row, value in zip(rows, values, strict=True):
         if row.not_finite:
             examples = _examples(value, count)

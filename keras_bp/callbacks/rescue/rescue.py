@@ -1,6 +1,7 @@
 """Takes back the steps of a training that go wrong, keeps their batches, and goes on."""
 
 import dataclasses
+import json
 import math
 import os
 import warnings
@@ -15,6 +16,8 @@ from keras_bp.callbacks.rescue._files import write_fault
 from keras_bp.callbacks.rescue._guard import Fault, Guard
 from keras_bp.callbacks.rescue.replay import explain
 from keras_bp.recording import RecordingCallback
+from keras_bp_runs.events import FINDING
+from keras_bp_runs.run import as_json
 
 # Faults with less good steps between them are in a row; so many are kept on disk.
 _APART, _MOST_FILES = 20, 20
@@ -241,8 +244,7 @@ class Rescue(RecordingCallback):
     def _on_fault(self, fault: Fault):
         """Keep the batch of a step that went wrong, choose what to do, do it and tell."""
         guard, step = self._recorder, fault.step
-        far = guard.good >= _APART or not self.rescues
-        self._in_a_row = 1 if far else self._in_a_row + 1
+        self._in_a_row = 1 if guard.good >= _APART else self._in_a_row + 1
         self._lowered += fault.of_weights
         layer, description = self._explanation(step)
         known: dict[str, Any] = {
@@ -314,7 +316,18 @@ class Rescue(RecordingCallback):
 
     def _tell(self, rescued):
         if self._file is not None:
+            about = {
+                "check": f"rescue_{rescued.fault}",
+                "layer": rescued.layer,
+                "step": rescued.step,
+                "value": rescued.loss,
+                "threshold": rescued.usual_loss,
+                "description": str(rescued),
+                "advice": _CURES[rescued.action],
+            }
             self._file.write_text(f"rescue/{rescued.fault}", str(rescued), rescued.step)
+            content = json.dumps({name: as_json(value) for name, value in about.items()})
+            self._file.write_json(f"{FINDING}/rescue/{rescued.fault}", content, rescued.step)
             self._file.flush()
         if self.verbose:
             print(f"\nRescue: {rescued}")
