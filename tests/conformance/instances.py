@@ -25,6 +25,7 @@ OTHERS = {
     "callbacks.DiscoveredSchedule": lambda: callbacks.DiscoveredSchedule(500, 25, fallback=0.1),
     "callbacks.GradientMonitor": lambda: callbacks.GradientMonitor("logs", layers=["head"]),
     "callbacks.OptimizerSwitch": lambda: callbacks.OptimizerSwitch(0.1, patience=3),
+    "callbacks.Rescue": lambda: callbacks.Rescue("faults", spike=8.0),
     "callbacks.ResumableTraining": lambda: callbacks.ResumableTraining("checkpoints"),
     "callbacks.SwapEMAWeights": lambda: callbacks.SwapEMAWeights(True),
     "callbacks.TrainingDashboard": lambda: callbacks.TrainingDashboard("picture.png"),
