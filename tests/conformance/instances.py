@@ -54,6 +54,9 @@ OTHERS = {
     "reference.Optimizer": lambda: reference.Optimizer(0.1),
     "reference.RMSprop": lambda: reference.RMSprop(0.1),
     "reference.SGD": lambda: reference.SGD(0.1),
+    "visualization.ComputationGraph": lambda: keras_bp.visualization.ComputationGraph(
+        "net", 0.5, 4, (), (), {}
+    ),
     "visualization.OptimizerComparison": lambda: keras_bp.visualization.OptimizerComparison(
         {"Adam": _x}, {"Adam": _x}, {"Adam": _x[:, 0]}, (0, 1)
     ),
