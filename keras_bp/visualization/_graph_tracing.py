@@ -152,7 +152,8 @@ class Trace:
         if not outputs:  # a mask
             return
         sources = self._sources(inputs)
-        named = getattr(callee.activation, "__name__", "g") if hasattr(callee, "activation") else ""
+        own = getattr(callee, "activation", None)
+        named = "" if own is None else getattr(own, "__name__", type(own).__name__)
         if len(z) == 1 and self._is_tensor(z[0]):
             self._add(f"{callee.name}/Z", "linear", _equation(callee), sources, z)
             self._add(f"{callee.name}/A", "activation", f"A = {named}(Z)", [(z[0], z[0])], outputs)

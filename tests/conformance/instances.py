@@ -26,6 +26,7 @@ OTHERS = {
     "callbacks.GradientMonitor": lambda: callbacks.GradientMonitor("logs", layers=["head"]),
     "callbacks.OptimizerSwitch": lambda: callbacks.OptimizerSwitch(0.1, patience=3),
     "callbacks.ProgressLine": lambda: callbacks.ProgressLine(),
+    "callbacks.Rescue": lambda: callbacks.Rescue("faults", spike=8.0),
     "callbacks.ResumableTraining": lambda: callbacks.ResumableTraining("checkpoints"),
     "callbacks.SwapEMAWeights": lambda: callbacks.SwapEMAWeights(True),
     "callbacks.TrainingDashboard": lambda: callbacks.TrainingDashboard("picture.png"),
@@ -53,6 +54,9 @@ OTHERS = {
     "reference.Optimizer": lambda: reference.Optimizer(0.1),
     "reference.RMSprop": lambda: reference.RMSprop(0.1),
     "reference.SGD": lambda: reference.SGD(0.1),
+    "visualization.ComputationGraph": lambda: keras_bp.visualization.ComputationGraph(
+        "net", 0.5, 4, (), (), {}
+    ),
     "visualization.OptimizerComparison": lambda: keras_bp.visualization.OptimizerComparison(
         {"Adam": _x}, {"Adam": _x}, {"Adam": _x[:, 0]}, (0, 1)
     ),
