@@ -75,13 +75,20 @@ def test_a_terminal_has_one_line(each_batch, monkeypatch):
     first, *lines = terminal.getvalue().split("\r")
     assert first == "" and len(lines) == 4
     assert all(re.fullmatch(LINE, line.strip()) for line in lines)
-    # Each covers the one before, and the cursor ends below.
+    # The cursor ends below.
     assert "\n" not in "".join(lines[:-1]) and lines[-1].endswith("\n")
-    assert all(len(b) >= len(a.rstrip()) for a, b in zip(lines, lines[1:], strict=False))
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setattr(sys, "stdout", narrow := _Terminal())
     _fit(ProgressLine())
     assert max(map(len, narrow.getvalue().strip().split("\r"))) == 29
+
+
+def test_a_line_covers_the_one_before(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", terminal := _Terminal())
+    line = ProgressLine()
+    for line._line in ("a long line", "short", "long again"):
+        line._show()
+    assert terminal.getvalue() == "\ra long line\rshort      \rlong again"
 
 
 def test_a_notebook_updates_one_display(each_batch, monkeypatch, capsys):
