@@ -218,9 +218,9 @@ FAULTS = {
     "a sample weight of 10 million": Fault("recurrent, RMSprop", set_weight(1e7)),
     "an input in another unit, times 10^6": Fault("regression, SGD", scale_input(1e6)),
     "an infinite derivative: an empty image": Fault("divided by length, Adam", scale_input(0.0)),
-    "rate 100 times too high, SGD": Fault("regression, SGD", rate=100.0),
-    "rate 100 times too high, Adam": Fault("dense, Adam", rate=100.0),
-    "rate 100 times too high from the middle on": Fault("regression, SGD", jump=100.0),
+    "rate 30 times too high, SGD": Fault("regression, SGD", rate=30.0),
+    "rate 1000 times too high, AdamW": Fault("regression, AdamW, cosine", rate=1000.0),
+    "rate 30 times too high from the middle on": Fault("regression, SGD", jump=30.0),
 }
 
 

@@ -44,7 +44,7 @@ A custom loop has no train function: `record_custom_loop` computes the norms whe
 them be copied.
 """
 
-from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback, UpdateMeter
+from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback
 from keras_bp.recording.curvature_meter import Curvature, CurvatureMeter
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
@@ -65,7 +65,9 @@ from keras_bp.recording.recorder import (
     is_moved,
     own_product,
 )
+from keras_bp.recording.sinks import Sink, check_sinks
 from keras_bp.recording.train_function import RecordingTrainFunction
+from keras_bp.recording.update_meter import UpdateMeter
 
 __all__ = [
     "Callback",
@@ -79,12 +81,14 @@ __all__ = [
     "RecordingCallback",
     "RecordingTrainFunction",
     "STATISTICS",
+    "Sink",
     "StepRecorder",
     "UpdateMeter",
     "Updates",
     "activation_of",
     "can_die",
     "can_saturate",
+    "check_sinks",
     "clips",
     "count_sample",
     "count_values",

@@ -40,6 +40,7 @@ class EventFile:
             that was killed had made them, and they are made again.
         model: string that tells models apart, `""` for an unknown one; `run_directory` reads it.
         writes: whether there is to be a file at all: of several workers, one writes.
+        sinks: open `Sinks`, to which scalars are passed too, or None.
 
     Raises:
         ValueError: if the file cannot be created there.
@@ -52,7 +53,9 @@ class EventFile:
         starts: bool = False,
         model: str = "",
         writes: bool = True,
+        sinks: Any = None,
     ) -> None:
+        self._sinks = sinks
         self._log_dir, self._source = os.fspath(log_dir), f"{_WRITER} {model}"
         self._templates: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
         self._writer: Any = None
@@ -85,9 +88,12 @@ class EventFile:
             self._templates[tags] = zeros, np.flatnonzero(zeros != others)
         record, places = self._templates[tags]
         with np.errstate(over="ignore"):
-            record[places] = np.array([*values], "<f4").view(np.uint8)
+            numbers = np.array([*values], "<f4")
+        record[places] = numbers.view(np.uint8)
         about = Event(step=step, wall_time=time.time()).SerializeToString()
         self._attempt(lambda writer: writer.write(about + record.tobytes()))
+        if self._sinks is not None:
+            self._sinks.write(tags, numbers, step)
 
     def write_histogram(self, tag: str, buckets: np.ndarray, step: int) -> None:
         """Write a histogram: an array of rows (left edge, right edge, count)."""
@@ -120,12 +126,16 @@ class EventFile:
 
     def flush(self) -> None:
         """Flush what has been written so far to the file system."""
+        if self._sinks is not None:
+            self._sinks.flush()
         self._attempt(lambda writer: writer.flush())
         if self._was_removed():
             self._attempt(lambda _: self._create(self._begun, False))
 
     def close(self) -> None:
         """Flush and close the file."""
+        if self._sinks is not None:
+            self._sinks.close()
         self._was_removed()
         self._attempt(lambda writer: writer.close())
         self._writer = None

@@ -139,10 +139,12 @@ def backprop_page(
 
     layers = [layer for layer, _ in chain]
     sizes = [(layer.kernel.shape[0], layer.units) for layer in layers]
-    # Weights, their gradients and their penalties' gradients, and for each view what `_pass` gives.
+    penalized = any(layer.kernel_regularizer or layer.bias_regularizer for layer in layers)
+    # Weights, their gradients and those of penalties; and the numbers of `_backward`, for all
+    # examples and for each that is shown.
     weights = sum((inputs + 1) * units for inputs, units in sizes)
     views = sum(inputs + 2 * units for inputs, units in sizes) + sizes[-1][1] + 1
-    numbers = 3 * weights + (shown + 1) * views
+    numbers = (3 if penalized else 2) * weights + (shown + 1) * views
     kept = min(_MOST_STATES, steps + 1, _MOST_NUMBERS // numbers)
     if kept < min(2, steps + 1):
         raise ValueError(
@@ -153,8 +155,7 @@ def backprop_page(
     wanted = np.unique(np.linspace(0, steps, kept).round().astype(int))
 
     with _replacing(path) as file:
-        states = _train(model, layers, x, y, wanted, batch_size, shown)
-        targets = _targets(model, y, shown, sizes[-1][1])
+        states = _train(model, layers, x, y, wanted, batch_size, shown, penalized)
         header = {
             "model": model.name,
             "loss": _loss_name(model),
@@ -164,7 +165,8 @@ def backprop_page(
             "batch_size": min(batch_size, size),
             "examples": shown,
             "steps": wanted.tolist(),
-            "input": {"name": _keras.graph_input_names(_keras.functional_of(model))[0]},
+            "penalized": penalized,
+            "input": _keras.graph_input_names(_keras.functional_of(model))[0],
             "layers": [
                 {
                     "name": layer.name,
@@ -172,11 +174,10 @@ def backprop_page(
                     "units": units,
                     "activation": ", ".join(functions) or "linear",
                     "bias": layer.use_bias,
-                    "penalty": bool(layer.kernel_regularizer or layer.bias_regularizer),
                 }
                 for (layer, functions), (inputs, units) in zip(chain, sizes, strict=True)
             ],
-            "targets": targets,
+            "targets": _targets(model, y, shown, sizes[-1][1]),
         }
         file.write(_page(header, states))
     return path
@@ -266,7 +267,7 @@ def _targets(model, y, shown, units):
     if targets.dtype.kind not in "biuf":
         return None
     if _LOSSES.get(_loss_name(model)) == "sparse":
-        return np.eye(units)[targets[:, 0].astype(int)].tolist() if targets.shape[1] == 1 else None
+        targets = (targets[:, :1] == np.arange(units)) if targets.shape[1] == 1 else targets
     finite = np.isfinite(targets).all() and targets.shape[1] == units
     return targets.astype(np.float64).tolist() if finite else None
 
@@ -280,7 +281,7 @@ def _tensor(data):
     return tf.convert_to_tensor(data, keras.config.floatx() if data.dtype.kind == "f" else None)
 
 
-def _train(model, layers, x, y, wanted, batch_size, shown):
+def _train(model, layers, x, y, wanted, batch_size, shown, penalized):
     """Train a model and leave it as it was; list the numbers of each step that is wanted."""
     data = tf.data.Dataset.from_tensors((x, y))
     size = len(keras.tree.flatten(x)[0])
@@ -303,7 +304,8 @@ def _train(model, layers, x, y, wanted, batch_size, shown):
         passes = [backward(*batch) for batch in ((x, y), *single)]
         state = [weight for layer in layers for weight in _weights(layer)]
         state += passes[0][0]
-        state += [gradient for layer in layers for gradient in _penalties(layer)]
+        if penalized:
+            state += [gradient for layer in layers for gradient in _penalties(layer)]
         state += [number for _, numbers in passes for number in numbers]
         # As they are now: some are variables.
         states.append(np.concatenate([np.ravel(part) for part in state]).astype("<f4"))

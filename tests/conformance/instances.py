@@ -26,6 +26,7 @@ OTHERS = {
     "callbacks.GradientMonitor": lambda: callbacks.GradientMonitor("logs", layers=["head"]),
     "callbacks.OptimizerSwitch": lambda: callbacks.OptimizerSwitch(0.1, patience=3),
     "callbacks.ProgressLine": lambda: callbacks.ProgressLine(),
+    "callbacks.Rescue": lambda: callbacks.Rescue("faults", spike=8.0),
     "callbacks.ResumableTraining": lambda: callbacks.ResumableTraining("checkpoints"),
     "callbacks.SwapEMAWeights": lambda: callbacks.SwapEMAWeights(True),
     "callbacks.TrainingDashboard": lambda: callbacks.TrainingDashboard("picture.png"),

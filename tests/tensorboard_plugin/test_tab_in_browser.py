@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import werkzeug.serving
-from browser import CHROMIUM, Browser
+from browser import CHROMIUM, Browser, tensorboard
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from keras_bp_runs.tensorboard_plugin import log_dir
@@ -206,3 +206,33 @@ def test_a_directory_without_a_run_and_one_that_comes(
     assert label(browser) == "Gradient norm of 5 layers, ."
     write(tmp_path, LAYERS, values[20:40], first=21)
     browser.wait("document.querySelector('#last').value === '40'")
+
+
+@pytest.mark.long
+def test_tensorboard_shows_the_tab(tmp_path, write, values, browser):
+    """The real server, and of 60 layers, which is the worst, since when, and what to do."""
+    rng = np.random.default_rng(0)
+    layers = [f"block_{i // 6}/dense_{i % 6}" for i in range(60)]
+    norms = np.exp(0.3 * rng.normal(size=(2000, 60))) * np.logspace(-3, -1, 60)
+    norms[900:, 37] *= 1e-5
+    norms[1300, 11] = 1e9  # a spike of one step
+    write(tmp_path / "runs" / "faulty", layers, norms)
+    inside = "document.querySelector('iframe').contentDocument"
+    with tensorboard(tmp_path) as address:
+        browser.open(f"{address}/#gradients")
+        browser.wait("document.querySelector('iframe') !== null", 60)
+        browser.wait(f"{inside}.querySelector('#outlier p')?.innerText", 60)
+        shown = browser.run(f"{inside}.querySelector('#outlier').innerText")
+        said = re.search(r"(\S+): its gradient norm has shrunk .* since step (\S+)\.", shown)
+        assert said[1] == "block_6/dense_1"
+        assert abs(int(said[2].replace(",", "")) - 901) <= 8  # a column's steps
+        assert "Try: Look at this layer's dead and saturated units" in shown
+        assert "block_6/dense_1" in browser.run(f"{inside}.querySelector('#selected').innerText")
+        tabs = browser.run("document.querySelector('.active-plugin-list').innerText")
+        assert "GRADIENTS" in tabs
+        # TensorBoard's dark page darkens the tab.
+        browser.run("document.body.classList.add('dark-mode')")
+        browser.wait(f"{inside}.documentElement.dataset.theme === 'dark'")
+        # It is live: the run goes on.
+        write(tmp_path / "runs" / "faulty", layers, norms[:100], first=2001)
+        browser.wait(f"{inside}.querySelector('#last').value === '2100'", 30)

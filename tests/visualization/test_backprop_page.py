@@ -36,7 +36,8 @@ def read(path):
 
     states = []
     for _ in header["steps"]:
-        weights, gradients, penalties, views = pairs(), pairs(), pairs(), []
+        weights, gradients, views = pairs(), pairs(), []
+        penalties = pairs() if header["penalized"] else None
         for _ in range(header["examples"] + 1):
             loss, layers = take(), [(take(n), take(m), take(m)) for n, m in shapes]
             views.append(
@@ -170,7 +171,6 @@ def test_what_is_recorded_is_what_numpy_computes(case, tmp_path):
         for layer, (dw, db) in enumerate(state.gradients):
             close(dw, right.gradients[layer][0], **CLOSE)
             close(db, right.gradients[layer][1], **CLOSE)
-            assert not np.any(state.penalties[layer][0])
         for e, view in enumerate(state.views[1:]):
             close(view.loss, right.losses[e], **CLOSE)
             close(view.output, right.a[-1][e], **CLOSE)
@@ -251,7 +251,7 @@ def test_penalties_count_in_the_gradients(tmp_path):
     frozen = keras.layers.Dense(2, kernel_regularizer="l2", trainable=False)
     page = backprop_page(small(layer, frozen), X, REAL, tmp_path / "page.html", steps=1)
     header, states = read(page)
-    assert [layer["penalty"] for layer in header["layers"]] == [True, True]
+    assert header["penalized"]
     for state in states:
         penalty = 0.6 * state.weights[0][0]
         np.testing.assert_allclose(state.penalties[0][0], penalty, rtol=1e-6)
@@ -271,7 +271,7 @@ def test_steps_are_thinned_and_batches_counted(tmp_path):
             sizes.append(len(data[0]))
             return super().train_step(data)
 
-    # Of 60,000 weights four steps fit: 180,000 numbers each with gradients and penalties.
+    # Of 60,020 weights six steps fit: 139,000 numbers each with gradients and five examples.
     model = Counting([keras.Input((3000,)), keras.layers.Dense(20)], name="<!--<script>")
     model.compile("sgd", "mse", run_eagerly=True)
     page = backprop_page(
@@ -279,7 +279,7 @@ def test_steps_are_thinned_and_batches_counted(tmp_path):
     )
     header, states = read(page)
     assert sizes == [2, 2, 1, 2, 2, 1]
-    assert header["steps"] == [0, 2, 4, 6] and len(states) == 4
+    assert header["steps"] == [0, 1, 2, 4, 5, 6] and len(states) == 6
     assert header["model"] == "<!--<script>" and header["examples"] == 5
     assert page.stat().st_size < 5e6
     assert page.read_text().count("<script") == 3  # header, numbers, program
@@ -310,7 +310,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     penalized = small(dense(2, activity_regularizer="l2", name="bad"))
     convolution = keras.Sequential([keras.Input((4, 1)), keras.layers.Conv1D(2, 1, name="bad")])
     convolution.compile("sgd", "mse")
-    large = keras.Sequential([keras.Input((3,)), dense(400), dense(400)])
+    large = keras.Sequential([keras.Input((3,)), dense(500), dense(500)])
     large.compile("sgd", "mse")
     for refused, message in [
         (uncompiled, "`model` must be compiled with a loss"),
@@ -321,7 +321,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         (penalized, "`model` must have no activity regularizer.*'bad'"),
         (convolution, "`model` can be drawn if.*'bad' of type Conv1D"),
         (small(keras.layers.ReLU()), "`model` must have a Dense layer"),
-        (large, "`model` must be small enough.*at most 425000 numbers.*162000 weights"),
+        (large, "`model` must be small enough.*at most 425000 numbers.*252500 weights"),
     ]:
         with pytest.raises(ValueError, match=message):
             backprop_page(refused, X, REAL, path)
@@ -518,12 +518,12 @@ def test_a_browser_writes_an_equation_at_every_place(case, tmp_path):
 
 @pytest.mark.long
 def test_a_browser_shows_the_odd(tmp_path):
-    """Large layers, a training that diverges, names with markup, losses that are not known."""
+    """Large layers, penalties, a training that diverges, names with markup, an unknown loss."""
     wide = keras.Sequential(
         [
             keras.Input((40,), name="<i id=bad>"),
             keras.layers.Dense(30, "gelu", name="<b id=worse>"),
-            keras.layers.Dense(5, "softplus"),
+            keras.layers.Dense(5, "softplus", kernel_regularizer=keras.regularizers.L2(0.1)),
         ]
     )
     wide.compile(keras.optimizers.SGD(1e38), "mean_absolute_error", run_eagerly=True)
@@ -537,6 +537,7 @@ def test_a_browser_shows_the_odd(tmp_path):
         slide("step", step); slide("pass", pass);
         click('svg [data-neuron="1.29"]'); seen.push(look());
       }
+      slide("step", 0); click('svg [data-weight="2.3.1"]'); seen.unshift(look());
       document.querySelector('svg [tabindex="0"]').focus();
       for (const key of ["ArrowRight", "ArrowDown", "Enter"]) press(key, document.activeElement);
       return {seen, narrow, walked: document.activeElement.dataset.neuron, picked: look().text,
@@ -547,7 +548,7 @@ def test_a_browser_shows_the_odd(tmp_path):
     found = browse(page, "", script, width=500)
     assert found["narrow"] and found["labels"] and found["bad"] == 0
     assert found["walked"] == "1.1" and "<b id=worse>, neuron 2 of 30" in found["picked"]
-    first, last = found["seen"][4], found["seen"][-1]
+    penalized, first, last = (found["seen"][i] for i in (0, 5, -1))
     assert len(first["neurons"]) == 24 + 24 + 5 and len(first["weights"]) == 24 * 24 + 24 * 5
     view = states[0].views[1]
     assert first["place"]["delta"] == pytest.approx(view.layers[0][2][29], rel=1e-6)
@@ -555,3 +556,6 @@ def test_a_browser_shows_the_odd(tmp_path):
     assert first["place"]["error"] == pytest.approx(error[29], rel=1e-5)
     assert "derivative of gelu" in first["text"] and "automatic differentiation" in first["text"]
     assert "NaN" in last["text"]
+    gradient = view.layers[1][0][3] * view.layers[1][2][1] + 0.2 * states[0].weights[1][0][3, 1]
+    assert penalized["place"]["dw"] == pytest.approx(gradient, rel=1e-6)
+    assert "penalty’s" in penalized["text"]

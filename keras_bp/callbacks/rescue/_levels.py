@@ -5,8 +5,8 @@ import collections
 import numpy as np
 
 _WINDOW, _LEAST, _TIMES = 100, 20, 3.0
-# Of a normal distribution the standard deviation is so many median absolute deviations.
-_DEVIATIONS = 1.4826
+# What a tenth of a normal distribution exceeds lies so many standard deviations above the median.
+_DEVIATIONS = 1.2816
 
 
 class Levels:
@@ -14,13 +14,16 @@ class Levels:
 
     A value x is a spike if both hold, of the last 100 values v (20 at least)
 
-        x > 3 q,  with the quantile q that a tenth of v exceeds
-        log(x) > median(log(v)) + threshold * 1.4826 * median(|log(v) - median(log(v))|)
+        x > 3 max(v)
+        log(x) > m + threshold * (q - m) / 1.28
 
-    The first lets a level rise threefold within ten steps: after a warm-up, in a new cycle of the
-    rate. The second lets noise be noise, which may be heavy-tailed; logarithms, since losses and
-    norms vary by factors. Where some are not positive, x > q + 2 max(q - min(v), |median(v)|) takes
-    the place of the first, and the second is without logarithms.
+    with the median m and the quantile q that a tenth exceeds, of log(v): (q - m) / 1.28 is the
+    standard deviation of a normal distribution, and larger where large values are far ones.
+    The first lets a level rise threefold with each step, in a warm-up or a new cycle of the rate.
+    The second lets noise be noise, whose largest values exceed all earlier ones by much if it is
+    heavy-tailed; logarithms, since losses and norms vary by factors. Where some are not positive,
+    x > max(v) + 2 max(max(v) - min(v), |median(v)|) takes the place of the first, and the second is
+    without logarithms.
 
     Args:
         threshold: number above 0, in standard deviations.
@@ -57,16 +60,16 @@ class Levels:
         """Tell whether a finite value is far above the usual."""
         if not self.known:
             return False
-        values = sorted(self._values)
-        high, middle = values[-len(values) // 10], values[len(values) // 2]
-        if values[0] > 0:  # almost every step ends here
-            if value <= _TIMES * high:
-                return False
-            values, value, middle = np.log(values), np.log(value), np.log(middle)
-        elif value <= high + (_TIMES - 1) * max(high - values[0], abs(middle)):
+        low, high = min(self._values), self.highest()
+        if value <= (_TIMES * high if low > 0 else high):  # almost every step ends here
             return False
-        deviation = _DEVIATIONS * np.median(np.abs(np.asarray(values) - middle))
-        return bool(value > middle + self._threshold * deviation)
+        values = np.array(self._values)
+        if low > 0:
+            values, value = np.log(values), np.log(value)
+        elif value <= high + (_TIMES - 1) * max(high - low, abs(np.median(values))):
+            return False
+        middle, high = np.quantile(values, [0.5, 0.9])
+        return bool(value > middle + self._threshold * (high - middle) / _DEVIATIONS)
 
 
 def is_above(value, level, times=_TIMES):

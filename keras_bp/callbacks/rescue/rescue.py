@@ -120,8 +120,8 @@ class Rescue(RecordingCallback):
     - `"loss_scale"`: it has skipped 20 in a row, with a scale that has fallen to 1;
     - `"spike"`: the loss, or the norm of all gradients where the optimizer does not clip, is three
       times the largest of the last 100 steps (20 at least) and, as a logarithm, `spike` standard
-      deviations above their median, estimated by the median absolute deviation. A smaller batch
-      counts by its share;
+      deviations above their median, of which what a tenth exceeds lies 1.28 above it. A smaller
+      batch counts by its share. In a training's first steps it is 30 times the largest;
     - `"diverged"`: the median of the last 10 losses is three times the first loss, and the last
       batch had less than a third of it at an earlier state;
     - `"error"`: TensorFlow refuses the batch, with a label outside of the classes for instance.

@@ -38,9 +38,7 @@ export class Controls {
     this.whole = element("button", "", "All steps");
     this.whole.id = "whole";
     this.whole.onclick = () => hooks.zoom();
-    this.status = element("span", "quiet");
-    this.status.id = "status";
-    this.element.append(this.whole, this.status);
+    this.element.append(this.whole);
   }
 
   add(id, text, tag, options = {}) {

@@ -85,6 +85,6 @@ export function valueAt(columns, layer, step) {
   const k = columnAt(columns.starts, step);
   if (k < 0 || row < 0 || !columns.low[row] || isMissing(columns, row, k)) return { layer };
   const first = columns.starts[k];
-  const last = first + columns.width - 1;
+  const last = Math.min(first + columns.width - 1, columns.end ?? Infinity);
   return { layer, first, last, low: columns.low[row][k], high: columns.high[row][k] };
 }

@@ -91,7 +91,10 @@ export class Page {
     const aside = main.appendChild(element("aside"));
     this.faults = add("faults", left);
     const map = add("map", left);
-    this.mapTitle = map.appendChild(element("h2"));
+    this.mapTitle = element("h2");
+    this.status = element("span", "quiet");
+    this.status.id = "status";
+    map.append(element("div", "heading", this.mapTitle, this.status));
     this.readout = map.appendChild(element("div", "readout"));
     const maps = map.appendChild(element("div", "maps"));
     const hooks = {
@@ -125,7 +128,7 @@ export class Page {
     Object.assign(this.chosen, change);
     // Another run, or two, have another range, and another run has other layers.
     if ("run" in change || "other" in change) this.chosen.range = null;
-    if ("run" in change) this.chosen.selected = null;
+    if ("run" in change) Object.assign(this.chosen, { selected: null, opened: [] });
     return this.attempt(() => this.load());
   }
 
@@ -144,13 +147,6 @@ export class Page {
     const kinds = Object.keys(this.kinds).filter((kind) => first.layers[kind]);
     if (!kinds.includes(this.chosen.kind)) this.chosen.kind = kinds[0] ?? "";
     this.controls.showKinds(kinds, this.chosen.kind, kinds.map((kind) => this.kinds[kind].title));
-    if (!this.chosen.selected && kinds.length) {
-      const finding = first.findings.find(({ layer }) => layer);
-      this.chosen.opened = finding ? [finding] : [];
-      this.chosen.selected = finding
-        ? { layer: finding.layer, step: finding.step }
-        : { layer: first.layers[kinds[0]][0], step: first.last };
-    }
     await this.loadColumns(asked);
     this.drawHistograms();
     await this.loadScalars(asked);
@@ -170,17 +166,30 @@ export class Page {
       if (asked !== this.asked) return;
       this.scale = makeScale(scale.low, scale.high, this.kinds[kind].log);
       this.columns = new Map(this.shown.map((run, i) => [run, loaded[i]]).filter(([, c]) => c));
+      this.columns.forEach((columns, run) => { columns.end = this.runs.get(run).last; });
       all = loaded.every((columns) => !columns || columns.exact);
     } else {
       this.columns = new Map();
     }
+    this.chosen.selected ??= this.worst();
     this.draw();
     // The frame after the next one begins when what was drawn is on the screen.
     requestAnimationFrame(() => requestAnimationFrame(() => performance.mark("keras_bp: drawn")));
-    this.controls.status.textContent = all ? "" : "Every n-th step; reading all of them …";
+    this.status.textContent = all ? "" : "Thinned: all steps are being read …";
     if (all) return;
     const again = () => { if (asked === this.asked) this.attempt(() => this.loadColumns(asked)); };
     setTimeout(again, UNTIL_EXACT);
+  }
+
+  /** What to select at first: where the first finding is, or the layer that stands out. */
+  worst() {
+    const run = this.runs.get(this.shown[0]);
+    const finding = run.findings.find(({ layer }) => layer);
+    if (finding) this.chosen.opened = [finding];
+    const columns = this.columns.get(run.name);
+    const found = finding ?? (columns && outlier(columns));
+    if (found) return { layer: found.layer, step: found.step };
+    return columns ? { layer: columns.names[0], step: run.last } : null;
   }
 
   async loadScalars(asked) {
