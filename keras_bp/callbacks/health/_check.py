@@ -8,6 +8,7 @@ import numpy as np
 from keras_bp._arguments import check_integer, check_number
 from keras_bp._types import Array
 from keras_bp.callbacks.health._forward_order import ForwardOrder
+from keras_bp.recording import Curvature
 
 
 class Update(typing.NamedTuple):
@@ -41,6 +42,9 @@ class Update(typing.NamedTuple):
 
     statistics: dict[str, np.ndarray]
     """Maps the name of a statistic of the outputs to its value for each of `order.outputs`."""
+
+    curvature: Curvature | None = None
+    """Noise and curvature at the last of the steps; None if they were not measured."""
 
     # What came before it; not of several steps.
     learned: bool = False
