@@ -40,6 +40,7 @@ from keras_bp import (
     visualization,
     workers,
 )
+from keras_bp.callbacks.rescue.replay import Replay, replay
 from keras_bp.gradient_check import GradientCheckReport, check_gradients
 from keras_bp.saving import to_keras
 from keras_bp.tuning import (
@@ -48,15 +49,20 @@ from keras_bp.tuning import (
     find_learning_rate,
     suggest_optimizer,
 )
+from keras_bp_runs import Run, RunComparison, compare_runs, read_run
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GradientCheckReport",
     "LearningRateCurve",
+    "Replay",
+    "Run",
+    "RunComparison",
     "Suggestion",
     "callbacks",
     "check_gradients",
+    "compare_runs",
     "curvature",
     "deferred",
     "feedback",
@@ -67,7 +73,9 @@ __all__ = [
     "multitask",
     "ops",
     "optimizers",
+    "read_run",
     "reference",
+    "replay",
     "schedules",
     "show_versions",
     "suggest_optimizer",

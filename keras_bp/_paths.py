@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 
 import keras
 
@@ -40,6 +41,23 @@ def variable_paths(model):
         for variable in own:
             paths[id(variable)] = layer_path, _unique(prefix + variable.name, full_paths)
     return paths
+
+
+def owners(model):
+    """Map `id` of each weight of a model to the innermost layer that holds it, as the paths do."""
+    found = {}
+    for layer, _ in _walk(model, ""):
+        for variable in _own_weights(layer):
+            found.setdefault(id(variable), layer)
+    return found
+
+
+def block_of(path):
+    """Return what the path of a layer has in common with its block's: `block_1` of `block_1/conv`.
+
+    It is the first name up to its first number: layers are often named `conv1_bn` and the like.
+    """
+    return re.match(r"[^/\d]*\d*", path)[0]
 
 
 def slots_of(optimizer, variables):

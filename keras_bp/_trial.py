@@ -164,8 +164,7 @@ def replaced_attributes(holder, **attributes):
 def lent_learning_rate(optimizer, rate, remember=lambda leaf: None):
     """Let an optimizer read its learning rate from a variable inside the `with` block.
 
-    So does every optimizer inside a wrapper or a composite, also one that a composite's function
-    creates only when a step is traced. A schedule or a callable is set aside and restored.
+    A schedule or a callable is set aside and restored.
 
     Args:
         optimizer: a `keras.optimizers.Optimizer`.
@@ -175,16 +174,54 @@ def lent_learning_rate(optimizer, rate, remember=lambda leaf: None):
     Yields:
         The list of the leaf optimizers, to which those that are found later are appended.
     """
+
+    def lend(leaf):
+        remember(leaf)
+        return rate
+
+    with replaced_learning_rates(optimizer, lend) as leaves:
+        yield leaves
+
+
+@contextlib.contextmanager
+def scaled_learning_rate(optimizer, factor):
+    """Let an optimizer multiply its learning rate by a scalar variable inside the `with` block.
+
+    Whatever its rate is, a number, a schedule or a callable; outside it reads as it was set.
+    """
+
+    def scale(leaf):
+        rate = _keras.learning_rate_of(leaf)
+        return lambda: tf.cast(rate(), factor.dtype) * factor
+
+    with replaced_learning_rates(optimizer, scale):
+        yield
+
+
+@contextlib.contextmanager
+def replaced_learning_rates(optimizer, rate_of):
+    """Temporarily replace the learning rate of an optimizer, and of all inside it.
+
+    Those inside a wrapper or a composite, also one that a composite's function creates only when a
+    step is traced.
+
+    Args:
+        optimizer: a `keras.optimizers.Optimizer`.
+        rate_of: function of a leaf optimizer that returns its rate meanwhile.
+
+    Yields:
+        The list of the leaf optimizers, to which those that are found later are appended.
+    """
     with contextlib.ExitStack() as stack:
         leaves = []
 
-        def lend(found):
+        def replace(found):
             for leaf in _keras.leaf_optimizers(found):
                 if all(leaf is not other for other in leaves):
-                    remember(leaf)
-                    stack.enter_context(replaced_attributes(leaf, **{_keras.LEARNING_RATE: rate}))
+                    rate = {_keras.LEARNING_RATE: rate_of(leaf)}
+                    stack.enter_context(replaced_attributes(leaf, **rate))
                     leaves.append(leaf)
 
-        lend(optimizer)
-        stack.enter_context(_keras.in_composites(optimizer, lend))
+        replace(optimizer)
+        stack.enter_context(_keras.in_composites(optimizer, replace))
         yield leaves

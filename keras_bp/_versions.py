@@ -1,5 +1,6 @@
 """The packages beside this one: which versions are too old, and which are there, for a report."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -38,15 +39,9 @@ def require_matplotlib(caller: str) -> None:
         raise ImportError(f"{caller} needs Matplotlib: pip install matplotlib") from error
 
 
-def show_versions() -> None:
-    """Print the versions of this package, Python and what it uses, and the devices.
-
-    A report of a fault is complete with them.
-
-    Example:
-        >>> keras_bp.show_versions()  # doctest: +ELLIPSIS
-        keras_bp      ...
-    """
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of this package, Python and what it uses, by name."""
     import keras_bp
 
     rows = {"keras_bp": keras_bp.__version__, "python": platform.python_version()}
@@ -57,7 +52,19 @@ def show_versions() -> None:
             rows[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             rows[name] = "not installed"
-    rows["system"] = platform.platform()
+    return rows
+
+
+def show_versions() -> None:
+    """Print the versions of this package, Python and what it uses, and the devices.
+
+    A report of a fault is complete with them.
+
+    Example:
+        >>> keras_bp.show_versions()  # doctest: +ELLIPSIS
+        keras_bp      ...
+    """
+    rows = {**versions(), "system": platform.platform()}
     rows["devices"] = ", ".join(device.name for device in tf.config.list_physical_devices())
     rows["precision"] = f"{keras.config.floatx()}, policy {keras.config.dtype_policy().name}"
     width = max(map(len, rows)) + 2

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _exercises import check
 
-from keras_bp import reference
+from keras_bp import reference, visualization
 
 # %% [markdown]
 # ## The valley
@@ -249,42 +249,19 @@ draw_lengths()
 root = np.sqrt(h[1] / h[0])
 beta = ((root - 1) / (root + 1)) ** 2
 momentum_rate = (2 / (1 + root)) ** 2 / h[0] / (1 - beta)
-paths = {
-    "SGD": descend(reference.SGD(2 / h.sum())),
-    "Momentum": descend(reference.Momentum(momentum_rate, beta)),
-    "RMSprop": descend(reference.RMSprop(0.1, beta_2=0.9)),
-    "Adam": descend(reference.Adam(0.5)),
+rules = {
+    "SGD": lambda: reference.SGD(2 / h.sum()),
+    "Momentum": lambda: reference.Momentum(momentum_rate, beta),
+    "RMSprop": lambda: reference.RMSprop(0.1, beta_2=0.9),
+    "Adam": lambda: reference.Adam(0.5),
 }
-for name, path in paths.items():
+for name, make in rules.items():
+    path = descend(make())
     print(f"{name:9} {len(path) - 1:4} steps, last cost {cost(path[-1]):.1e}")
 
 
 # %%
-def draw_paths(paths):
-    """Draw each path on the contours of the cost, and the cost of each step below them."""
-    figure = plt.figure(figsize=(9, 8), layout="constrained")
-    grid = figure.add_gridspec(3, 2, height_ratios=(1.2, 1.2, 1))
-    x, y = np.meshgrid(np.linspace(-2, 11, 131), np.linspace(-4, 4, 161))
-    colors = dict(zip(paths, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
-    below = figure.add_subplot(grid[2, :])
-    for i, (name, path) in enumerate(paths.items()):
-        ax = figure.add_subplot(grid[i // 2, i % 2])
-        levels = [3, 12, 30, 60, 100, 200, 400, 700]
-        ax.contour(x, y, cost(np.stack([x, y], -1)), levels, colors="0.75", linewidths=0.7)
-        ax.plot(*path.T, ".-", color=colors[name], linewidth=0.8, markersize=4)
-        ax.plot(0, 0, "+", color="black", markersize=10)
-        steps = len(path) - 1
-        reached = cost(path[-1]) < 1e-6 * cost(path[0])
-        ax.set_title(f"{name}: {steps} steps" if reached else f"{name}: not after {steps} steps")
-        ax.set(xlim=(-2, 11), ylim=(-4, 4))
-        below.semilogy(cost(path), color=colors[name], label=name)
-    below.set(xlabel="steps", ylabel="cost", xlim=(0, 400), ylim=(1e-5, 1e3))
-    below.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    below.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-figure = draw_paths(paths)
+figure = visualization.plot_paths(rules)
 
 # %% [markdown]
 # - **SGD** jumps from wall to wall, and crawls along the floor: a factor of 0.98 a step.

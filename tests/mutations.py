@@ -237,6 +237,12 @@ MUTATIONS = {
         "callbacks/test_resume_inside_an_epoch.py",
     ),
     "steps_boundary": ("return self.whole < end", "return self.whole <= end", "schedules"),
+    # visualization
+    "page_in_training_mode": (
+        "outputs = model(x, training=False)",
+        "outputs = model(x, training=True)",
+        "visualization",
+    ),
 }
 
 

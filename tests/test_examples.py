@@ -192,6 +192,25 @@ SMALL = {
             f"tb_logs/backprop_visualizer/{name}.png" for name in ("vanishing", "before", "after")
         ],
     ),
+    # Seen: 64.5 % after 2 epochs, 100 % after 100; chance 50 %.
+    "computation_graph": Small(
+        arguments=["--epochs", "1"],
+        accuracy=(45.0, 97.0),
+        lines=[
+            r"branches: 12 nodes, 7 tensors kept; picture: tb_logs/.*/branches\.png$",
+            r"three_layers: 9 nodes, 5 tensors kept; ",
+        ],
+        files=[f"tb_logs/computation_graph/{name}.png" for name in ("branches", "three_layers")],
+        eager=True,
+    ),
+    # Seen: 84.0 % after 5 steps, 98.0 % after 100; chance 50 %.
+    "backprop_page": Small(
+        arguments=["--epochs", "5"],
+        accuracy=(70.0, 94.0),
+        lines=[r"page of backpropagation: tb_logs/backprop_page/moons\.html$"],
+        files=[f"tb_logs/backprop_page/{name}.html" for name in ("moons", "sigmoids")],
+        eager=True,
+    ),
     # Seen: digits, 30 epochs, 3 seeds 96 %; chance 10 %.
     "optimizer_dashboard": Small(
         arguments=["--datasets", "two moons", "--epochs", "2", "--seeds", "1"],
@@ -642,6 +661,8 @@ def test_example_runs(path, tmp_path, monkeypatch, capsys, replicas):
         (file,) = tmp_path.glob(pattern)
         if file.suffix == ".png":
             assert file.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        elif file.suffix == ".html":
+            assert file.read_text().endswith("</html>\n")
         elif file.suffix == ".gif":
             assert file.read_bytes().startswith(b"GIF89a")
         elif file.suffix == ".jsonl":

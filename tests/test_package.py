@@ -20,6 +20,7 @@ import keras_bp
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_bp"
+SOURCES = [*PACKAGE.rglob("*.py"), *(ROOT / "keras_bp_runs").rglob("*.py")]
 
 
 def _python(code, cwd, **environment):
@@ -111,7 +112,7 @@ def test_all_is_what_is_there():
 
 def test_no_code_comes_from_a_file():
     """A model file must never make this package run code: no pickle, eval or the like."""
-    for path in PACKAGE.rglob("*.py"):
+    for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -153,14 +154,16 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     (archive,) = (tmp_path / "dist").glob("*.tar.gz")
     run("twine", "check", "--strict", str(wheel), str(archive))
     contents = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in contents} == {"keras_bp"}
-    sources = {str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py")}
+    assert {name.split("/")[0].split("-")[0] for name in contents} == {"keras_bp", "keras_bp_runs"}
+    static = (ROOT / "keras_bp_runs" / "tensorboard_plugin" / "static").iterdir()
+    sources = {str(p.relative_to(ROOT)) for p in [*SOURCES, *static]}
     sources |= {"keras_bp/py.typed", "keras_bp/tuning/discovery/coefficients.npz"}
+    sources |= {"keras_bp/visualization/backprop_page.html"}
     assert sources <= set(contents)
     packed = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
     assert sources <= packed
     assert {name.split("/")[0] for name in packed} == {
-        *("keras_bp", "pyproject.toml", "README.md", "PKG-INFO", ".gitignore"),
+        *("keras_bp", "keras_bp_runs", "pyproject.toml", "README.md", "PKG-INFO", ".gitignore"),
         *("CHANGELOG.md", "CITATION.cff", "LICENSE", "SECURITY.md"),
     }
 
@@ -181,9 +184,18 @@ def test_wheel_installs_and_imports_elsewhere(tmp_path):
     assert (version, place) == (keras_bp.__version__, str(site))
     assert shape_and_loaded[:2] == ["(1,", "2)"]
     # The last two are what TensorBoard's files ask for, where they are installed.
-    assert set(shape_and_loaded[2:]) <= {"keras_bp", "tensorboard", "botocore", "fsspec"}
+    assert set(shape_and_loaded[2:]) <= {
+        "keras_bp",
+        "keras_bp_runs",
+        "tensorboard",
+        "botocore",
+        "fsspec",
+    }
 
     (metadata,) = importlib.metadata.distributions(path=[str(site)])
+    # TensorBoard finds the tab.
+    (tab,) = metadata.entry_points.select(group="tensorboard_plugins")
+    assert tab.load().plugin_name == "gradients"
     for requirement in map(Requirement, metadata.requires):
         if not requirement.marker or "examples" in str(requirement.marker):
             assert COLAB[requirement.name] in requirement.specifier

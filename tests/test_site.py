@@ -184,6 +184,15 @@ def test_a_lesson_is_a_page_and_a_notebook_with_its_code(tmp_path):
     assert ["".join(cell["source"]) for cell in cells] == code
 
 
+def test_the_page_to_click_through_is_todays():
+    """Its numbers are those of examples/backprop_page.py; the program is the package's."""
+    page = (ROOT / "docs/_static/backprop_page.html").read_text()
+    template = (ROOT / "keras_bp/visualization/backprop_page.html").read_text()
+    before, after = template.split("<!-- data -->")
+    assert page.startswith(before) and page.endswith(after)
+    assert "_static/backprop_page.html" in (ROOT / "docs/pictures.md").read_text()
+
+
 @pytest.mark.parametrize("path", pages.EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_the_same_program_in_the_gallery(path):
     source = path.read_text()

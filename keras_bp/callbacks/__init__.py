@@ -7,6 +7,8 @@ from keras_bp.callbacks.gradient_conflict import GradientConflict
 from keras_bp.callbacks.gradient_monitor import GradientMonitor
 from keras_bp.callbacks.health.training_health import TrainingHealth
 from keras_bp.callbacks.optimizer_switch import OptimizerSwitch
+from keras_bp.callbacks.progress_line import ProgressLine
+from keras_bp.callbacks.rescue.rescue import Rescue
 from keras_bp.callbacks.resumable.resumable_training import ResumableTraining
 from keras_bp.callbacks.swap_ema_weights import SwapEMAWeights
 
@@ -15,6 +17,8 @@ __all__ = [
     "GradientConflict",
     "GradientMonitor",
     "OptimizerSwitch",
+    "ProgressLine",
+    "Rescue",
     "ResumableTraining",
     "SwapEMAWeights",
     "TrainingDashboard",

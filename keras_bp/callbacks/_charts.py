@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
-from keras_bp._paths import short_names
+from keras_bp._paths import block_of, short_names
 
 _CHARTS = [
     ("Gradient norm of each layer", [r"gradient_norm/(?!global$)"]),
@@ -86,7 +86,7 @@ def _chart(title, expressions):
 def _blocks(layers):
     """Split paths into charts of neighbours, blocks of one name or number together if they fit."""
     blocks = []
-    for _, block in itertools.groupby(layers, lambda path: re.match(r"[^/\d]*\d*", path)[0]):
+    for _, block in itertools.groupby(layers, block_of):
         block = list(block)
         for start in range(0, len(block), _LINES_OF_BLOCKS):
             part = block[start : start + _LINES_OF_BLOCKS]

@@ -1,7 +1,6 @@
 """What the gradients of every update step do, in TensorBoard."""
 
 import collections
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,32 +12,31 @@ from keras_bp._arguments import check_flag, check_integer, check_path
 from keras_bp._keras import flat_layers, is_built
 from keras_bp._paths import layer_paths, slots_of, variable_paths
 from keras_bp._types import Path
+from keras_bp.callbacks._alignment import AlignmentRecorder
 from keras_bp.callbacks._charts import GradientFlowImage, layout
 from keras_bp.feedback import (
-    Alignment,
     DirectFeedback,
     FeedbackConv2D,
     FeedbackDense,
-    alignment_sums,
-    exact_gradients,
 )
-from keras_bp.gradients import sum_over_replicas
 from keras_bp.recording import (
     STATISTICS,
     CurvatureMeter,
     LayerSelection,
     RecordingCallback,
+    Sink,
     StepRecorder,
     can_die,
     can_saturate,
+    check_sinks,
     clips,
     count_sample,
     count_variable,
     make_directory,
-    own_product,
     record_custom_loop,
     rows,
 )
+from keras_bp_runs import Run, read_run
 
 _WINDOW = 100
 
@@ -147,6 +145,12 @@ class GradientMonitor(RecordingCallback):
             the layers inside it. The global norms count all layers nevertheless.
         updates_every: integer >= 1, update steps between two measurements of updates and weights.
             Defaults to 50.
+        sinks: list of where the scalars go besides the event file, or `None`: paths that end in
+            `.jsonl` (an object per step) or `.csv` (lines of step, tag and value), which are made
+            if they do not exist; `"wandb"` and `"mlflow"`, for the active run of Weights & Biases
+            or MLflow; and functions of the step and a dictionary of floats by tag. A training that
+            begins anew leaves the lines of an earlier one alone and writes to `run-2.jsonl`. A
+            sink that fails gives a RuntimeWarning, and the others go on. Defaults to `None`.
         noise_scale_every: integer >= 1, update steps between two measurements of the gradient
             noise scale, each of which takes about as long as a step, or `None` for none. Defaults
             to `None`.
@@ -160,9 +164,11 @@ class GradientMonitor(RecordingCallback):
     Raises:
         TypeError: if an argument is of another kind.
         ValueError: if one is out of its range; and by `fit`, before the first update, if no event
-            file can be created in `log_dir`, if the model has no optimizer, if it is built and has
-            no trainable weights, if `layers` names a layer that does not exist, or if the
-            optimizers inside a composite accumulate the gradients of different numbers of steps.
+            file can be created in `log_dir`, if a sink's file cannot be written or its service has
+            no active run, if the model has no optimizer, if it is built and has no trainable
+            weights, if `layers` names a layer that does not exist, or if the optimizers inside a
+            composite accumulate the gradients of different numbers of steps.
+        ImportError: by `fit`, if a sink's package is not installed.
 
     It works with jit and eagerly, with `steps_per_execution` (each step is written), and under
     `tf.distribute.MirroredStrategy` (gradients and losses are summed). A write that fails later, on
@@ -190,6 +196,7 @@ class GradientMonitor(RecordingCallback):
         activations: bool = False,
         layers: Sequence[str] | None = None,
         updates_every: int = 50,
+        sinks: Sequence[Sink] | None = None,
         noise_scale_every: int | None = None,
         sharpness_every: int | None = None,
         hessian_every: int | None = None,
@@ -217,6 +224,7 @@ class GradientMonitor(RecordingCallback):
         self.noise_scale_every = noise_scale_every
         self.sharpness_every = sharpness_every
         self.hessian_every = hessian_every
+        self.sinks = check_sinks(sinks)
         self._curvature = CurvatureMeter(
             noise=noise_scale_every, sharpness=sharpness_every, hessian=hessian_every
         )
@@ -261,6 +269,15 @@ class GradientMonitor(RecordingCallback):
         write, layers = self._write_custom_loop, self._selection
         record_custom_loop(write, self.model, layers, gradients, variables, loss, step)
 
+    def frame(self) -> Run:
+        """Return what was written so far, also while `fit` runs: a `keras_bp.Run` of `run_dir`.
+
+        Raises:
+            ValueError: if nothing was written yet.
+        """
+        self.flush()
+        return read_run(self.run_dir or "")
+
     def close(self) -> None:
         """Write what is left and close the event file, as `fit` does unless interrupted."""
         self._stop()
@@ -269,6 +286,7 @@ class GradientMonitor(RecordingCallback):
         step = self._last_step + 1 if step is None else step
         self._last_step = step - 1
         self._open()
+        self._describe()
         norms = (tag.removeprefix("gradient_norm/") for tag in tags if tag.startswith("gradient_"))
         self._write_layout(tags, [path for path in norms if path != "global"])
         self._last_step = step
@@ -284,7 +302,7 @@ class GradientMonitor(RecordingCallback):
         feedback = FeedbackDense, FeedbackConv2D, DirectFeedback
         every = flat_layers(self.model, include_self=True)
         aligned = any(isinstance(layer, feedback) for layer in every)
-        recorder = _AlignmentRecorder if aligned else StepRecorder
+        recorder = AlignmentRecorder if aligned else StepRecorder
         return recorder(self.model, self.activations, self.histograms_every is not None)
 
     def _begin(self):
@@ -469,65 +487,3 @@ class _UpdateScalars:
             parts += [applied, rates]
         parts += [updates.outputs[:, layer, statistic] for layer, statistic in self._places]
         return np.column_stack(parts + [updates.losses] * self._sees_loss)
-
-
-class _AlignmentRecorder(StepRecorder):
-    """In sampled steps, also compares gradients with the true ones: angle and equal signs.
-
-    A second tape around the train step sees the same forward pass as the step's, and gives
-    the true gradient of the loss that the step shows to `optimizer.scale_loss`. So only the
-    backward pass is computed twice, and batch statistics and random states move once.
-
-    Under accumulation the last micro-batch is measured.
-    """
-
-    sampled_kinds = ("alignment_angle", "sign_concordance")
-
-    def __init__(self, model, outputs, sampled):
-        super().__init__(model, outputs, sampled)
-        self._measured = False
-
-    def _create_rows(self):
-        super()._create_rows()
-        self._sums = self._zeros(len(self.variables), 5)
-
-    @contextlib.contextmanager
-    def in_replica(self):
-        """Return the context in which a replica's part of the step is to be traced."""
-        with tf.GradientTape() if self.sampling else contextlib.nullcontext() as tape:
-            self._replica.tape = tape
-            yield
-
-    def see_loss(self, loss, scale_loss):
-        """Take the loss that the step is about to scale, and the factor of the scaling."""
-        super().see_loss(loss, scale_loss)
-        self._replica.scaled = loss, tf.cast(self._replica.factor, loss.dtype)
-
-    @contextlib.contextmanager
-    def see_update(self, gradients, variables):
-        """Record the step whose gradients are applied inside the `with` block."""
-        with super().see_update(gradients, variables):
-            seen = vars(self._replica)
-            tape, scaled = seen.pop("tape", None), seen.pop("scaled", None)
-            if self.sampling and tape is not None and scaled is not None:
-                self._measure(gradients, variables, tape, *scaled)
-            yield
-
-    def _measure(self, gradients, variables, tape, loss, factor):
-        with exact_gradients():
-            # Scaled like the step's, so that half precision loses as little.
-            true = tape.gradient(loss, list(variables), output_gradients=factor)
-        pair = []
-        for values in ([own_product(gradient) for gradient in gradients], true):
-            by_id = dict(zip(map(id, variables), values, strict=True))
-            pair.append(sum_over_replicas([by_id.get(id(v)) for v in self.variables]))
-        self._sums.assign(alignment_sums(*pair))
-        self._measured = True
-
-    def sampled_measures(self, layer_of_variable, layers):
-        """Return the angle and the share of equal signs of each layer."""
-        if not self._measured:  # the train step shows no loss
-            return []
-        sums = self._read(self._sums)
-        pairs = [Alignment.of_sums(sums[layer_of_variable == layer]) for layer in range(layers)]
-        return list(map(np.asarray, zip(*pairs, strict=True)))

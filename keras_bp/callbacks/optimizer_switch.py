@@ -29,9 +29,13 @@ class OptimizerSwitch(Callback, MonitorCallback):
     next epoch begins with a new optimizer, whose rate rises linearly from 0 to its full value. If
     training ends with that epoch (the last one, `EarlyStopping`), no switch is made.
 
-    Where an epoch leaves weights that are not finite, the next one begins with the new optimizer at
-    once, and with the weights, batch statistics included, that the epoch began with. For that a
-    copy of the weights is kept in memory until the switch, or the end of `fit`.
+    Where the loss has diverged by then, the new optimizer begins with the best weights, batch
+    statistics included: those of the end of the epoch with the best quantity. It has diverged where
+    the last epoch's quantity is worse than the first's, and worse than the best by more than half
+    of that, or where it is NaN. A plateau that is a little above the best keeps its weights, and a
+    loss that recovers costs nothing. Where an epoch leaves weights that are not finite, the next
+    one begins at once with the new optimizer, and with the best weights. For that one copy of the
+    weights is kept in memory until the switch, or the end of `fit`.
 
     At the switch,
 
@@ -126,12 +130,13 @@ class OptimizerSwitch(Callback, MonitorCallback):
         self.patience = check_integer("patience", patience, 1)
         self.verbose = check_integer("verbose", verbose, 0)
         self.switched_at_epoch = None
-        self._finite_weights: list | None = None
+        self._first = self._last = None
+        self._best_weights: list | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Keras's hook: begin to watch, unless the switch has been made."""
         self._check_optimizer()
-        self.best = None
+        self.best = self._first = self._last = self._best_weights = None
         self.wait = 0
         if not self._is_switched():
             self.switched_at_epoch = None
@@ -142,12 +147,19 @@ class OptimizerSwitch(Callback, MonitorCallback):
         # other callbacks may then save or restore the old optimizer's weights, or stop training.
         if self._is_switched():
             return
+        finite = self._are_finite()
+        if self._best_weights is None and finite:  # of the beginning, until an epoch is the best
+            self._best_weights = self.model.get_weights()
         reason = f"{self.monitor} has not improved for {self.wait} epoch(s)"
-        diverged = not self._keep_finite_weights()
-        if diverged:
-            reason = f"the weights are not finite; those that epoch {epoch} began with are back"
-        if diverged or self.wait >= self.patience:
-            self._switch(epoch, reason)
+        back = None if self._best_weights is None else "the best ones are back"
+        if not finite and back:
+            reason = f"the weights are not finite; {back}"
+        elif self._has_diverged():
+            reason += f" and has diverged; {back}"
+        else:
+            back = None
+        if self.wait >= self.patience or not finite and back:
+            self._switch(epoch, reason, back is not None)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: see whether the quantity has improved."""
@@ -162,37 +174,45 @@ class OptimizerSwitch(Callback, MonitorCallback):
                 f"{', '.join(logs or {})}.",
                 stacklevel=2,
             )
-        elif self._is_improvement(value, self.best):
+            return
+        self._first, self._last = value if self._first is None else self._first, value
+        if self._is_improvement(value, self.best):
             self.best = value
             self.wait = 0
+            if self._are_finite():
+                self._best_weights = self.model.get_weights()
         else:
             self.wait += 1
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Keras's hook: let go of the copy of the weights."""
-        self._finite_weights = None
+        self._best_weights = None
 
     def _is_switched(self):
         return self.model.optimizer.name.startswith(_MARK)
 
-    def _keep_finite_weights(self):
-        """Return `False` if the weights are not finite, and finite ones were kept."""
-        weights = self.model.get_weights()
-        if all(np.isfinite(array).all() for array in weights):
-            self._finite_weights = weights
-            return True
-        return self._finite_weights is None
+    def _are_finite(self):
+        """Tell whether all weights are finite."""
+        return all(np.isfinite(np.asarray(weight)).all() for weight in self.model.weights)
 
-    def _switch(self, epoch, reason):
+    def _has_diverged(self):
+        """Tell whether the quantity has become worse than at first, and far from the best."""
+        if self.best is None or self.monitor_op(self._last, self.best):
+            return False
+        worse = abs(self._last - self.best)
+        gained = abs(self._first - self.best)
+        return not worse <= max(gained, abs(self.best) / 2)
+
+    def _switch(self, epoch, reason, from_best):
         old = self.model.optimizer
         old.finalize_variable_values(self.model.trainable_variables)
-        if not self._keep_finite_weights():
-            self.model.set_weights(self._finite_weights)
+        if from_best or not self._are_finite() and self._best_weights is not None:
+            self.model.set_weights(self._best_weights)
         rate = self._find_rate()
         new = self._create(Warmup(rate, self.warmup_steps) if self.warmup_steps else rate)
         set_compiled_optimizer(self.model, new)
         self.switched_at_epoch = epoch
-        self._finite_weights = None
+        self._best_weights = None
         if self.verbose:
             print(
                 f"Epoch {epoch + 1}: {reason}. "

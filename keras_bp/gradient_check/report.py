@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from keras_bp._html import escaped, table
 from keras_bp.gradient_check.numeric import SIGMAS
 
 CORRECT_BELOW = 1e-7
@@ -42,7 +43,7 @@ class GradientCheckRow:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GradientCheckReport:
-    r"""The result of `check_gradients`; `str(report)` is a table.
+    r"""The result of `check_gradients`; `str(report)` is a table, which a notebook shows.
 
     The figure is $\|g_a - g_n\| / (\|g_a\| + \|g_n\|)$, 0 where both are zero, over the entries
     that are not kinks. The verdict is the worst of the overall figure's, of every row's figure's
@@ -80,25 +81,24 @@ class GradientCheckReport:
         )
 
     def __str__(self) -> str:
-        table = [("", "shape", "checked", "kinks", "difference", "worst", "analytic", "numeric")]
-        for row in self.rows:
-            worst = "-" if row.worst_index is None else str(row.worst_index)
-            numbers = f"{row.relative_difference:.1e}", worst, f"{row.analytic:.6e}"
-            counts = str(row.shape), str(row.entries), str(row.kinks)
-            table.append((row.path, *counts, *numbers, f"{row.numeric:.6e}"))
-        verdicts = ["verdict"]
-        for row in self.rows:
-            only_rounding = row.verdict == "correct" and row.relative_difference >= CORRECT_BELOW
-            verdicts.append(row.verdict + " (rounding)" * only_rounding)
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            f"Gradient check: {self.verdict}, relative difference "
-            f"{self.relative_difference:.2e} (correct < 1e-07, suspicious < 1e-05)"
-        ]
-        for (path, *cells), verdict in zip(table, verdicts, strict=True):
-            cells = [c.rjust(width) for c, width in zip(cells, widths[1:], strict=True)]
+        rows = [_HEADER, *map(_cells, self.rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [self._title()]
+        for path, *cells, verdict in rows:
+            cells = [c.rjust(width) for c, width in zip(cells, widths[1:-1], strict=True)]
             lines.append("  ".join([path.ljust(widths[0]), *cells, verdict]))
         return "\n".join([*lines, *self._remarks()])
+
+    def _repr_html_(self) -> str:
+        wrong = [row.verdict != "correct" for row in self.rows]
+        rows = table(self._title(), _HEADER, list(map(_cells, self.rows)), wrong)
+        return "\n".join([rows, *(f"<p>{escaped(remark)}</p>" for remark in self._remarks())])
+
+    def _title(self):
+        return (
+            f"Gradient check: {self.verdict}, relative difference "
+            f"{self.relative_difference:.2e} (correct < 1e-07, suspicious < 1e-05)"
+        )
 
     def _remarks(self):
         entries = sum(row.entries for row in self.rows)
@@ -119,6 +119,28 @@ class GradientCheckReport:
                 "float64 is rounded to fewer bits inside: only a fault beyond this rounding "
                 "is found, at: " + ", ".join(self.rounded_at)
             )
+
+
+_HEADER = tuple(
+    ", shape, checked, kinks, difference, worst, analytic, numeric, verdict".split(", ")
+)
+
+
+def _cells(row):
+    """Return a row's cells, strings, as `_HEADER` names them."""
+    worst = "-" if row.worst_index is None else str(row.worst_index)
+    only_rounding = row.verdict == "correct" and row.relative_difference >= CORRECT_BELOW
+    return (
+        row.path,
+        str(row.shape),
+        str(row.entries),
+        str(row.kinks),
+        f"{row.relative_difference:.1e}",
+        worst,
+        f"{row.analytic:.6e}",
+        f"{row.numeric:.6e}",
+        row.verdict + " (rounding)" * only_rounding,
+    )
 
 
 def make_row(path, shape, indices, comparison):

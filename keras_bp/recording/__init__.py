@@ -44,13 +44,19 @@ A custom loop has no train function: `record_custom_loop` computes the norms whe
 them be copied.
 """
 
-from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback, UpdateMeter
+from keras_bp.recording.callback import Callback, LayerSelection, RecordingCallback
 from keras_bp.recording.curvature_meter import Curvature, CurvatureMeter
 from keras_bp.recording.custom_loop import record_custom_loop
 from keras_bp.recording.event_file import EventFile, make_directory
 from keras_bp.recording.histograms import count_sample, count_values, count_variable, rows
 from keras_bp.recording.last_batch import LastBatch
-from keras_bp.recording.outputs import STATISTICS, activation_of, can_die, can_saturate
+from keras_bp.recording.outputs import (
+    STATISTICS,
+    LayerOutputs,
+    activation_of,
+    can_die,
+    can_saturate,
+)
 from keras_bp.recording.recorder import (
     Recorder,
     StepRecorder,
@@ -59,7 +65,9 @@ from keras_bp.recording.recorder import (
     is_moved,
     own_product,
 )
+from keras_bp.recording.sinks import Sink, check_sinks
 from keras_bp.recording.train_function import RecordingTrainFunction
+from keras_bp.recording.update_meter import UpdateMeter
 
 __all__ = [
     "Callback",
@@ -67,17 +75,20 @@ __all__ = [
     "CurvatureMeter",
     "EventFile",
     "LastBatch",
+    "LayerOutputs",
     "LayerSelection",
     "Recorder",
     "RecordingCallback",
     "RecordingTrainFunction",
     "STATISTICS",
+    "Sink",
     "StepRecorder",
     "UpdateMeter",
     "Updates",
     "activation_of",
     "can_die",
     "can_saturate",
+    "check_sinks",
     "clips",
     "count_sample",
     "count_values",

@@ -2,10 +2,8 @@
 
 import inspect
 import os
-import re
 import time
 import warnings
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +15,13 @@ from keras_bp._arguments import as_call
 from keras_bp._keras import is_built
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._types import Path
-from keras_bp.gradients import squared_norms
 from keras_bp.recording.curvature_meter import CurvatureMeter
 from keras_bp.recording.event_file import EventFile, run_directory
-from keras_bp.recording.histograms import block_rows, is_large
 from keras_bp.recording.recorder import StepRecorder
+from keras_bp.recording.settings import model_id, settings_of, write_settings
+from keras_bp.recording.sinks import Sink, Sinks
 from keras_bp.recording.train_function import RecordingTrainFunction
+from keras_bp.recording.update_meter import UpdateMeter
 
 
 class Callback(keras.callbacks.Callback):
@@ -95,6 +94,8 @@ class RecordingCallback(Callback):
             or None for no file.
     """
 
+    sinks: Sequence[Sink] = ()
+    """Where a subclass's scalars go besides its event file."""
     _seconds = 1.0
     """How long the updates of several calls may wait to be read."""
 
@@ -112,8 +113,11 @@ class RecordingCallback(Callback):
         self._curvature = CurvatureMeter(**getattr(vars(self).get("_curvature"), "every", {}))
         self._file: Any = None
         self._run_directory: str | None = None
+        self._settings: str | None = None
+        self._sinks: Sinks | None = None
         self._last_step = 0
         self._recording = self._sampling = self._custom_loop = False
+        self._describes = self._described = False
 
     @property
     def run_dir(self) -> Path | None:
@@ -243,8 +247,8 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.put_back(self.model):
             self._recorder.restart()
         else:
-            self._recorder = self._new_recorder()
             self._function = RecordingTrainFunction.of(self.model)
+            self._recorder = self._new_recorder()
             self._function.add(self._recorder)
             self._curvature.watch(self._function, self.model)
             self._layers = None
@@ -256,7 +260,7 @@ class RecordingCallback(Callback):
         if self._function is not None and self._function.in_place():
             self._take_updates()
             RecordingTrainFunction.remove_from(self.model)
-        self._recording = False
+        self._recording = self._described = False
         if self._meter is not None:
             self._meter.cancel()
         self._curvature.cancel()
@@ -269,7 +273,7 @@ class RecordingCallback(Callback):
         """Open the event file, if there is to be one and it is not open."""
         if self.log_dir is None or self._file is not None:
             return
-        starts, model = False, _name_of(self.model)
+        starts, model = False, model_id(self.model)
         if self._worker():  # the run is all workers', and the first one writes it
             self._file = EventFile(self.log_dir, writes=False)
             return
@@ -282,8 +286,21 @@ class RecordingCallback(Callback):
                 shared[log_dir] = run_directory(log_dir, self._last_step, model)
                 if shared[log_dir] != log_dir:
                     print(f"{log_dir} holds an earlier run: this one goes to {shared[log_dir]}")
-            self._run_directory = shared[log_dir]
-        self._file = EventFile(self._run_directory, self._last_step, starts, model)
+            self._run_directory, self._describes = shared[log_dir], starts
+        if self._sinks is None and self.sinks:
+            self._sinks = Sinks(self.sinks)
+        if self._sinks is not None:
+            self._sinks.open(self._last_step)
+        self._file = EventFile(
+            self._run_directory, self._last_step, starts, model, sinks=self._sinks
+        )
+
+    def _describe(self):
+        """Write what the run is made with, once a `fit`, if that has changed."""
+        if self._describes and not self._described:
+            settings = settings_of(self.model, self.params or {})
+            self._settings = write_settings(self._file, settings, self._last_step, self._settings)
+        self._described = True
 
     def _take_updates(self):
         """Hand the updates made since the last time to `_take`."""
@@ -294,6 +311,7 @@ class RecordingCallback(Callback):
         if self._layers is None:
             self._name_layers()
         self._open()
+        self._describe()
         self._last_step += len(updates.losses)
         self._curvature.stop(self._last_step, len(updates.losses), updates.rates[-1, 0])
         self._take(updates)
@@ -311,107 +329,6 @@ class RecordingCallback(Callback):
         layers = np.zeros((len(squares), len(self._layers)))
         np.add.at(layers, (slice(None), self._layer_of_variable), squares)
         return np.sqrt(np.column_stack([layers, squares.sum(axis=1)]))
-
-
-def _name_of(model):
-    """Return a string that tells a model's weights from another's, `""` if they are unknown.
-
-    Without the numbers in paths, which change when a process makes the same model again.
-    """
-    if model is None or not is_built(model):
-        return ""
-    paths = variable_paths(model)
-    weights = [(re.sub(r"_\d+", "", paths[id(w)][1]), tuple(w.shape)) for w in model.weights]
-    return f"{zlib.crc32(repr(weights).encode()):08x}"
-
-
-class UpdateMeter:
-    """Measures the norms of an update and of the weights, outside the step.
-
-    Inside, each step would hold and read a second copy of all weights. Outside, only a measured
-    step pays for one. Of large variables a block of rows is held beside it at a time. From the
-    second time on, `start` and `stop` are one traced function each, of all variables.
-
-    Args:
-        variables: list of Keras variables.
-
-    Attributes:
-        running: whether an update is being measured.
-    """
-
-    def __init__(self, variables: Sequence[keras.Variable]) -> None:
-        self._variables = list(variables)
-        self._before: Any = None
-        large = [is_large(v) for v in variables]
-        self._small = [i for i, is_one in enumerate(large) if not is_one]
-        self._large = [i for i, is_one in enumerate(large) if is_one]
-        # Eagerly once, in a training's first step: tracing takes as long as many measurements.
-        self._read, self._measure = self._values, self._squares
-
-    def measures(self, variables: Sequence[keras.Variable]) -> bool:
-        """Tell whether these are its variables, in their order."""
-        return list(map(id, self._variables)) == list(map(id, variables))
-
-    @property
-    def running(self) -> bool:
-        """Whether an update is being measured."""
-        return self._before is not None
-
-    def start(self) -> None:
-        """Measure the coming update."""
-        self._before = self._read()
-
-    def cancel(self) -> None:
-        """Measure nothing."""
-        self._before = None
-
-    def stop(self) -> np.ndarray:
-        """Return squared norms, (3, variables): of the update, of the weights before and after."""
-        before, self._before = self._before, None
-        squares = self._measure(before).numpy()
-        if self._measure == self._squares:
-            self._read = tf.function(self._values, autograph=False)
-            self._measure = tf.function(self._squares, autograph=False)
-        return squares
-
-    def _values(self):
-        """Return the values of the small variables as one tensor, and of each of the large ones."""
-        flat = tf.concat([tf.reshape(self._wide(i), [-1]) for i in self._small] or [[0.0]], axis=0)
-        return [flat, *(tf.convert_to_tensor(self._variables[i].value) for i in self._large)]
-
-    def _wide(self, number):
-        some_double = any(v.dtype == "float64" for v in self._variables)
-        value = tf.convert_to_tensor(self._variables[number].value)
-        return tf.cast(value, tf.float64 if some_double else tf.float32)
-
-    def _squares(self, values):
-        columns: dict[int, tf.Tensor] = {}
-        if self._small:
-            sizes = [int(np.prod(self._variables[i].shape)) for i in self._small]
-            before = tf.split(values[0], sizes)
-            after = [tf.reshape(self._wide(i), [-1]) for i in self._small]
-            updates = [a - b for a, b in zip(after, before, strict=True)]
-            squares = tf.reshape(squared_norms([*updates, *before, *after]), [3, -1])
-            columns |= zip(self._small, tf.unstack(squares, axis=1), strict=True)
-        for number, value in zip(self._large, values[1:], strict=True):
-            columns[number] = self._squares_of_blocks(number, value)
-        return tf.stack([columns[number] for number in sorted(columns)], axis=1)
-
-    def _squares_of_blocks(self, number, before):
-        variable = self._variables[number]
-        rows = block_rows(variable)
-
-        def add(total, start):
-            block = tf.range(start, tf.minimum(start + rows, variable.shape[0]))
-            after, then = (
-                tf.cast(tf.gather(t, block), tf.float64 if t.dtype == tf.float64 else tf.float32)
-                for t in (tf.convert_to_tensor(variable.value), before)
-            )
-            return total + squared_norms([after - then, then, after])
-
-        starts = tf.range(0, variable.shape[0], rows)
-        zeros = tf.zeros(3, tf.float64)
-        return tf.foldl(add, starts, zeros, parallel_iterations=1)
 
 
 class LayerSelection:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog, SourceMetadata
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar.summary import scalar_pb
@@ -40,6 +40,7 @@ class EventFile:
             that was killed had made them, and they are made again.
         model: string that tells models apart, `""` for an unknown one; `run_directory` reads it.
         writes: whether there is to be a file at all: of several workers, one writes.
+        sinks: open `Sinks`, to which scalars are passed too, or None.
 
     Raises:
         ValueError: if the file cannot be created there.
@@ -52,7 +53,9 @@ class EventFile:
         starts: bool = False,
         model: str = "",
         writes: bool = True,
+        sinks: Any = None,
     ) -> None:
+        self._sinks = sinks
         self._log_dir, self._source = os.fspath(log_dir), f"{_WRITER} {model}"
         self._templates: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
         self._writer: Any = None
@@ -85,9 +88,12 @@ class EventFile:
             self._templates[tags] = zeros, np.flatnonzero(zeros != others)
         record, places = self._templates[tags]
         with np.errstate(over="ignore"):
-            record[places] = np.array([*values], "<f4").view(np.uint8)
+            numbers = np.array([*values], "<f4")
+        record[places] = numbers.view(np.uint8)
         about = Event(step=step, wall_time=time.time()).SerializeToString()
         self._attempt(lambda writer: writer.write(about + record.tobytes()))
+        if self._sinks is not None:
+            self._sinks.write(tags, numbers, step)
 
     def write_histogram(self, tag: str, buckets: np.ndarray, step: int) -> None:
         """Write a histogram: an array of rows (left edge, right edge, count)."""
@@ -107,6 +113,11 @@ class EventFile:
         event.summary.MergeFrom(text_pb(tag, text))
         self._write(event, step)
 
+    def write_json(self, tag: str, content: str, step: int) -> None:
+        """Write JSON for this package's own readers."""
+        metadata = SummaryMetadata(plugin_data={"plugin_name": _WRITER})
+        self._write_tensor(tag, tf.make_tensor_proto(content, tf.string), metadata, step)
+
     def write_summary(self, summary: Summary, step: int) -> None:
         """Write a `Summary`, a plugin's configuration."""
         event = Event()
@@ -115,12 +126,16 @@ class EventFile:
 
     def flush(self) -> None:
         """Flush what has been written so far to the file system."""
+        if self._sinks is not None:
+            self._sinks.flush()
         self._attempt(lambda writer: writer.flush())
         if self._was_removed():
             self._attempt(lambda _: self._create(self._begun, False))
 
     def close(self) -> None:
         """Flush and close the file."""
+        if self._sinks is not None:
+            self._sinks.close()
         self._was_removed()
         self._attempt(lambda writer: writer.close())
         self._writer = None

@@ -26,7 +26,7 @@ class Recorder:
     """The base of all recorders: what a `RecordingTrainFunction` calls while a step is traced.
 
     A subclass overrides `see_update`, and `prepare`, `watching` or `in_replica` if more must be
-    created or replaced.
+    created or replaced, or `run` if it decides what becomes of a step.
 
     Args:
         model: a compiled `keras.Model`.
@@ -37,10 +37,12 @@ class Recorder:
         sees_loss: whether the train step handed its loss to `optimizer.scale_loss`, or computed it
             with `compute_loss`.
         sees_update: whether it handed gradients to `optimizer.apply`.
+        created: the variables that the recorder has created for the step to write.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
+        self.created: list[tf.Variable] = []
         self.sampling = self.sees_loss = self.sees_update = False
         # The replicas of a MirroredStrategy are traced in a thread each.
         self._replica = threading.local()
@@ -65,6 +67,10 @@ class Recorder:
 
     def take(self, tensors: tuple) -> None:
         """Take what the call's last step has handed out; not under a strategy of replicas."""
+
+    def run(self, function: Callable[[Any], Any], iterator: Any) -> Any:
+        """Make the steps of a call, by a function of an iterator or a list of batches."""
+        return function(iterator)
 
     def see_loss(self, loss: Any, scale_loss: Callable[[Any], Any]) -> None:
         """Take the loss that the step is about to scale, and the factor of the scaling."""
@@ -109,13 +115,15 @@ class Recorder:
         """Create a variable whose copies the replicas write, and read, by themselves."""
         # TensorFlow repeats a trace in which it sees variables made.
         with _keras.outside_of_traces(), self._model.distribute_strategy.scope():
-            return tf.Variable(
+            variable = tf.Variable(
                 value,
                 shape=shape,
                 trainable=False,
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
+        self.created.append(variable)
+        return variable
 
     def _zeros(self, *shape):
         return self._variable(np.zeros(shape))

@@ -1,6 +1,7 @@
 """A model's train function that lets recorders see each step's loss and gradients."""
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, Self
@@ -79,6 +80,11 @@ class RecordingTrainFunction:
         """Tell whether the model still calls this function."""
         return self._model.train_function is self
 
+    @property
+    def created(self) -> list[tf.Variable]:
+        """The variables that recorded steps write."""
+        return [variable for recorder in self._recorders for variable in recorder.created]
+
     def arm(self, sampling: bool = False) -> None:
         """Record the next call, with costly quantities too if a callback asks for `sampling`."""
         self._armed = True
@@ -95,7 +101,10 @@ class RecordingTrainFunction:
         watched = self._watched_train_step()
         with replaced_attributes(self._model, train_step=watched):
             try:
-                logs = self._function(sampling)(iterator)
+                function = self._function(sampling)
+                for recorder in self._recorders:
+                    function = functools.partial(recorder.run, function)
+                logs = function(iterator)
             except tf.errors.InvalidArgumentError as error:
                 words = _wrong_label(error)
                 if not words:

@@ -1,11 +1,14 @@
 """The result of a learning rate range test, and the methods that suggest a rate from it."""
 
+import base64
 import dataclasses
+import io
 from typing import Any
 
 import numpy as np
 
 from keras_bp._arguments import check_choice
+from keras_bp._html import table
 from keras_bp._versions import require_matplotlib
 
 _POINTS_LEFT_OUT_AT_THE_END = 5
@@ -67,6 +70,8 @@ _METHODS = {
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LearningRateCurve:
     """The loss against the learning rate, as `find_learning_rate` returns it.
+
+    A notebook shows the picture that `plot` draws, and the suggestions.
 
     Attributes:
         learning_rates: float64 array, the rate of each update step, rising.
@@ -171,6 +176,26 @@ class LearningRateCurve:
         ax.grid(alpha=0.2)
         ax.legend(frameon=False, loc="lower left")
         return ax
+
+    def _repr_html_(self) -> str:
+        rows = [(method, f"{rate:.3e}") for method, rate in self._suggestions().items()]
+        steps = f"{len(self.losses)} of {self.steps} steps, {self.stop_reason}"
+        return self._picture() + table(f"Range test: {steps}", ("method", "suggestion"), rows)
+
+    def _picture(self):
+        """Return the picture as HTML, nothing without Matplotlib or points."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            return ""
+        if not len(self.losses):
+            return ""
+        # Not pyplot's, which a notebook would show a second time.
+        figure, file = Figure(layout="constrained"), io.BytesIO()
+        self.plot(figure.subplots())
+        figure.savefig(file, format="png")
+        data = base64.b64encode(file.getvalue()).decode()
+        return f'<img alt="loss by learning rate" src="data:image/png;base64,{data}">\n'
 
     def __repr__(self) -> str:
         facts = [f"{len(self.losses)} of {self.steps} steps", self.stop_reason]

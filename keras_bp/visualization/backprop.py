@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -113,19 +114,14 @@ def plot_backprop(model: keras.Model, x: Any, y: Any) -> "Figure":
         Rumelhart, Hinton and Williams, 1986, "Learning representations by back-propagating errors",
         equations 4 to 7.
     """
-    columns = _columns_of(model)
-    if not model.compiled or model.loss is None:
-        raise ValueError(
-            "`model` must be compiled with a loss: call model.compile(optimizer, loss). "
-            f"Received: model {model.name!r}, "
-            + ("compiled without a loss" if model.compiled else "not compiled")
-        )
+    columns = columns_of(model)
+    check_loss(model)
     dense = [column.layer for column in columns if column.layer is not None]
     if not dense:
         raise ValueError(
             f"`model` must have a Dense layer. Received: model {model.name!r}, which has none"
         )
-    _check_batch(x, y)
+    check_batch(x, y)
     passed = _backward(model, dense, x, y)
 
     network = Network(columns, passed)
@@ -142,7 +138,18 @@ def plot_backprop(model: keras.Model, x: Any, y: Any) -> "Figure":
     return figure
 
 
-def _check_batch(x, y):
+def check_loss(model):
+    """Refuse a model that is not compiled with a loss."""
+    if not model.compiled or model.loss is None:
+        raise ValueError(
+            "`model` must be compiled with a loss: call model.compile(optimizer, loss). "
+            f"Received: model {model.name!r}, "
+            + ("compiled without a loss" if model.compiled else "not compiled")
+        )
+
+
+def check_batch(x, y):
+    """Refuse inputs and targets that are no arrays, or of different numbers of examples."""
     for name, data in (("x", x), ("y", y)):
         if not all(getattr(leaf, "shape", ()) for leaf in keras.tree.flatten(data)):
             raise TypeError(
@@ -180,7 +187,7 @@ class _Column:
     sources: list
 
 
-def _columns_of(model):
+def columns_of(model):
     """Return the columns of a model, inputs first.
 
     Args:
@@ -306,7 +313,9 @@ def _backward(model, dense_layers, x, y):
     x, y = (keras.tree.map_structure(tf.convert_to_tensor, data) for data in (x, y))
     # All are passed, since in the scope Keras finds no other variables to penalize.
     variables = [(variable, variable.value) for variable in model.variables]
-    with keras.StatelessScope(variables) as scope, _pre_activations(dense_layers) as z:
+    # Without `collect_losses` the penalties on activities would be left out.
+    scope = keras.StatelessScope(variables, collect_losses=True)
+    with scope, pre_activations(dense_layers) as z:
         kernels = [scope.get_current_value(layer.kernel) for layer in dense_layers]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
@@ -324,20 +333,22 @@ def _backward(model, dense_layers, x, y):
 
 
 @contextlib.contextmanager
-def _pre_activations(dense_layers):
+def pre_activations(dense_layers):
     """Let layers note their activation's input; yield name -> that tensor."""
     noted = {}
     with contextlib.ExitStack() as stack:
         for layer in dense_layers:
-            stack.enter_context(replaced_attributes(layer, activation=_noting(layer, noted)))
+            note = functools.partial(noted.setdefault, layer.name)
+            stack.enter_context(replaced_attributes(layer, activation=noting(layer, note)))
         yield noted
 
 
-def _noting(layer, noted):
+def noting(layer, note):
+    """Return a layer's activation that also calls `note` with its input."""
     activation = layer.activation
 
     def note_and_activate(z):
-        noted[layer.name] = z
+        note(z)
         a = activation(z)
         with_logits = activation in (keras.activations.sigmoid, keras.activations.softmax)
         if type(layer) is layers.Dense and with_logits:

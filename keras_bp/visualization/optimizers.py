@@ -85,12 +85,12 @@ def compare_optimizers(
     batch_size = check_integer("batch_size", batch_size, 1)
     checked_seeds = _check_seeds(seeds)
     verbose = check_verbose("verbose", verbose)
-    _check_callable("make_model", make_model)
-    for name, make in _check_mapping("optimizers", optimizers).items():
-        _check_callable(f"optimizers[{name!r}]", make)
+    check_callable("make_model", make_model)
+    for name, make in check_mapping("optimizers", optimizers).items():
+        check_callable(f"optimizers[{name!r}]", make)
     datasets = {
         name: _check_arrays(f"datasets[{name!r}]", arrays)
-        for name, arrays in _check_mapping("datasets", datasets).items()
+        for name, arrays in check_mapping("datasets", datasets).items()
     }
 
     results = {}
@@ -170,7 +170,8 @@ def _check_seeds(seeds):
     return checked
 
 
-def _check_mapping(name, value):
+def check_mapping(name, value):
+    """Return a mapping that is not empty."""
     if not isinstance(value, Mapping):
         raise TypeError(f"`{name}` must be a mapping by name. Received: {name}={value!r}")
     if not value:
@@ -178,7 +179,8 @@ def _check_mapping(name, value):
     return value
 
 
-def _check_callable(name, value):
+def check_callable(name, value):
+    """Refuse what cannot be called."""
     if not callable(value):
         raise TypeError(f"`{name}` must be a callable that makes one. Received: {value!r}")
 

@@ -17,6 +17,7 @@ from conflict_cases import (
     own_steps,
     targets,
 )
+from run_tags import SETTINGS
 
 from keras_bp.callbacks import GradientConflict, GradientMonitor
 from keras_bp.multitask import MultiTaskModel, Sum
@@ -42,7 +43,7 @@ def assert_all(events, table, steps, epochs):
     """All scalars, pictures and rows are those of these steps' gradients."""
     rows = {(row["layer"], row["tasks"]): row for row in table}
     assert list(rows) == [(layer, pair) for layer, (_, pairs) in SHARED.items() for pair in pairs]
-    tags = {f"conflicting_steps/{layer}" for layer in SHARED} | {"gradient_conflict"}
+    tags = {f"conflicting_steps/{layer}" for layer in SHARED} | {"gradient_conflict", *SETTINGS}
     places = [(layer, pair) for layer, (_, pairs) in SHARED.items() for pair in pairs]
     names = {place: f"{place[0]}/{place[1][0]}-{place[1][1]}" for place in places}
     assert set(events) == tags | {f"{k}/{n}" for k in (COSINE, SIMILARITY) for n in names.values()}

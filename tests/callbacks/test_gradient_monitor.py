@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from run_tags import SETTINGS
 
 from keras_bp.callbacks import GradientMonitor
 
@@ -27,7 +28,7 @@ def always(layers):
         f"{tag}/{n}" for tag in ("update_ratio", "weight_norm", "gradient_norm") for n in layers
     ]
     more = ["gradient_norm/global", "learning_rate", "loss/batch", "epoch/loss"]
-    return {*norms, *more, "gradient_flow", "custom_scalars__config__"}
+    return {*norms, *more, *SETTINGS, "gradient_flow", "custom_scalars__config__"}
 
 
 def batches(x, y, size, epochs=1):

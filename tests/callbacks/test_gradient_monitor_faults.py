@@ -325,7 +325,7 @@ def test_a_full_disk_costs_one_warning_and_no_training(data, tmp_path, read_even
 
     def limit(model):
         (path,) = tmp_path.iterdir()
-        size = path.stat().st_size + 1000
+        size = path.stat().st_size + 10_000  # the settings, and some steps
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
 
     model = small_model()

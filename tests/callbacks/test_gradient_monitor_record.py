@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from run_tags import SETTINGS
 
 from keras_bp.callbacks import GradientMonitor
 
@@ -56,7 +57,10 @@ def test_a_loop(mode, named, data, tmp_path, read_events):
         f"weight_norm/{prefix}d1": "weight",
         "loss/batch": "loss/batch",
     }
-    assert set(events) - set(tags) == {"custom_scalars__config__", f"weight_norm/{prefix}d2"}
+    others = {"custom_scalars__config__", f"weight_norm/{prefix}d2"}
+    assert set(events) - set(tags) == others | (
+        SETTINGS if named else SETTINGS - {"settings/model"}
+    )
     for tag, key in tags.items():
         assert list(events[tag]) == [5, 6, 7]
         np.testing.assert_allclose(list(events[tag].values()), wanted[key], rtol=1e-6)

@@ -108,7 +108,7 @@ def test_the_end_of_training_comes_before_a_switch(data):
     assert switch.switched_at_epoch == SWITCHED
 
 
-def test_after_a_divergence_it_goes_on_from_the_last_finite_weights(data, capsys):
+def test_from_weights_that_are_not_finite_it_goes_back_to_the_best(data, capsys):
     """Batch statistics included; at once, however long the patience."""
     # Dropout would draw other masks: its seeds are not put back.
     rates = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.01, 1e38])
@@ -117,7 +117,7 @@ def test_after_a_divergence_it_goes_on_from_the_last_finite_weights(data, capsys
     logs = fit(model, data, switch)
     assert not np.isfinite(logs["loss"][1]) and np.isfinite(logs["loss"][2:]).all()
     assert switch.switched_at_epoch == 2
-    line = "Epoch 3: the weights are not finite; those that epoch 2 began with are back. Optimizer"
+    line = "Epoch 3: the weights are not finite; the best ones are back. OptimizerSwitch goes"
     assert capsys.readouterr().out.startswith(line)
 
     twin = build(keras.optimizers.SGD(0.01), dropout=0.0)
@@ -125,6 +125,46 @@ def test_after_a_divergence_it_goes_on_from_the_last_finite_weights(data, capsys
     twin.compile(new_optimizer(), "mse", metrics=["mae"], run_eagerly=True)
     fit(twin, data, epochs=3)
     np.testing.assert_equal(state(model), state(twin))
+
+
+@pytest.mark.parametrize(
+    "values, mode, diverged",
+    [
+        ([2.0, 1.0, 0.5, 2.1], "min", True),
+        ([2.0, 1.0, 0.5, 1.9], "min", False),  # better than the first
+        ([0.52, 0.5, 0.6, 0.7], "min", False),  # worse than the first, but not by far
+        ([0.52, 0.5, 0.6, 0.8], "min", True),
+        ([-1.0, -5.0, -4.9, 0.1], "min", True),
+        ([2.0, 1.0, 0.5, np.nan], "min", True),
+        ([0.3, 0.9, 0.8, 0.2], "max", True),
+        ([0.3, 0.9, 0.8, 0.5], "max", False),
+    ],
+)
+def test_what_has_diverged_goes_back_to_its_best_weights(values, mode, diverged, capsys):
+    """At the switch, not before: weight e at the end of epoch e, whose quantity is given."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    x, begun, given = np.zeros((2, 1)), [], iter(values + 2 * [values[-1]])
+
+    def set_quantity(epoch, logs):
+        model.set_weights([np.full((1, 1), epoch + 1.0)])
+        logs["quantity"] = next(given)
+
+    tell = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: begun.append(model.get_weights()[0].item()),
+        on_epoch_end=set_quantity,
+    )
+    best = values.index({"min": min, "max": max}[mode](values[:3]))
+    patience = len(values) - 1 - best
+    options = {"monitor": "quantity", "mode": mode, "patience": patience, "min_delta": 0.0}
+    switch = OptimizerSwitch(0.1, **options, verbose=1)
+    # `tell` before it at an epoch's end, and after it at its beginning.
+    switch_first = keras.callbacks.LambdaCallback(on_epoch_begin=switch.on_epoch_begin)
+    switch.set_model(model)
+    fit(model, (x, x), switch_first, tell, switch, epochs=5, batch_size=1)
+    assert switch.switched_at_epoch == 4
+    assert begun[4] == (best + 1 if diverged else 4)
+    assert ("has diverged; the best ones are back" in capsys.readouterr().out) == diverged
 
 
 def test_weights_that_were_never_finite(data):

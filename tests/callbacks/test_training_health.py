@@ -1,13 +1,17 @@
 """TrainingHealth in `fit`: what it tells, where, and that it changes nothing."""
 
+import dataclasses
 import doctest
+import json
 import pathlib
+import re
 import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from run_tags import SETTINGS
 
 import keras_bp
 from keras_bp.callbacks import GradientMonitor, TrainingHealth, health_checks
@@ -203,6 +207,22 @@ def test_a_fault_between_two_readings_names_its_step():
     assert int(model.optimizer.iterations) == 20
 
 
+def test_findings_are_a_list_that_a_notebook_shows_as_a_table():
+    health = TrainingHealth()
+    assert health.findings == [] and "no findings" in health.findings._repr_html_()
+    finding = health_checks.Finding("exploding", "<b>", 3, 123.456, 70.0, "a < b", "Clip & see")
+    health._watch.findings.append(finding)
+    findings = health.findings
+    findings.append(dataclasses.replace(finding, layer=None))  # the caller's own
+    assert isinstance(findings, list) and len(findings) == 2 and health.findings == [finding]
+    assert repr(health.findings) == repr([finding])
+    shown = findings._repr_html_()
+    rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr.*?</tr>", shown)]
+    about = ["123", "70", "a &lt; b", "Clip &amp; see"]
+    assert rows[1:] == [["3", "exploding", layer, *about] for layer in ("&lt;b&gt;", "(model)")]
+    assert "TrainingHealth: 2 findings" in shown
+
+
 def test_a_function_gets_the_findings_and_may_raise(told):
     assert told.found == told.function.findings and len(told.found) == 1
 
@@ -238,7 +258,11 @@ def test_tensorboard(told, read_events):
     written = {
         tag: {s: str(v.item(), "utf-8") for s, v in e.items()}
         for tag, e in read_events(told.folder).items()
+        if tag not in SETTINGS
     }
+    found = [written.pop(f"keras_bp/finding/{f.check}/{f.layer}") for f in health.findings]
+    told_again = [{f.step: json.dumps(dataclasses.asdict(f))} for f in health.findings]
+    assert found == told_again
     assert written == {
         "training_health/unchanged_weights/h0": {3: str(health.findings[0])},
         "training_health/saturation/h1": {10: str(health.findings[1])},
@@ -465,7 +489,8 @@ def test_an_exception_in_the_middle(tmp_path, read_events):
         fit(model, health, At(11, fail))
     assert named(health) == [("saturation", "h1", 10)]
     # Written as it was found.
-    assert list(read_events(tmp_path)) == ["training_health/saturation/h1"]
+    written = {"training_health/saturation/h1", "keras_bp/finding/saturation/h1"}
+    assert set(read_events(tmp_path)) == written | SETTINGS
     fit(model, health)
     assert named(health) == [("saturation", "h1", 10)]
     assert list(read_events(tmp_path)["training_health/report"]) == [11, 23]

@@ -25,6 +25,8 @@ OTHERS = {
     "callbacks.DiscoveredSchedule": lambda: callbacks.DiscoveredSchedule(500, 25, fallback=0.1),
     "callbacks.GradientMonitor": lambda: callbacks.GradientMonitor("logs", layers=["head"]),
     "callbacks.OptimizerSwitch": lambda: callbacks.OptimizerSwitch(0.1, patience=3),
+    "callbacks.ProgressLine": lambda: callbacks.ProgressLine(),
+    "callbacks.Rescue": lambda: callbacks.Rescue("faults", spike=8.0),
     "callbacks.ResumableTraining": lambda: callbacks.ResumableTraining("checkpoints"),
     "callbacks.SwapEMAWeights": lambda: callbacks.SwapEMAWeights(True),
     "callbacks.TrainingDashboard": lambda: callbacks.TrainingDashboard("picture.png"),
@@ -54,6 +56,9 @@ OTHERS = {
     "reference.Optimizer": lambda: reference.Optimizer(0.1),
     "reference.RMSprop": lambda: reference.RMSprop(0.1),
     "reference.SGD": lambda: reference.SGD(0.1),
+    "visualization.ComputationGraph": lambda: keras_bp.visualization.ComputationGraph(
+        "net", 0.5, 4, (), (), {}
+    ),
     "visualization.OptimizerComparison": lambda: keras_bp.visualization.OptimizerComparison(
         {"Adam": _x}, {"Adam": _x}, {"Adam": _x[:, 0]}, (0, 1)
     ),

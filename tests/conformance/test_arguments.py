@@ -17,6 +17,7 @@ from keras_bp import callbacks, optimizers, schedules
 REQUIRED = {
     "DiscoveredSchedule": (500, 25, 0.1),
     "OptimizerSwitch": (0.1,),
+    "Rescue": ("faults",),
     "ResumableTraining": ("checkpoints",),
     "TrainingDashboard": ("picture.png",),
     **SCHEDULES,

@@ -76,6 +76,7 @@ def all_callbacks(folder):
         "TrainingDashboard": callbacks.TrainingDashboard(folder / "picture.png"),
         "TrainingHealth": callbacks.TrainingHealth(["saturation"], action=lambda finding: None),
         "OptimizerSwitch": callbacks.OptimizerSwitch(0.01, patience=1, min_delta=1e9),
+        "Rescue": callbacks.Rescue(folder / "faults"),
         "ResumableTraining": callbacks.ResumableTraining(folder / "checkpoints"),
     }
 
@@ -108,6 +109,7 @@ def test_all_callbacks_together(way, tmp_path, replicas):
     assert made["OptimizerSwitch"].switched_at_epoch == 2
     assert {finding.layer for finding in made["TrainingHealth"].findings} == {"subject"}
     assert (tmp_path / "checkpoints" / "epoch-6.index").exists()
+    assert made["Rescue"].rescues == []
     alone = fit_with([all_callbacks(tmp_path / "alone")["OptimizerSwitch"]], way, replicas)
     # In the same way: Adam makes steps of a saturated layer's gradients, which are all rounding.
     for one, other in zip(model.get_weights(), alone.get_weights(), strict=True):

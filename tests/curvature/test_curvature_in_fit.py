@@ -79,7 +79,7 @@ CASES = {
         [2, 4],
     ),
     "sparse": (table, lazy_adam, {}, 6, [2, 4, 6, 8]),
-    "float16": (regularizing, sgd(), {"run_eagerly": True}, 5, [2, 4, 6]),  # one step is skipped
+    "float16": (regularizing, sgd(), {"run_eagerly": True}, 5, [2, 4, 6, 8]),
     "replicas": (normalizing, sgd(), {"jit_compile": False}, 6, [2, 4, 6, 8]),
 }
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in list(CASES)[1:]]
@@ -121,8 +121,11 @@ def test_no_bit_of_a_training_changes(name, tmp_path, read_events, request):
     assert TAGS <= set(tags) and not TAGS & set(read_events(tmp_path / "off"))
     for tag in TAGS:
         assert list(tags[tag]) == steps, tag
-    rates = np.array(list(tags["critical_learning_rate"].values()))
-    np.testing.assert_allclose(list(tags["critical_sharpness"].values()), 2 / rates, rtol=1e-5)
+    rates, sharpness = (
+        np.array(list(tags[f"critical_{kind}"].values())) for kind in ("learning_rate", "sharpness")
+    )
+    # 0 and infinity where an update raises the loss of its last micro-batch at any rate.
+    np.testing.assert_allclose(rates, 2 / sharpness, rtol=1e-5)
     assert np.isfinite(list(tags["hessian/largest_eigenvalue"].values())).all()
     assert np.isfinite(tags["gradient_noise_scale_low"][steps[-1]])
     copied = pickle.loads(pickle.dumps(monitor))

@@ -1,6 +1,7 @@
 """The report's rows and text, and the evaluations that they rest on."""
 
 import dataclasses
+import re
 
 import keras
 import numpy as np
@@ -74,6 +75,22 @@ def test_a_bias_before_batch_normalization_is_marked_as_rounding(report):
 def test_repr_is_short(report):
     assert repr(report).startswith("<GradientCheckReport correct, relative_difference=")
     assert len(repr(report)) < 80
+
+
+def test_a_notebook_shows_the_table():
+    row = GradientCheckRow("<b>x</b>/kernel", (2, 3), 6, 1, 0.5, "wrong", (0, 1), 1.0, 3.0)
+    fine = dataclasses.replace(row, path="bias", verdict="correct", relative_difference=1e-9)
+    report = GradientCheckReport(0.5, "wrong", (row, fine), 1e-5, ("<i>",))
+    shown = report._repr_html_()
+    rows = re.findall("<tr.*?</tr>", shown)
+    cells = [re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+    # The text's cells, with nothing of a name taken for HTML.
+    assert cells[0] == "|shape|checked|kinks|difference|worst|analytic|numeric|verdict".split("|")
+    assert cells[1][:2] == ["&lt;b&gt;x&lt;/b&gt;/kernel", "(2, 3)"] and cells[2][-1] == "correct"
+    assert [cell for row in cells[1:] for cell in row[2:] if cell not in str(report)] == []
+    assert ["background" in row for row in rows] == [False, True, False]  # what is wrong
+    assert "relative difference 5.00e-01" in shown
+    assert "1 weights are not trainable" in shown and "<i>" not in shown
 
 
 def test_the_text_of_a_wrong_one_shows_both_slopes(with_gradient):

@@ -1,9 +1,12 @@
 """Suggestions on curves whose answer is known, and the picture."""
 
+import base64
 import builtins
+import io
 import re
+import sys
 
-import matplotlib
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -129,6 +132,21 @@ def test_repr():
         text,
     )
     assert repr(_curve([])) == "<LearningRateCurve 0 of 100 steps, completed>"
+
+
+def test_a_notebook_shows_picture_and_suggestions(monkeypatch):
+    curve = _curve(np.log10(RATES / RATES[60]) ** 2, stop_reason="<b>")
+    shown = curve._repr_html_()
+    (data,) = re.findall('src="data:image/png;base64,(.*?)"', shown)
+    picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(data)))
+    assert picture.std() > 0.05  # it is not empty
+    for method in ("valley", "slide", "steep", "minimum"):
+        assert re.search(f">{method}</td><td[^>]*>{curve.suggest(method):.3e}<", shown)
+    assert "100 of 100 steps, &lt;b&gt;" in shown and "<b>," not in shown
+    assert matplotlib.pyplot.get_fignums() == []  # a notebook would show that, too
+    assert "0 of 100 steps" in _curve([])._repr_html_()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert curve._repr_html_() == shown.partition("\n")[2]
 
 
 @pytest.mark.parametrize("own_axes", [True, False])

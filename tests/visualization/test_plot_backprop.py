@@ -123,6 +123,18 @@ def test_penalties_count_in_dw(read_network):
     assert drawn.dw["only"] == pytest.approx(np.linalg.norm(expected), rel=1e-4)
 
 
+def test_penalties_of_outputs_count_too(read_network):
+    x, y = _data(4, 2)
+    only = keras.layers.Dense(1, activity_regularizer=keras.regularizers.L2(0.3), name="only")
+    model = keras.Sequential([keras.Input((4,)), only])
+    model.compile(loss="mean_squared_error")
+    drawn = read_network(plot_backprop(model, x, y))
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, y, model(x, training=True))
+    expected = np.linalg.norm(tape.gradient(loss, only.kernel.value))
+    assert drawn.dw["only"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_mismatched_loss_is_that_of_the_training(read_network):
     # keras_bp's layer tells keras_bp's loss that softmax's logits are none of a sigmoid.
     x, y = _data(4, 2, examples=1)

@@ -2,7 +2,7 @@
 
 import re
 
-_GREEK = ("alpha", "beta", "gamma", "epsilon", "theta", "lambda", "mu", "phi", "rho", "pi")
+_GREEK = ("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "phi", "rho", "pi")
 _FUNCTIONS = ("exp", "log", "ln", "max", "min", "cos", "floor", "argmin", "argmax", "diag", "mean")
 _SYMBOLS = {"<=": r"\le ", ">=": r"\ge ", "<-": r"\leftarrow ", "*": r"\ast ", ".": r"\cdot "}
 _SYMBOLS |= {"||": r"\|", "...": r"\ldots "}

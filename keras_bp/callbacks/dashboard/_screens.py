@@ -23,7 +23,7 @@ def screen_for(filepath, figure):
     if filepath is not None:
         kind = GifFile if pathlib.Path(filepath).suffix.lower() == ".gif" else PngFile
         return kind(filepath, figure)
-    return Notebook(figure) if _in_notebook() else Window(figure)
+    return Notebook(figure) if in_notebook() else Window(figure)
 
 
 class Screen:
@@ -223,7 +223,8 @@ def _png(canvas):
     return file.getvalue()
 
 
-def _in_notebook():
+def in_notebook():
+    """Tell whether the code runs in a notebook, which shows pictures."""
     # A notebook's kernel has imported IPython before it runs anything. Its application
     # distinguishes it from IPython in a terminal, which shows no pictures.
     if "IPython" not in sys.modules:

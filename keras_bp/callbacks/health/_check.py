@@ -6,6 +6,7 @@ import typing
 import numpy as np
 
 from keras_bp._arguments import check_integer, check_number
+from keras_bp._html import table
 from keras_bp._types import Array
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 from keras_bp.recording import Curvature
@@ -121,6 +122,27 @@ class Finding:
         place = "the model" if self.layer is None else f"layer `{self.layer}`"
         title = self.check.replace("_", " ").capitalize()
         return f"{title} in {place} at step {self.step}: {self.description}. {self.advice}"
+
+
+class Findings(list[Finding]):
+    """A list of `Finding`s, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        number = f"{len(self) or 'no'} finding" + "s" * (len(self) != 1)
+        header = "step", "check", "layer", "value", "threshold", "what", "advice"
+        rows = [
+            (
+                f.step,
+                f.check,
+                "(model)" if f.layer is None else f.layer,
+                f"{f.value:.3g}",
+                f"{f.threshold:.3g}",
+                f.description,
+                f.advice,
+            )
+            for f in self
+        ]
+        return table(f"TrainingHealth: {number}", header, rows)
 
 
 class Check:

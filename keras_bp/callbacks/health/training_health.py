@@ -1,5 +1,7 @@
 """Finds faults of a training while it runs."""
 
+import dataclasses
+import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,7 +10,7 @@ import numpy as np
 
 from keras_bp._arguments import check_path
 from keras_bp._types import Path
-from keras_bp.callbacks.health._check import Check, Finding, Update
+from keras_bp.callbacks.health._check import Check, Finding, Findings, Update
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 from keras_bp.callbacks.health._watch import HealthWatch, select_checks
 from keras_bp.callbacks.health.outputs import PoorInitialization
@@ -19,6 +21,8 @@ from keras_bp.recording import (
     StepRecorder,
     is_moved,
 )
+from keras_bp_runs.events import FINDING
+from keras_bp_runs.run import as_json
 
 _MEASURED_FIRST, _MEASURED_EVERY, _MOST_SKIPPED = 10, 10, 20
 
@@ -74,7 +78,8 @@ class TrainingHealth(RecordingCallback):
             Defaults to `None`: no file.
 
     Attributes:
-        findings: list of `keras_bp.callbacks.health_checks.Finding`, in order.
+        findings: list of `keras_bp.callbacks.health_checks.Finding`, in order, which a notebook
+            shows as a table.
         report: string, all findings in words.
 
     Raises:
@@ -143,7 +148,7 @@ class TrainingHealth(RecordingCallback):
     @property
     def findings(self) -> list[Finding]:
         """What was found, a list of `Finding`."""
-        return list(self._watch.findings)
+        return Findings(self._watch.findings)
 
     @property
     def report(self) -> str:
@@ -265,8 +270,10 @@ class TrainingHealth(RecordingCallback):
         for finding in findings:
             if self._file is not None:
                 layer = "model" if finding.layer is None else finding.layer
-                tag = f"training_health/{finding.check}/{layer}"
-                self._file.write_text(tag, str(finding), finding.step)
+                place = f"{finding.check}/{layer}"
+                self._file.write_text(f"training_health/{place}", str(finding), finding.step)
+                about = {k: as_json(v) for k, v in dataclasses.asdict(finding).items()}
+                self._file.write_json(f"{FINDING}/{place}", json.dumps(about), finding.step)
                 self._file.flush()
             if self.action == "warn":
                 warnings.warn(str(finding), stacklevel=2)

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._keras import all_optimizers, fit_arguments, flat_layers, global_seed_state
+from keras_bp._keras import all_optimizers, fit_arguments, flat_layers
+from keras_bp.callbacks._training_variables import TrainingVariables
 from keras_bp.callbacks.resumable._checkpoints import RefusedError
 from keras_bp.callbacks.resumable._data import checked_states
 
@@ -51,13 +52,13 @@ class TrainingState:
     these, "min", "max" or "auto", or lists, tuples and dictionaries (with any strings as keys) of
     these. Where the data stand, and Python's and NumPy's generators, is told by a `DataPosition`.
 
-    All replicas have the same trainable weights and optimizer's variables. Of all others each
-    replica's are saved: moving averages and metrics differ.
-
     Args:
         model: a built and compiled `keras.Model` whose optimizer is built, in a `fit`.
         callbacks: list of callbacks, before they have counted anything.
         params: dictionary, what `fit` told the callbacks.
+
+    Attributes:
+        variables: the `TrainingVariables`.
     """
 
     def __init__(self, model, callbacks, params):
@@ -83,44 +84,7 @@ class TrainingState:
         optimizers = all_optimizers(model.optimizer)
         self._classes += [line for o in optimizers for line in _optimizer_settings(o)]
         self._classes += [f"layer {type(layer).__name__}" for layer in model.layers]
-        variables = {
-            "model": model.variables,
-            "optimizer": model.optimizer.variables,
-            "seed": [global_seed_state()],
-        }
-        self._variables = {}
-        seen = set()
-        for kind, members in variables.items():
-            for member in members:
-                if id(member) not in seen:
-                    seen.add(id(member))
-                    self._variables[f"{kind}_{len(self._variables)}"] = member
-        common = {id(v) for v in model.trainable_variables + model.optimizer.variables}
-        self.common = {name for name, v in self._variables.items() if id(v) in common}
-
-    def variables(self, inside):
-        """Return a dictionary name -> the `tf.Variable`s, of one value, of this process's replicas.
-
-        Args:
-            inside: whether a checkpoint is made inside an epoch: metrics are reset in each.
-        """
-        variables = dict(self._variables)
-        if inside:
-            metrics = self._model.metrics_variables
-            variables |= {f"metric_{i}": v for i, v in enumerate(metrics)}
-        found = {}
-        for name, variable in variables.items():
-            value = variable.value if isinstance(variable, keras.Variable) else variable
-            parts = self._model.distribute_strategy.experimental_local_results(value)
-            if name in self.common:
-                found[name] = parts
-            else:
-                found |= {name if i == 0 else f"{name}_{i}": (p,) for i, p in enumerate(parts)}
-        return found
-
-    def tensors(self, inside):
-        """Return the values of all variables as they are now, which later updates leave alone."""
-        return {name: parts[0].read_value() for name, parts in self.variables(inside).items()}
+        self.variables = TrainingVariables(model)
 
     def _signature(self):
         """Return what identifies a training: classes, variables, settings and data, as strings.
@@ -128,10 +92,11 @@ class TrainingState:
         Keras numbers automatic names within a process (`dense_1`), so only the last word of a name
         counts: kernel, bias, momentum.
         """
-        words = (v.path.replace("/", "_").rpartition("_")[2] for v in self._variables.values())
+        named = self.variables.named
+        words = (v.path.replace("/", "_").rpartition("_")[2] for v in named.values())
         variables = [
             f"{key.partition('_')[0]} {word} {tuple(v.shape)} {v.dtype}"
-            for (key, v), word in zip(self._variables.items(), words, strict=True)
+            for (key, v), word in zip(named.items(), words, strict=True)
         ]
         return [*self._classes, *variables, *self._identity]
 
@@ -247,10 +212,7 @@ class TrainingState:
 
     def restore(self, arrays, callbacks):
         """Assign arrays to the variables of these names, and what `check` returned to callbacks."""
-        variables = self.variables(inside=True)
-        for name, array in arrays.items():
-            for part in variables[name]:
-                part.assign(array)
+        self.variables.assign(arrays)
         for callback, attributes in zip(self._callbacks, callbacks, strict=True):
             for name, value in attributes.items():
                 setattr(callback, name, value)

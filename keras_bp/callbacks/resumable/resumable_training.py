@@ -352,8 +352,8 @@ class ResumableTraining(Callback):
         # Of the first worker.
         shared = Entries(self.backup_dir, place) if self._worker() else entries
         arrays = {}
-        for name, (part, *_) in self._state.variables(inside).items():
-            source = shared if name in self._state.common else entries
+        for name, (part, *_) in self._state.variables.parts(inside).items():
+            source = shared if name in self._state.variables.common else entries
             arrays[name] = source.array(name, part.dtype, part.shape)
         return arrays, metadata, entries.variants(("data", "fresh data"))
 
@@ -363,9 +363,9 @@ class ResumableTraining(Callback):
             self._optimizer = self.model.optimizer
             self._state.look_at(self.model)
         place = self._epoch, self._batches
-        tensors = self._state.tensors(inside=self._batches > 0)
+        tensors = self._state.variables.values(metrics=self._batches > 0)
         if self._worker():
-            tensors = {n: t for n, t in tensors.items() if n not in self._state.common}
+            tensors = {n: t for n, t in tensors.items() if n not in self._state.variables.common}
         data, data_states = self._data.description()
         logs = {name: np.asarray(value).tolist() for name, value in self._logs.items()}
         stopped = bool(self.model.stop_training)

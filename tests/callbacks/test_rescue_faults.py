@@ -1,0 +1,138 @@
+"""Rescue where it cannot do its work, and trainings that are healthy though they look otherwise."""
+
+import errno
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from rescue_cases import BATCH, build, examples, fit, linear
+
+from keras_bp.callbacks import Rescue
+from keras_bp.optimizers import SGD
+
+
+@pytest.mark.parametrize("fails", ["batch", "model", "report"])
+def test_a_full_disk(fails, tmp_path, monkeypatch):
+    """One warning, nothing half-written, and the training goes on."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(*args, **kwargs):
+        raise full
+
+    model = linear("sgd")
+    if fails == "batch":
+        monkeypatch.setattr(np, "savez", fail)
+    elif fails == "model":
+        model.save = fail
+    else:
+        monkeypatch.setattr("json.dump", fail)
+    ones = np.ones((BATCH * 10, 1), "float32")
+    ones[[13, 30]] = np.nan
+    rescue = Rescue(tmp_path, verbose=0)
+    with pytest.warns(RuntimeWarning, match="batch of step 4 cannot.*No space left") as warned:
+        fit(model, (ones, ones), rescue)
+    assert [w.category for w in warned].count(RuntimeWarning) == 1 and not any(tmp_path.iterdir())
+    assert [(r.action, r.path) for r in rescue.rescues] == [("skipped", None)] * 2
+    assert int(model.optimizer.iterations) == 8 and np.isfinite(model.get_weights()[0])
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    ones = np.ones((BATCH * 4, 1), "float32")
+    ones[5] = np.nan
+    with pytest.warns(RuntimeWarning, match="cannot be written to"):
+        fit(linear("sgd"), (ones, ones), Rescue(tmp_path / "file", verbose=0))
+
+
+def test_several_workers_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Rescue, "_worker", lambda self: 0)
+    with pytest.raises(ValueError, match="Rescue needs a strategy of one process. Received"):
+        fit(linear("sgd"), [np.ones((4, 1))] * 2, Rescue(tmp_path))
+
+
+class Opaque(keras.Model):
+    """A model that nothing but its own train step can call."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self.dense(x) - y) ** 2)
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def test_a_model_that_is_not_built(tmp_path):
+    model = Opaque()
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match="needs a model that is built before the first step"):
+        fit(model, examples(), Rescue(tmp_path))
+
+
+def test_a_train_step_that_hides_its_loss(tmp_path):
+    """Its gradients tell."""
+    model = Opaque()
+    model.dense.build((None, 4))
+    model.compile("sgd", run_eagerly=True)
+    x, y = examples()
+    x[22] = np.nan
+    rescue = Rescue(tmp_path, verbose=0)
+    fit(model, (x, y), rescue)
+    ((action, description),) = [(r.action, r.description) for r in rescue.rescues]
+    assert action == "skipped" and description.startswith("The batch cannot be run layer by layer")
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_it_leaves_nothing_behind(tmp_path):
+    """Neither after a fit nor after an error, in the model and its optimizer."""
+    model = build()
+    rate = model.optimizer._learning_rate
+    fit(model, examples(), Rescue(tmp_path))
+    assert model.optimizer._learning_rate is rate
+    assert type(model.train_function).__name__ == "function"
+    with pytest.raises(ZeroDivisionError):
+        fit(
+            model,
+            examples(),
+            Rescue(tmp_path),
+            keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0),
+        )
+    assert model.optimizer._learning_rate is rate
+
+
+def classes(seed):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(243, 6)).astype("float32")
+    return x, (x @ generator.normal(size=(6, 4))).argmax(axis=1)
+
+
+@pytest.mark.parametrize(
+    "optimizer, batch_size, epochs",
+    [
+        # From 0.3 down to 1e-4 and up again, three times; batches of 3 at the epochs' ends.
+        (
+            lambda: SGD(keras.optimizers.schedules.CosineDecayRestarts(0.3, 60, 1.0, alpha=3e-4)),
+            8,
+            6,
+        ),
+        # Single examples, of which a few are far from learned.
+        (lambda: keras.optimizers.Adam(0.01), 1, 2),
+        # At the edge of stability and over it, on all examples.
+        (lambda: keras.optimizers.SGD(1.5, momentum=0.5), 243, 80),
+    ],
+    ids=["cycles", "single", "edge"],
+)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.long) for s in (1, 2, 3))])
+def test_healthy_trainings(optimizer, batch_size, epochs, seed, tmp_path):
+    keras.utils.set_random_seed(seed)
+    layers = [keras.layers.Dense(32, "relu"), keras.layers.Dense(4, "softmax")]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile(optimizer(), "sparse_categorical_crossentropy", jit_compile=False)
+    rescue = Rescue(tmp_path, verbose=0)
+    fit(model, classes(seed), rescue, batch_size=batch_size, epochs=epochs, shuffle=True)
+    assert rescue.rescues == []
