@@ -510,6 +510,12 @@ def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> Callable[[], Any]
     return rate if callable(rate) else lambda: rate
 
 
+def rate_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """List the variables that hold the rate of an optimizer, or a factor on it."""
+    held = (vars(optimizer).get(n) for n in (LEARNING_RATE, "_learning_rate_factor"))
+    return [variable for variable in held if isinstance(variable, keras.Variable)]
+
+
 def counter_of(optimizer: keras.optimizers.Optimizer) -> Any:
     """Return the variable that counts the micro-steps of one of Keras's optimizers."""
     return optimizer._iterations

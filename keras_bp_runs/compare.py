@@ -140,7 +140,7 @@ class RunComparison:
         """
         known = self.table["tag"]
         usual = [tag for tag in _CHARTS if tag in self.parted]
-        tags = list(tags) if tags is not None else usual or known[:4]
+        tags = list(tags or usual or known[:4])
         for tag in tags:
             if tag not in known:
                 raise ValueError(f"`tags` must be scalars of the runs. Received: {tag!r}")
@@ -150,14 +150,16 @@ class RunComparison:
             raise ImportError(
                 "plot needs Matplotlib: `pip install matplotlib`. `table` holds the numbers"
             ) from error
-        rows = -(-len(tags) // 2)
-        figure = pyplot.figure(figsize=(10, 0.6 + 2.7 * rows), layout="constrained")
+        columns = len(tags) if len(tags) < 4 else 2
+        rows = -(-len(tags) // columns)
+        size = 0.6 + 4.2 * columns, 0.6 + 2.7 * rows
+        figure = pyplot.figure(figsize=size, layout="constrained")
         for place, tag in enumerate(tags, 1):
-            self._draw(figure.add_subplot(rows, min(2, len(tags)), place), tag)
+            self._draw(figure.add_subplot(rows, columns, place), tag)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
         if path is not None:
-            figure.savefig(path, dpi=150)
+            figure.savefig(path, dpi=100)
         return figure
 
     def _draw(self, ax, tag):

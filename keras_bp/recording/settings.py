@@ -14,7 +14,7 @@ from keras_bp import _keras
 from keras_bp._paths import block_of, owners, variable_paths
 from keras_bp._versions import versions
 from keras_bp.recording.event_file import EventFile
-from keras_bp_runs import flat_settings
+from keras_bp_runs.compare import flat_settings
 from keras_bp_runs.events import SETTINGS
 
 _LONG = "layers", "summary"
@@ -43,7 +43,7 @@ def settings_of(model: keras.Model | None, fit: dict[str, Any]) -> dict[str, Any
     if model is None:
         return common
     return {
-        "model": model.name,
+        "model": _name(model),
         "parameters": sum(int(np.prod(w.shape)) for w in model.weights),
         "trainable_parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
         **_training(model, fit),
@@ -91,6 +91,12 @@ def _training(model, fit):
         "steps_per_execution": model.steps_per_execution,
         "replicas": model.distribute_strategy.num_replicas_in_sync,
     }
+
+
+def _name(model):
+    """Return a model's name, without the number that Keras appends to one that it has given."""
+    given = re.sub(r"(?<!^)(?=[A-Z])", "_", type(model).__name__).lower()
+    return given if re.fullmatch(rf"{given}_\d+", model.name) else model.name
 
 
 def _optimizer(optimizer):

@@ -27,7 +27,9 @@ def _read(path):
 
 @functools.cache
 def _files(root, package):
-    return {_module(p, root): _read(p) for p in sorted((root / package).rglob("*.py"))}
+    # What reads runs is a package of its own, which TensorBoard loads without TensorFlow.
+    paths = [p for name in (package, f"{package}_runs") for p in (root / name).rglob("*.py")]
+    return {_module(path, root): _read(path) for path in sorted(paths)}
 
 
 def _defined(files, module, name):

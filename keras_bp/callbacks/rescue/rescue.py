@@ -101,7 +101,8 @@ class Rescue(RecordingCallback):
     - the batch is skipped, if the batch before is as well as it was: this one is the cause;
     - otherwise the weights are, as where the learning rate is too high. The training goes back
       to a state of at least 10 steps before in which the loss was low, and the rate is multiplied
-      by `factor`, whatever the rate is: a number, a schedule, or what another callback sets.
+      by `factor`, whatever the rate is: a number, a schedule, or what another callback sets; again,
+      if five steps on the batch before let its loss double.
 
     After more than `max_rescues` in a row, with less than 20 good steps between them, or if the
     rate is to be lowered once more than that, training stops with the best weights. A batch that
@@ -263,8 +264,7 @@ class Rescue(RecordingCallback):
             guard.go_to_best()
             self.model.stop_training = True
         elif fault.of_weights:
-            self.rate_factor *= self.factor
-            guard.go_back(self.rate_factor)
+            self.rate_factor = guard.go_back(self.rate_factor, self.factor)
         rescued = RescuedStep(
             **known,
             action=action,
