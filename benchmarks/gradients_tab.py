@@ -3,6 +3,7 @@
     python benchmarks/gradients_tab.py                 100 layers x 10,000 steps, 400 x 100,000
     python benchmarks/gradients_tab.py 60 5000         so many layers and steps
     python benchmarks/gradients_tab.py --keep runs     and keep the runs, to look at them
+    python benchmarks/gradients_tab.py --bytes         tags, and bytes a step, of a monitor's files
 
 It writes synthetic runs, unless they are there, through keras_bp's event file, starts TensorBoard,
 and measures in Chromium, without a window, from the navigation to the tab until its heat map is on
@@ -10,14 +11,18 @@ the screen: the first time, when the server has not read the run yet, and again.
 """
 
 import argparse
+import collections
 import pathlib
 import sys
 import tempfile
 import time
 
+import keras
 import numpy as np
 
+from keras_bp.callbacks import GradientMonitor
 from keras_bp.recording import EventFile
+from keras_bp_runs.events import RunFiles
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "tensorboard_plugin"))
@@ -76,12 +81,35 @@ def measure(layers, steps, directory):
             print(f"  {when}: on the screen after {drawn:.2f} s, of all steps after {exact:.2f} s")
 
 
+def count_bytes(variables, steps=100):
+    """Train a network of so many variables, and print what `GradientMonitor` writes of it."""
+    layers = [keras.layers.Dense(2, name=f"dense_{i}") for i in range(variables // 2)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    model.compile("adam", "mse")
+    x = np.ones((steps, 2), np.float32)
+    for histograms_every in (None, steps // 2):
+        with tempfile.TemporaryDirectory() as log_dir:
+            monitor = GradientMonitor(log_dir, histograms_every=histograms_every)
+            model.fit(x, x, batch_size=1, verbose=0, callbacks=[monitor])
+            files = RunFiles(monitor.run_dir)
+            [path] = pathlib.Path(monitor.run_dir).glob("*tfevents*")
+            size = path.stat().st_size / steps
+        kinds = collections.Counter(files.tags.values())
+        print(
+            f"{variables} variables, histograms_every={histograms_every}: {size:,.0f} bytes a step"
+        )
+        print("  tags: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items()))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("size", nargs="*", type=int, help="layers and steps")
     parser.add_argument("--keep", type=pathlib.Path, help="a directory for the runs")
+    parser.add_argument("--bytes", action="store_true", help="count what a monitor writes")
     arguments = parser.parse_args()
+    for variables in (10, 100, 400) if arguments.bytes else ():
+        count_bytes(variables)
     with tempfile.TemporaryDirectory() as temporary:
         directory = arguments.keep or pathlib.Path(temporary)
-        for layers, steps in [arguments.size] if arguments.size else SIZES:
+        for layers, steps in [arguments.size] if arguments.size else SIZES * (not arguments.bytes):
             measure(layers, steps, directory)

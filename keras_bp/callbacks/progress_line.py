@@ -10,7 +10,7 @@ import numpy as np
 from keras_bp.callbacks.dashboard._screens import in_notebook
 from keras_bp.recording import RecordingCallback
 
-_SECONDS_OF_A_LOG = 30.0
+_SECONDS, _SECONDS_OF_A_LOG = 0.25, 30.0
 
 
 class ProgressLine(RecordingCallback):
@@ -21,12 +21,13 @@ class ProgressLine(RecordingCallback):
     The loss is the mean of the batches' own losses since the line was last written, not Keras's
     running mean of the epoch; the norm is that of the last update's gradient, over all layers and
     before clipping; the rate is the last update's, one for each optimizer of a composite;
-    `val_loss` is the last epoch's, with validation data. It is written about once per second.
+    `val_loss` is the last epoch's, with validation data. The line is written once per second, up to
+    four times where steps are short, and at the end.
 
     - In a terminal the line is rewritten, and cut off at the terminal's width.
     - In a Jupyter notebook it is updated below the cell.
-    - Elsewhere, as where the output goes to a file, a new line is written every 30 seconds, and one
-      at the end.
+    - Elsewhere, as where the output goes to a file, a new line is written every 30 seconds, and
+      another at the end.
 
     It takes the place of Keras's progress bar: call `fit` with `verbose=0`. The weights are the
     same, bit for bit, with and without it.
@@ -51,12 +52,12 @@ class ProgressLine(RecordingCallback):
         super()._forget()
         self._line = self._written = self._validation = self._epoch = ""
         self._batch = 0
-        self._logged_at = 0.0
-        self._handle = None
+        self._losses: list[float] = []
+        self._handle, self._shown_at = None, 0.0
 
     def _begin(self):
         self._line = self._written = self._validation = ""
-        self._handle, self._logged_at = None, time.monotonic()
+        self._handle, self._shown_at, self._losses = None, time.monotonic(), []
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: note which epoch it is."""
@@ -79,24 +80,33 @@ class ProgressLine(RecordingCallback):
         batch = f"{self._batch}/{steps}" if steps else self._batch
         norm = np.sqrt(updates.squares[-1].sum())
         rates = ", ".join(f"{rate:.4g}" for rate in updates.rates[-1])
+        self._losses += updates.losses.tolist()
         self._line = (
-            f"{self._epoch}  batch {batch}  loss {np.mean(updates.losses):.4g}"
+            f"{self._epoch}  batch {batch}  loss {np.mean(self._losses):.4g}"
             f"  gradient norm {norm:.3g}  rate {rates}"
         )
         self._show()
 
-    def _show(self):
-        line = self._line + self._validation
+    def _show(self, last=False):
+        """Write the line if it is time, or the training's last one if it is not written yet."""
+        line, now = self._line + self._validation, time.monotonic()
         if self._worker() or not self._line:  # of several the first one
             return
-        if in_notebook():
-            self._show_in_notebook(line)
-        elif sys.stdout.isatty():
-            line = line[: shutil.get_terminal_size().columns - 1]
-            print("\r" + line.ljust(len(self._written)), end="", flush=True)
+        live = in_notebook() or sys.stdout.isatty()
+        late = now - self._shown_at >= (_SECONDS if live else _SECONDS_OF_A_LOG)
+        if line != self._written if last else late:
+            self._losses, self._shown_at = [], now
+            if in_notebook():
+                self._show_in_notebook(line)
+            elif live:
+                covering = line.ljust(len(self._written))
+                width = shutil.get_terminal_size().columns - 1
+                print("\r" + covering[:width], end="", flush=True)
+            else:
+                print(line, flush=True)
             self._written = line
-        elif time.monotonic() - self._logged_at >= _SECONDS_OF_A_LOG:
-            self._log(line)
+        if last and live and not in_notebook():
+            print(flush=True)
 
     def _show_in_notebook(self, line):
         from IPython.display import HTML, display
@@ -107,16 +117,6 @@ class ProgressLine(RecordingCallback):
         else:
             self._handle.update(shown)
 
-    def _log(self, line):
-        print(line, flush=True)
-        self._written, self._logged_at = line, time.monotonic()
-
     def _end(self):
-        line = self._line and self._line + self._validation
+        self._show(last=True)
         self._line = ""
-        if not line or self._worker() or in_notebook():
-            return
-        if sys.stdout.isatty():
-            print(flush=True)
-        elif line != self._written:
-            self._log(line)

@@ -44,14 +44,15 @@ class _Terminal(io.StringIO):
 def each_batch(monkeypatch):
     """Let the line be written after each batch."""
     monkeypatch.setattr(ProgressLine, "_seconds", 0.0)
+    monkeypatch.setattr(progress_line, "_SECONDS", 0.0)
 
 
 def test_a_log_gets_a_line_now_and_then(each_batch, capsys, monkeypatch):
-    _, weights = _fit(ProgressLine())
+    _fit(ProgressLine())
     (line,) = capsys.readouterr().out.splitlines()
     assert re.fullmatch(LINE, line)[1] == "2"
     monkeypatch.setattr(progress_line, "_SECONDS_OF_A_LOG", 0.0)
-    history, again = _fit(ProgressLine(), validation_data=(X, 3 * X))
+    history, weights = _fit(ProgressLine(), validation_data=(X, 3 * X))
     lines = [re.fullmatch(LINE, line) for line in capsys.readouterr().out.splitlines()]
     places = [(line[1], line[2]) for line in lines]
     assert places == [("1", "1"), ("1", "2"), ("1", "2"), ("2", "1"), ("2", "2"), ("2", "2")]
@@ -63,7 +64,7 @@ def test_a_log_gets_a_line_now_and_then(each_batch, capsys, monkeypatch):
     assert lines[0][5] is None
     assert float(lines[-1][5]) == pytest.approx(history["val_loss"][-1], rel=1e-3)
     # As without the callback.
-    for value, other in zip(weights, again, strict=True):
+    for value, other in zip(weights, _fit(keras.callbacks.Callback())[1], strict=True):
         np.testing.assert_array_equal(value, other)
 
 
@@ -75,13 +76,20 @@ def test_a_terminal_has_one_line(each_batch, monkeypatch):
     first, *lines = terminal.getvalue().split("\r")
     assert first == "" and len(lines) == 4
     assert all(re.fullmatch(LINE, line.strip()) for line in lines)
-    # Each covers the one before, and the cursor ends below.
+    # The cursor ends below.
     assert "\n" not in "".join(lines[:-1]) and lines[-1].endswith("\n")
-    assert all(len(b) >= len(a.rstrip()) for a, b in zip(lines, lines[1:], strict=False))
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setattr(sys, "stdout", narrow := _Terminal())
     _fit(ProgressLine())
     assert max(map(len, narrow.getvalue().strip().split("\r"))) == 29
+
+
+def test_a_line_covers_the_one_before(each_batch, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", terminal := _Terminal())
+    line = ProgressLine()
+    for line._line in ("a long line", "short", "long again"):
+        line._show()
+    assert terminal.getvalue() == "\ra long line\rshort      \rlong again"
 
 
 def test_a_notebook_updates_one_display(each_batch, monkeypatch, capsys):

@@ -174,7 +174,7 @@ def test_subclassed_models_are_followed():
 
 @tf.custom_gradient
 def _reversed(x):
-    return tf.identity(x), lambda d: -2.0 * d
+    return tf.sin(x), lambda d: -2.0 * d
 
 
 def test_what_lies_between_layers_is_a_node():
@@ -197,6 +197,7 @@ def test_what_lies_between_layers_is_a_node():
     assert nodes["recurrent"].kept is None  # of a loop
     assert nodes["embed"].kept == 6 and edges["x", "embed"].norm is None
     assert ("recurrent", "StopGradient") in edges
+    assert "Sin" not in nodes  # inside of it
     (custom,) = [node.name for node in graph.nodes if node.equation == "custom gradient"]
     back = edges["recurrent", custom].gradient_norm
     (after,) = [edge for edge in graph.edges if edge.source == custom]
@@ -209,17 +210,17 @@ def test_the_drawing_has_no_overlaps(tmp_path):
     """Of 40 nodes, with shortcuts."""
     nodes, edges, parameters, before = [Node("x", "input", "", (), 0)], [], {}, "x"
     for i in range(13):
-        name, add, norm = f"a_layer_with_a_name_{i}", f"add_{i}", f"norm_{i}"
+        name, other, add = f"a_layer_with_a_name_{i}", f"other_{i}", f"add_{i}"
         own = {f"{name}/{v}": Parameter(f"{name}/{v}", (8, 8), 1e-3, 0.1) for v in ("kernel", "b")}
         parameters |= own
         nodes += [
             Node(name, "linear", "Z = X W + b", tuple(own), 12 * (i % 2)),
+            Node(other, "layer", "LayerNormalization", tuple(own), None),
             Node(add, "layer", "X + Y", (), 0),
-            Node(norm, "layer", "LayerNormalization", tuple(own), None),
         ]
-        pairs = (before, name), (name, add), (before, add), (add, norm)
+        pairs = (before, name), (before, other), (name, add), (other, add), (before, add)
         edges += [Edge(*pair, (3, 8), 0.125, 1e-9 if i else None, i % 3 == 0) for pair in pairs]
-        before = norm
+        before = add
     edges.append(Edge("add_3", before, (3, 8), 1.0, 1.0, True))
     graph = ComputationGraph("deep", 0.5, 3, tuple(nodes), tuple(edges), parameters)
     assert len(graph.nodes) == 40
@@ -276,6 +277,19 @@ def _hidden():
     model.compile(loss="mean_squared_error")
     model(X)
     return model
+
+
+def test_a_model_that_only_runs_eagerly():
+    class Eager(keras.Model):
+        def call(self, x):
+            return x if x.numpy().sum() else -x
+
+    model = Eager()
+    model.compile(loss="mean_squared_error", run_eagerly=True)
+    model(X)
+    with pytest.raises(AttributeError, match="numpy") as raised:
+        trace_computation_graph(model, X, X)
+    assert "without `run_eagerly`" in raised.value.__notes__[-1]
 
 
 @pytest.mark.parametrize(

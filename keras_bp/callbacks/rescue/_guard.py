@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers import LossScaleOptimizer
 
-from keras_bp._keras import all_optimizers, leaf_optimizers
+from keras_bp._keras import all_optimizers, leaf_optimizers, rate_variables
 from keras_bp._trial import scaled_learning_rate
 from keras_bp.callbacks._training_variables import TrainingVariables
 from keras_bp.callbacks.rescue._levels import Levels, is_above
@@ -26,6 +26,7 @@ _EVERY, _AGE = 50, 10
 _RECENT, _MOST_SPIKES, _MOST_SKIPPED = 10, 3, 20
 # Before it is known what is usual: the losses that tell a little, and a spike as a multiple.
 _FEW, _FAR = 3, 30.0
+_MOST_LOWERED = 6  # times in one rescue
 
 
 class Step(typing.NamedTuple):
@@ -63,7 +64,7 @@ class Copy(typing.NamedTuple):
     """The state of a training that it may go back to, on the host."""
 
     state: list
-    """The values of its variables."""
+    """The values of its variables, None for rates."""
     steps: int
     """The number of good steps before it."""
     level: float
@@ -111,6 +112,7 @@ class Guard(Recorder):
         """Resume after unguarded steps, which may have made other weights."""
         self.updates_before = self.number()
         self._copies, self._last, self._start = [], None, None
+        self._first = math.inf
         self._good_steps = self.good = self._spikes = 0
         self._check_at = _RECENT
         self._losses.forget()
@@ -216,7 +218,7 @@ class Guard(Recorder):
             return None
         if any(levels.is_spike(value) for levels, value in self._measured(step)):
             return "spike"
-        if not self._losses.known and is_above(step.loss * step.share, self._losses.highest()):
+        if not self._losses.known and is_above(step.loss * step.share, self._first):
             return "spike"
         if self._good_steps >= self._check_at:
             self._check_at = self._good_steps + _RECENT
@@ -262,6 +264,10 @@ class Guard(Recorder):
         again = self._tried(self._before)
         if self.sees_loss and not math.isfinite(again.loss):
             return True
+        if kind == "spike" and not self._losses.known:
+            if is_above(again.loss, self._tried(self._copies[0].state).loss):
+                return True
+            return False if self._is_far(step) else None
         if kind != "spike":
             if not math.isfinite(again.norm) and not self._skips():
                 return True
@@ -276,8 +282,6 @@ class Guard(Recorder):
         )
         if rises:  # with the rate, if no more than was gained is lost
             return True if is_above(again.loss, self._start) else self._new_level()
-        if not self._losses.known and not self._is_far(step):
-            return None
         self._spikes += 1
         return self._new_level() if self._spikes >= _MOST_SPIKES else False
 
@@ -290,12 +294,14 @@ class Guard(Recorder):
         self._losses.forget()
         self._norms.forget()
 
-    def _tried(self, state, times=1):
-        """Try the last good batch from a state of the variables; return its last `Step`."""
+    def _tried(self, state):
+        """Try the last good batch from a state of the variables; return the `Step`."""
+        return self._tries(state, 1)[0]
+
+    def _tries(self, state, times):
+        """Make so many steps of the last good batch from a state; return the `Step`s."""
         self._assign(state)
-        for _ in range(times):
-            _, step = self._make(self._last.data)
-        return step
+        return [self._make(self._last.data)[1] for _ in range(times)]
 
     def _accept(self, step):
         """Count a step, unless loss scaling has skipped it."""
@@ -305,6 +311,7 @@ class Guard(Recorder):
         for levels, value in self._measured(step):
             levels.add(value)
         if self._start is None:
+            self._first = step.loss
             self._copies[0] = self._copies[0]._replace(level=step.loss)
         if self._good_steps < _RECENT:
             self._start = max(step.loss, -math.inf if self._start is None else self._start)
@@ -320,18 +327,40 @@ class Guard(Recorder):
         """Go back to the beginning of the step."""
         self._assign(self._before)
 
-    def go_back(self, rate_factor):
-        """Go back to the newest copy that a step does not make worse, with another factor."""
-        for part in self._local(self._rate_factor):
-            part.assign(rate_factor)
-        found = self._copies[0]
-        if self._last is not None:
-            old = [c for c in self._copies if c.steps + _AGE <= self._good_steps]
-            tried = [(copy, self._tried(copy.state, times=2)) for copy in old or [found]]
-            lowest = min((s.loss for _, s in tried if math.isfinite(s.loss)), default=math.nan)
-            fit = [(copy, s) for copy, s in tried if not is_above(s.loss, lowest)]
-            found, self._last = fit[-1] if fit else tried[0]
+    def go_back(self, rate_factor, factor):
+        """Go back to a copy at which the last good batch's loss is low, with a lower rate.
+
+        Args:
+            rate_factor: number, the factor on the learning rate so far.
+            factor: number by which it is multiplied, again as long as the loss of that batch
+                doubles in five steps on it.
+
+        Returns:
+            The factor on the learning rate.
+        """
+        for _ in range(_MOST_LOWERED):
+            rate_factor *= factor
+            for part in self._local(self._rate_factor):
+                part.assign(rate_factor)
+            if self._last is None:
+                self._return_to(self._copies[0])
+                return rate_factor
+            found = self._newest_good_copy()
+            losses = [step.loss for step in self._tries(found.state, 5)]
+            usual = np.fmax(losses[0], self._losses.level())
+            if math.isfinite(sum(losses)) and not is_above(max(losses), usual, 2.0):
+                break
+        self._last = self._last._replace(loss=losses[0])
         self._return_to(found)
+        return rate_factor
+
+    def _newest_good_copy(self):
+        """Return the newest copy at which the last good batch's second step is about the best."""
+        old = [c for c in self._copies if c.steps + _AGE <= self._good_steps]
+        tried = [(c, self._tries(c.state, 2)[-1].loss) for c in old or self._copies[:1]]
+        lowest = min((loss for _, loss in tried if math.isfinite(loss)), default=math.nan)
+        good = [c for c, loss in tried if math.isfinite(loss) and not is_above(loss, lowest)]
+        return good[-1] if good else tried[0][0]
 
     def go_to_best(self):
         """Go back to the copy with the lowest loss."""
@@ -348,7 +377,10 @@ class Guard(Recorder):
     def _keep_copy(self):
         """Keep the state on the host, beside the one before and the best."""
         with tf.device("CPU:0"):
-            state = [tf.identity(value) for value in self._before[: self._lasting]]
+            state = [
+                None if number in self._rates else tf.identity(value)
+                for number, value in enumerate(self._before[: self._lasting])
+            ]
         level = self._losses.level(_RECENT)
         copy = Copy(state, self._good_steps, math.inf if math.isnan(level) else level)
         best = min([*self._copies, copy], key=lambda copy: copy.level)
@@ -374,13 +406,19 @@ class Guard(Recorder):
             return
         self._variables, self._copies = found, []
         self._lasting = len(training.parts(metrics=False))
+        # Others set the rate: of an earlier state it would be what it was then.
+        optimizers = leaf_optimizers(self._model.optimizer)
+        rates = {id(v.value) for o in optimizers for v in rate_variables(o)}
+        values = [v.value if isinstance(v, keras.Variable) else v for v in training.named.values()]
+        local = [self._local(value)[0] for value in values if id(value) in rates]
+        self._rates = {i for i, parts in enumerate(found) if any(parts[0] is r for r in local)}
         first = [parts[0] for parts in found]
         self._reader = tf.function(lambda: [v.read_value() for v in first], autograph=False)
 
     def _assign(self, state):
-        """Assign values to the variables, to the first of them if there are less."""
+        """Assign values to the variables, to the first of them if there are less, but for None."""
         for parts, value in zip(self._variables, state, strict=False):
-            for part in parts:
+            for part in parts if value is not None else ():
                 part.assign(value)
 
     def _local(self, variable):

@@ -1,5 +1,6 @@
 """Takes back the steps of a training that go wrong, keeps their batches, and goes on."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -8,6 +9,7 @@ import warnings
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_bp import _keras
 from keras_bp._arguments import check_integer, check_number, check_path, check_verbose
@@ -101,7 +103,8 @@ class Rescue(RecordingCallback):
     - the batch is skipped, if the batch before is as well as it was: this one is the cause;
     - otherwise the weights are, as where the learning rate is too high. The training goes back
       to a state of at least 10 steps before in which the loss was low, and the rate is multiplied
-      by `factor`, whatever the rate is: a number, a schedule, or what another callback sets.
+      by `factor`, whatever the rate is: a number, a schedule, or what another callback sets; again,
+      if five steps on the batch before let its loss double.
 
     After more than `max_rescues` in a row, with less than 20 good steps between them, or if the
     rate is to be lowered once more than that, training stops with the best weights. A batch that
@@ -216,7 +219,7 @@ class Rescue(RecordingCallback):
                 "Rescue needs a strategy of one process. "
                 f"Received: {type(self.model.distribute_strategy).__name__} over several workers"
             )
-        _keras.build_for_fit(self.model)
+        _build_for_fit(self.model)
         if not self.model.optimizer.built:
             raise ValueError(
                 "Rescue needs a model that is built before the first step: give it an Input, or "
@@ -263,8 +266,7 @@ class Rescue(RecordingCallback):
             guard.go_to_best()
             self.model.stop_training = True
         elif fault.of_weights:
-            self.rate_factor *= self.factor
-            guard.go_back(self.rate_factor)
+            self.rate_factor = guard.go_back(self.rate_factor, self.factor)
         rescued = RescuedStep(
             **known,
             action=action,
@@ -331,3 +333,17 @@ class Rescue(RecordingCallback):
             self._file.flush()
         if self.verbose:
             print(f"\nRescue: {rescued}")
+
+
+def _build_for_fit(model):
+    """Build model, optimizer and metrics, which the running `fit` would in its first step.
+
+    Where Keras cannot call the model by itself, only the optimizer of one that is built.
+    """
+    iterator = _keras.epoch_iterator(model)
+    # Where there is a strategy, Keras has done it already.
+    if iterator is not None and model.distribute_strategy is tf.distribute.get_strategy():
+        with contextlib.suppress(ValueError, TypeError, RuntimeError, NotImplementedError):
+            _keras.build_metrics(model, iterator.data_adapter.get_tf_dataset().element_spec)
+    if not model.optimizer.built and _keras.is_built(model):
+        model.optimizer.build(model.trainable_variables)

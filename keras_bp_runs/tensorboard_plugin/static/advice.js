@@ -44,7 +44,7 @@ export function drawFindings(parent, findings, opened, hooks) {
     if (finding.value !== undefined) {
       entry.append(facts([["Value", number(finding.value)], ["Threshold", number(finding.threshold)]]));
     }
-    if (finding.advice) entry.append(element("p", "cure", element("b", "", "Try: "), finding.advice));
+    if (finding.advice) entry.append(element("p", "cure", finding.advice));
     list.append(entry);
   }
 }
@@ -126,11 +126,12 @@ export function drawSettings(parent, runs) {
 }
 
 function flatten(value, path = "") {
-  if (value === null || typeof value !== "object") return [[path, String(value)]];
+  // What was not set says nothing, and a summary of the model fills pages.
+  if (value === null || (typeof value === "string" && value.includes("\n"))) return [];
+  if (typeof value !== "object") return [[path, String(value)]];
   if (Array.isArray(value) && value.every((each) => typeof each !== "object")) {
     return [[path, value.join(", ")]];
   }
-  // A list of layers and the like would fill pages.
   if (Array.isArray(value)) return [[path, `${value.length} entries`]];
   return Object.entries(value).flatMap(([key, each]) => flatten(each, path ? `${path}.${key}` : key));
 }
