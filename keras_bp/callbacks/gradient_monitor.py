@@ -79,6 +79,20 @@ class GradientMonitor(RecordingCallback):
       variables, and `sign_concordance/<layer path>`, the share of equal signs, as
       `keras_bp.feedback.alignment` has them; of the last micro-batch where steps accumulate.
 
+    Where asked for, every so many update steps, measured beside the step (`keras_bp.curvature`):
+
+    - `gradient_noise_scale`, in examples: tr(Sigma) / |G|^2, the batch size at which noise and
+      signal of the gradient are equal; with `..._low` and `..._high`, a 95 % interval. From the
+      halves of a batch (of each micro-batch, on each replica), averaged over some 40 measurements.
+    - `critical_learning_rate`: that at which the loss of the update's batch, along the update that
+      the optimizer made, rises above its value before; and `critical_sharpness`, 2 / that rate. Of
+      a composite in terms of its first optimizer's rate; infinity and 0 if no rate raises the loss.
+    - `hessian/largest_eigenvalue`: of the Hessian of the loss on the batch, the largest in
+      magnitude, with its sign; power iteration goes on from the last measurement.
+
+    With `steps_per_execution` they are of the last step's batch, at the weights before the call,
+    along its mean update; where gradients accumulate, the last two of the last micro-batch.
+
     At each epoch's end, against the same number of update steps: `epoch/<metric>`, training and
     validation metrics; histograms `weights/<variable path>` of each weight, trainable or not; and
     an image, `gradient_flow`, of the whole training: layers against steps, log norm as colour, in
@@ -137,6 +151,12 @@ class GradientMonitor(RecordingCallback):
             or MLflow; and functions of the step and a dictionary of floats by tag. A training that
             begins anew leaves the lines of an earlier one alone and writes to `run-2.jsonl`. A
             sink that fails gives a RuntimeWarning, and the others go on. Defaults to `None`.
+        noise_scale_every: integer >= 1, update steps between two measurements of the gradient
+            noise scale, each of which takes about as long as a step, or `None` for none. Defaults
+            to `None`.
+        sharpness_every: likewise, of the critical learning rate, each some 4 forward passes.
+        hessian_every: likewise, of the largest eigenvalue of the Hessian, each up to 10 products
+            that take two steps each.
 
     Attributes:
         run_dir: the directory of the event file, `log_dir` or one inside it.
@@ -156,6 +176,8 @@ class GradientMonitor(RecordingCallback):
     on. Several monitors may watch one `fit`, each in a `log_dir` of its own. After the training, or
     an exception, model and optimizer are as they were, and the next `fit` with the same monitor
     continues the file.
+    Noise and curvature need a `train_step` that minimizes what `compute_loss` returns; while they
+    are measured, the weights before the update are kept too.
     `train_on_batch` is not recorded. A custom `train_step` is monitored if it calls the
     `scale_loss` and `apply` (or `apply_gradients`) of `model.optimizer` once, as Keras's does.
 
@@ -174,10 +196,10 @@ class GradientMonitor(RecordingCallback):
         activations: bool = False,
         layers: Sequence[str] | None = None,
         updates_every: int = 50,
+        sinks: Sequence[Sink] | None = None,
         noise_scale_every: int | None = None,
         sharpness_every: int | None = None,
         hessian_every: int | None = None,
-        sinks: Sequence[Sink] | None = None,
     ) -> None:
         check_path("log_dir", log_dir)
         check_integer("every", every, 1)

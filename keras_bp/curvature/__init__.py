@@ -10,32 +10,26 @@ Three numbers that tell whether batch size and learning rate fit the loss:
 `GradientMonitor` measures them in `fit`, and `TrainingHealth` gives advice.
 """
 
-from keras_bp.curvature.hessian import (
-    HessianEigenvalue,
-    PowerIteration,
-    largest_hessian_eigenvalue,
-)
-from keras_bp.curvature.loss_surface import LossSurface
+from keras_bp.curvature.hessian import HessianEigenvalue, largest_hessian_eigenvalue
+from keras_bp.curvature.hessian import PowerIteration as PowerIteration
+from keras_bp.curvature.loss_surface import LossSurface as LossSurface
 from keras_bp.curvature.noise import (
     NoiseScale,
     gradient_noise_scale,
     noise_and_signal,
     noise_scale_of,
-    part_estimates,
 )
-from keras_bp.curvature.sharpness import RateSearch, critical_learning_rate, critical_sharpness
+from keras_bp.curvature.noise import part_estimates as part_estimates
+from keras_bp.curvature.sharpness import RateSearch as RateSearch
+from keras_bp.curvature.sharpness import critical_learning_rate, critical_sharpness
 
 __all__ = [
     "HessianEigenvalue",
-    "LossSurface",
     "NoiseScale",
-    "PowerIteration",
-    "RateSearch",
     "critical_learning_rate",
     "critical_sharpness",
     "gradient_noise_scale",
     "largest_hessian_eigenvalue",
     "noise_and_signal",
     "noise_scale_of",
-    "part_estimates",
 ]

@@ -13,6 +13,7 @@ from keras_bp._types import Array
 from keras_bp.curvature.loss_surface import LossSurface, as_batch
 
 _SMALL_STEP, _LARGEST_STEP = 1.5, 10.0
+_ROUNDING = 2e-7
 _NEAR = 3.0  # factor between two rates, up to which a loss is near a parabola
 
 
@@ -82,8 +83,11 @@ class RateSearch:
         here = float(loss(0.0))
         low, high, rate = 0.0, math.inf, self._found or guess
         tried: list[tuple[float, float]] = []
+        root = math.nan
         for _ in range(self._most):
             rise = float(loss(rate)) - here
+            if low == 0 and high < math.inf and not root > 0 and abs(rise) < _ROUNDING * abs(here):
+                return 0.0  # it rises at all rates at which its change can be seen
             low, high = (rate, high) if rise <= 0 else (low, rate)
             if math.isfinite(rise):
                 tried.append((rate, rise / rate))

@@ -27,6 +27,8 @@ _TOLERANCE, _MOST_RATES, _MOST_PRODUCTS = 0.05, 8, 10
 class Curvature(NamedTuple):
     """What a `CurvatureMeter` measured at an update; None for what was not due."""
 
+    step: int
+    """The number of the update step, 1 for the optimizer's first."""
     noise: NoiseScale | None
     """The gradient noise scale, averaged over the measurements so far."""
     examples: int
@@ -92,7 +94,7 @@ class CurvatureMeter:
         """The tags of what is measured."""
         noise = NoiseScale(*[math.nan] * 5) if "noise" in self.every else None
         rate, eigenvalue = (math.nan if k in self.every else None for k in ("sharpness", "hessian"))
-        return list(Curvature(noise, 0, math.nan, rate, eigenvalue).scalars())
+        return list(Curvature(0, noise, 0, math.nan, rate, eigenvalue).scalars())
 
     def watch(self, function: RecordingTrainFunction, model: keras.Model) -> None:
         """Let the steps of a train function hand out their data, if anything is to be measured."""
@@ -152,6 +154,7 @@ class CurvatureMeter:
             self._due[kind] = (step // self.every[kind] + 1) * self.every[kind]
         numbers = np.zeros(5) if self._parts is None else self._parts[0].numpy()
         self.measured = Curvature(
+            step,
             self._noise_scale(numbers) if "noise" in self._kinds else None,
             int(numbers[3]),
             float(rate),

@@ -39,6 +39,8 @@ OTHERS = {
         for name in health_checks.__all__
         if name != "Finding"
     },
+    "curvature.HessianEigenvalue": lambda: keras_bp.curvature.HessianEigenvalue(2.0, 0.1, 5, []),
+    "curvature.NoiseScale": lambda: keras_bp.curvature.NoiseScale(50.0, 40.0, 60.0, 5.0, 0.1),
     "feedback.Alignment": lambda: keras_bp.feedback.Alignment(30.0, 0.9),
     "reference.Adam": lambda: reference.Adam(0.1, beta_1=0.8),
     "reference.AdamW": lambda: reference.AdamW(0.1),

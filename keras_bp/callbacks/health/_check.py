@@ -9,6 +9,7 @@ from keras_bp._arguments import check_integer, check_number
 from keras_bp._html import table
 from keras_bp._types import Array
 from keras_bp.callbacks.health._forward_order import ForwardOrder
+from keras_bp.recording import Curvature
 
 
 class Update(typing.NamedTuple):
@@ -42,6 +43,9 @@ class Update(typing.NamedTuple):
 
     statistics: dict[str, np.ndarray]
     """Maps the name of a statistic of the outputs to its value for each of `order.outputs`."""
+
+    curvature: Curvature | None = None
+    """Noise and curvature at the last of the steps; None if they were not measured."""
 
     # What came before it; not of several steps.
     learned: bool = False

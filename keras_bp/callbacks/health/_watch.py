@@ -5,6 +5,7 @@ import collections
 import numpy as np
 
 from keras_bp.callbacks.health._check import Check, Epochs, Finding
+from keras_bp.callbacks.health.curvature import BatchSize, EdgeOfStability
 from keras_bp.callbacks.health.gradients import Exploding, NotFinite, Vanishing
 from keras_bp.callbacks.health.losses import LossNotFalling, Overfitting
 from keras_bp.callbacks.health.outputs import DeadUnits, PoorInitialization, Saturation
@@ -22,18 +23,20 @@ _CLASSES = (
     LossNotFalling,
     Overfitting,
 )
-_CHECKS = {check.name: check for check in _CLASSES}
+# Those that take passes of their own, and are applied only where they are asked for.
+_MEASURING = BatchSize, EdgeOfStability
+_CHECKS = {check.name: check for check in (*_CLASSES, *_MEASURING)}
 
 _LOSSES, _START, _FEW, _NORMS = 20, 10, 5, 10
 
 
 def select_checks(checks):
-    """Return a list of checks from a list of checks and names, or all for None."""
+    """Return a list of checks from a list of checks and names; for None, those that cost little."""
     expected = (
         f"`checks` must be a list of checks or of their names, {', '.join(_CHECKS)}, or None."
     )
     if checks is None:
-        return [check() for check in _CHECKS.values()]
+        return [check() for check in _CLASSES]
     if not isinstance(checks, list | tuple):
         raise TypeError(f"{expected} Received: checks={checks!r}")
     checked = []

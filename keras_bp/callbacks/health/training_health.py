@@ -14,7 +14,13 @@ from keras_bp.callbacks.health._check import Check, Finding, Findings, Update
 from keras_bp.callbacks.health._forward_order import ForwardOrder
 from keras_bp.callbacks.health._watch import HealthWatch, select_checks
 from keras_bp.callbacks.health.outputs import PoorInitialization
-from keras_bp.recording import STATISTICS, RecordingCallback, StepRecorder, is_moved
+from keras_bp.recording import (
+    STATISTICS,
+    CurvatureMeter,
+    RecordingCallback,
+    StepRecorder,
+    is_moved,
+)
 from keras_bp_runs.events import FINDING
 from keras_bp_runs.run import as_json
 
@@ -41,6 +47,14 @@ class TrainingHealth(RecordingCallback):
     - `"loss_not_falling"`: by less than 0.1 % in 10 epochs, though little was learned;
     - `"overfitting"`: the validation loss rises, 10 % above the training loss, in 5 epochs.
 
+    Two more take passes of their own, every 50 update steps, and are applied where `checks` names
+    them:
+
+    - `"batch_size"`: the batch is 10 times below or above the gradient noise scale, in 3
+      measurements: how many steps another batch size would save;
+    - `"edge_of_stability"`: the learning rate is at the one from which on an update raises the loss
+      of its own batch, or above, in 3 measurements.
+
     Updates and epochs are consecutive. Without a number of updates, one is enough: the first may
     end the training, or be the only one to show the fault. The checks' classes are in
     `keras_bp.callbacks.health_checks` (`"dead_units"` is `DeadUnits`): their arguments are the
@@ -54,7 +68,7 @@ class TrainingHealth(RecordingCallback):
 
     Args:
         checks: list of checks, by name as above, or as objects with other thresholds:
-            `["not_finite", health_checks.Exploding(ratio=1000)]`. Defaults to `None`: all.
+            `["not_finite", health_checks.Exploding(ratio=1000)]`. Defaults to `None`: the ten.
         action: what to do with a new `Finding`: `"warn"` gives a Python warning, `"stop"` stops
             training as `EarlyStopping` does, and a function is called with it.
             Defaults to `"warn"`.
@@ -117,6 +131,10 @@ class TrainingHealth(RecordingCallback):
         super().__init__(log_dir)
         self.checks = select_checks(checks)
         self.action = action
+        every = {check.name: getattr(check, "every", None) for check in self.checks}
+        self._curvature = CurvatureMeter(
+            noise=every.get("batch_size"), sharpness=every.get("edge_of_stability")
+        )
         self._watch = HealthWatch(self.checks)
 
     # Workers stop in the same step, so the clock decides nothing.
@@ -227,6 +245,7 @@ class TrainingHealth(RecordingCallback):
             moves=moves,
             ratios=ratios,
             weights=weights,
+            curvature=self._curvature.measured,
             statistics=dict(zip(STATISTICS, outputs, strict=True)),
         )
 

@@ -108,6 +108,8 @@ def read_fault(path, model=None):
         ) from error
     saved = os.path.join(folder, _MODEL)
     if model is not None:
+        if model.optimizer is not None and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)  # the file holds its loss scale
         model.load_weights(saved if os.path.exists(saved) else os.path.join(folder, _WEIGHTS))
     elif os.path.exists(saved):
         model = keras.saving.load_model(saved)

@@ -1,0 +1,90 @@
+"""The critical learning rate against closed forms."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import keras_bp
+from keras_bp.curvature import RateSearch, critical_learning_rate, critical_sharpness
+
+
+class Counted:
+    """A loss that counts its calls."""
+
+    def __init__(self, function):
+        self.calls, self._function = 0, function
+
+    def __call__(self, rate):
+        self.calls += 1
+        return self._function(rate)
+
+
+# With their critical rates; the last is e^(3r) - 1 = 10 r.
+LOSSES = {
+    "parabola": (lambda r: 3 + (1 - 5 * r) ** 2, 0.4),
+    "quartic": (lambda r: r**4 - r, 1.0),
+    "exponential": (lambda r: math.exp(min(3 * r, 700)) - 10 * r, 0.687),
+}
+
+
+@pytest.mark.parametrize("guess", [1e-5, 0.3, 1.0, 30.0])
+@pytest.mark.parametrize("loss, rate", LOSSES.values(), ids=LOSSES)
+def test_the_rate_is_found_from_anywhere(loss, rate, guess):
+    assert critical_learning_rate(loss, guess, most=40) == pytest.approx(rate, rel=0.02)
+
+
+def test_a_parabola_takes_four_losses_and_then_three():
+    loss = Counted(LOSSES["parabola"][0])
+    search = RateSearch(0.05, 8)
+    assert search.find(loss, 0.3) == pytest.approx(0.4, rel=1e-6)
+    assert loss.calls <= 4
+    loss = Counted(lambda r: (1 - 4 * r) ** 2)
+    assert search.find(loss, 9.0) == pytest.approx(0.5, rel=1e-6)
+    assert loss.calls == 3
+
+
+@pytest.mark.parametrize(
+    "loss, rate",
+    [
+        (lambda r: r, 0.0),
+        (lambda r: -r, math.inf),
+        (lambda r: 1.0, math.inf),
+        (lambda r: -r if r < 0.3 else math.nan, pytest.approx(0.3, rel=0.03)),
+        (lambda r: -r if r < 0.3 else math.inf, pytest.approx(0.3, rel=0.03)),
+    ],
+)
+def test_losses_without_a_way_back(loss, rate):
+    assert critical_learning_rate(loss, 1.0) == rate
+
+
+def _regression():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(50, 4)) * [3, 1, 0.3, 0.1]).astype("float32")
+    y = rng.normal(size=(50, 1)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), keras_bp.layers.Dense(1, use_bias=False)])
+    model.compile("sgd", "mse")
+    hessian = 2 * x.T @ x / 50
+    gradient = hessian @ model.layers[0].kernel.numpy() - 2 * x.T @ y / 50
+    return model, x, y, gradient, hessian
+
+
+def test_linear_regression_has_the_curvature_along_its_gradient():
+    model, x, y, gradient, hessian = _regression()
+    before = [weight.numpy() for weight in model.weights]
+    along = (gradient.T @ hessian @ gradient).item() / np.square(gradient).sum()
+    assert critical_sharpness(model, x, y) == pytest.approx(along, rel=1e-3)
+    update = np.ones_like(gradient) * -np.sign(gradient.sum())
+    expected = (update.T @ hessian @ update).item() / -(gradient * update).sum()
+    assert critical_sharpness(model, x, y, update=[update]) == pytest.approx(expected, rel=1e-3)
+    assert critical_sharpness(model, x, y, update=[gradient]) == math.inf
+    np.testing.assert_array_equal(before, [weight.numpy() for weight in model.weights])
+
+
+def test_an_update_of_other_shapes_is_refused():
+    model, x, y, *_ = _regression()
+    with pytest.raises(ValueError, match=r"`update` must hold .*\[\(4, 1\)\].*\[\(4,\)\]"):
+        critical_sharpness(model, x, y, update=[np.ones(4)])
+    with pytest.raises(ValueError, match="guess"):
+        critical_learning_rate(abs, 0.0)
