@@ -481,13 +481,13 @@ SMALL = {
         ],
         files=["tb_logs/schedule_families/regrets.png"],
     ),
-    # Seen: 82.9 % after 2 epochs, 95.9 % at least after all; chance 10 %.
+    # Seen: 89.7 % after 2 epochs, 96.2 % at least after all; chance 10 %.
     "rescue": Small(
         arguments=["--quick", "--faults", "NaN in an input", "rate 30 times too high, SGD"],
-        accuracy=(60.0, 90.0),
+        accuracy=(75.0, 90.0),
         lines=[
             r"\| Fault \| Training \| Unharmed \| Harmed \| Rescued \|",
-            r"\| NaN in an input \| .* \| 2\.303 \| 0\.\d+ \| yes \| 2 skipped \|$",
+            r"\| NaN in an input \| .* \| 2\.30\d \| 0\.\d+ \| yes \| 2 skipped \|$",
             r"\| rate 30 times too high, SGD \| .* \| yes \| 1 lowered \|$",
         ],
         files=["tb_logs/rescue/results.jsonl"],
