@@ -60,7 +60,8 @@ def read_run(log_dir: str | os.PathLike[str]) -> "Run":
 class Run:
     """What a run's event files hold; `read_run` and `GradientMonitor.frame` return it.
 
-    It is what was there when it was read; a run that goes on is read again.
+    It is what was there when it was read; a run that goes on is read again. A copy, such as one
+    for another process, reads the files again.
 
     Attributes:
         directory: string, where the files lie.
@@ -169,6 +170,9 @@ class Run:
         about = {"settings": self.settings, "findings": self.findings, "texts": self.texts}
         with open(path, "w", encoding="utf-8") as file:
             json.dump({**about, "scalars": scalars, "faults": self.faults}, file, allow_nan=False)
+
+    def __reduce__(self) -> tuple:
+        return read_run, (self.directory,)  # open files have no copy
 
     def __repr__(self) -> str:
         parts = [f"{len(self.tags)} scalars"]

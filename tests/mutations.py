@@ -212,7 +212,7 @@ MUTATIONS = {
         "callbacks/test_resume_inside_an_epoch.py",
     ),
     "resume_metrics": (
-        'variables |= {f"metric_{i}": v for i, v in enumerate(metrics)}',
+        'variables |= {f"metric_{i}": v for i, v in enumerate(of_metrics)}',
         "metrics",
         "callbacks/test_resume_inside_an_epoch.py",
     ),

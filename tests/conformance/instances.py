@@ -1,5 +1,9 @@
 """One instance of every public class, what it does, and what it is made of."""
 
+import atexit
+import shutil
+import tempfile
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,8 +12,21 @@ from trainings import KINDS, LAYERS, SCHEDULES, TRAININGS, make_optimizer
 import keras_bp
 from keras_bp import callbacks, reference
 from keras_bp.callbacks import health_checks
+from keras_bp.recording import EventFile
 
 _x = np.linspace(-1, 1, 8).reshape(2, 4)
+
+
+def _run():
+    """Return a run of two steps."""
+    log_dir = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, log_dir)
+    file = EventFile(log_dir)
+    for step in (1, 2):
+        file.write_scalars(("loss",), [1 / step], step)
+    file.close()
+    return keras_bp.read_run(log_dir)
+
 
 # The bases hold no rule; their documentation says what a rule has to add.
 BASES = {"optimizers.Optimizer", "multitask.Combiner", "multitask.LossWeighting"}
@@ -17,6 +34,11 @@ OTHERS = {
     "GradientCheckReport": lambda: keras_bp.check_gradients(
         lambda x: tf.reduce_sum(x[0] * x[0]), [tf.Variable([1.0, 2.0])]
     ),
+    "Replay": lambda: keras_bp.Replay(
+        [], 0.5, None, None, [0], np.array([0.5]), [1], "all is finite"
+    ),
+    "Run": _run,
+    "RunComparison": lambda: keras_bp.compare_runs([_run(), _run()]),
     "tuning.LearningRateCurve": lambda: keras_bp.LearningRateCurve(
         np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 2, "end"
     ),
@@ -133,12 +155,14 @@ def made_of(item):
         return [type(item), item.get_config()]
     if isinstance(item, tf.Variable):
         return item.numpy()
+    if isinstance(item, keras_bp.Run):
+        return [item.directory, item.settings, item.table]
     if isinstance(item, np.random.Generator):
         return made_of(item.bit_generator.state)
     if isinstance(item, dict):
         return {key: made_of(value) for key, value in item.items()}
     if isinstance(item, list | tuple):
         return [made_of(value) for value in item]
-    if type(item).__module__.startswith("keras_bp."):
+    if type(item).__module__.startswith(("keras_bp.", "keras_bp_runs.")):
         return [type(item), made_of(vars(item))]
     return item
