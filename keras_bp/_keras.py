@@ -369,20 +369,6 @@ def build_metrics(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
-def build_for_fit(model: keras.Model) -> None:
-    """Build model, optimizer and metrics, which the running `fit` would in its first step.
-
-    Where Keras cannot call the model by itself, only the optimizer of one that is built.
-    """
-    iterator = epoch_iterator(model)
-    # Where there is a strategy, Keras has done it already.
-    if iterator is not None and model.distribute_strategy is tf.distribute.get_strategy():
-        with contextlib.suppress(ValueError, TypeError, RuntimeError, NotImplementedError):
-            build_metrics(model, iterator.data_adapter.get_tf_dataset().element_spec)
-    if not model.optimizer.built and is_built(model):
-        model.optimizer.build(model.trainable_variables)
-
-
 def set_last_logs(model: keras.Model, logs: dict | None) -> None:
     """Tell the running `fit` what the last batch's logs are while it has trained no batch.
 

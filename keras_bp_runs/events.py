@@ -96,10 +96,22 @@ class RunFiles:
             Its steps, int64, and its values, float32, two arrays (points,); empty for a tag that is
             no scalar.
         """
-        parts = [part[1:] for part in self._parts([tag])]
-        steps = np.concatenate([np.zeros(0, np.int64), *(steps for steps, _ in parts)])
-        values = np.concatenate([np.zeros(0, np.float32), *(v[:, 0] for _, v in parts)])
-        return steps, values
+        return self.all_series([tag])[tag]
+
+    def all_series(self, tags: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return for each of some tags what `series` returns, reading each record once."""
+        tags = list(dict.fromkeys(tags))
+        empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        found = [[empty] for _ in tags]
+        for columns, order, steps, values in self._parts(tags):
+            for column, value in zip(columns, values.T, strict=True):
+                found[column].append((order, steps, value))
+        series = {}
+        for tag, parts in zip(tags, found, strict=True):
+            order, steps, values = map(np.concatenate, zip(*parts, strict=True))
+            place = np.argsort(order)
+            series[tag] = steps[place], values[place]
+        return series
 
     def rows(
         self,
@@ -124,10 +136,10 @@ class RunFiles:
             there is none.
         """
         tags = list(tags)
-        parts = list(self._parts(tags, first, last, most))
-        steps = np.unique(np.concatenate([np.zeros(0, np.int64), *(part[1] for part in parts)]))
+        parts = self._parts(tags, first, last, most)
+        steps = np.unique(np.concatenate([np.zeros(0, np.int64), *(part[2] for part in parts)]))
         values = np.full((len(steps), len(tags)), missing, np.float32)
-        for columns, at, part in parts:
+        for columns, _, at, part in parts:
             values[np.searchsorted(steps, at)[:, None], columns] = part
         return steps, values
 
@@ -146,21 +158,26 @@ class RunFiles:
         return [pair for file in self._files.values() for pair in file.values(tag)]
 
     def _parts(self, tags, first=None, last=None, most=None):
-        """Yield (columns, steps, values) of records that hold the same ones of some tags."""
+        """Return (columns, order, steps, values) of records that hold the same ones of some tags.
+
+        The order is a number that grows as records were written.
+        """
+        column = {tag: number for number, tag in enumerate(tags)}
         while True:
             groups: dict[tuple[str, ...], list] = {}
-            for file in self._files.values():
+            for place, file in enumerate(self._files.values()):
                 for held, numbers in file.find(tags, first, last).items():
-                    groups.setdefault(held, []).append((file, numbers))
+                    groups.setdefault(held, []).append((place << 40, file, numbers))
             parts, moved = [], False
             for held, members in groups.items():
-                chosen = _thinned(sum(len(numbers) for _, numbers in members), most)
-                for file, numbers in members:
+                columns = [column[tag] for tag in held]
+                chosen = _thinned(sum(len(numbers) for *_, numbers in members), most)
+                for place, file, numbers in members:
                     some = numbers[chosen[chosen < len(numbers)]]
                     chosen = chosen[chosen >= len(numbers)] - len(numbers)
                     values = file.scalars(some, held)
                     moved |= values is None
-                    parts.append(([tags.index(tag) for tag in held], file.steps[some], values))
+                    parts.append((columns, some + place, file.steps[some], values))
             if not moved:
                 return parts
 
@@ -183,7 +200,7 @@ class _EventFile:
         self._records, self._faults = RecordFile(path), []
         self._layouts: list[Layout] = []
         self._alone: dict[tuple[str, ...], Layout] = {}
-        self._unchecked: list[np.ndarray] = []
+        self._unchecked: set[int] = set()
         self._layout_of = np.zeros(0, np.int32)
         # By length and mask of their layouts: hash of a record -> number of its layout.
         self._known: dict[int, dict[bytes, dict[int, int]]] = {}
@@ -281,16 +298,23 @@ class _EventFile:
         sums = crc32c(self._records.columns(numbers, 0, length))
         return masked(sums) == self._records.checksums(numbers)
 
-    def _check(self, numbers, at_once=_CHECKED):
+    def _check(self, numbers):
         """Leave out those of some records of one length that are damaged; large ones later."""
         if not len(numbers):
             return
         length = int(self._records.lengths[numbers[0]])
-        if length > at_once:
-            self._unchecked.append(numbers)
+        if length > _CHECKED:
+            self._unchecked.update(numbers.tolist())
             return
         for part in chunks(len(numbers), length):
             self._lose(numbers[part][~self._is_whole(numbers[part])])
+
+    def _check_now(self, numbers):
+        """Leave out those of some records that are damaged."""
+        for number in numbers:
+            self._unchecked.discard(number)
+            if not self._is_whole(np.array([number])):
+                self._lose(np.array([number]))
 
     def _lose(self, numbers):
         """Leave out damaged records, and what only they held."""
@@ -350,11 +374,12 @@ class _EventFile:
         for number in numbers:
             self._layout_of[number] = -1
             self._add(number, *self._parse(number, alone=True))
-            self._check(number[None], at_once=_ALL)
+            self._check_now([number])
         return len(numbers) > 0
 
     def values(self, tag):
         """Return what is no scalar: a list of (step, value of the event)."""
+        self._check_now([n for n in self._others.get(tag, ()) if n in self._unchecked])
         found = []
         for number in self._others.get(tag, ()):
             if self.steps[number] < self._limits[number]:
@@ -370,9 +395,7 @@ class _EventFile:
                 same, whole = layout.verify(self._records, numbers)
                 self._move(numbers[~same])
                 self._lose(numbers[same & ~whole])
-        for numbers in self._unchecked:
-            self._check(numbers, at_once=_ALL)
-        self._unchecked = []
+        self._check_now(list(self._unchecked))
 
 
 def event_files(directory: str) -> list[str]:

@@ -91,8 +91,16 @@ class Run:
     @functools.cached_property
     def table(self) -> dict[str, np.ndarray]:
         """All scalars by step."""
-        steps, values = self._files.rows(self.tags)
-        return {"step": steps, **dict(zip(self.tags, values.T, strict=True))}
+        every = [steps for steps, _ in self._series.values()]
+        table = {"step": np.unique(np.concatenate([np.zeros(0, np.int64), *every]))}
+        for tag, (steps, values) in self._series.items():
+            table[tag] = np.full(len(table["step"]), np.nan, np.float32)
+            table[tag][np.searchsorted(table["step"], steps)] = values
+        return table
+
+    @functools.cached_property
+    def _series(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return self._files.all_series(self.tags)
 
     def series(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the points of one scalar, as they were written.
@@ -108,7 +116,7 @@ class Run:
         """
         if tag not in self.tags:
             raise KeyError(f"`tag` must be one of the run's scalars, `tags`. Received: tag={tag!r}")
-        return self._files.series(tag)
+        return self._series[tag]
 
     def histograms(self, tag: str) -> list[tuple[int, np.ndarray]]:
         """Return the histograms of a tag, such as `"weights/hidden/kernel"`.

@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -71,8 +72,13 @@ def test_backward_pass_benchmark_runs(run_here):
         (["multitask.py", "--only", "4 tasks", "--jit", "off", "--seconds", "0.1"], 11),
         # Without PyTorch and JAX, whose environments would be made.
         (["peers.py", "--environments", "none", "--columns", "ours", "--rounds", "1"], 10),
+        pytest.param(
+            ["gradients_tab.py", "20", "500"],
+            3,
+            marks=pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium"),
+        ),
     ],
-    ids=["monitor", "scaling", "multi_worker", "multitask", "peers"],
+    ids=["monitor", "scaling", "multi_worker", "multitask", "peers", "gradients_tab"],
 )
 def test_other_benchmarks_run(arguments, lines):
     run = subprocess.run(

@@ -50,12 +50,14 @@ class ProgressLine(RecordingCallback):
 
     def _forget(self) -> None:
         super()._forget()
-        self._begin()
+        self._line = self._written = self._validation = self._epoch = ""
+        self._losses: list[float] = []
+        self._batch = 0
+        self._handle, self._shown_at = None, 0.0
 
     def _begin(self):
-        self._line = self._written = self._validation = self._epoch = ""
-        self._batch, self._losses = 0, []
-        self._handle, self._shown_at = None, time.monotonic()
+        self._line = self._written = self._validation = ""
+        self._handle, self._shown_at, self._losses = None, time.monotonic(), []
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: note which epoch it is."""

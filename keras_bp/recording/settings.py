@@ -16,6 +16,7 @@ from keras_bp._versions import versions
 from keras_bp.recording.event_file import EventFile
 from keras_bp_runs.compare import flat_settings
 from keras_bp_runs.events import SETTINGS
+from keras_bp_runs.run import as_json
 
 _LONG = "layers", "summary"
 
@@ -114,10 +115,12 @@ def _plain(value):
     """Return a config as plain JSON: a serialized object as its class and arguments, and so on."""
     if isinstance(value, dict):
         if {"class_name", "config"} <= set(value):
-            if value["class_name"] in ("function", "__lambda__"):
-                return "lambda" if isinstance(value["config"], dict) else value["config"]
-            config = {k: v for k, v in value["config"].items() if k != "name"}
-            return {"class": value["class_name"], **_plain(config)}
+            kind, config = value["class_name"], value["config"]
+            if kind == "__lambda__":
+                return "lambda"
+            if not isinstance(config, dict):  # a function's name
+                return config
+            return {"class": kind, **_plain({k: v for k, v in config.items() if k != "name"})}
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
@@ -128,7 +131,7 @@ def _plain(value):
     except (TypeError, ValueError):
         return str(value)
     short = np.float32(number)  # Keras tells a float32 by the digits of a float64
-    return float(str(short)) if short == number else number
+    return as_json(float(str(short)) if short == number else number)
 
 
 def _named(value):
@@ -156,5 +159,8 @@ def _layers(model):
 
 def _summary(model):
     lines: list[str] = []
-    model.summary(print_fn=lambda line, **_: lines.append(line), expand_nested=True)
+    try:
+        model.summary(print_fn=lambda line, **_: lines.append(line), expand_nested=True)
+    except Exception:  # as for the optimizer
+        lines = ["(it raised an error)"]
     return "\n".join(lines)

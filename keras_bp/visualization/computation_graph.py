@@ -232,6 +232,10 @@ def trace_computation_graph(model: keras.Model, x: Any, y: Any) -> ComputationGr
         # Variables that a metric makes in its first step are made after the scope, not in a graph.
         with keras.StatelessScope():
             step = tf.function(trace.step, autograph=False).get_concrete_function(weights, x, y)
+    except Exception as error:
+        if model.run_eagerly:
+            error.add_note("The model is traced as a graph, as `fit` does without `run_eagerly`.")
+        raise
     finally:
         for layer in _keras.flat_layers(model, include_self=True):
             _keras.clear_losses(layer)  # tensors of the graph

@@ -54,6 +54,11 @@ class Run:
         """Return when it was written to."""
         return max((os.path.getmtime(path) for path in event_files(self._directory)), default=0.0)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has found what its files hold."""
+        return self._files is not None
+
     def open(self) -> None:
         """Find what its files hold, if that was not done; other methods need it."""
         with self._lock:
@@ -121,7 +126,6 @@ class Run:
 
     def sample(self, kind: str) -> np.ndarray:
         """Return some values of a kind, from the whole run; the same until it is twice as long."""
-        self.open()
         with self._lock:
             if not self._layers[kind]:
                 return np.zeros(0, np.float32)
@@ -234,8 +238,8 @@ class LogDir:
         runs = self.runs()
         return max(runs, key=lambda name: runs[name].written(), default=None)
 
-    def read_ahead(self, run: str, what: str) -> None:
-        """Have a thread read all records of a kind of a run."""
+    def read_ahead(self, run: str, what: str = "") -> None:
+        """Have a thread open a run, and read all its records of a kind."""
         with self._lock:
             self._wanted[run, what] = None
             if self._thread is None:
@@ -243,21 +247,27 @@ class LogDir:
                 self._thread.start()
         self._wake.set()
 
-    def scale(self, kind: str) -> tuple[float, float]:
+    def scale(self, kind: str) -> tuple[float, float, bool]:
         """Return the ends of a kind's one scale for all runs, of whole decades where it is log.
 
-        They hold 99 of 100 values: what lies beyond has the colour of the end.
+        They hold 99 of 100 values: what lies beyond has the colour of the end. The last of the
+        three tells whether all runs are in it: those that were not opened yet are by the thread.
         """
-        title, fixed = KINDS[kind]
+        _, fixed = KINDS[kind]
         if fixed:
-            return fixed
-        samples = [run.sample(kind).ravel() for run in self.runs().values()]
+            return *fixed, True
+        runs = self.runs()
+        closed = [name for name, run in runs.items() if not run.is_open]
+        for name in closed:
+            self.read_ahead(name)
+        samples = [run.sample(kind).ravel() for name, run in runs.items() if name not in closed]
         values = np.concatenate(samples or [np.zeros(0, np.float32)])
         values = values[np.isfinite(values) & (values > 0)]
         if not len(values):
-            return 1e-3, 1.0
+            return 1e-3, 1.0, not closed
         low, high = np.log10(np.quantile(values, [0.005, 0.995]))
-        return 10.0 ** math.floor(low), 10.0 ** max(math.ceil(high), math.floor(low) + 1)
+        least, most = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
+        return 10.0**least, 10.0**most, not closed
 
     def _find(self) -> Iterator[tuple[str, str]]:
         for root_name, root in self._roots.items():
@@ -279,10 +289,13 @@ class LogDir:
                 with self._lock:
                     name, what = next(reversed(self._wanted))
                     run = self._runs.get(name)
+                more = False
                 try:
-                    more = run is not None and run.read_more(what)
+                    if run is not None:
+                        run.open()
+                        more = bool(what) and run.read_more(what)
                 except Exception:  # of files that were removed meanwhile, and the next asks again
-                    more = False
+                    pass
                 if not more:
                     with self._lock:
                         self._wanted.pop((name, what), None)

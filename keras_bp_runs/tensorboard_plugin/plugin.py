@@ -68,7 +68,8 @@ class GradientsPlugin(base_plugin.TBPlugin):
     def _scale(self, arguments):
         if arguments.get("kind") not in KINDS:
             raise werkzeug.exceptions.NotFound("There is no such kind.")
-        return dict(zip(("low", "high"), self._log_dir.scale(arguments["kind"]), strict=True))
+        scale = self._log_dir.scale(arguments["kind"])
+        return dict(zip(("low", "high", "complete"), scale, strict=True))
 
     def _histograms(self, arguments):
         step = arguments.get("step", type=int)

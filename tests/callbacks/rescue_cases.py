@@ -1,7 +1,5 @@
 """What the tests of Rescue share: a small model, its data, and the same training by hand."""
 
-import contextlib
-
 import keras
 import numpy as np
 
@@ -11,20 +9,19 @@ L = keras.layers
 BATCH = 4
 
 
-def examples(batches=12):
+def examples(batches=8):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(BATCH * batches, 4)).astype("float32")
     return x, (x[:, :1] * x[:, 1:2] + 0.5).astype("float32")
 
 
-def build(optimizer="adam", strategy=None, **options):
+def build(optimizer="adam", **options):
     """Whatever a step changes: batch statistics, dropout's seed, a metric, momentum."""
     keras.utils.set_random_seed(0)
-    with strategy.scope() if strategy else contextlib.nullcontext():
-        layers = [keras.Input((4,)), L.Dense(8, "tanh", name="hidden"), L.BatchNormalization()]
-        model = keras.Sequential([*layers, L.Dropout(0.3), L.Dense(1, name="last")])
-        optimizer = optimizer() if callable(optimizer) else optimizer
-        model.compile(optimizer, "mse", metrics=["mae"], **{"run_eagerly": True, **options})
+    layers = [keras.Input((4,)), L.Dense(8, "tanh", name="hidden"), L.BatchNormalization()]
+    model = keras.Sequential([*layers, L.Dropout(0.3), L.Dense(1, name="last")])
+    optimizer = optimizer() if callable(optimizer) else optimizer
+    model.compile(optimizer, "mse", metrics=["mae"], **{"run_eagerly": True, **options})
     return model
 
 

@@ -12,7 +12,9 @@ from keras_bp.callbacks import Rescue
 from keras_bp.optimizers import SGD
 
 
-@pytest.mark.parametrize("fails", ["batch", "model", "report"])
+@pytest.mark.parametrize(
+    "fails", ["batch", "model", pytest.param("report", marks=pytest.mark.long)]
+)
 def test_a_full_disk(fails, tmp_path, monkeypatch):
     """One warning, nothing half-written, and the training goes on."""
     full = OSError(errno.ENOSPC, "No space left on device")
@@ -123,7 +125,7 @@ def classes(seed):
         # Single examples, of which a few are far from learned.
         (lambda: keras.optimizers.Adam(0.01), 1, 2),
         # At the edge of stability and over it, on all examples.
-        (lambda: keras.optimizers.SGD(1.5, momentum=0.5), 243, 80),
+        (lambda: keras.optimizers.SGD(1.5, momentum=0.5), 243, 60),
     ],
     ids=["cycles", "single", "edge"],
 )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -74,10 +75,26 @@ def test_one_scale_for_all_runs(tmp_path, pages, write):
     write(tmp_path / "large", ["a", "b"], 100 * VALUES)
     spoilt = np.float32([[np.nan, np.inf], [0, 5]])
     write(tmp_path / "spoilt", ["a", "b"], spoilt)
-    scale = pages(tmp_path).json("scale", kind="gradient_norm")
-    assert scale == {"low": pytest.approx(1e-5), "high": 1000.0}
-    assert pages(tmp_path).json("scale", kind="dead_units") == {"low": 0.0, "high": 1.0}
-    assert pages(tmp_path).json("scale", kind="update_ratio") == {"low": 1e-3, "high": 1.0}
+    asked = pages(tmp_path)
+    asked.json("run", run="spoilt")  # the others are opened by a thread
+    first = asked.json("scale", kind="gradient_norm")
+    assert first == {"low": 1.0, "high": 10.0, "complete": False}
+    scale = patiently(lambda: asked.json("scale", kind="gradient_norm"), "complete")
+    assert (scale["low"], scale["high"]) == (pytest.approx(1e-5), 1000.0)
+    shares = asked.json("scale", kind="dead_units")
+    assert shares == {"low": 0.0, "high": 1.0, "complete": True}
+    nothing = asked.json("scale", kind="update_ratio")
+    assert nothing == {"low": 1e-3, "high": 1.0, "complete": True}
+
+
+def patiently(ask, word):
+    """Ask until the answer holds true for a word."""
+    for _ in range(500):
+        answer = ask()
+        if answer[word]:
+            return answer
+        time.sleep(0.01)
+    raise AssertionError(f"never {word}")
 
 
 def test_a_directory_without_a_run(tmp_path, pages):

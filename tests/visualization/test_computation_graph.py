@@ -279,6 +279,19 @@ def _hidden():
     return model
 
 
+def test_a_model_that_only_runs_eagerly():
+    class Eager(keras.Model):
+        def call(self, x):
+            return x if x.numpy().sum() else -x
+
+    model = Eager()
+    model.compile(loss="mean_squared_error", run_eagerly=True)
+    model(X)
+    with pytest.raises(AttributeError, match="numpy") as raised:
+        trace_computation_graph(model, X, X)
+    assert "without `run_eagerly`" in raised.value.__notes__[-1]
+
+
 @pytest.mark.parametrize(
     "model, path, error, message",
     [

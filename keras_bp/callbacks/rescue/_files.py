@@ -96,7 +96,10 @@ def read_fault(path, model=None):
     try:
         with open(os.path.join(folder, _REPORT)) as file:
             report = json.load(file)
-        with np.load(os.path.join(folder, _BATCH), allow_pickle=False) as file:
+        with (
+            open(os.path.join(folder, _BATCH), "rb") as opened,  # NumPy leaves a broken one open
+            np.load(opened, allow_pickle=False) as file,
+        ):
             arrays = {name: file[name] for name in file.files}
         structure = report.pop("batch_structure")
         names = "x", "y", "sample_weight"
@@ -108,6 +111,8 @@ def read_fault(path, model=None):
         ) from error
     saved = os.path.join(folder, _MODEL)
     if model is not None:
+        if model.compiled and model.optimizer and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)  # the file holds its loss scale
         model.load_weights(saved if os.path.exists(saved) else os.path.join(folder, _WEIGHTS))
     elif os.path.exists(saved):
         model = keras.saving.load_model(saved)

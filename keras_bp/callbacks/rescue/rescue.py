@@ -1,5 +1,6 @@
 """Takes back the steps of a training that go wrong, keeps their batches, and goes on."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -8,6 +9,7 @@ import warnings
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_bp import _keras
 from keras_bp._arguments import check_integer, check_number, check_path, check_verbose
@@ -217,7 +219,7 @@ class Rescue(RecordingCallback):
                 "Rescue needs a strategy of one process. "
                 f"Received: {type(self.model.distribute_strategy).__name__} over several workers"
             )
-        _keras.build_for_fit(self.model)
+        _build_for_fit(self.model)
         if not self.model.optimizer.built:
             raise ValueError(
                 "Rescue needs a model that is built before the first step: give it an Input, or "
@@ -331,3 +333,17 @@ class Rescue(RecordingCallback):
             self._file.flush()
         if self.verbose:
             print(f"\nRescue: {rescued}")
+
+
+def _build_for_fit(model):
+    """Build model, optimizer and metrics, which the running `fit` would in its first step.
+
+    Where Keras cannot call the model by itself, only the optimizer of one that is built.
+    """
+    iterator = _keras.epoch_iterator(model)
+    # Where there is a strategy, Keras has done it already.
+    if iterator is not None and model.distribute_strategy is tf.distribute.get_strategy():
+        with contextlib.suppress(ValueError, TypeError, RuntimeError, NotImplementedError):
+            _keras.build_metrics(model, iterator.data_adapter.get_tf_dataset().element_spec)
+    if not model.optimizer.built and _keras.is_built(model):
+        model.optimizer.build(model.trainable_variables)

@@ -31,6 +31,7 @@ export class Page {
     this.runs = new Map(); // name -> what the server says of it
     this.columns = new Map(); // name of a run -> columns of the kind
     this.asked = 0;
+    this.isScaleComplete = true;
   }
 
   async start() {
@@ -165,6 +166,7 @@ export class Page {
       ]);
       if (asked !== this.asked) return;
       this.scale = makeScale(scale.low, scale.high, this.kinds[kind].log);
+      this.isScaleComplete = scale.complete;
       this.columns = new Map(this.shown.map((run, i) => [run, loaded[i]]).filter(([, c]) => c));
       this.columns.forEach((columns, run) => { columns.end = this.runs.get(run).last; });
       all = loaded.every((columns) => !columns || columns.exact);
@@ -185,7 +187,7 @@ export class Page {
   worst() {
     const run = this.runs.get(this.shown[0]);
     const finding = run.findings.find(({ layer }) => layer);
-    if (finding) this.chosen.opened = [finding];
+    this.chosen.opened = run.findings.length ? [finding ?? run.findings[0]] : [];
     const columns = this.columns.get(run.name);
     const found = finding ?? (columns && outlier(columns));
     if (found) return { layer: found.layer, step: found.step };
@@ -214,7 +216,8 @@ export class Page {
     if (!this.names.length) return;
     const before = this.shown.map((run) => this.runs.get(run));
     const now = await Promise.all(this.shown.map((run) => getJson("run", { run })));
-    if (now.some((run, i) => JSON.stringify(run) !== JSON.stringify(before[i]))) await this.load();
+    const grown = now.some((run, i) => JSON.stringify(run) !== JSON.stringify(before[i]));
+    if (grown || !this.isScaleComplete) await this.load();
   }
 
   /** The steps that are shown: those chosen, or all of the runs. */
