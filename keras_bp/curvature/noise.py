@@ -89,7 +89,7 @@ def noise_scale_of(noise: Array, signal: Array, weights: Array | None = None) ->
     Example:
         >>> scale = keras_bp.curvature.noise_scale_of([90.0, 110.0, 100.0], [2.0, 2.2, 1.8])
         >>> round(scale.value), round(scale.low), round(scale.high)
-        (50, 36, 67)
+        (50, 39, 64)
 
     References:
         McCandlish et al., 2018, "An empirical model of large-batch training", equation 2.9 and

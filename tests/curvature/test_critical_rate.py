@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_bp
-from keras_bp.curvature import RateSearch, critical_learning_rate, critical_sharpness
+from keras_bp.curvature import LossSurface, RateSearch, critical_learning_rate, critical_sharpness
 
 
 class Counted:
@@ -88,3 +88,14 @@ def test_an_update_of_other_shapes_is_refused():
         critical_sharpness(model, x, y, update=[np.ones(4)])
     with pytest.raises(ValueError, match="guess"):
         critical_learning_rate(abs, 0.0)
+
+
+def test_penalties_of_outputs_belong_to_the_loss():
+    model = keras.Sequential(
+        [keras.Input((1,)), keras_bp.layers.Dense(1, activity_regularizer="l2")]
+    )
+    model.compile("sgd", "mse")
+    ones = np.ones((4, 1), "float32")
+    weights = [2 * ones[:1], ones[0]]
+    loss = LossSurface(model).loss(weights, weights, 0.0, (ones, ones))
+    assert float(loss) == pytest.approx((3 - 1) ** 2 + 0.01 * 3**2)
