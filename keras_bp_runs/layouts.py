@@ -65,7 +65,7 @@ class Layout:
             first = last = first + 1
             while data[last - 1] >= 0x80 or last == first:
                 last += 1
-        mask[first:last] = 0x80  # it tells a number's last byte
+        mask[first:last] = 0x80  # which tells a number's last byte
         if not ((zeros ^ self._template) & mask).any():
             self.places, self.mask, self._step = places, mask, (first, last)
 

@@ -51,8 +51,8 @@ class ProgressLine(RecordingCallback):
     def _forget(self) -> None:
         super()._forget()
         self._line = self._written = self._validation = self._epoch = ""
-        self._batch = 0
         self._losses: list[float] = []
+        self._batch = 0
         self._handle, self._shown_at = None, 0.0
 
     def _begin(self):

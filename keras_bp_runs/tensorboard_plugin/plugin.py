@@ -33,8 +33,11 @@ class GradientsPlugin(base_plugin.TBPlugin):
         self._log_dir = LogDir.of(context.logdir, spec)
 
     def is_active(self) -> bool:
-        """Tell TensorBoard whether there is something to show."""
-        return bool(self._log_dir.runs())
+        """Tell TensorBoard whether there is something to show; it asks as its page is opened."""
+        newest = self._log_dir.newest()
+        if newest is not None:
+            self._log_dir.read_ahead(newest)  # the tab shows it first
+        return newest is not None
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
         """Tell TensorBoard the tab's name and its module."""

@@ -110,6 +110,7 @@ def test_fit_over_two_workers_is_that_of_one(trained, tmp_path):
     steps = [event.step for event in tensors.Tensors("gradient_norm/global")]
     assert steps == list(range(1, STEPS // 4 + 1))  # updates, of four batches each
     assert [path.name for path in trained.glob("dashboard*")] == ["dashboard0.png"]
+    assert [path.name for path in trained.glob("scalars*")] == ["scalars0.csv"]
     assert (trained / "history.csv").read_text().startswith("epoch,loss")
     saved = [
         ([], keras.models.load_model(path).get_weights())

@@ -47,7 +47,9 @@ for name in names:
         continue
     if name == "fit":
         # Every worker has our callbacks, and one writes; Keras's that write the first one alone.
-        callbacks = [GradientMonitor(folder / "fit_logs", activations=True), TrainingHealth()]
+        sinks = [folder / f"scalars{index}.csv"]
+        monitor = GradientMonitor(folder / "fit_logs", activations=True, sinks=sinks)
+        callbacks = [monitor, TrainingHealth()]
         callbacks += [TrainingDashboard(folder / f"dashboard{index}.png"), SwapEMAWeights(True)]
         if index == 0:
             callbacks.append(keras.callbacks.ModelCheckpoint(folder / "saved.keras"))

@@ -152,6 +152,10 @@ def test_steps_that_a_restart_makes_again_are_left_out(tmp_path, read_events):
     assert [s.tolist() for s in files.series("a")] == [[1, 2, 3, 4], [1, 2, 30, 40]]
     assert dict(zip(*files.series("a"), strict=True)) == read_events(tmp_path)["a"]
     assert files.series("b")[0].tolist() == [2]
+    first, second, _ = sorted(tmp_path.iterdir())
+    first.write_bytes(first.read_bytes() + second.read_bytes())  # both sessions in one file
+    second.unlink()
+    assert RunFiles(tmp_path).series("a")[1].tolist() == [1, 2, 30, 40]
 
 
 def test_a_run_that_goes_on(tmp_path):
@@ -213,6 +217,21 @@ def test_one_damaged_byte_costs_one_record(many, tmp_path):
         steps, rows = files.rows(tags)
         assert steps.tolist() == (kept + 1).tolist()
         np.testing.assert_array_equal(bits(rows), bits(values[kept]))
+
+
+def test_a_large_record_is_checked_where_it_is_read(tmp_path):
+    file = EventFile(tmp_path)
+    file.write_scalars(("a",), (1.0,), 1)
+    file.write_json("keras_bp/settings", '{"summary": "' + 50_000 * "x" + '"}', 1)
+    file.close()
+    path = the_file(tmp_path)
+    damaged = bytearray(path.read_bytes())
+    damaged[-10_000] = ord("y")
+    assert len(RunFiles(tmp_path).settings["summary"]) == 50_000
+    path.write_bytes(damaged)
+    files = RunFiles(tmp_path)
+    assert files.settings is None and len(files.faults) == 1
+    assert files.tags == {"a": "scalars"}
 
 
 def test_records_that_differ_far_from_their_beginning_are_told_apart(tmp_path):

@@ -32,12 +32,18 @@ def _plot_comparison(tmp_path):
     visualization.OptimizerComparison(one, one, one, (0,)).plot()
 
 
+_GRAPH = visualization.ComputationGraph("net", 0.5, 4, (), (), {})
+
+
 @pytest.mark.parametrize(
     "name, draw",
     [
         ("plot_backprop", _plot_backprop),
+        ("plot_batch_sizes", lambda _: visualization.plot_batch_sizes({"all": 96}, 1)),
+        ("plot_computation_graph", lambda _: _GRAPH.plot()),
         ("plot_gradient_conflict", _plot_gradient_conflict),
         ("plot_gradient_flow", _plot_gradient_flow),
+        ("plot_paths", lambda _: visualization.plot_paths(steps=1)),
         ("plot_schedules", lambda _: visualization.plot_schedules()),
         ("OptimizerComparison.plot", _plot_comparison),
     ],

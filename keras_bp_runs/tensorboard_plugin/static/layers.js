@@ -75,6 +75,13 @@ export function mostExtreme(columns, names, which, k) {
  * null. `kind` is "nan", "zero", "grew" or "shrank"; `others` lists those that did so at once.
  */
 export function outlier(columns) {
+  if (!found.has(columns)) found.set(columns, findOutlier(columns));
+  return found.get(columns);
+}
+
+const found = new WeakMap(); // of columns that were drawn before
+
+function findOutlier(columns) {
   const { names, starts } = columns;
   const count = starts.length;
   if (count < 4) return null;

@@ -187,7 +187,7 @@ export class Page {
   worst() {
     const run = this.runs.get(this.shown[0]);
     const finding = run.findings.find(({ layer }) => layer);
-    if (finding) this.chosen.opened = [finding];
+    this.chosen.opened = run.findings.length ? [finding ?? run.findings[0]] : [];
     const columns = this.columns.get(run.name);
     const found = finding ?? (columns && outlier(columns));
     if (found) return { layer: found.layer, step: found.step };
