@@ -207,8 +207,12 @@ def test_the_factor_is_on_what_another_callback_sets(tmp_path):
     fit(model, (ones, y), set_rate, rescue, note, epochs=3)
     assert [r.action for r in rescue.rescues] == ["lowered"] and rescue.rate_factor == 0.05
     assert rescue.rescues[0].from_step < 30
+    # With the rate that was set, not that of the state it went back to: w <- w - 0.5 (w - mean(y)).
+    means = y.reshape(30, BATCH).mean(axis=1)
+    expected = 0.5 * np.array(weights[54:59]) + 0.5 * means[25:]
+    np.testing.assert_allclose(weights[55:60], expected, rtol=1e-5)
     # In the third epoch, w <- w - 2 * 0.05 * 2.0 * (w - mean(y)).
-    expected = 0.8 * np.array(weights[-30:-1]) + 0.2 * y.reshape(30, BATCH).mean(axis=1)[1:]
+    expected = 0.8 * np.array(weights[-30:-1]) + 0.2 * means[1:]
     np.testing.assert_allclose(weights[-29:], expected, rtol=1e-5)
 
 

@@ -73,6 +73,7 @@ def all_callbacks(folder):
     """Return one of each public callback, by name."""
     return {
         "GradientMonitor": callbacks.GradientMonitor(folder / "logs"),
+        "ProgressLine": callbacks.ProgressLine(),
         "TrainingDashboard": callbacks.TrainingDashboard(folder / "picture.png"),
         "TrainingHealth": callbacks.TrainingHealth(["saturation"], action=lambda finding: None),
         "OptimizerSwitch": callbacks.OptimizerSwitch(0.01, patience=1, min_delta=1e9),
