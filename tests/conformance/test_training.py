@@ -77,7 +77,6 @@ def all_callbacks(folder):
         "TrainingDashboard": callbacks.TrainingDashboard(folder / "picture.png"),
         "TrainingHealth": callbacks.TrainingHealth(["saturation"], action=lambda finding: None),
         "OptimizerSwitch": callbacks.OptimizerSwitch(0.01, patience=1, min_delta=1e9),
-        "ProgressLine": callbacks.ProgressLine(),
         "Rescue": callbacks.Rescue(folder / "faults"),
         "ResumableTraining": callbacks.ResumableTraining(folder / "checkpoints"),
     }
