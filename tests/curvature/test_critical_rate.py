@@ -79,6 +79,7 @@ def test_linear_regression_has_the_curvature_along_its_gradient():
     expected = (update.T @ hessian @ update).item() / -(gradient * update).sum()
     assert critical_sharpness(model, x, y, update=[update]) == pytest.approx(expected, rel=1e-3)
     assert critical_sharpness(model, x, y, update=[gradient]) == math.inf
+    assert math.isnan(critical_sharpness(model, x, y, update=[np.nan * gradient]))
     np.testing.assert_array_equal(before, [weight.numpy() for weight in model.weights])
 
 
@@ -99,3 +100,11 @@ def test_penalties_of_outputs_belong_to_the_loss():
     weights = [2 * ones[:1], ones[0]]
     loss = LossSurface(model).loss(weights, weights, 0.0, (ones, ones))
     assert float(loss) == pytest.approx((3 - 1) ** 2 + 0.01 * 3**2)
+
+
+def test_a_gradient_of_nan_under_a_finite_loss_has_none():
+    """TensorFlow's relu of NaN is 0."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "relu")])
+    model.compile("sgd", "mse")
+    x, y = np.full((4, 2), np.nan, "float32"), np.ones((4, 3), "float32")
+    assert math.isnan(critical_sharpness(model, x, y))
