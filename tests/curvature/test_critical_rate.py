@@ -99,3 +99,10 @@ def test_penalties_of_outputs_belong_to_the_loss():
     weights = [2 * ones[:1], ones[0]]
     loss = LossSurface(model).loss(weights, weights, 0.0, (ones, ones))
     assert float(loss) == pytest.approx((3 - 1) ** 2 + 0.01 * 3**2)
+
+
+@pytest.mark.parametrize("present", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_has_no_critical_rate(present):
+    tried = []
+    rate = critical_learning_rate(lambda r: (tried.append(r), 1.0 if r else present)[1], 0.1)
+    assert np.isnan(rate) and tried == [0.0]
