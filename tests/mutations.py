@@ -243,14 +243,62 @@ MUTATIONS = {
         "outputs = model(x, training=True)",
         "visualization",
     ),
+    # runs, and what is measured beside the steps
+    "runs_thinned_last": (
+        "return np.append(np.arange(0, number - 1, stride), number - 1)",
+        "return np.arange(0, number - 1, stride)",
+        "runs",
+    ),
+    "runs_made_again": (
+        "self._limits[:number] = np.minimum(self._limits[:number], step)",
+        "pass",
+        "runs",
+    ),
+    "runs_checksum": (
+        "self._lose(numbers[part][~self._is_whole(numbers[part])])",
+        "pass",
+        "runs",
+    ),
+    "tab_extremes": (
+        "most = np.maximum.reduceat(high, begins, axis=0)",
+        "most = high[begins]",
+        "tensorboard_plugin/test_plugin_columns.py",
+    ),
+    "noise_without_bias": (
+        "signal = (big * big_square - small * small_square) / (big - small)",
+        "signal = big_square",
+        "curvature/test_noise_scale.py",
+    ),
+    "noise_interval": (
+        "a, b, c = mean[1] ** 2 - ss, mean[0] * mean[1] - ns, mean[0] ** 2 - nn",
+        "a, b, c = mean[1] ** 2, mean[0] * mean[1], mean[0] ** 2 - nn",
+        "curvature/test_noise_scale.py",
+    ),
+    "hessian_sign": (
+        "return [*_normalized(product), tf.stack([value, residual])]",
+        "return [*_normalized(product), tf.stack([abs(value), residual])]",
+        "curvature/test_hessian.py",
+    ),
+    "rescue_takes_back": (
+        "of_weights = self._is_of_weights(kind, step)\n            self._assign(self._before)",
+        "of_weights = self._is_of_weights(kind, step)",
+        "callbacks/test_rescue.py",
+    ),
+    "rescue_share_of_a_small_batch": (
+        "return [(levels, value * step.share) for levels, value in pairs]",
+        "return [(levels, value) for levels, value in pairs]",
+        "callbacks/test_rescue.py callbacks/test_rescue_faults.py",
+    ),
 }
 
 
 def _file_of(old):
     """Find the one file of the package that holds a piece of code once."""
-    found = [p for p in (ROOT / "keras_bp").rglob("*.py") if old in p.read_text()]
+    packages = ("keras_bp", "keras_bp_runs")
+    files = (path for name in packages for path in (ROOT / name).rglob("*.py"))
+    found = [path for path in files if old in path.read_text()]
     if len(found) != 1 or found[0].read_text().count(old) != 1:
-        raise LookupError(f"{old!r} does not stand once in the package: {[str(p) for p in found]}")
+        raise LookupError(f"{old!r} does not stand once: {[str(p) for p in found]}")
     return found[0]
 
 

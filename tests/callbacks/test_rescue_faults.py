@@ -125,7 +125,9 @@ def classes(seed):
         # Single examples, of which a few are far from learned.
         (lambda: keras.optimizers.Adam(0.01), 1, 2),
         # At the edge of stability and over it, on all examples.
-        (lambda: keras.optimizers.SGD(1.5, momentum=0.5), 243, 60),
+        pytest.param(
+            lambda: keras.optimizers.SGD(1.5, momentum=0.5), 243, 60, marks=pytest.mark.long
+        ),
     ],
     ids=["cycles", "single", "edge"],
 )
