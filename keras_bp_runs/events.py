@@ -36,16 +36,19 @@ class RunFiles:
 
     Attributes:
         directory: string, the directory.
+        rewrites: integer, how often `refresh` has found that steps read before are no longer there:
+            made again by a training that starts again, or in a file that was removed.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = os.fspath(directory)
         self._files: dict[str, _EventFile] = {}
+        self.rewrites = self._left_out = 0
         self.refresh()
 
     def refresh(self) -> bool:
         """Read what was written since the last time, and tell whether that was anything."""
-        paths = event_files(self.directory)
+        paths, known = event_files(self.directory), [*self._files.values()]
         before = [(path, len(file.steps)) for path, file in self._files.items()]
         files = {path: self._files.get(path) for path in paths}
         self._files = {path: file or _EventFile(path) for path, file in files.items()}
@@ -56,6 +59,10 @@ class RunFiles:
         limit = _ALL
         for file in reversed(self._files.values()):
             limit = file.leave_out_from(limit)
+        left_out = sum(int((~file.usable()).sum()) for file in self._files.values())
+        is_gone = [file not in self._files.values() for file in known]
+        self.rewrites += left_out != self._left_out or any(is_gone)
+        self._left_out = left_out
         return before != [(path, len(file.steps)) for path, file in self._files.items()]
 
     def verify(self) -> None:
@@ -74,7 +81,8 @@ class RunFiles:
 
         The kind is the name of the TensorBoard plugin that shows it.
         """
-        return {tag: kind for file in self._files.values() for tag, kind in file.tags.items()}
+        files = self._files.values()
+        return {tag: kind for file in files for tag, kind in file.usable_tags().items()}
 
     @property
     def settings(self) -> dict | None:
@@ -317,7 +325,7 @@ class _EventFile:
                 self._lose(np.array([number]))
 
     def _lose(self, numbers):
-        """Leave out damaged records, and what only they held."""
+        """Leave out damaged records."""
         if not len(numbers):
             return
         lost = set(numbers.tolist())
@@ -326,13 +334,21 @@ class _EventFile:
         self._starts = [start for start in self._starts if start[0] not in lost]
         for tag, held in self._others.items():
             self._others[tag] = [number for number in held if number not in lost]
-        held = {tag for tag, numbers in self._others.items() if numbers}
-        for number in set(self._layout_of.tolist()) - {-1}:
-            held.update(self._layouts[number].tags)
-        self.tags = {tag: kind for tag, kind in self.tags.items() if tag in held}
         first = self._records.starts[numbers.min()]
         records = "1 record is" if len(lost) == 1 else f"{len(lost)} records are"
         self._faults.append(f"{records} damaged, the first at byte {first}")
+
+    def usable(self):
+        """Tell which records are not left out, a bool array."""
+        return self.steps < self._limits
+
+    def usable_tags(self):
+        """Return the tags, and their kinds, of the records that are there and not left out."""
+        usable = self.usable()
+        held = {tag for tag, numbers in self._others.items() if usable[numbers].any()}
+        for number in np.flatnonzero(np.bincount(self._layout_of[usable] + 1)[1:]):
+            held.update(self._layouts[number].tags)
+        return {tag: kind for tag, kind in self.tags.items() if tag in held}
 
     def leave_out_from(self, limit):
         """Leave out steps from `limit` on, where later files have them again.
@@ -347,7 +363,7 @@ class _EventFile:
     def find(self, tags, first=None, last=None):
         """Return the records with some of these scalars: {the tags that they hold: numbers}."""
         low, high = -_ALL if first is None else first, _ALL if last is None else last
-        usable = (self.steps < self._limits) & (self.steps >= low) & (self.steps <= high)
+        usable = self.usable() & (self.steps >= low) & (self.steps <= high)
         held = [tuple(tag for tag in tags if tag in lay.columns) for lay in self._layouts]
         found = {}
         for some in dict.fromkeys(filter(None, held)):

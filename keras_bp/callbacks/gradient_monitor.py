@@ -327,7 +327,7 @@ class GradientMonitor(RecordingCallback):
         if not self._measures() and not self._counting:
             super().on_train_batch_end(batch, logs)
             return
-        self._curvature.see_call()
+        self._see_call()
         steps = self._take_updates()
         step = self._last_step
         # Without steps, the update is still to come.

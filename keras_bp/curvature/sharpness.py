@@ -43,7 +43,8 @@ def critical_learning_rate(
     Returns:
         The rate. Of several at which the loss passes its present value, that which the search from
         `guess` meets, mostly the smallest. Infinity if the loss rises at none that was tried, and
-        0.0 if it rises at all of them: the update is no descent.
+        0.0 if it rises at all of them: the update is no descent. NaN if the present value is not
+        finite.
 
     Raises:
         TypeError: if an argument is no number.
@@ -81,6 +82,8 @@ class RateSearch:
     def find(self, loss: Callable[[float], Any], guess: float) -> float:
         """Return the critical learning rate; `guess` is used if there was none yet."""
         here = float(loss(0.0))
+        if not math.isfinite(here):
+            return math.nan
         low, high, rate = 0.0, math.inf, self._found or guess
         tried: list[tuple[float, float]] = []
         root = math.nan
@@ -159,7 +162,7 @@ def critical_sharpness(
 
     Returns:
         The sharpness, in units of 1 / rate: 0.0 if no rate that was tried raises the loss, and
-        infinity if the update is no descent; NaN if the update, or the gradient, is not finite.
+        infinity if the update is no descent; NaN if the loss or the update is not finite.
 
     Raises:
         TypeError: if `guess` is no number.
@@ -188,4 +191,4 @@ def critical_sharpness(
     if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in direction):
         return math.nan
     rate = critical_learning_rate(lambda r: surface.loss(weights, direction, r, batch), guess)
-    return 2 / rate if rate > 0 else math.inf
+    return 2 / rate if rate != 0 else math.inf

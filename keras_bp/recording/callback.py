@@ -177,7 +177,7 @@ class RecordingCallback(Callback):
         self._calls += 1
         full = (self._calls + 1) * self.model.steps_per_execution > self._recorder.places
         late = time.monotonic() - self._taken_at >= self._seconds
-        self._curvature.see_call()
+        self._see_call()
         if full or late or self._measures() or self._curvature.running:
             self._take_updates()
 
@@ -203,6 +203,18 @@ class RecordingCallback(Callback):
             self._take_updates()
         if self._file is not None:
             self._file.flush()
+
+    def _see_call(self):
+        """Let what is being measured see the call; measure nothing if a step was taken back.
+
+        The weights before it may be others then, and it has no batch.
+        """
+        if self._function.kept:
+            self._curvature.see_call()
+            return
+        self._curvature.cancel()
+        if self._meter is not None:
+            self._meter.cancel()
 
     def _start_meter(self):
         """Measure the coming update, unless one is being measured."""

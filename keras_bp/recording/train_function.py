@@ -43,6 +43,8 @@ class RecordingTrainFunction:
         self._guests: list[Recorder] = []
         self._armed = self._sampling = False
         self._replicas, self._watching = 0, contextlib.ExitStack()
+        self.kept = True
+        """Whether the last call has kept all its steps: a recorder's `run` may take some back."""
         self.run_directories: dict[str, str] = {}
         """Maps each `log_dir` of the callbacks to the directory that they share in this `fit`."""
 
@@ -95,6 +97,7 @@ class RecordingTrainFunction:
         if not self._armed:
             return self._plain(iterator)
         sampling, self._armed, self._sampling = self._sampling, False, False
+        self.kept = True
         for recorder in self._recorders:
             recorder.sampling = sampling
             recorder.prepare()

@@ -52,10 +52,15 @@ class Extremes:
 
     def __init__(self, files, tags):
         self._files, self._tags = files, list(tags)
+        self._all_steps: np.ndarray | None = None
+        self._forget()
+
+    def _forget(self):
+        """Read the records again."""
         none = np.zeros((0, len(self._tags)), np.float32)
         self._known = Columns(1, np.zeros(0, np.int64), none, none)
         self._read_to = -1  # the last step that they hold
-        self._all_steps: np.ndarray | None = None
+        self._rewrites = self._files.rewrites
 
     def columns(self, first: int, last: int, most: int) -> Columns:
         """Return at most `most` columns of the steps from `first` to `last`.
@@ -82,8 +87,10 @@ class Extremes:
         return Columns.of(width, *self._rows(first, last, most))._replace(exact=False)
 
     def refresh(self) -> None:
-        """Take notice that the run has grown."""
+        """Take notice that the run has grown, or that some of its steps were made again."""
         self._all_steps = None
+        if self._files.rewrites != self._rewrites:
+            self._forget()
 
     def read_more(self) -> bool:
         """Read some records that were not read before; tell whether there are others."""

@@ -122,7 +122,8 @@ class Run:
 
     def holds(self, what: str) -> bool:
         """Tell whether there is a kind, or a scalar of this tag."""
-        return bool(self._layers.get(what)) if what in KINDS else what in self._scalars
+        with self._lock:  # another request may be listing them anew
+            return bool(self._layers.get(what)) if what in KINDS else what in self._scalars
 
     def sample(self, kind: str) -> np.ndarray:
         """Return some values of a kind, from the whole run; the same until it is twice as long."""

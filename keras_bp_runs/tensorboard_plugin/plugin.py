@@ -3,7 +3,6 @@
 import functools
 import importlib.resources
 import json
-import math
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import werkzeug
 from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 
+from keras_bp_runs.run import as_json
 from keras_bp_runs.tensorboard_plugin.log_dir import KINDS, LogDir, Run
 
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
@@ -130,6 +130,4 @@ def _strict(value):
         return {str(key): _strict(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_strict(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+    return as_json(value)

@@ -1,5 +1,7 @@
 """Rescue: a step that goes wrong is taken back, bit for bit, and the training goes on."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -162,7 +164,47 @@ def test_other_callbacks_see_no_fault(tmp_path, read_events):
     assert step == 6 and b"the batch is skipped" in text.item()
 
 
+@pytest.mark.parametrize("batch", [0, 5])
+def test_what_the_monitor_measures_leaves_the_fault_out(batch, tmp_path, read_events):
+    """Its batch is no part of a noise scale; after a fault in the first step there is none yet."""
+    each = {"noise_scale_every": 1, "sharpness_every": 1, "updates_every": 1}
+    model, monitor = build(), GradientMonitor(tmp_path / "logs", **each)
+    fit(model, harmed(batch), Rescue(tmp_path / "faults", spike=None, verbose=0), monitor)
+    twin, plain = build(), GradientMonitor(tmp_path / "plain", **each)
+    fit(twin, without(harmed(batch), batch), plain)
+    measured, expected = read_events(tmp_path / "logs"), read_events(tmp_path / "plain")
+    for tag in ("gradient_noise_scale", "critical_sharpness", "update_ratio/hidden"):
+        assert len(measured[tag]) == 7 and measured[tag] == expected[tag], tag
+
+
 # Where the rate is too high
+
+
+def test_the_steps_of_other_callbacks_go_on_where_it_goes_back(tmp_path, read_events):
+    """A fault after that is written at their step, and no update is measured across it."""
+    ones = np.ones((BATCH * 120, 1), "float32")
+    ones[100 * BATCH] = np.nan
+    logs, rescue = tmp_path / "logs", Rescue(tmp_path, log_dir=tmp_path / "logs", verbose=0)
+    set_rate = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: (
+            batch == 70 and rescue.model.optimizer.learning_rate.assign(2.0)
+        )
+    )
+    y = np.random.default_rng(0).normal(1.0, 1.0, ones.shape)
+    monitor = GradientMonitor(logs, updates_every=1)
+    fit(linear(keras.optimizers.SGD(0.05)), (ones, y), set_rate, rescue, monitor)
+    first, second = rescue.rescues
+    assert (first.action, second.action) == ("lowered", "skipped")
+    assert first.from_step < first.step - 1 and second.step < 100
+    events = read_events(logs)
+    # Of 120 batches two were faults: the monitor has written 118 steps, in one line.
+    assert list(events["loss/batch"]) == list(range(1, 119))
+    (step,) = events["rescue/not_finite"]
+    assert step == 100  # the first of the two came before
+    (ratios,) = (series for tag, series in events.items() if tag.startswith("update_ratio/"))
+    assert len(ratios) == 118
+    ((_, text),) = events["keras_bp/finding/rescue/not_finite"].items()
+    assert json.loads(text.item())["step"] == 100
 
 
 RATES = {

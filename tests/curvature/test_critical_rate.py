@@ -108,3 +108,10 @@ def test_a_gradient_of_nan_under_a_finite_loss_has_none():
     model.compile("sgd", "mse")
     x, y = np.full((4, 2), np.nan, "float32"), np.ones((4, 3), "float32")
     assert math.isnan(critical_sharpness(model, x, y))
+
+
+@pytest.mark.parametrize("present", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_has_no_critical_rate(present):
+    tried = []
+    rate = critical_learning_rate(lambda r: (tried.append(r), 1.0 if r else present)[1], 0.1)
+    assert np.isnan(rate) and tried == [0.0]

@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import HistogramProto
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from keras_bp.recording import EventFile
-from keras_bp_runs import RunFiles
+from keras_bp_runs import RunFiles, read_run
 from keras_bp_runs.records import crc32c, masked
 
 STEPS = [0, 1, 127, 128, 129, 16383, 16384, 2**31]
@@ -156,6 +156,24 @@ def test_steps_that_a_restart_makes_again_are_left_out(tmp_path, read_events):
     first.write_bytes(first.read_bytes() + second.read_bytes())  # both sessions in one file
     second.unlink()
     assert RunFiles(tmp_path).series("a")[1].tolist() == [1, 2, 30, 40]
+
+
+def test_a_tag_of_which_a_restart_leaves_nothing(tmp_path):
+    """As of an epoch that a process that was killed had ended, and the next one has not."""
+    write(tmp_path, ("a",), [[1], [2], [3]], [1, 2, 3], starts=True)
+    write(tmp_path, ("epoch/loss",), [[4]], [3])
+    files = RunFiles(tmp_path)
+    assert set(files.tags) == {"a", "epoch/loss"} and files.rewrites == 0
+    write(tmp_path, ("a",), [[20]], [2], starts=True, step=1)
+    assert files.refresh() and set(files.tags) == {"a"} and files.rewrites == 1
+    assert "epoch/loss" not in str(read_run(tmp_path).table)
+    write(tmp_path, ("epoch/loss",), [[5]], [3])
+    files.refresh()
+    assert set(files.tags) == {"a", "epoch/loss"} and files.rewrites == 1
+    assert files.series("epoch/loss")[1].tolist() == [5]
+    os.remove(min(map(str, tmp_path.iterdir())))
+    files.refresh()
+    assert files.rewrites == 2
 
 
 def test_a_run_that_goes_on(tmp_path):

@@ -122,6 +122,28 @@ def test_steps_that_a_restart_makes_again(tmp_path, pages, write):
     np.testing.assert_array_equal(columns.high[:, 20:].T, values[20:])
 
 
+@pytest.mark.parametrize("removed", [False, True])
+def test_columns_that_are_kept_are_made_anew(removed, tmp_path, pages, write, monkeypatch):
+    """Of steps that a restart makes again, or of a run that was removed and begun anew."""
+    monkeypatch.setattr(extremes, "AT_ONCE", 60)
+    write(tmp_path, LAYERS, np.full((100, 3), 2.0))
+    asked = pages(tmp_path)
+    asked.json("run", run=".")
+
+    def exact():
+        while not (columns := asked.columns(".", "gradient_norm", 1, 100, 10)).exact:
+            time.sleep(0.01)
+        return columns
+
+    assert (exact().high == 2).all()
+    if removed:
+        for path in tmp_path.iterdir():
+            path.unlink()
+    write(tmp_path, LAYERS, np.full((100, 3), 7.0))
+    asked.json("run", run=".")
+    assert (exact().high == 7).all()
+
+
 def test_a_layer_that_was_frozen_at_first(tmp_path, pages, write):
     """It has no value in the first steps, which is another thing than NaN."""
     values = norms(30)

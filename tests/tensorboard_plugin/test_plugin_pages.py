@@ -43,7 +43,7 @@ def test_a_run_is_described(tmp_path, pages, write):
     assert (run["layers"], run["scalars"]) == (layers, ["loss/batch"])
     assert (run["first"], run["last"], run["faults"]) == (1, 2, [])
     [found] = run["findings"]
-    assert (found["check"], found["layer"], found["value"]) == ("exploding", "b", "nan")
+    assert (found["check"], found["layer"], found["value"]) == ("exploding", "b", "NaN")
     assert found["threshold"] == 1.5
 
     shown = asked.json("histograms", run="one/run", layer="a")

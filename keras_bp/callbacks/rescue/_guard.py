@@ -179,6 +179,7 @@ class Guard(Recorder):
                 number = self.number() + 1
                 self._rescue(Fault(kind, of_weights, step, number, place, self._losses.level()))
                 self.good = self._skipped = 0
+                self._function.kept = False
                 return self._outputs
             self._assign(after)
         self._accept(step)

@@ -151,7 +151,8 @@ class Rescue(RecordingCallback):
             to 0.1.
         max_rescues: integer of 0 or more. Defaults to 10.
         log_dir: string or `os.PathLike`, the directory of a TensorBoard event file that gets a
-            text for each fault, as in `GradientMonitor`, or None.
+            text for each fault, as in `GradientMonitor`, or None. It is written at the step of the
+            monitor, which counts on where the training goes back.
         verbose: integer, 1 to print a line for each fault, 0 for none. Defaults to 1.
 
     Attributes:
@@ -210,6 +211,8 @@ class Rescue(RecordingCallback):
         super()._forget()
         self._epoch = self._batch = self._in_a_row = self._lowered = self._files = 0
         self._writes = True
+        # Update steps that going back has undone: other callbacks count on.
+        self._undone = 0
 
     # Keras's hooks, and those of RecordingCallback.
 
@@ -261,6 +264,7 @@ class Rescue(RecordingCallback):
         }
         path = self._write(step.data, {**known, "layer": layer, "description": description})
         action = "lowered" if fault.of_weights else "skipped"
+        at = fault.number + self._undone
         if max(self._in_a_row, self._lowered) > self.max_rescues:
             action = "stopped"
             guard.go_to_best()
@@ -277,7 +281,8 @@ class Rescue(RecordingCallback):
             path=path,
         )
         self.rescues.append(rescued)
-        self._tell(rescued)
+        self._undone += fault.number - 1 - rescued.from_step
+        self._tell(rescued, at)
         if action == "stopped" and step.error is not None:
             raise step.error
 
@@ -316,20 +321,20 @@ class Rescue(RecordingCallback):
         self._files += 1
         return path
 
-    def _tell(self, rescued):
+    def _tell(self, rescued, at):
         if self._file is not None:
             about = {
                 "check": f"rescue_{rescued.fault}",
                 "layer": rescued.layer,
-                "step": rescued.step,
+                "step": at,
                 "value": rescued.loss,
                 "threshold": rescued.usual_loss,
                 "description": str(rescued),
                 "advice": _CURES[rescued.action],
             }
-            self._file.write_text(f"rescue/{rescued.fault}", str(rescued), rescued.step)
+            self._file.write_text(f"rescue/{rescued.fault}", str(rescued), at)
             content = json.dumps({name: as_json(value) for name, value in about.items()})
-            self._file.write_json(f"{FINDING}/rescue/{rescued.fault}", content, rescued.step)
+            self._file.write_json(f"{FINDING}/rescue/{rescued.fault}", content, at)
             self._file.flush()
         if self.verbose:
             print(f"\nRescue: {rescued}")
