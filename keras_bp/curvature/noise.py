@@ -99,6 +99,8 @@ def noise_scale_of(noise: Array, signal: Array, weights: Array | None = None) ->
     weights = np.ones(pairs.shape[1]) if weights is None else np.float64(weights)
     weights = weights / weights.sum()
     mean = pairs @ weights
+    if not np.isfinite(mean).all():  # of weights or data with NaN: nothing is known
+        return NoiseScale(*[math.nan] * 3, *map(float, mean))
     number = 1 / np.sum(weights**2)
     value = mean[0] / mean[1] if mean[1] > 0 else math.inf
     if number < 1.5:

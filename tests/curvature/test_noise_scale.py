@@ -98,6 +98,11 @@ def test_a_network_has_the_noise_scale_of_its_examples_gradients():
     assert isinstance(found, NoiseScale)
 
 
+def test_of_nan_nothing_is_known():
+    scale = noise_scale_of([1.0, np.nan, 1.0], [1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(scale, [np.nan] * 4 + [1.0])
+
+
 def test_bad_arguments():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     x = np.ones((6, 1))
