@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def compare_runs(
         A `RunComparison`, which prints as a table.
 
     Raises:
-        TypeError: if `runs` is not a list of runs.
+        TypeError: if `runs` is not a list of runs, or `tolerance` no number.
         ValueError: if it holds fewer than two, if one holds no run, or if `tolerance` is negative.
 
     Example:
@@ -42,6 +43,8 @@ def compare_runs(
         raise TypeError(f"`runs` must be a list of runs or directories. Received: runs={runs!r}")
     if len(runs) < 2:
         raise ValueError(f"`runs` must hold two runs or more. Received: runs={runs!r}")
+    if not isinstance(tolerance, Real):
+        raise TypeError(f"`tolerance` must be a number. Received: tolerance={tolerance!r}")
     if not tolerance >= 0:
         raise ValueError(f"`tolerance` must be 0 or more. Received: tolerance={tolerance!r}")
     return RunComparison([r if isinstance(r, Run) else read_run(r) for r in runs], tolerance)
@@ -55,7 +58,7 @@ class RunComparison:
         names: list of strings, the last parts of their directories, as many as tell them apart.
         tolerance: float, the relative difference up to which values count as equal.
         settings: dictionary, the name of a setting in which the runs differ -> list of its values,
-            None in a run that has no such setting.
+            None in a run that has no such setting, or none at all: such a run differs in none.
         parted: dictionary, the tag of each scalar that two runs have -> the first step at which a
             run's value differs from the first one's, None if none does. Steps that both have are
             compared, and two NaN are equal.
@@ -69,7 +72,10 @@ class RunComparison:
         every = [_compared(run.settings or {}) for run in runs]
         keys = dict.fromkeys(key for each in every for key in each)
         values = {key: [each.get(key) for each in every] for key in keys}
-        self.settings = {k: v for k, v in values.items() if any(each != v[0] for each in v)}
+        written = [i for i, run in enumerate(runs) if run.settings is not None]
+        self.settings = {
+            k: v for k, v in values.items() if any(v[i] != v[written[0]] for i in written)
+        }
         self.parted: dict[str, int | None] = {}
         self.missing: dict[str, list[str]] = {}
         for tag in dict.fromkeys(tag for run in runs for tag in run.tags):

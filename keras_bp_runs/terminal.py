@@ -36,6 +36,8 @@ def comparison_text(comparison: RunComparison) -> str:
     names, step = comparison.names, comparison.first_step
     tolerance = f" by more than {comparison.tolerance:g}" * bool(comparison.tolerance)
     apart = "do not part" if step is None else f"part at step {step}"
+    if not comparison.parted:
+        apart, tolerance = "have no name in common", ""
     parts = [f"{', '.join(names)}: the curves {apart}{tolerance}"]
     rows = [[key, *map(_short, values)] for key, values in comparison.settings.items()]
     parts.append(_table(["Settings", *names], rows))

@@ -287,7 +287,7 @@ MUTATIONS = {
     "rescue_share_of_a_small_batch": (
         "return [(levels, value * step.share) for levels, value in pairs]",
         "return [(levels, value) for levels, value in pairs]",
-        "callbacks/test_rescue.py callbacks/test_rescue_faults.py",
+        "callbacks/test_rescue_faults.py",
     ),
 }
 

@@ -76,7 +76,7 @@ class LossSurface:
             updates: integer, the number of updates.
 
         Returns:
-            A list of tensors, and whether anything has moved.
+            A list of tensors, and whether anything has moved, and nothing to NaN or infinity.
         """
         update, moved = self._traced_update(weights, tf.constant(updates))
         return update, bool(moved)
@@ -164,7 +164,10 @@ class LossSurface:
     def _update(self, weights, updates):
         pairs = zip(self.variables, weights, strict=True)
         update = [(tf.convert_to_tensor(v) - w) / tf.cast(updates, w.dtype) for v, w in pairs]
-        return update, tf.reduce_any([tf.reduce_any(u != 0) for u in update])
+        moved = tf.reduce_any([tf.reduce_any(u != 0) for u in update])
+        # A NaN must be seen here: the loss may be finite, as TensorFlow's relu of it is 0.
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(u)) for u in update])
+        return update, moved & finite
 
     def _losses(self, weights, batches):
         """Return the loss of each of some batches, this replica's part, scaled as in training."""

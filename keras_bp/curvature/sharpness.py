@@ -162,7 +162,8 @@ def critical_sharpness(
 
     Returns:
         The sharpness, in units of 1 / rate: 0.0 if no rate that was tried raises the loss, and
-        infinity if the update is no descent. NaN if the loss is not finite.
+        infinity if the update is no descent; NaN if the loss, the gradient or the update is not
+        finite.
 
     Raises:
         TypeError: if `guess` is no number.
@@ -188,5 +189,7 @@ def critical_sharpness(
         direction = [tf.zeros_like(w) if g is None else -tf.convert_to_tensor(g) for g, w in pairs]
     else:
         direction = surface.check("update", update)
+    if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in direction):
+        return math.nan
     rate = critical_learning_rate(lambda r: surface.loss(weights, direction, r, batch), guess)
     return 2 / rate if rate != 0 else math.inf

@@ -173,7 +173,7 @@ class CurvatureMeter:
         return noise_scale_of(*np.transpose(self._estimates), weights)
 
     def _critical_rate(self, updates, rate):
-        """Return the critical rate along the mean update of the call, NaN where that is 0."""
+        """Return the critical rate along a call's mean update, NaN if that is 0 or not finite."""
         update, moved = self._surface.update_since(self._before, updates)
         if not rate > 0 or not moved:
             return math.nan

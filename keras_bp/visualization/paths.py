@@ -78,7 +78,9 @@ def plot_paths(
     def cost(theta):
         return 0.5 * np.sum(h * np.square(theta), axis=-1)
 
-    paths = {name: _path(name, make(), h, first, steps) for name, make in chosen.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # where an optimizer diverges
+        paths = {name: _path(name, make(), h, first, steps) for name, make in chosen.items()}
+        costs = {name: cost(path) for name, path in paths.items()}
     columns = min(len(paths), 2)
     rows = -(-len(paths) // columns)
     figure = new_figure("plot_paths", (4.6 * columns, 2.9 * rows + 3.0))
@@ -90,9 +92,9 @@ def plot_paths(
         _draw_path(ax, path, lambda x, y: cost(np.stack([x, y], -1)), window, styles[name])
         ax.plot(0, 0, "k+", markersize=10)
         ax.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
-        reached = cost(path[-1]) <= _SHARE * cost(first)
+        reached = costs[name][-1] <= _SHARE * cost(first)
         ax.set_title(f"{name}: {'' if reached else 'not after '}{_count(len(path) - 1, 'step')}")
-        below.plot(_shown(cost(path)), label=name, **styles[name])
+        below.plot(_shown(costs[name]), label=name, **styles[name])
     below.set(yscale="log", xlabel="steps", ylabel="cost", title="Cost after each step")
     below.set_xlim(0, max(map(len, paths.values())) - 1)
     below.set_ylim(0.5 * _SHARE * cost(first), 100 * cost(first))
@@ -274,8 +276,8 @@ def _draw_path(ax, path, cost, window, style):
 
 
 def _shown(costs):
-    """Return costs that a logarithmic axis can show."""
-    return np.where(np.isfinite(costs) & (costs > 0.0), costs, np.nan)
+    """Return costs that a logarithmic axis, with its margins, can show."""
+    return np.where((costs < 1e100) & (costs > 0.0), costs, np.nan)
 
 
 def _count(number, noun):

@@ -27,7 +27,8 @@ def chain(*layers, loss="mse", optimizer="sgd"):
 
 
 def explained(model, x=X, y=Y, weights=None):
-    return explain(model, tuple(None if a is None else tf.constant(a) for a in (x, y, weights)))
+    batch = tf.nest.map_structure(lambda a: a if a is None else tf.constant(a), (x, y, weights))
+    return explain(model, batch)
 
 
 def test_the_table_holds_the_norms_of_a_step():
@@ -103,6 +104,19 @@ def test_where_it_begins(case, began_in, began_at, rows):
     replay = explained(model, x, y, weights)
     assert (replay.began_in, replay.began_at, replay.examples) == (began_in, began_at, rows)
     assert replay.description in str(replay)
+
+
+def test_the_faulty_one_of_several_inputs_is_named():
+    inputs = {name: keras.Input((3,), name=name) for name in ("good", "bad")}
+    both = L.Add()(list(inputs.values()))
+    outputs = {name: L.Dense(1, name=name)(both) for name in ("one", "two")}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"one": "mse", "two": "mse"})
+    x = {"good": X.copy(), "bad": X.copy()}
+    x["bad"][2, 1] = np.nan
+    replay = explained(model, x, {"one": Y, "two": Y}, None)
+    assert (replay.began_in, replay.began_at, replay.examples) == ("data", "x/bad", [2])
+    assert "example 2: loss nan\n" in str(replay)  # no target where there are several
 
 
 def test_a_batch_comes_back_as_it_was(tmp_path):

@@ -140,3 +140,14 @@ def test_healthy_trainings(optimizer, batch_size, epochs, seed, tmp_path):
     rescue = Rescue(tmp_path, verbose=0)
     fit(model, classes(seed), rescue, batch_size=batch_size, epochs=epochs, shuffle=True)
     assert rescue.rescues == []
+
+
+@pytest.mark.parametrize("last, rescued", [(10.0, 0), (100.0, 1)])
+def test_a_batch_of_one_example_counts_by_its_share(last, rescued, tmp_path):
+    """The losses of batches of 4 are 1: that of a batch of 1 may be four times what theirs may."""
+    x = np.full((BATCH * 30 + 1, 1), 1e-3, "float32")
+    y = np.random.default_rng(0).normal(1.0, 0.02, x.shape).astype("float32")
+    y[-1] = np.sqrt(last)
+    rescue = Rescue(tmp_path, verbose=0)
+    fit(linear(SGD(1e-6)), (x, y), rescue)
+    assert [r.fault for r in rescue.rescues] == ["spike"] * rescued

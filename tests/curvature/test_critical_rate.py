@@ -79,6 +79,7 @@ def test_linear_regression_has_the_curvature_along_its_gradient():
     expected = (update.T @ hessian @ update).item() / -(gradient * update).sum()
     assert critical_sharpness(model, x, y, update=[update]) == pytest.approx(expected, rel=1e-3)
     assert critical_sharpness(model, x, y, update=[gradient]) == math.inf
+    assert math.isnan(critical_sharpness(model, x, y, update=[np.nan * gradient]))
     np.testing.assert_array_equal(before, [weight.numpy() for weight in model.weights])
 
 
@@ -106,3 +107,11 @@ def test_a_loss_that_is_not_finite_has_no_critical_rate(present):
     tried = []
     rate = critical_learning_rate(lambda r: (tried.append(r), 1.0 if r else present)[1], 0.1)
     assert np.isnan(rate) and tried == [0.0]
+
+
+def test_a_gradient_of_nan_under_a_finite_loss_has_none():
+    """TensorFlow's relu of NaN is 0."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "relu")])
+    model.compile("sgd", "mse")
+    x, y = np.full((4, 2), np.nan, "float32"), np.ones((4, 3), "float32")
+    assert math.isnan(critical_sharpness(model, x, y))

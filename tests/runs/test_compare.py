@@ -48,6 +48,13 @@ def test_runs_of_different_models(runs):
     assert comparison.parted["learning_rate"] is None and comparison.parted["loss/batch"] == 1
 
 
+def test_a_run_without_settings_differs_in_none(runs, tmp_path):
+    bare = by_hand(tmp_path / "bare", {"loss/batch": {1: 1}})
+    assert keras_bp.compare_runs([runs.folder / "one", bare]).settings == {}
+    three = [bare, runs.folder / "one", runs.folder / "two"]
+    assert keras_bp.compare_runs(three).settings == {"optimizer.learning_rate": [None, 0.05, 0.1]}
+
+
 def test_the_first_step_that_differs(tmp_path):
     nan = np.nan
     one = by_hand(tmp_path / "one", {"a": {1: 1, 2: nan, 3: 1, 5: 2}, "b": {1: 0}, "same": {1: 3}})
@@ -59,6 +66,8 @@ def test_the_first_step_that_differs(tmp_path):
     assert comparison.parted == {"a": 5, "same": None}
     assert comparison.missing == {"b": ["two"], "c": ["one"]}
     assert "No settings were written by one, two." in str(comparison)
+    apart = by_hand(tmp_path / "apart", {"d": {1: 0}})
+    assert "have no name in common" in str(keras_bp.compare_runs([one, apart]))
     assert keras_bp.compare_runs([one, two], tolerance=6e-4).parted["a"] is None
     assert keras_bp.compare_runs([one, two], tolerance=4e-4).parted["a"] == 5
     three = by_hand(tmp_path / "three", {"a": {1: nan}, "same": {1: np.inf}})
@@ -73,11 +82,13 @@ def test_the_first_step_that_differs(tmp_path):
         (["one"], {}, r"`runs` must hold two runs or more. Received: runs=\['one'\]"),
         (["one", "no"], {}, r"`log_dir` must be the directory of a run"),
         (["one", "two"], {"tolerance": -1.0}, r"`tolerance` must be 0 or more"),
+        (["one", "two"], {"tolerance": "tiny"}, r"`tolerance` must be a number"),
         (["one", "two"], {"tolerance": np.nan}, r"`tolerance` must be 0 or more"),
     ],
 )
 def test_what_cannot_be_compared(runs, options, words):
-    with pytest.raises(TypeError if runs == "one" else ValueError, match=words):
+    kind = TypeError if runs == "one" or "tiny" in options.values() else ValueError
+    with pytest.raises(kind, match=words):
         keras_bp.compare_runs(runs, **options)
 
 

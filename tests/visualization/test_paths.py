@@ -44,6 +44,11 @@ def test_paths_in_a_valley():
     assert len(drawn) == len(costs) == 4 and np.abs(drawn["Newton's"]).max() > 1e9
 
 
+def test_a_divergence_beyond_all_numbers(tmp_path):
+    # Warnings are errors.
+    plot_paths({"far": lambda: reference.SGD(1e3)}, 200).savefig(tmp_path / "far.png")
+
+
 def test_a_path_ends_at_a_millionth_of_the_cost():
     figure = plot_paths({"Newton": lambda: reference.SGD(0.25)}, curvatures=[4, 4], start=[1, 3])
     drawn, _, titles = _paths(figure)

@@ -1,6 +1,7 @@
 """Runs one batch forward and backward, layer by layer, and tells where NaN or infinity begins."""
 
 import dataclasses
+import re
 from typing import Any
 
 import keras
@@ -76,7 +77,8 @@ class Replay:
         rows.append(f"loss {self.loss:.6g}")
         for example, label in zip(self.examples, self.labels, strict=True):
             own = f"{self.losses[example]:.6g}" if len(self.losses) else "unknown"
-            rows.append(f"  example {example}: loss {own}, target {label}")
+            target = "" if label is None else f", target {label}"
+            rows.append(f"  example {example}: loss {own}{target}")
         return "\n".join([*rows, self.description])
 
 
@@ -133,7 +135,8 @@ def explain(model: keras.Model, batch: tuple, report: dict | None = None) -> Rep
         try:
             loss = model.compute_loss(**arguments, training=True)
         except tf.errors.InvalidArgumentError as error:  # a label outside of the classes
-            refused = getattr(error, "message", str(error)).partition(" [Op:")[0].strip()
+            refused = getattr(error, "message", str(error)).partition(" [Op:")[0]
+            refused = re.sub(r"^\{\{.*?\}\}", "", refused).strip()  # the node in TensorFlow's graph
         scaled = None if loss is None else _scaled(model, loss)
     paths = layer_paths(model)
     every = outputs.layers()
@@ -182,9 +185,10 @@ def _beginning(model, rows, values, gradients, arguments, losses, loss, refused)
     """Return where it began, in what, the examples that show it, and a sentence."""
     count = int(tf.nest.flatten(arguments["x"])[0].shape[0])
     for name in ("x", "y", "sample_weight"):
-        for leaf in tf.nest.flatten(arguments[name]):
+        for path, leaf in keras.tree.flatten_with_path(arguments[name]):
             if tf.is_tensor(leaf) and leaf.dtype.is_floating and not _is_finite(leaf):
                 examples = _examples(leaf, count)
+                name = "/".join(map(str, (name, *path)))
                 where = f"`{name}` holds NaN or infinity in {_named(examples)}"
                 first = next((row.layer for row in rows if row.not_finite), None)
                 then = f"; the first layer that shows it is `{first}`" if first else ""

@@ -11,6 +11,7 @@ const BAR = 76;
 const PLAIN = 10; // the margin where there are no names, or no bar
 const NAMED = 11; // a row of so many pixels has room for its name
 const TALLEST = 18;
+const LABEL = 12; // what a number beside the bar needs
 
 export function heightOf(rows) {
   return Math.round(Math.max(40, Math.min(rows * TALLEST, Math.max(700, 2 * rows))));
@@ -138,7 +139,12 @@ export class HeatMap {
     context.strokeRect(x - 0.5, top - 0.5, 13, bar + 1);
     context.fillStyle = ink("text");
     context.textAlign = "left";
-    for (const value of scale.ticks()) {
+    const ticks = scale.ticks();
+    // A low map has room for some of the ticks only, the two ends among them.
+    const every = Math.ceil(((ticks.length - 1) * LABEL) / bar);
+    for (const [i, value] of ticks.entries()) {
+      const toEnd = ticks.length - 1 - i;
+      if (toEnd && (i % every || toEnd < every)) continue;
       const y = top + (1 - scale.share(value)) * bar;
       line(context, x + 12, y, x + 16, y);
       const text = scale.text?.(value) ?? short(value);

@@ -1,6 +1,6 @@
 // Values against steps, a line for each layer.
 import { columnAt, isMissing } from "./data.js";
-import { count, drawSteps, ink, line, makeScale, prepare, short } from "./scales.js";
+import { count, drawSteps, ink, line, makeScale, prepare, short, tickTexts } from "./scales.js";
 
 const LEFT = 56;
 const TOP = 8;
@@ -93,12 +93,14 @@ export class LineChart {
   drawAxes(context) {
     const { scale, range } = this.shown;
     context.textAlign = "right";
-    for (const value of scale.ticks()) {
+    const ticks = scale.ticks();
+    const texts = tickTexts(ticks);
+    for (const [i, value] of ticks.entries()) {
       const y = this.y(value);
       context.strokeStyle = ink("grid");
       line(context, LEFT, y, LEFT + this.plot.width, y);
       context.fillStyle = ink("text");
-      context.fillText(short(value), LEFT - 6, y);
+      context.fillText(texts[i], LEFT - 6, y);
     }
     context.strokeStyle = ink("line");
     context.strokeRect(LEFT - 0.5, TOP - 0.5, this.plot.width + 1, HEIGHT + 1);

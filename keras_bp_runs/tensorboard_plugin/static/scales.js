@@ -102,6 +102,15 @@ export function short(value) {
   return String(Number(value.toPrecision(3)));
 }
 
+/** Ticks in as few digits as tell neighbours apart, 0.6931 and 0.6932 for instance. */
+export function tickTexts(values) {
+  const unlike = (texts) => new Set(texts).size === texts.length;
+  const few = values.map(short);
+  if (unlike(few)) return few;
+  const more = [4, 5, 6, 7, 8, 9].map((d) => values.map((v) => String(Number(v.toPrecision(d)))));
+  return more.find(unlike) ?? few;
+}
+
 /** A float32 in the fewest digits that tell it from all others. */
 export function exact(value) {
   if (!Number.isFinite(value)) return short(value);
