@@ -89,9 +89,8 @@ class Run:
                 self._list()
             if self._description is None:
                 self._description = self._describe()
-            faults = self._files.faults
-            if time.time() - self.written() < _STILL_WRITTEN:
-                faults = [fault for fault in faults if not fault.endswith("still writes")]
+            being_written = time.time() - self.written() < _STILL_WRITTEN
+            faults = self._files.damage if being_written else self._files.faults
             return {**self._description, "faults": faults}
 
     def _describe(self):
