@@ -50,6 +50,10 @@ class Run:
         self._samples: dict[str, tuple[int, np.ndarray]] = {}
         self._description: dict[str, Any] | None = None
 
+    def is_there(self) -> bool:
+        """Tell whether it has files still."""
+        return bool(event_files(self._directory))
+
     def written(self) -> float:
         """Return when it was written to."""
         return max((os.path.getmtime(path) for path in event_files(self._directory)), default=0.0)
@@ -238,8 +242,8 @@ class LogDir:
         runs = self.runs()
         return max(runs, key=lambda name: runs[name].written(), default=None)
 
-    def read_ahead(self, run: str, what: str = "") -> None:
-        """Have a thread open a run, and read all its records of a kind."""
+    def read_ahead(self, run: str = "", what: str = "") -> None:
+        """Have a thread open a run, or the newest, and read all its records of a kind."""
         with self._lock:
             self._wanted[run, what] = None
             if self._thread is None:
@@ -288,9 +292,9 @@ class LogDir:
             while self._wanted:
                 with self._lock:
                     name, what = next(reversed(self._wanted))
-                    run = self._runs.get(name)
                 more = False
                 try:
+                    run = self.runs().get(name or self.newest() or "")
                     if run is not None:
                         run.open()
                         more = bool(what) and run.read_more(what)
