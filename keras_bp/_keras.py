@@ -548,9 +548,9 @@ def traced(function: Callable, **options: Any) -> Any:
     TensorFlow counts the traces of all objects' functions of one code together, and would warn of
     frequent retracing at the fifth object.
     """
-    function = tf.function(function, autograph=False, **options)
-    function._omit_frequent_tracing_warning = True
-    return function
+    own: Any = tf.function(function, autograph=False, **options)
+    own._omit_frequent_tracing_warning = True
+    return own
 
 
 def drop_traces(function: Any) -> None:
