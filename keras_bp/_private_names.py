@@ -83,6 +83,8 @@ PRIVATE_NAMES = {
     # Traced functions and tapes
     "Function._function_cache": "an optimizer drops its traced steps from it when a schedule takes "
     "the place of its rate; they would silently go on with the old rate",
+    "Function._omit_frequent_tracing_warning": "each object has traced functions of its own; "
+    "at the fifth TensorFlow would warn that one function were traced again and again",
     "Operation._set_attr": "lets a tf.cond stay one operation; the monitor would be slower without",
     "sys._current_frames": "CPython's stacks of all threads, in which those functions are found",
     "GradientTape._persistent": "a combiner refuses a tape that gives only one gradient; "

@@ -263,6 +263,9 @@ PROBES = {
     ),
     "MultiOptimizer._optimizer_map": _asks_its_map,
     "Function._function_cache": _traced_again,
+    "Function._omit_frequent_tracing_warning": lambda k: (
+        tf.function(abs)._omit_frequent_tracing_warning is False
+    ),
     "Operation._set_attr": _stays_one_operation,
     "sys._current_frames": _traced_again,
     "GradientTape._persistent": lambda k: (

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp._arguments import check_number, check_positive_integer
+from keras_bp._keras import traced
 from keras_bp._types import Array
 from keras_bp.curvature.loss_surface import LossSurface, as_batch
 from keras_bp.gradients import squared_norms
@@ -99,7 +100,7 @@ class PowerIteration:
 
     def __init__(self, surface: LossSurface) -> None:
         self._surface = surface
-        self._step = tf.function(self._iterate, autograph=False, reduce_retracing=True)
+        self._step = traced(self._iterate, reduce_retracing=True)
 
     def run(
         self,

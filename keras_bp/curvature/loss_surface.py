@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._keras import is_built
+from keras_bp._keras import is_built, traced
 from keras_bp._types import Array
 from keras_bp.gradients import map_values, squared_norms, sum_over_replicas, unscale
 
@@ -56,13 +56,12 @@ class LossSurface:
             )
         self._model = model
         self.variables = list(model.trainable_variables)
-        options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
-        self._traced_weights = tf.function(self._weights, **options)
-        self._traced_update = tf.function(self._update, **options)
-        self._traced_loss = tf.function(self._loss, **options)
-        self._traced_gradients = tf.function(self._gradients, **options)
-        self._traced_parts = tf.function(self._parts, **options)
-        self._traced_product = tf.function(self._product, **options)
+        self._traced_weights = traced(self._weights, reduce_retracing=True)
+        self._traced_update = traced(self._update, reduce_retracing=True)
+        self._traced_loss = traced(self._loss, reduce_retracing=True)
+        self._traced_gradients = traced(self._gradients, reduce_retracing=True)
+        self._traced_parts = traced(self._parts, reduce_retracing=True)
+        self._traced_product = traced(self._product, reduce_retracing=True)
 
     def weights(self) -> list[tf.Tensor]:
         """Return a copy of the model's trainable variables."""

@@ -151,6 +151,8 @@ class RecordingCallback(Callback):
             # A fit that an exception ended never called on_train_end.
             self._stop()
             RecordingTrainFunction.remove_from(model)
+            if self.model is not None and self.model is not model:  # it has a run of its own
+                self._forget()
         Callback.set_model(self, model)
 
     def on_train_begin(self, logs: dict | None = None) -> None:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._keras import traced
 from keras_bp.gradients import squared_norms
 from keras_bp.recording.histograms import block_rows, is_large
 
@@ -56,8 +57,8 @@ class UpdateMeter:
         before, self._before = self._before, None
         squares = self._measure(before).numpy()
         if self._measure == self._squares:
-            self._read = tf.function(self._values, autograph=False)
-            self._measure = tf.function(self._squares, autograph=False)
+            self._read = traced(self._values)
+            self._measure = traced(self._squares)
         return squares
 
     def _values(self):

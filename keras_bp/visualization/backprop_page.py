@@ -296,7 +296,7 @@ def _train(model, layers, x, y, wanted, batch_size, shown, penalized):
         return _backward(model, layers, x, y)
 
     if not model.run_eagerly:
-        backward = tf.function(backward, reduce_retracing=True, autograph=False)
+        backward = _keras.traced(backward, reduce_retracing=True)
 
     def record(done):
         if done not in wanted:

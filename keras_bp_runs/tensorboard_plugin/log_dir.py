@@ -93,9 +93,8 @@ class Run:
                 self._list()
             if self._description is None:
                 self._description = self._describe()
-            faults = self._files.faults
-            if time.time() - self.written() < _STILL_WRITTEN:
-                faults = [fault for fault in faults if not fault.endswith("still writes")]
+            being_written = time.time() - self.written() < _STILL_WRITTEN
+            faults = self._files.damage if being_written else self._files.faults
             return {**self._description, "faults": faults}
 
     def _describe(self):
@@ -167,10 +166,9 @@ class Run:
 
     def _extremes_of(self, what):
         tags = self._tags(what) if what in KINDS else [what]
-        key = "\n".join(tags)
-        if key not in self._extremes:  # or the kind has gained a layer
-            self._extremes[key] = Extremes(self._files, tags)
-        return self._extremes[key]
+        if what not in self._extremes or self._extremes[what].tags != tags:  # a layer more
+            self._extremes[what] = Extremes(self._files, tags)
+        return self._extremes[what]
 
     def _findings(self):
         """Return the findings of `TrainingHealth`; older runs have them as text only."""

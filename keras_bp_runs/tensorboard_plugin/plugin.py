@@ -17,6 +17,7 @@ from keras_bp_runs.tensorboard_plugin.log_dir import KINDS, LogDir, Run
 
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
 _MOST_COLUMNS = 1024
+_LAST_STEP = 2**53  # that a browser can name
 
 
 class GradientsPlugin(base_plugin.TBPlugin):
@@ -85,8 +86,9 @@ class GradientsPlugin(base_plugin.TBPlugin):
         run, what = self._get_run(arguments), arguments.get("what", "")
         first, last = (arguments.get(end, type=int) for end in ("first", "last"))
         most = min(arguments.get("most", _MOST_COLUMNS, type=int), _MOST_COLUMNS)
-        if not run.holds(what) or first is None or last is None or most < 1:
+        if not run.holds(what) or first is None or last is None or most < 2:
             raise werkzeug.exceptions.NotFound("The run has no such columns.")
+        first, last = (min(max(end, 0), _LAST_STEP) for end in (first, last))
         names, columns = run.columns(what, first, last, most)
         if not columns.exact:
             self._log_dir.read_ahead(run.name, what)

@@ -143,6 +143,19 @@ def test_a_batch_comes_back_as_it_was(tmp_path):
     assert write_fault(tmp_path, "step-3", model, (x, None, None), {}) == f"{path}-2"
 
 
+def test_the_loss_is_scaled_as_it_was(tmp_path):
+    """Keras scales it for a model's own policy, which another process does not set."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    model = chain(L.Dense(1))
+    keras.config.set_dtype_policy(policy)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.dynamic_scale.assign(2.0**40)  # beyond float16
+    path = write_fault(tmp_path, "step-1", model, (tf.constant(X), tf.constant(Y), None), {})
+    assert explained(model).began_in == keras_bp.replay(path).began_in == "backward"
+    assert keras.config.dtype_policy() is policy
+
+
 @pytest.fixture(scope="module")
 def fault(tmp_path_factory):
     """The folder of a fault: dropout, and a target that is far off."""

@@ -1,5 +1,7 @@
 """Which directory a run's events go to: one line in TensorBoard is one training."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -61,6 +63,26 @@ def test_another_model_does_not_go_on(data, tmp_path, read_events):
     fit(make(iterations=2, units=3), data, GradientMonitor(tmp_path))
     for name, first in {"": 1, "run-2": 3}.items():
         assert steps(read_events(tmp_path / name)) == list(range(first, first + 5))
+
+
+@pytest.mark.parametrize("units", [2, 3], ids=["alike", "other"])
+def test_one_callback_for_two_models(units, data, tmp_path, read_events):
+    """Nothing of the first one's run is in the second one's: steps, files, settings, layout."""
+    lines = tmp_path / "run.jsonl"
+    monitor = GradientMonitor(tmp_path, sinks=[lines])
+    health = TrainingHealth(["not_finite"], log_dir=tmp_path)
+    first, second = make(), make(units=units)
+    for model, goes_on in ((first, False), (first, True), (second, False)):
+        fit(model, data, monitor, health)
+        assert monitor.run_dir == health.run_dir
+        assert health.report.endswith(f" {10 if goes_on else 5} update steps")
+    for name, number in {"": 10, "run-2": 5}.items():
+        events = read_events(tmp_path / name)
+        assert steps(events) == list(range(1, number + 1))
+        assert set(events) >= {"keras_bp/settings", "custom_scalars__config__"}
+        suffix = f"-{name[-1]}" if name else ""
+        written = (tmp_path / f"run{suffix}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in written] == steps(events)
 
 
 def test_steps_that_a_killed_process_made_are_made_again(data, tmp_path, read_events):

@@ -5,9 +5,17 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_bp
-from keras_bp.curvature import LossSurface, RateSearch, critical_learning_rate, critical_sharpness
+from keras_bp.curvature import (
+    LossSurface,
+    PowerIteration,
+    RateSearch,
+    critical_learning_rate,
+    critical_sharpness,
+)
+from keras_bp.recording import UpdateMeter
 
 
 class Counted:
@@ -99,7 +107,28 @@ def test_penalties_of_outputs_belong_to_the_loss():
     ones = np.ones((4, 1), "float32")
     weights = [2 * ones[:1], ones[0]]
     loss = LossSurface(model).loss(weights, weights, 0.0, (ones, ones))
-    assert float(loss) == pytest.approx((3 - 1) ** 2 + 0.01 * 3**2)
+    # Before version 3.14 Keras adds the penalties of all examples.
+    model.set_weights(weights)
+    assert float(loss) == pytest.approx(model.evaluate(ones, ones, verbose=0))
+    assert float(loss) > (3 - 1) ** 2 + 0.08
+
+
+def test_many_surfaces_give_no_warning_of_retracing(caplog):
+    """Each traces its own functions, as do what iterates on it and what measures updates."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile("sgd", "mse")
+    batch = tf.ones((2, 1)), tf.zeros((2, 1))
+    tf.get_logger().addHandler(caplog.handler)
+    try:
+        for _ in range(6):
+            surface, meter = LossSurface(model), UpdateMeter(model.trainable_variables)
+            PowerIteration(surface).run(surface.weights(), batch, 0.1, 1)
+            for _ in range(2):
+                meter.start()
+                meter.stop()
+    finally:
+        tf.get_logger().removeHandler(caplog.handler)
+    assert caplog.text == ""
 
 
 def test_a_gradient_of_nan_under_a_finite_loss_has_none():

@@ -186,6 +186,13 @@ def test_only_the_runs_of_the_log_directory(run, tmp_path, pages, write):
         assert asked.answer(page, run=run).status_code == 404
     assert asked.answer("columns", run="mine", what="../a", first=1, last=2).status_code == 404
     assert asked.answer("columns", run="mine", what="gradient_norm").status_code == 404
+    assert (
+        asked.answer(
+            "columns", run="mine", what="gradient_norm", first=1, last=2, most=1
+        ).status_code
+        == 404
+    )
+    assert len(asked.columns("mine", "gradient_norm", -(10**30), 10**30).starts) > 0  # as typed
     assert asked.answer("scale", kind="nothing").status_code == 404
     assert asked.answer("runs", method="POST").status_code == 405
 

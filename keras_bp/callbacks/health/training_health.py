@@ -143,7 +143,7 @@ class TrainingHealth(RecordingCallback):
     def _forget(self) -> None:
         super()._forget()
         self._order = None
-        self._watched = None, None
+        self._optimizer = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -163,12 +163,9 @@ class TrainingHealth(RecordingCallback):
     # Keras's hooks, and those of RecordingCallback.
 
     def _begin(self):
-        model, optimizer = self._watched
-        if self.model is not model:
-            self._last_step, self._run_directory = 0, None
-        if self.model is not model or self.model.optimizer is not optimizer:
+        if self.model.optimizer is not self._optimizer:
             self._watch = HealthWatch(self.checks)
-        self._watched = self.model, self.model.optimizer
+        self._optimizer = self.model.optimizer
         self._order = None
         self._measured = self._measure_due = 0
 

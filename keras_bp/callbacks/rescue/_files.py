@@ -48,8 +48,10 @@ def write_fault(directory, name, model, data, report):
             arrays[f"seed/{i}"] = np.asarray(seed)
         np.savez(os.path.join(partial, _BATCH), **arrays)
         report = {**report, **_write_model(partial, model)}
+        report["batch_structure"] = structure
+        report["dtype_policy"] = keras.dtype_policies.serialize(model.dtype_policy)
         with open(os.path.join(partial, _REPORT), "w") as file:
-            json.dump({**report, "batch_structure": structure}, file, indent=1)
+            json.dump(report, file, indent=1)
         os.rename(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -101,7 +103,7 @@ def read_fault(path, model=None):
             np.load(opened, allow_pickle=False) as file,
         ):
             arrays = {name: file[name] for name in file.files}
-        structure = report.pop("batch_structure")
+        structure, policy = report.pop("batch_structure"), report.pop("dtype_policy", None)
         names = "x", "y", "sample_weight"
         batch = tuple(_unpacked(structure[name], arrays) for name in names)
     except (OSError, EOFError, zipfile.BadZipFile, *_ODD) as error:
@@ -115,7 +117,7 @@ def read_fault(path, model=None):
             model.optimizer.build(model.trainable_variables)  # the file holds its loss scale
         model.load_weights(saved if os.path.exists(saved) else os.path.join(folder, _WEIGHTS))
     elif os.path.exists(saved):
-        model = keras.saving.load_model(saved)
+        model = _loaded(saved, policy)
     else:
         raise ValueError(
             f"`model` must be given where Keras could not save it. Received: model=None and "
@@ -127,6 +129,16 @@ def read_fault(path, model=None):
         for variable, value in zip(own, seeds, strict=True):
             variable.assign(value)
     return model, batch, report
+
+
+def _loaded(path, policy):
+    """Load a model under the policy that it had, for which Keras scales its loss."""
+    current = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy and keras.dtype_policies.get(policy) or current)
+    try:
+        return keras.saving.load_model(path)
+    finally:
+        keras.config.set_dtype_policy(current)
 
 
 def _number(name):

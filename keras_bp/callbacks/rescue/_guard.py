@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers import LossScaleOptimizer
 
-from keras_bp._keras import all_optimizers, leaf_optimizers, rate_variables
+from keras_bp._keras import all_optimizers, leaf_optimizers, rate_variables, traced
 from keras_bp._trial import scaled_learning_rate
 from keras_bp.callbacks._training_variables import TrainingVariables
 from keras_bp.callbacks.rescue._levels import Levels, is_above
@@ -250,7 +250,7 @@ class Guard(Recorder):
         return "loss_scale" if falls else None
 
     def _is_of_weights(self, kind, step):
-        """Tell whether a fault is one of the weights, not of the batch; None if it is none."""
+        """Tell whether the weights, not the batch, cause a fault; None if there is no fault."""
         if kind == "loss_scale":
             return True
         if self._last is None:
@@ -414,7 +414,7 @@ class Guard(Recorder):
         local = [self._local(value)[0] for value in values if id(value) in rates]
         self._rates = {i for i, parts in enumerate(found) if any(parts[0] is r for r in local)}
         first = [parts[0] for parts in found]
-        self._reader = tf.function(lambda: [v.read_value() for v in first], autograph=False)
+        self._reader = traced(lambda: [v.read_value() for v in first])
 
     def _assign(self, state):
         """Assign values to the variables, to the first of them if there are less, but for None."""
