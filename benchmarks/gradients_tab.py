@@ -97,9 +97,8 @@ def measure_server(log_dir, where):
             begun = time.perf_counter()
             browser.wait("document.querySelector('#status').textContent === ''", 120)
             exact = drawn + time.perf_counter() - begun
-            print(
-                f"  {where}, {when}: on the screen after {drawn:.2f} s, of all steps after {exact:.2f} s"
-            )
+            times = f"on the screen after {drawn:.2f} s, of all steps after {exact:.2f} s"
+            print(f"  {where}, {when}: {times}")
 
 
 def count_bytes(variables, steps=100):
