@@ -53,6 +53,19 @@ def test_several_workers_are_refused(tmp_path, monkeypatch):
         fit(linear("sgd"), [np.ones((4, 1))] * 2, Rescue(tmp_path))
 
 
+def test_two_of_them_are_refused(tmp_path):
+    """Before the first step; alone, each may guard the model afterwards."""
+    model, data = linear("sgd"), np.ones((2, BATCH, 1), "float32")
+    first, second = Rescue(tmp_path), Rescue(tmp_path / "other")
+    with pytest.raises(ValueError, match="`callbacks` must hold at most one Rescue. Received"):
+        fit(model, data, first, second)
+    assert int(model.optimizer.iterations) == 0
+    data[0, 0] = np.nan
+    for rescue in (second, first):
+        fit(model, data, rescue)
+        assert len(rescue.rescues) == 1
+
+
 class Opaque(keras.Model):
     """A model that nothing but its own train step can call."""
 
