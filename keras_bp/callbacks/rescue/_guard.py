@@ -92,14 +92,13 @@ class Guard(Recorder):
         good: the number of good steps since the last fault.
     """
 
-    active = False
+    active, _first_factor = False, 1.0
 
     def __init__(self, model, function, threshold, rescue):
         super().__init__(model)
         self._function, self._rescue = function, rescue
         self._looks_for_spikes = threshold is not None
         self._losses, self._norms = (Levels(threshold or math.inf) for _ in range(2))
-        self._first_factor = 1.0
         self._examples = self._skipped = 0
         self._variables: list = []
         self.begin_epoch()
@@ -129,19 +128,13 @@ class Guard(Recorder):
         optimizers = leaf_optimizers(self._model.optimizer)
         return max((int(o.iterations.numpy()) for o in optimizers if o.built), default=0)
 
-    def guard(self, rate_factor):
-        """Guard the coming steps, with a factor on the learning rate."""
-        if not self.active:
-            self.active = True
-            self._set_rate_factor(rate_factor)
-
     def rest(self):
         """Let the steps of another `fit` be as if there were no guard."""
-        self.active = False
-        self._set_rate_factor(1.0)
+        self.guard(1.0, active=False)
 
-    def _set_rate_factor(self, rate_factor):
-        self._first_factor = rate_factor
+    def guard(self, rate_factor, active=True):
+        """Guard the coming steps, with a factor on the learning rate."""
+        self.active, self._first_factor = active, rate_factor
         for part in self._local(self._rate_factor) if self.created else ():
             part.assign(rate_factor)
 
@@ -361,7 +354,7 @@ class Guard(Recorder):
         """
         for _ in range(_MOST_LOWERED):
             rate_factor *= factor
-            self._set_rate_factor(rate_factor)
+            self.guard(rate_factor)
             if self._last is None:
                 self._return_to(self._copies[0])
                 return rate_factor

@@ -241,7 +241,8 @@ class Rescue(RecordingCallback):
         guards = [r for r in self._function.recorders if isinstance(r, Guard) and r.active]
         if guards not in ([], [self._recorder]):
             raise ValueError("`callbacks` must hold at most one Rescue. Received: two of them")
-        self._recorder.guard(self.rate_factor)
+        if not self._recorder.active:
+            self._recorder.guard(self.rate_factor)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: note the epoch."""
