@@ -192,7 +192,7 @@ def test_the_steps_of_other_callbacks_go_on_where_it_goes_back(tmp_path, read_ev
     )
     y = np.random.default_rng(0).normal(1.0, 1.0, ones.shape)
     monitor = GradientMonitor(logs, updates_every=1)
-    fit(linear(keras.optimizers.SGD(0.05)), (ones, y), set_rate, rescue, monitor)
+    fit(linear(keras.optimizers.SGD(0.05), **GRAPH), (ones, y), set_rate, rescue, monitor)
     first, second = rescue.rescues
     assert (first.action, second.action) == ("lowered", "skipped")
     assert first.from_step < first.step - 1 and second.step < 60
@@ -257,7 +257,8 @@ def test_the_factor_ends_with_the_callback(tmp_path):
 
 
 def test_the_factor_is_on_what_another_callback_sets(tmp_path):
-    model, rescue = linear(keras.optimizers.SGD(0.25)), Rescue(tmp_path, factor=0.05, verbose=0)
+    model = linear(keras.optimizers.SGD(0.25), **GRAPH)
+    rescue = Rescue(tmp_path, factor=0.05, verbose=0)
     ones = np.ones((BATCH * 30, 1), "float32")
     weights = []
     note = keras.callbacks.LambdaCallback(
