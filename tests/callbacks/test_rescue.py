@@ -283,7 +283,7 @@ def test_it_stops_after_the_last_rescue_with_the_best_weights(tmp_path):
     ones = np.ones((BATCH * 60, 1), "float32")
     data = ones.copy(), 2 * ones
     data[0][52 * BATCH :] = np.nan
-    model, twin = linear("sgd"), linear("sgd")
+    model, twin = linear("sgd", **GRAPH), linear("sgd", **GRAPH)
     rescue = Rescue(tmp_path, max_rescues=2, verbose=0)
     logs = fit(model, data, rescue, epochs=5)
     fit(twin, [array[: 50 * BATCH] for array in data])
@@ -297,7 +297,7 @@ def test_a_batch_that_comes_again_in_each_epoch_stops_nothing(tmp_path):
     ones = np.ones((22 * BATCH, 1), "float32")
     ones[22] = np.nan
     rescue = Rescue(tmp_path, max_rescues=1, verbose=0)
-    fit(linear("sgd"), (ones, ones), rescue, epochs=2)
+    fit(linear("sgd", **GRAPH), (ones, ones), rescue, epochs=2)
     assert [r.action for r in rescue.rescues] == ["skipped"] * 2
 
 
@@ -305,7 +305,7 @@ def test_a_spike(tmp_path):
     """A target of 10,000: finite, and ruin for what comes after it."""
     x, y = np.ones((2, BATCH * 40, 1), "float32")
     y[30 * BATCH + 1] = 1e4
-    model, twin = linear("adam"), linear("adam")
+    model, twin = linear("adam", **GRAPH), linear("adam", **GRAPH)
     rescue = Rescue(tmp_path, verbose=0)
     fit(model, (x, 2 * y), rescue)
     fit(twin, without((x, 2 * y), 30))
@@ -325,7 +325,7 @@ def test_data_of_another_kind_are_no_fault(tmp_path):
     y = 0 * ones
     y[25 * BATCH :] = 300.0
     rescue = Rescue(tmp_path, verbose=0)
-    model = linear(keras.optimizers.SGD(1e-5))
+    model = linear(keras.optimizers.SGD(1e-5), **GRAPH)
     fit(model, (ones, y), rescue)
     assert [r.batch for r in rescue.rescues] == [25, 26]
     assert int(model.optimizer.iterations) == 38
