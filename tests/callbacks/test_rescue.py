@@ -65,7 +65,7 @@ def generator(x, y):
     [
         (lambda x, y: (x, y), "adam", {}),
         (Batches, lambda: Adam(0.01), {"steps_per_execution": 5}),
-        (generator, lambda: SGD(0.01, momentum=0.9), {}),
+        pytest.param(generator, lambda: SGD(0.01, momentum=0.9), {}, marks=pytest.mark.long),
         (
             lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH),
             # The batch is the second one of an update.
