@@ -542,15 +542,15 @@ def one_operation(result: tf.Tensor) -> tf.Tensor:
     return result
 
 
-def traced(function: Callable, **options: Any) -> Any:
+def traced(function: Callable, **options: Any) -> Callable:
     """Return a `tf.function` of one object, without autograph.
 
     TensorFlow counts the traces of all objects' functions of one code together, and would warn of
     frequent retracing at the fifth object.
     """
-    own: Any = tf.function(function, autograph=False, **options)
-    own._omit_frequent_tracing_warning = True
-    return own
+    compiled: Any = tf.function(function, autograph=False, **options)
+    compiled._omit_frequent_tracing_warning = True
+    return compiled
 
 
 def drop_traces(function: Any) -> None:

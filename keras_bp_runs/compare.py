@@ -110,7 +110,8 @@ class RunComparison:
         """A row for each scalar: `"tag"`, the step `"parted"`, and each run's last value, or None.
 
         A dictionary of lists of one length, the runs' by their names. Those that part first come
-        first, and of these the scalars of layers last.
+        first, and of these the scalars of layers last. The last values are of different steps
+        where one run is longer.
         """
         tags = [*self.parted, *(tag for tag in self.missing if tag not in self.parted)]
         parted = {tag: self.parted.get(tag) for tag in tags}

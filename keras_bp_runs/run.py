@@ -175,12 +175,13 @@ class Run:
         return read_run, (self.directory,)  # open files have no copy
 
     def __repr__(self) -> str:
-        parts = [f"{len(self.tags)} scalars"]
+        parts = [_count(self.tags, "scalar")]
         if len(self.table["step"]):
             first, last = self.table["step"][[0, -1]]
             parts[0] += f" of steps {first} to {last}"
-        for name in ("texts", "findings", "faults"):
-            parts += [f"{len(getattr(self, name))} {name}"] * bool(getattr(self, name))
+        for name in ("text", "finding", "fault"):
+            found = getattr(self, f"{name}s")
+            parts += [_count(found, name)] * bool(found)
         if self.inside:
             parts.append(f"further runs inside: {_some(self.inside)}")
         return f"<Run {self.directory!r}: {', '.join(parts)}>"
@@ -221,6 +222,10 @@ def _no_run(directory):
     inside = runs_inside(directory)
     holds = f"which holds the runs {_some(inside)}" if inside else "which holds none"
     return f"{expected} Received: log_dir={directory!r}, {holds}"
+
+
+def _count(found, name):
+    return f"{len(found)} {name}{'s' * (len(found) != 1)}"
 
 
 def _some(names):

@@ -45,11 +45,14 @@ def comparison_text(comparison: "RunComparison") -> str:
         without = (n for n, r in zip(names, comparison.runs, strict=True) if r.settings is None)
         parts.append(f"No settings were written by {', '.join(without)}.")
     table = comparison.table
-    columns = zip(*(table[name] for name in names), strict=True)
-    rows = [
-        [tag, "-" if apart is None else str(apart), *map(_number, last)]
-        for tag, apart, last in zip(table["tag"], table["parted"], columns, strict=True)
-    ]
+    rows = []
+    for row, (tag, apart) in enumerate(zip(table["tag"], table["parted"], strict=True)):
+        last = [_number(table[name][row]) for name in names]
+        steps = [int(r.series(tag)[0][-1]) if tag in r.tags else None for r in comparison.runs]
+        if len({*steps} - {None}) > 1:
+            pairs = zip(last, steps, strict=True)
+            last = [v if step is None else f"{v} (step {step})" for v, step in pairs]
+        rows.append([tag, "-" if apart is None else str(apart), *last])
     parts.append(_table(["Last values", "part at step", *names], rows))
     return "\n\n".join(filter(None, parts))
 

@@ -50,6 +50,9 @@ class Recorder:
     def prepare(self) -> None:
         """Create what can be created outside of the step, before each call of it."""
 
+    def rest(self) -> None:
+        """Leave the steps of another `fit` alone: the callback may not be among its own."""
+
     def watching(self) -> contextlib.AbstractContextManager:
         """Return the context in which the step is to be traced, which replicas share."""
         return contextlib.nullcontext()

@@ -76,11 +76,18 @@ class RecordingTrainFunction:
                 # An exception has ended their `fit`.
                 self._recorders = [r for r in self._recorders if r not in self._guests]
                 self._guests, self._recording = [], {}
+            for recorder in self._recorders:
+                recorder.rest()
         return model.train_function is self
 
     def in_place(self) -> bool:
         """Tell whether the model still calls this function."""
         return self._model.train_function is self
+
+    @property
+    def recorders(self) -> list[Recorder]:
+        """The recorders of this `fit`, and of earlier ones with the same traced functions."""
+        return [*self._recorders]
 
     @property
     def created(self) -> list[tf.Variable]:

@@ -93,7 +93,9 @@ def plot_paths(
         ax.plot(0, 0, "k+", markersize=10)
         ax.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
         reached = costs[name][-1] <= _SHARE * cost(first)
-        ax.set_title(f"{name}: {'' if reached else 'not after '}{_count(len(path) - 1, 'step')}")
+        ax.set_title(
+            f"{name}: {'' if reached else 'not there after '}{_count(len(path) - 1, 'step')}"
+        )
         below.plot(_shown(costs[name]), label=name, **styles[name])
     below.set(yscale="log", xlabel="steps", ylabel="cost", title="Cost after each step")
     below.set_xlim(0, max(map(len, paths.values())) - 1)

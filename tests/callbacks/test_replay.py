@@ -167,6 +167,16 @@ def fault(tmp_path_factory):
     return rescue.rescues[0]
 
 
+def test_in_a_notebook():
+    model = chain(L.Dense(2, name="<a>"), L.Dense(1, name="b"))
+    model.set_weights([w * np.float32(1e30) for w in model.get_weights()])
+    replay = explained(model)
+    html = replay._repr_html_()
+    assert replay.began_at == "b" and "&lt;a&gt;" in html and replay.description[:8] in html
+    (marked,) = (row for row in html.splitlines() if "background" in row)
+    assert ">b<" in marked
+
+
 def test_the_command_line(fault, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["keras_bp", "replay", fault.path])
     main()

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from rescue_cases import BATCH, build, examples, fit, linear
+from rescue_cases import BATCH, examples, fit, linear
 
 from keras_bp.callbacks import Rescue
 from keras_bp.optimizers import SGD
@@ -53,6 +53,18 @@ def test_several_workers_are_refused(tmp_path, monkeypatch):
         fit(linear("sgd"), [np.ones((4, 1))] * 2, Rescue(tmp_path))
 
 
+def test_two_of_them_are_refused(tmp_path):
+    """Before the first step; alone, one may guard the model afterwards."""
+    model, data = linear("sgd"), np.ones((2, BATCH, 1), "float32")
+    first, second = Rescue(tmp_path), Rescue(tmp_path / "other")
+    with pytest.raises(ValueError, match="`callbacks` must hold at most one Rescue. Received"):
+        fit(model, data, first, second)
+    assert int(model.optimizer.iterations) == 0
+    data[0, 0] = np.nan
+    fit(model, data, second)
+    assert len(second.rescues) == 1 and first.rescues == []
+
+
 class Opaque(keras.Model):
     """A model that nothing but its own train step can call."""
 
@@ -92,15 +104,15 @@ def test_a_train_step_that_hides_its_loss(tmp_path):
 
 def test_it_leaves_nothing_behind(tmp_path):
     """Neither after a fit nor after an error, in the model and its optimizer."""
-    model = build()
+    model, data = linear("sgd"), np.ones((2, BATCH, 1), "float32")
     rate = model.optimizer._learning_rate
-    fit(model, examples(), Rescue(tmp_path))
+    fit(model, data, Rescue(tmp_path))
     assert model.optimizer._learning_rate is rate
     assert type(model.train_function).__name__ == "function"
     with pytest.raises(ZeroDivisionError):
         fit(
             model,
-            examples(),
+            data,
             Rescue(tmp_path),
             keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0),
         )
@@ -123,7 +135,7 @@ def classes(seed):
             6,
         ),
         # Single examples, of which a few are far from learned.
-        (lambda: keras.optimizers.Adam(0.01), 1, 2),
+        pytest.param(lambda: keras.optimizers.Adam(0.01), 1, 2, marks=pytest.mark.long),
         # At the edge of stability and over it, on all examples.
         pytest.param(
             lambda: keras.optimizers.SGD(1.5, momentum=0.5), 243, 60, marks=pytest.mark.long
@@ -149,5 +161,5 @@ def test_a_batch_of_one_example_counts_by_its_share(last, rescued, tmp_path):
     y = np.random.default_rng(0).normal(1.0, 0.02, x.shape).astype("float32")
     y[-1] = np.sqrt(last)
     rescue = Rescue(tmp_path, verbose=0)
-    fit(linear(SGD(1e-6)), (x, y), rescue)
+    fit(linear(SGD(1e-6), run_eagerly=False, jit_compile=False), (x, y), rescue)
     assert [r.fault for r in rescue.rescues] == ["spike"] * rescued

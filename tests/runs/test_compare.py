@@ -65,6 +65,8 @@ def test_the_first_step_that_differs(tmp_path):
     comparison = keras_bp.compare_runs([one, two])
     assert comparison.parted == {"a": 5, "same": None}
     assert comparison.missing == {"b": ["two"], "c": ["one"]}
+    last = {line.split()[0]: line.split()[1:] for line in str(comparison).splitlines() if line}
+    assert last["a"] == ["5", "2", "2.001"] and last["b"] == ["-", "0", "-"]  # of one step
     assert "No settings were written by one, two." in str(comparison)
     apart = by_hand(tmp_path / "apart", {"d": {1: 0}})
     assert "have no name in common" in str(keras_bp.compare_runs([one, apart]))
@@ -72,6 +74,7 @@ def test_the_first_step_that_differs(tmp_path):
     assert keras_bp.compare_runs([one, two], tolerance=4e-4).parted["a"] == 5
     three = by_hand(tmp_path / "three", {"a": {1: nan}, "same": {1: np.inf}})
     both = keras_bp.compare_runs([one, two, keras_bp.read_run(three)])
+    assert "2 (step 5)" in str(both) and "nan (step 1)" in str(both)
     assert both.parted == {"a": 1, "same": 1}
 
 

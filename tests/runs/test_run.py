@@ -219,4 +219,4 @@ def test_damage_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     run = keras_bp.read_run(tmp_path)
     assert run.table["a"].tolist() == [1.0]
-    assert len(run.faults) == 1 and "1 faults" in repr(run)
+    assert len(run.faults) == 1 and ", 1 fault>" in repr(run)

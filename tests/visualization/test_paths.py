@@ -40,7 +40,7 @@ def test_paths_in_a_valley():
     np.testing.assert_allclose(
         costs["Keras's"].get_ydata(), 0.5 * np.sum(h * closed**2, axis=1), rtol=1e-5
     )
-    assert "Keras's: not after 20 steps" in titles
+    assert "Keras's: not there after 20 steps" in titles
     assert len(drawn) == len(costs) == 4 and np.abs(drawn["Newton's"]).max() > 1e9
 
 

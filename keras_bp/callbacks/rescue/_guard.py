@@ -86,18 +86,19 @@ class Guard(Recorder):
         threshold: number, see `Levels`, or None for no spikes.
         rescue: function of a `Fault`, called with the training at the beginning of its step. It
             may call `go_back` or `go_to_best`; otherwise the batch is skipped.
-        rate_factor: number, the factor on the learning rate.
 
     Attributes:
+        active: whether it guards the steps, from `guard` on.
         good: the number of good steps since the last fault.
     """
 
-    def __init__(self, model, function, threshold, rescue, rate_factor):
+    active, _first_factor = False, 1.0
+
+    def __init__(self, model, function, threshold, rescue):
         super().__init__(model)
         self._function, self._rescue = function, rescue
         self._looks_for_spikes = threshold is not None
         self._losses, self._norms = (Levels(threshold or math.inf) for _ in range(2))
-        self._first_factor = rate_factor
         self._examples = self._skipped = 0
         self._variables: list = []
         self.begin_epoch()
@@ -127,6 +128,16 @@ class Guard(Recorder):
         optimizers = leaf_optimizers(self._model.optimizer)
         return max((int(o.iterations.numpy()) for o in optimizers if o.built), default=0)
 
+    def rest(self):
+        """Let the steps of another `fit` be as if there were no guard."""
+        self.guard(1.0, active=False)
+
+    def guard(self, rate_factor, active=True):
+        """Guard the coming steps, with a factor on the learning rate."""
+        self.active, self._first_factor = active, rate_factor
+        for part in self._local(self._rate_factor) if self.created else ():
+            part.assign(rate_factor)
+
     # In the traced step
 
     def prepare(self):
@@ -155,6 +166,8 @@ class Guard(Recorder):
 
     def run(self, function, iterator):
         """Make the steps of a call one by one."""
+        if not self.active:
+            return function(iterator)
         outputs = _NOTHING
         for place, data in enumerate(itertools.islice(iterator, self._model.steps_per_execution)):
             outputs = self._guarded(function, data, place)
@@ -341,8 +354,7 @@ class Guard(Recorder):
         """
         for _ in range(_MOST_LOWERED):
             rate_factor *= factor
-            for part in self._local(self._rate_factor):
-                part.assign(rate_factor)
+            self.guard(rate_factor)
             if self._last is None:
                 self._return_to(self._copies[0])
                 return rate_factor

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._html import table
 from keras_bp._paths import layer_paths, variable_paths
 from keras_bp._types import Path
 from keras_bp.callbacks.rescue._files import read_fault
@@ -80,6 +81,15 @@ class Replay:
             target = "" if label is None else f", target {label}"
             rows.append(f"  example {example}: loss {own}{target}")
         return "\n".join([*rows, self.description])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [r.layer, *("" if n is None else f"{n:.3g}" for n in dataclasses.astuple(r)[1:])]
+            for r in self.layers
+        ]
+        header = "layer", "outputs", "share not finite", "gradient", "gradient of weights"
+        marked = [r.layer == self.began_at for r in self.layers]
+        return table(f"loss {self.loss:.6g}. {self.description}", header, rows, marked)
 
 
 def replay(path: Path, model: keras.Model | None = None) -> Replay:

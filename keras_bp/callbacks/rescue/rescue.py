@@ -139,7 +139,8 @@ class Rescue(RecordingCallback):
     three more, made every 50 steps, lie on the host. Where gradients accumulate each micro-step is
     judged, and taken back, by itself; with `steps_per_execution` each step is, and other callbacks
     are called as often as before. `rate_factor` belongs to the callback: between the steps
-    the optimizer's rate reads as it was set, and another `fit` with this callback keeps the factor.
+    the optimizer's rate reads as it was set, another `fit` with this callback keeps the factor, and
+    one without it has the rate that was too high: the last line that is printed says what to set.
     Give it to `ResumableTraining(callbacks=[rescue])` to have it saved. Several replicas are
     judged together; over several workers it is refused.
 
@@ -163,7 +164,8 @@ class Rescue(RecordingCallback):
         TypeError: if an argument is of another kind.
         ValueError: if one is out of its range; by `fit`, if the model has no optimizer or no
             trainable weights, if its optimizer is not built and Keras cannot build it
-            before the first step, or if it trains over several workers.
+            before the first step, if it trains over several workers, or if it has another
+            `Rescue`.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(320, 4)).astype("float32")
@@ -232,7 +234,15 @@ class Rescue(RecordingCallback):
         self._writes = True
 
     def _new_recorder(self):
-        return Guard(self.model, self._function, self.spike, self._on_fault, self.rate_factor)
+        return Guard(self.model, self._function, self.spike, self._on_fault)
+
+    def _start_if_needed(self):
+        super()._start_if_needed()
+        guards = [r for r in self._function.recorders if isinstance(r, Guard) and r.active]
+        if guards not in ([], [self._recorder]):
+            raise ValueError("`callbacks` must hold at most one Rescue. Received: two of them")
+        if not self._recorder.active:
+            self._recorder.guard(self.rate_factor)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Keras's hook: note the epoch."""
@@ -244,6 +254,23 @@ class Rescue(RecordingCallback):
         """Keras's hook: guard the coming steps."""
         self._batch = batch
         super().on_train_batch_begin(batch, logs)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Keras's hook: leave model and optimizer as they were, and tell of the rate."""
+        super().on_train_end(logs)
+        if self.verbose and self.rate_factor != 1.0:
+            print(f"Rescue: {self._cure()}")
+
+    def _cure(self):
+        """Say what a training without the callback needs."""
+        factor, leaves = self.rate_factor, _keras.leaf_optimizers(self.model.optimizer)
+        rate = f"a schedule or rates of {factor:g} times as much"
+        if len(leaves) == 1 and isinstance(leaves[0].learning_rate, keras.Variable):
+            rate = f"`optimizer.learning_rate = {float(leaves[0].learning_rate) * factor:.4g}`"
+        return (
+            f"The factor {factor:g} on the learning rate ends with this callback: to train on "
+            f"without it, set {rate}."
+        )
 
     # A fault
 
@@ -323,6 +350,9 @@ class Rescue(RecordingCallback):
 
     def _tell(self, rescued, at):
         if self._file is not None:
+            advice = _CURES[rescued.action]
+            if rescued.action == "lowered":
+                advice += f" {self._cure()}"
             about = {
                 "check": f"rescue_{rescued.fault}",
                 "layer": rescued.layer,
@@ -330,14 +360,15 @@ class Rescue(RecordingCallback):
                 "value": rescued.loss,
                 "threshold": rescued.usual_loss,
                 "description": str(rescued),
-                "advice": _CURES[rescued.action],
+                "advice": advice,
             }
             self._file.write_text(f"rescue/{rescued.fault}", str(rescued), at)
             content = json.dumps({name: as_json(value) for name, value in about.items()})
             self._file.write_json(f"{FINDING}/rescue/{rescued.fault}", content, at)
             self._file.flush()
         if self.verbose:
-            print(f"\nRescue: {rescued}")
+            line = self.params.get("verbose") == 1  # Keras's progress bar stands in it
+            print("\n" * line + f"Rescue: {rescued}")
 
 
 def _build_for_fit(model):
