@@ -9,6 +9,7 @@ import tensorflow as tf
 from rescue_cases import BATCH, examples, fit, linear
 
 from keras_bp.callbacks import Rescue
+from keras_bp.callbacks.rescue.replay import explain
 from keras_bp.optimizers import SGD
 
 
@@ -163,3 +164,32 @@ def test_a_batch_of_one_example_counts_by_its_share(last, rescued, tmp_path):
     rescue = Rescue(tmp_path, verbose=0)
     fit(linear(SGD(1e-6), run_eagerly=False, jit_compile=False), (x, y), rescue)
     assert [r.fault for r in rescue.rescues] == ["spike"] * rescued
+
+
+class Counting(keras.Sequential):
+    """It counts how often Python computes its loss."""
+
+    calls = 0
+
+    def compute_loss(self, *args, **kwargs):
+        self.calls += 1
+        return super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "eager, count, calls", [(False, 5000, 2), (True, 256, 257), (True, 257, 1)]
+)
+def test_the_losses_of_a_large_batch_cost_little(eager, count, calls):
+    """Each has its own in a graph, which Python makes once; eagerly there is an end to it."""
+    x, y = np.ones((2, count, 1), "float32")
+    y[-2] = 10.0
+    model = Counting([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    model.compile("sgd", "mse", run_eagerly=eager)
+    found = explain(model, (tf.constant(x), tf.constant(y), None))
+    assert model.calls == calls
+    if calls == 1:
+        assert len(found.losses) == len(found.examples) == 0
+        assert found.description == "Loss and gradients are finite."
+    else:
+        np.testing.assert_allclose(found.losses, (1.0 - y[:, 0]) ** 2, rtol=1e-6)
+        assert found.examples[0] == count - 2

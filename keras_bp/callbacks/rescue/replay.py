@@ -15,7 +15,7 @@ from keras_bp.callbacks.rescue._files import read_fault
 from keras_bp.gradients import squared_norms
 from keras_bp.recording import LayerOutputs
 
-_MOST_EXAMPLES, _MOST_LOSSES = 5, 4096
+_MOST_EXAMPLES, _MOST_EAGER = 5, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +222,8 @@ def _beginning(model, rows, values, gradients, arguments, losses, loss, refused)
     if not np.isfinite(loss):
         examples = np.flatnonzero(~np.isfinite(losses)).tolist()
         text = "The loss is NaN or infinite, though all layers' outputs are finite"
-        return "loss", None, examples, f"{text}: in {_named(examples)}."
+        where = f": in {_named(examples)}" if len(losses) else ""
+        return "loss", None, examples, f"{text}{where}."
     for place in reversed(range(len(rows))):
         after = rows[place + 1].layer if place + 1 < len(rows) else None
         if not np.isfinite(rows[place].gradient):
@@ -272,16 +273,25 @@ def _examples(value, count):
 
 
 def _losses(model, arguments, count):
-    """Return each example's own loss; none where the batch does not fall into examples."""
+    """Return each example's own loss; none where the batch does not fall into examples.
+
+    They are computed in a graph, since one by one 4,096 take 6 s instead of 0.3. Of a model that
+    runs eagerly there are none if the batch has more than 256 examples.
+    """
 
     def of(example):
         parts = tf.nest.map_structure(
             lambda t: t[example : example + 1] if tf.is_tensor(t) else t, arguments
         )
-        return float(model.compute_loss(**parts, training=True))
+        return tf.cast(model.compute_loss(**parts, training=True), tf.float64)
+
+    def of_all():
+        return tf.map_fn(of, tf.range(count), fn_output_signature=tf.float64)
 
     try:
-        return np.array([of(example) for example in range(min(count, _MOST_LOSSES))])
+        if not model.run_eagerly:
+            return tf.function(of_all, autograph=False).get_concrete_function()().numpy()
+        return np.array([float(of(e)) for e in range(count if count <= _MOST_EAGER else 0)])
     except (ValueError, TypeError, IndexError, tf.errors.OpError):
         return np.array([])
 
