@@ -10,7 +10,7 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -190,6 +190,21 @@ def check_path(name: str, value: Any) -> str | os.PathLike:
     if not os.fspath(value):
         raise ValueError(f"{expected} Received: {name}={value!r}")
     return value
+
+
+def check_mapping(name: str, value: Any) -> Mapping:
+    """Check that `value` is a mapping that is not empty, and return it."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"`{name}` must be a mapping by name. Received: {name}={value!r}")
+    if not value:
+        raise ValueError(f"`{name}` must have one entry or more. Received: {name}={value!r}")
+    return value
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Check that `value`, which is to make something, can be called."""
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a callable that makes one. Received: {value!r}")
 
 
 def check_rate(name: str, value: Any) -> Any:

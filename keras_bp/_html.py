@@ -1,10 +1,21 @@
-"""Results as HTML, which notebooks show in place of the text."""
+"""Notebooks: whether the code runs in one, and results as HTML, which it shows for the text."""
 
 import html
+import sys
 from collections.abc import Sequence
 
 _CELL = "text-align: left; vertical-align: top; padding: 2px 8px"
 _SHORT = 30  # characters, which stay on one line
+
+
+def in_notebook() -> bool:
+    """Tell whether the code runs in a notebook, which shows pictures."""
+    # A notebook's kernel has imported IPython before it runs anything. Its application
+    # distinguishes it from IPython in a terminal, which shows no pictures.
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def escaped(text: object) -> str:

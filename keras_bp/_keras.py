@@ -542,15 +542,15 @@ def one_operation(result: tf.Tensor) -> tf.Tensor:
     return result
 
 
-def traced(function: Callable, **options: Any) -> Callable:
+def traced(function: Callable, **options: Any) -> Any:
     """Return a `tf.function` of one object, without autograph.
 
     TensorFlow counts the traces of all objects' functions of one code together, and would warn of
     frequent retracing at the fifth object.
     """
-    compiled: Any = tf.function(function, autograph=False, **options)
-    compiled._omit_frequent_tracing_warning = True
-    return compiled
+    own: Any = tf.function(function, autograph=False, **options)
+    own._omit_frequent_tracing_warning = True
+    return own
 
 
 def drop_traces(function: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_bp_runs.run import Run, layer_of, read_run
+from keras_bp_runs.run import Run, flat_settings, layer_of, read_run
+from keras_bp_runs.text import comparison_text
 
 _CHARTS = ("loss/batch", "epoch/val_loss", "gradient_norm/global", "learning_rate")
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -189,8 +190,6 @@ class RunComparison:
         ax.grid(alpha=0.2)
 
     def __str__(self) -> str:
-        from keras_bp_runs.terminal import comparison_text
-
         return comparison_text(self)
 
     def __repr__(self) -> str:
@@ -208,15 +207,6 @@ def _compared(settings):
     layers = settings.get("layers", ())
     by_path = {each["path"]: f"{each['class']}, {each['parameters']}" for each in layers}
     return flat_settings({**settings, "layers": by_path, "summary": None})
-
-
-def flat_settings(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested settings as one dictionary: `{"optimizer.class": ...}`."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = f"{before}{key}"
-        flat |= flat_settings(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _names(directories):

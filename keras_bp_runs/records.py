@@ -23,20 +23,18 @@ class RecordFile:
     Attributes:
         starts: int64 array (records,), where the data of each record begins.
         lengths: int64 array (records,), their lengths in bytes.
-        faults: list of strings, what cannot be read.
+        damaged: list of strings, what cannot be read.
+        cut: list of strings, an end that is no whole record: it may be being written.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.starts = self.lengths = np.zeros(0, np.int64)
         self._inode: int | None = None
-        self._end, self._damaged, self._cut = 0, list[str](), list[str]()
+        self._end = 0
+        self.damaged: list[str] = []
+        self.cut: list[str] = []
         self._bytes = np.zeros(0, np.uint8)
-
-    @property
-    def faults(self) -> list[str]:
-        """What cannot be read, in words."""
-        return [f"{os.path.basename(self.path)}: {fault}" for fault in self._damaged + self._cut]
 
     def refresh(self) -> bool:
         """Find the records that were appended; tell whether the file is still the same one."""
@@ -48,7 +46,7 @@ class RecordFile:
             self._inode = inode
             if size > len(self._bytes):
                 self._buffer = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-                self._bytes, self._cut = np.frombuffer(self._buffer, np.uint8), []
+                self._bytes, self.cut = np.frombuffer(self._buffer, np.uint8), []
                 while self._scan():
                     pass
         return True
@@ -75,13 +73,13 @@ class RecordFile:
             found = self._next_header(self._end + 1)
             lost = f"{(found or size) - self._end} bytes from byte {self._end} on are damaged"
             if found is None:
-                self._cut = [lost]
+                self.cut = [lost]
                 return False
-            self._damaged.append(lost)
+            self.damaged.append(lost)
             self._end = found
             return True
         if self._end < size:
-            self._cut = [
+            self.cut = [
                 f"the last {size - self._end} bytes are no whole record: the process that wrote "
                 "them was interrupted, or still writes"
             ]

@@ -199,6 +199,15 @@ def runs_inside(directory: str) -> list[str]:
     return sorted(path for path in found if path != "." and event_files(f"{directory}/{path}"))
 
 
+def flat_settings(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested settings as one dictionary: `{"optimizer.class": ...}`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{before}{key}"
+        flat |= flat_settings(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
 def as_json(value: Any) -> Any:
     """Return a value, or the string that stands for a number that JSON does not have."""
     if not isinstance(value, float) or math.isfinite(value):

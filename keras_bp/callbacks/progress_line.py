@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from keras_bp.callbacks.dashboard._screens import in_notebook
+from keras_bp._html import in_notebook
 from keras_bp.recording import RecordingCallback
 
 _SECONDS, _SECONDS_OF_A_LOG = 0.25, 30.0

@@ -162,7 +162,8 @@ def critical_sharpness(
 
     Returns:
         The sharpness, in units of 1 / rate: 0.0 if no rate that was tried raises the loss, and
-        infinity if the update is no descent; NaN if the loss or the update is not finite.
+        infinity if the update is no descent; NaN if the loss, the gradient or the update is not
+        finite.
 
     Raises:
         TypeError: if `guess` is no number.

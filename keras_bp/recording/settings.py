@@ -14,9 +14,8 @@ from keras_bp import _keras
 from keras_bp._paths import block_of, owners, variable_paths
 from keras_bp._versions import versions
 from keras_bp.recording.event_file import EventFile
-from keras_bp_runs.compare import flat_settings
 from keras_bp_runs.events import SETTINGS
-from keras_bp_runs.run import as_json
+from keras_bp_runs.run import as_json, flat_settings
 
 _LONG = "layers", "summary"
 

@@ -1,5 +1,6 @@
 """Where a run's scalars go besides its event file: lines of a file, services, functions."""
 
+import contextlib
 import csv
 import errno
 import importlib
@@ -93,7 +94,8 @@ class Sinks:
                 action(sink)
             except Exception as error:  # a user's function, a full disk, a service that is gone
                 self._sinks.remove(sink)
-                sink.close()
+                with contextlib.suppress(Exception):
+                    sink.close()
                 warnings.warn(
                     f"The sink {sink.name} failed, and nothing more is passed to it; the training "
                     f"goes on, and so do the event file and the other sinks. The error: {error!r}",

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bp._arguments import check_integer, check_verbose
+from keras_bp._arguments import check_callable, check_integer, check_mapping, check_verbose
 from keras_bp._types import Array
 from keras_bp.visualization._figure import line_styles, logarithmic, new_figure, tidy
 
@@ -168,21 +168,6 @@ def _check_seeds(seeds):
             f"`seeds` must be one or more different integers. Received: seeds={seeds!r}"
         )
     return checked
-
-
-def check_mapping(name, value):
-    """Return a mapping that is not empty."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"`{name}` must be a mapping by name. Received: {name}={value!r}")
-    if not value:
-        raise ValueError(f"`{name}` must have one entry or more. Received: {name}={value!r}")
-    return value
-
-
-def check_callable(name, value):
-    """Refuse what cannot be called."""
-    if not callable(value):
-        raise TypeError(f"`{name}` must be a callable that makes one. Received: {value!r}")
 
 
 def _check_arrays(name, arrays):

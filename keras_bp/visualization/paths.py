@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bp import optimizers as package_optimizers
-from keras_bp._arguments import check_integer, check_number
+from keras_bp._arguments import check_callable, check_integer, check_mapping, check_number
 from keras_bp.visualization._figure import line_styles, new_figure, tidy
-from keras_bp.visualization.optimizers import check_callable, check_mapping
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ a tag. This tab reads the event files itself, by `keras_bp_runs.events.RunFiles`
 **Thinned on the server, and no spike lost.** The browser gets at most about 1,000 columns, each
 with the smallest and the largest value of its steps. Where that means reading more values than a
 request may wait for, the first answer comes from every n-th record, and says so; a thread goes
-through all the others, and the browser asks again. In a range of up to 1,000 steps a column is a
-step.
+through all the others, and the browser asks again. In a range of fewer steps than the map has
+pixels a column is a step.
 
 **In the browser** there is no framework, no build step and nothing from the network: a few modules
 in `static/`, one for each concept, that draw on canvases.

@@ -48,16 +48,19 @@ class Extremes:
     Args:
         files: a `RunFiles`.
         tags: list of strings, scalars' tags that are written in the same steps.
+
+    Attributes:
+        tags: list of strings, the tags.
     """
 
     def __init__(self, files, tags):
-        self._files, self._tags = files, list(tags)
+        self._files, self.tags = files, list(tags)
         self._all_steps: np.ndarray | None = None
         self._forget()
 
     def _forget(self):
         """Read the records again."""
-        none = np.zeros((0, len(self._tags)), np.float32)
+        none = np.zeros((0, len(self.tags)), np.float32)
         self._known = Columns(1, np.zeros(0, np.int64), none, none)
         self._read_to = -1  # the last step that they hold
         self._rewrites = self._files.rewrites
@@ -74,9 +77,9 @@ class Extremes:
         first, last = first // width * width, last // width * width + width - 1  # whole columns
         steps = self._steps()
         inside = np.searchsorted(steps, last, "right") - np.searchsorted(steps, first)
-        if inside * len(self._tags) <= AT_ONCE:
+        if inside * len(self.tags) <= AT_ONCE:
             return Columns.of(width, *self._rows(first, last))
-        if self._waiting() * len(self._tags) <= AT_ONCE:
+        if self._waiting() * len(self.tags) <= AT_ONCE:
             while self.read_more():
                 pass
             width = max(width, self._known.width)
@@ -98,7 +101,7 @@ class Extremes:
         if not waiting:
             return False
         steps = self._steps()[-waiting:]
-        last = int(steps[: max(_CHUNK // len(self._tags), 1)][-1])
+        last = int(steps[: max(_CHUNK // len(self.tags), 1)][-1])
         new, low, high = self._rows(self._read_to + 1, last)
         self._read_to = last
         _, starts, least, most, _ = self._known
@@ -115,7 +118,7 @@ class Extremes:
         """Return the steps of the records, as far as two tags tell."""
         if self._all_steps is None:
             # A layer that was frozen at first has fewer. Of one tag alone little is read.
-            first, last = (self._files.series(tag)[0] for tag in (self._tags[0], self._tags[-1]))
+            first, last = (self._files.series(tag)[0] for tag in (self.tags[0], self.tags[-1]))
             self._all_steps = np.union1d(first, last)
         return self._all_steps
 
@@ -126,5 +129,5 @@ class Extremes:
 
     def _rows(self, first, last, most=None):
         # What a layer has no value of is no NaN.
-        steps, high = self._files.rows(self._tags, first, last, most, missing=-np.inf)
+        steps, high = self._files.rows(self.tags, first, last, most, missing=-np.inf)
         return steps, np.where(high == -np.inf, np.inf, high), high

@@ -50,6 +50,10 @@ class Run:
         self._samples: dict[str, tuple[int, np.ndarray]] = {}
         self._description: dict[str, Any] | None = None
 
+    def is_there(self) -> bool:
+        """Tell whether it has files still."""
+        return bool(event_files(self._directory))
+
     def written(self) -> float:
         """Return when it was written to."""
         return max((os.path.getmtime(path) for path in event_files(self._directory)), default=0.0)
@@ -89,9 +93,8 @@ class Run:
                 self._list()
             if self._description is None:
                 self._description = self._describe()
-            faults = self._files.faults
-            if time.time() - self.written() < _STILL_WRITTEN:
-                faults = [fault for fault in faults if not fault.endswith("still writes")]
+            being_written = time.time() - self.written() < _STILL_WRITTEN
+            faults = self._files.damage if being_written else self._files.faults
             return {**self._description, "faults": faults}
 
     def _describe(self):
@@ -163,10 +166,9 @@ class Run:
 
     def _extremes_of(self, what):
         tags = self._tags(what) if what in KINDS else [what]
-        key = "\n".join(tags)
-        if key not in self._extremes:  # or the kind has gained a layer
-            self._extremes[key] = Extremes(self._files, tags)
-        return self._extremes[key]
+        if what not in self._extremes or self._extremes[what].tags != tags:  # a layer more
+            self._extremes[what] = Extremes(self._files, tags)
+        return self._extremes[what]
 
     def _findings(self):
         """Return the findings of `TrainingHealth`; older runs have them as text only."""
@@ -239,8 +241,8 @@ class LogDir:
         runs = self.runs()
         return max(runs, key=lambda name: runs[name].written(), default=None)
 
-    def read_ahead(self, run: str, what: str = "") -> None:
-        """Have a thread open a run, and read all its records of a kind."""
+    def read_ahead(self, run: str = "", what: str = "") -> None:
+        """Have a thread open a run, or the newest, and read all its records of a kind."""
         with self._lock:
             self._wanted[run, what] = None
             if self._thread is None:
@@ -289,9 +291,9 @@ class LogDir:
             while self._wanted:
                 with self._lock:
                     name, what = next(reversed(self._wanted))
-                    run = self._runs.get(name)
                 more = False
                 try:
+                    run = self.runs().get(name or self.newest() or "")
                     if run is not None:
                         run.open()
                         more = bool(what) and run.read_more(what)

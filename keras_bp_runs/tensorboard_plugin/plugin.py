@@ -17,6 +17,7 @@ from keras_bp_runs.tensorboard_plugin.log_dir import KINDS, LogDir, Run
 
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
 _MOST_COLUMNS = 1024
+_LAST_STEP = 2**53  # that a browser can name
 
 
 class GradientsPlugin(base_plugin.TBPlugin):
@@ -31,13 +32,14 @@ class GradientsPlugin(base_plugin.TBPlugin):
     def __init__(self, context: base_plugin.TBContext) -> None:
         spec = getattr(context.flags, "logdir_spec", None)
         self._log_dir = LogDir.of(context.logdir, spec)
+        # The tab shows the newest run first: of 2.5 GB that are not in memory, finding the records
+        # takes as long as reading the file, which begins before a browser can ask.
+        self._log_dir.read_ahead()
 
     def is_active(self) -> bool:
         """Tell TensorBoard whether there is something to show; it asks as its page is opened."""
-        newest = self._log_dir.newest()
-        if newest is not None:
-            self._log_dir.read_ahead(newest)  # the tab shows it first
-        return newest is not None
+        self._log_dir.read_ahead()
+        return self._log_dir.newest() is not None
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
         """Tell TensorBoard the tab's name and its module."""
@@ -62,8 +64,9 @@ class GradientsPlugin(base_plugin.TBPlugin):
 
     def _runs(self, arguments):
         kinds = {kind: {"title": title, "log": not fixed} for kind, (title, fixed) in KINDS.items()}
-        runs, newest = list(self._log_dir.runs()), self._log_dir.newest()
-        return {"runs": runs, "newest": newest, "kinds": kinds}
+        # The list of directories is some seconds old: of those that were removed there is no file.
+        runs = [name for name, run in self._log_dir.runs().items() if run.is_there()]
+        return {"runs": runs, "newest": self._log_dir.newest() if runs else None, "kinds": kinds}
 
     def _run(self, arguments):
         return self._get_run(arguments).describe()
@@ -83,8 +86,9 @@ class GradientsPlugin(base_plugin.TBPlugin):
         run, what = self._get_run(arguments), arguments.get("what", "")
         first, last = (arguments.get(end, type=int) for end in ("first", "last"))
         most = min(arguments.get("most", _MOST_COLUMNS, type=int), _MOST_COLUMNS)
-        if not run.holds(what) or first is None or last is None or most < 1:
+        if not run.holds(what) or first is None or last is None or most < 2:
             raise werkzeug.exceptions.NotFound("The run has no such columns.")
+        first, last = (min(max(end, 0), _LAST_STEP) for end in (first, last))
         names, columns = run.columns(what, first, last, most)
         if not columns.exact:
             self._log_dir.read_ahead(run.name, what)
@@ -97,7 +101,7 @@ class GradientsPlugin(base_plugin.TBPlugin):
 
     def _get_run(self, arguments) -> Run:
         run = self._log_dir.runs().get(arguments.get("run", ""))
-        if run is None:
+        if run is None or not run.is_there():
             raise werkzeug.exceptions.NotFound("There is no such run.")
         run.open()
         return run

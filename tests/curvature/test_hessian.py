@@ -66,14 +66,17 @@ def test_a_network_has_the_largest_eigenvalue_of_its_hessian():
     assert critical_sharpness(model, x, y) <= largest * 1.02
 
 
+class Reward(keras.regularizers.Regularizer):
+    """Minus a half of the sum of squares."""
+
+    def __call__(self, x):
+        return -0.5 * keras.ops.sum(keras.ops.square(x))
+
+
 def test_a_negative_eigenvalue_keeps_its_sign():
     # At 0 the loss (a b - 1)^2 of two linear layers curves by -2 and 2; the penalty takes 1.
     def layer():
-        return keras_bp.layers.Dense(
-            1,
-            use_bias=False,
-            kernel_regularizer=lambda w: -0.5 * keras.ops.sum(keras.ops.square(w)),
-        )
+        return keras_bp.layers.Dense(1, use_bias=False, kernel_regularizer=Reward())
 
     model = keras.Sequential([keras.Input((1,)), layer(), layer()])
     model.compile("sgd", "mse")

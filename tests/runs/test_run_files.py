@@ -78,6 +78,19 @@ def test_rows_are_joined_by_step_and_thinned(tmp_path):
     assert files.rows(["no"])[1].shape == (0, 1)
 
 
+def test_of_a_step_rows_have_what_was_written_last(tmp_path):
+    """Whichever tags its records hold."""
+    file = EventFile(tmp_path)
+    for step in (1, 2):
+        file.write_scalars(("a", "b"), (1, 2), step)
+        file.write_scalars(("a",), (5,), step)
+        file.write_scalars(("a", "b"), (9, 10 * step), step)
+    file.write_scalars(("b",), (7,), 2)
+    file.close()
+    steps, rows = RunFiles(tmp_path).rows(["a", "b"])
+    assert steps.tolist() == [1, 2] and rows.tolist() == [[9, 10], [9, 7]]
+
+
 def test_thinned_rows_read_no_other_record(tmp_path, monkeypatch):
     write(tmp_path, ("a", "b"), np.ones((1000, 2)), range(1000))
     files, read = RunFiles(tmp_path), []

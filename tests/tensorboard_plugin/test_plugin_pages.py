@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -155,6 +156,26 @@ def test_runs_by_name(tmp_path, pages, write):
     assert runs == [f"{tmp_path}/b", "one/run-2", "one/run-10"]
 
 
+def test_a_run_that_was_removed(tmp_path, pages, write):
+    """At once, although the list of directories is some seconds old."""
+    for name in ("kept", "removed"):
+        write(tmp_path / name, ["a", "b"], VALUES)
+    asked = pages(tmp_path)
+    assert asked.json("runs")["runs"] == ["kept", "removed"]
+    shutil.rmtree(tmp_path / "removed")
+    assert asked.json("runs")["runs"] == ["kept"]
+    assert asked.answer("run", run="removed").status_code == 404
+    shutil.rmtree(tmp_path / "kept")
+    runs = asked.json("runs")
+    assert (runs["runs"], runs["newest"]) == ([], None)
+
+
+def test_the_newest_run_is_opened_as_the_server_starts(tmp_path, pages, write):
+    write(tmp_path, ["a", "b"], VALUES)
+    asked = pages(tmp_path)
+    patiently(lambda: {"open": asked.plugin._log_dir.runs()["."].is_open}, "open")
+
+
 @pytest.mark.parametrize("run", ["..", "../run", "/etc", "run/../run", ""])
 def test_only_the_runs_of_the_log_directory(run, tmp_path, pages, write):
     write(tmp_path / "run", ["a", "b"], VALUES)
@@ -165,6 +186,13 @@ def test_only_the_runs_of_the_log_directory(run, tmp_path, pages, write):
         assert asked.answer(page, run=run).status_code == 404
     assert asked.answer("columns", run="mine", what="../a", first=1, last=2).status_code == 404
     assert asked.answer("columns", run="mine", what="gradient_norm").status_code == 404
+    assert (
+        asked.answer(
+            "columns", run="mine", what="gradient_norm", first=1, last=2, most=1
+        ).status_code
+        == 404
+    )
+    assert len(asked.columns("mine", "gradient_norm", -(10**30), 10**30).starts) > 0  # as typed
     assert asked.answer("scale", kind="nothing").status_code == 404
     assert asked.answer("runs", method="POST").status_code == 405
 

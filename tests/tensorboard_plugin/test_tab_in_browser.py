@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import threading
 import warnings
 
@@ -61,14 +62,18 @@ def serve(pages):
         server.server_close()
 
 
-def a_finding(step):
-    about = {"check": "exploding", "layer": "block_1/b", "step": step, "value": 12.5}
-    about |= {"threshold": 10.0, "description": "It grew", "advice": "Lower the rate"}
-    value = Summary.Value(tag="keras_bp/finding")
+def a_json(tag, content, step):
+    value = Summary.Value(tag=tag)
     value.metadata.plugin_data.plugin_name = "keras_bp"
-    tensor = tf.make_tensor_proto(json.dumps(about), tf.string)
+    tensor = tf.make_tensor_proto(json.dumps(content), tf.string)
     value.tensor.MergeFromString(tensor.SerializeToString())
     return "write_summary", Summary(value=[value]), step
+
+
+def a_finding(step, layer="block_1/b", description="It grew"):
+    about = {"check": "exploding", "layer": layer, "step": step, "value": 12.5}
+    about |= {"threshold": 10.0, "description": description, "advice": "Lower the rate"}
+    return a_json("keras_bp/finding", about, step)
 
 
 def cell(browser, layer, step, map_="first", rows=LAYERS, steps=(1, STEPS)):
@@ -206,6 +211,69 @@ def test_a_directory_without_a_run_and_one_that_comes(
     assert label(browser) == "Gradient norm of 5 layers, ."
     write(tmp_path, LAYERS, values[20:40], first=21)
     browser.wait("document.querySelector('#last').value === '40'")
+
+
+def test_the_worst_layer_comes_first(tmp_path, write, browser, serve):
+    """Not the earliest finding; and what else a newcomer sees of two runs, until one is removed."""
+    worst = "block_2/" + "a_layer_with_a_very_long_name_" * 4 + "up"
+    layers = ["stem", "block_1/up", worst, "head"]
+    norms = np.exp(0.1 * np.random.default_rng(0).normal(size=(256, 4)))
+    write(tmp_path / "whole", layers, norms, more=[a_json("keras_bp/settings", {"seed": 1}, 0)])
+    norms[99, 2], norms[100:, 2] = 2, 0  # in two-step columns the onset shares its column with 2
+    findings = [a_finding(50, "block_1/up"), a_finding(110, worst, "of `its` units")]
+    optimizer = {"optimizer": {"name": "a_functional", "learning_rate_of_it": "functional"}}
+    settings = a_json("keras_bp/settings", optimizer, 0)
+    once = "write_scalars", ("epoch/accuracy",), [0.5], 256
+    write(tmp_path / "faulty", layers, norms, more=[*findings, settings, once])
+    browser.complaints.clear()
+    browser.open(serve(tmp_path))
+    browser.wait(DRAWN)
+    choose(browser, "run", "faulty")
+    browser.wait("document.querySelector('#findings details[open]') !== null")
+    assert browser.run("document.querySelector('aside section').id") == "outlier"
+    stands_out = "document.querySelector('#outlier').innerText"
+    assert f"{worst}: its gradient norm is 0 since step 101." in browser.run(stands_out)
+    assert worst in selected(browser) and "step 101" in selected(browser)
+    opened = "document.querySelectorAll('#findings details[open]')"
+    texts = browser.run(f"Array.from({opened}, (d) => d.innerText)")
+    assert len(texts) == 1 and worst in texts[0] and "of its units" in texts[0]
+    assert browser.run(f"{opened}[0].querySelector('p code').innerText") == "its"
+
+    # A long name is shortened in the legend, not in its title.
+    buttons = "document.querySelectorAll('#lines .legend button')"
+    legend = f"Array.from({buttons}, (button) => [button.title, button.innerText])"
+    names = dict(browser.run(legend))
+    assert len(names[worst]) < 50 and names[worst].startswith("block_2/a_layer")
+    assert names[worst].endswith("name_up") and names["head"] == "head"
+
+    # The last step's only point is seen on both sides of the axis.
+    chart = """Array.from(document.querySelectorAll('#scalars figure')).find(
+        (f) => f.querySelector('figcaption').textContent === 'epoch/accuracy')"""
+    browser.run(f"{chart}.scrollIntoView()")
+    browser.wait(f"""(() => {{
+        const canvas = {chart}.querySelector('canvas');
+        const x = canvas.width - 22 * devicePixelRatio + 1;
+        const data = canvas.getContext('2d').getImageData(x, 0, 1, canvas.height).data;
+        return Array.from(data).some((v, i) => i % 4 === 0 && v === 47 && data[i + 1] === 134);
+    }})()""")
+
+    # Side by side a column has two steps here, and the page says so.
+    choose(browser, "other", "whole")
+    browser.wait(f"{stands_out}.includes('is 0 since steps 10')")
+    said = re.search(r"since steps (\d+) to (\d+)\.", browser.run(stands_out))
+    assert int(said[1]) <= 101 <= int(said[2]) == int(said[1]) + 1
+    # A word of the settings stands on one line.
+    height = """Array.from(document.querySelectorAll('.settings td'), (td) => td.clientHeight)"""
+    assert max(browser.run(height)) < 30
+    assert "a_functional" in browser.run("document.querySelector('.settings').innerText")
+
+    shutil.rmtree(tmp_path / "faulty")
+    browser.wait("document.querySelector('#faults').innerText.includes('The run faulty is gone')")
+    assert browser.run("document.querySelector('#first').value") == "1"
+    choose(browser, "other", "")
+    choose(browser, "run", "whole")
+    browser.wait("document.querySelector('#faults').hidden")
+    assert label(browser) == "Gradient norm of 4 layers, whole"
 
 
 @pytest.mark.long

@@ -5,10 +5,11 @@ import io
 import itertools
 import os
 import pathlib
-import sys
 import time
 
 import numpy as np
+
+from keras_bp._html import in_notebook
 
 # The most pictures in a GIF: 35 MB until it is written.
 _FRAMES = 40
@@ -221,16 +222,6 @@ def _png(canvas):
     file = io.BytesIO()
     canvas.print_png(file)
     return file.getvalue()
-
-
-def in_notebook():
-    """Tell whether the code runs in a notebook, which shows pictures."""
-    # A notebook's kernel has imported IPython before it runs anything. Its application
-    # distinguishes it from IPython in a terminal, which shows no pictures.
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _no_window(reason):

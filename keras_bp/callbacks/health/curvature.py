@@ -15,13 +15,13 @@ class BatchSize(Check):
 
     At the noise scale the noise of a batch's gradient is as large as the gradient. A batch that is
     `ratio` times smaller than the lower end of the noise scale's 95 % interval, or larger than
-    `ratio` times its upper end, is a symptom: with a far smaller one the steps go mostly astray
-    and a larger batch needs fewer of them; of a far larger one most examples are to no use.
+    `ratio` times its upper end, is a symptom: a far smaller batch makes steps that are mostly
+    noise, and a larger one would need fewer of them; in a far larger one most examples are wasted.
 
     The noise scale grows as a training goes on: near a minimum the gradient is all noise, and with
     a falling learning rate a small batch is as good there. Noise may help to generalize, too. So
-    healthy trainings show the first symptom, the more the longer they last; it says what a larger
-    batch would save, not that something is broken.
+    healthy trainings show the first symptom too, more often the longer they last; it says what a
+    larger batch would save, not that something is broken.
 
     Args:
         ratio: number above 0. Defaults to 10.
@@ -77,9 +77,9 @@ class EdgeOfStability(Check):
     loss of the batch that it was made from is too large for any of them.
 
     Gradient descent on a whole data set goes up to the edge by itself and stays near it, while the
-    loss still falls over many steps: so do healthy trainings with large batches, and they touch
-    `share` now and then. Measurements in which no rate lowers the loss, as momentum may have it,
-    count as unknown.
+    loss still falls over many steps: so do healthy trainings with large batches, and they reach
+    `share` now and then. Measurements in which no rate lowers the loss, which happens with
+    momentum, count as unknown.
 
     Args:
         share: number above 0, the rate over the critical rate. Defaults to 1.

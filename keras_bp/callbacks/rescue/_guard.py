@@ -263,7 +263,7 @@ class Guard(Recorder):
         return "loss_scale" if falls else None
 
     def _is_of_weights(self, kind, step):
-        """Tell whether a fault is one of the weights, not of the batch; None if it is none."""
+        """Tell whether the weights, not the batch, cause a fault; None if there is no fault."""
         if kind == "loss_scale":
             return True
         if self._last is None:

@@ -118,8 +118,8 @@ class Rescue(RecordingCallback):
 
     What is a fault:
 
-    - `"not_finite"`: loss or gradient is NaN or infinite. Where the optimizer scales the loss, a
-      gradient that is not finite is none: such steps it skips by itself;
+    - `"not_finite"`: loss or gradient is NaN or infinite. An optimizer that
+      scales the loss skips steps with such a gradient by itself, and they are no fault;
     - `"loss_scale"`: it has skipped 20 in a row, with a scale that has fallen to 1;
     - `"spike"`: the loss, or the norm of all gradients where the optimizer does not clip, is three
       times the largest of the last 100 steps (20 at least) and, as a logarithm, `spike` standard

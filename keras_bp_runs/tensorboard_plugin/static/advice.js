@@ -21,6 +21,11 @@ export function element(tag, className = "", ...content) {
   return made;
 }
 
+/** A text as nodes, what stands between backticks as code. */
+const withCode = (text) => text.split(/`+([^`]+)`+/).map((part, i) => (
+  i % 2 ? element("code", "", part) : part
+));
+
 const title = (check) => (check.charAt(0).toUpperCase() + check.slice(1)).replaceAll("_", " ");
 
 /** TrainingHealth's findings, the first one open; hooks: open(finding). */
@@ -40,13 +45,16 @@ export function drawFindings(parent, findings, opened, hooks) {
       element("code", "", place), ` at step ${count(finding.step)}`);
     // The page opens it, with its place in the drawings.
     summary.addEventListener("click", (event) => { event.preventDefault(); hooks.open(finding); });
-    entry.append(summary, element("p", "", finding.description));
+    entry.append(summary, element("p", "", ...withCode(finding.description)));
     if (finding.value !== undefined) {
       entry.append(facts([["Value", number(finding.value)], ["Threshold", number(finding.threshold)]]));
     }
-    if (finding.advice) entry.append(element("p", "cure", finding.advice));
+    if (finding.advice) entry.append(element("p", "cure", ...withCode(finding.advice)));
     list.append(entry);
   }
+  // Of many findings the open one may be far below; the list alone moves, not the page.
+  const open = list.querySelector("[open]");
+  if (open) list.scrollTop = open.offsetTop;
 }
 
 const sameFinding = (a, b) => a.check === b.check && a.layer === b.layer && a.step === b.step;
@@ -78,19 +86,19 @@ export function drawOutlier(parent, found, kind, hooks) {
     shrank: `has shrunk ${times} times more than the others'`,
   }[found.kind];
   const link = element("button", "link", found.layer);
-  link.addEventListener("click", () => hooks.select({ layer: found.layer, step: found.step }));
+  link.addEventListener("click", () => hooks.select({ layer: found.layer, step: found.first }));
   parent.append(
-    element("p", "", link, `: its ${kind} ${what} since step ${count(found.step)}.`),
+    element("p", "", link, `: its ${kind} ${what} since ${stepsText(found)}.`),
     element("p", "cure", element("b", "", "Try: "), TRY[found.kind]),
   );
 }
 
 /** The values of the selected layer at the selected step; `shown` holds [run name, columns] pairs. */
-export function drawSelected(parent, selected, kind, shown) {
+export function drawSelected(parent, selected, kind, shown, most) {
   parent.replaceChildren(element("h2", "", "Selected"));
   if (!selected) {
-    parent.append(element("p", "quiet", "Click a cell. Drag over steps to zoom in: down to 1,024 "
-      + "steps each step has its own value. A double click shows all steps again."));
+    parent.append(element("p", "quiet", "Click a cell. Drag over steps to zoom in: from "
+      + `${count(most)} steps down each step has its own value. A double click shows all steps again.`));
     return;
   }
   parent.append(element("p", "", element("code", "", selected.layer ?? "the model")));
@@ -115,12 +123,20 @@ export function drawSettings(parent, runs) {
   if (!keys.length) return;
   const differs = (key) => flat.length > 1 && flat[0].get(key) !== flat[1].get(key);
   const table = element("table", "settings");
-  if (runs.length > 1) {
-    table.append(element("tr", "", element("th"), ...runs.map((run) => element("th", "", run.name))));
-  }
+  const row = (style, ...cells) => table.append(element("tr", style, ...cells));
+  if (runs.length > 1) row("", ...runs.map((run) => element("th", "", run.name)));
   for (const key of [...keys.filter(differs), ...keys.filter((k) => !differs(k))]) {
+    const style = differs(key) ? "differs" : "";
+    const name = element("th", "", ...key.split(/(?<=[._])/).flatMap((part) => [part, element("wbr")]));
     const cells = flat.map((settings) => element("td", "", settings.get(key) ?? "–"));
-    table.append(element("tr", differs(key) ? "differs" : "", element("th", "", key), ...cells));
+    if (runs.length === 1) {
+      row(style, name, ...cells);
+      continue;
+    }
+    // Beside the values of two runs a name has no room: it stands above them.
+    name.colSpan = runs.length;
+    row(style, name);
+    row(style, ...cells);
   }
   parent.querySelector("div").replaceChildren(table);
 }

@@ -4,7 +4,10 @@ export const BEYOND = 99;
 
 async function ask(page, query) {
   const answer = await fetch(`./${page}?${new URLSearchParams(query)}`);
-  if (!answer.ok) throw new Error(`${page}: ${answer.status} ${await answer.text()}`);
+  if (!answer.ok) {
+    const error = new Error(`${page}: ${answer.status} ${answer.statusText}`);
+    throw Object.assign(error, { status: answer.status });
+  }
   return answer;
 }
 
@@ -79,12 +82,15 @@ export function typicalGap({ starts, width }) {
   return Math.max(width, (starts[starts.length - 1] - starts[0]) / (starts.length - 1));
 }
 
+/** The last step of a column; the last column may reach beyond the run's end. */
+export const lastOf = ({ starts, width, end }, column) => (
+  Math.min(starts[column] + width - 1, end ?? Infinity)
+);
+
 /** What columns hold of a layer at a step. */
 export function valueAt(columns, layer, step) {
   const row = columns.names.indexOf(layer);
   const k = columnAt(columns.starts, step);
   if (k < 0 || row < 0 || !columns.low[row] || isMissing(columns, row, k)) return { layer };
-  const first = columns.starts[k];
-  const last = Math.min(first + columns.width - 1, columns.end ?? Infinity);
-  return { layer, first, last, low: columns.low[row][k], high: columns.high[row][k] };
+  return { layer, first: columns.starts[k], last: lastOf(columns, k), low: columns.low[row][k], high: columns.high[row][k] };
 }

@@ -191,7 +191,7 @@ export class HeatMap {
     for (const finding of findings) {
       if (finding.step < range[0] || finding.step > range[1]) continue;
       const x = this.x(finding.step + 0.5);
-      const mark = this.marks.find((m) => Math.abs(m.x - x) < 9);
+      const mark = this.marks.find((m) => Math.abs(m.x - x) < 16); // so wide it is drawn
       if (mark) mark.findings.push(finding);
       else this.marks.push({ x, findings: [finding] });
       const row = rows.indexOf(finding.layer);

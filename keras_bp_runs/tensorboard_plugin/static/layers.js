@@ -1,5 +1,5 @@
 // Which layers to show, in which charts, and which of them stands out.
-import { isMissing } from "./data.js";
+import { isMissing, lastOf } from "./data.js";
 
 const A_CHART = 10;
 
@@ -41,12 +41,15 @@ const notFinite = (columns, row) => columns.low[row].findIndex(
   (_, c) => !isMissing(columns, row, c) && !finite(columns, row, c),
 );
 
-/** log10 of the middle of each column; 0 lies far below all else, what is not finite is NaN. */
+/** log10; 0 lies far below all else. */
+const logarithm = (value) => Math.log10(Math.max(value, 1e-50));
+
+/** log10 of the middle of each column; what is not finite is NaN. */
 function logarithms(columns, row) {
   const [low, high] = [columns.low[row], columns.high[row]];
   return Float64Array.from(low, (least, c) => {
     if (!finite(columns, row, c)) return NaN;
-    return (Math.log10(Math.max(least, 1e-50)) + Math.log10(Math.max(high[c], 1e-50))) / 2;
+    return (logarithm(least) + logarithm(high[c])) / 2;
   });
 }
 
@@ -71,8 +74,8 @@ export function mostExtreme(columns, names, which, k) {
 }
 
 /**
- * The layer that has moved furthest from the others since the start: {layer, step, kind, times}, or
- * null. `kind` is "nan", "zero", "grew" or "shrank"; `others` lists those that did so at once.
+ * The layer that has moved furthest from the others since the start: {layer, first, last, kind,
+ * times}, or null; it began in the steps from `first` to `last`, those of a column. `kind` is "nan", "zero", "grew" or "shrank"; `others` lists those that did so at once.
  */
 export function outlier(columns) {
   if (!found.has(columns)) found.set(columns, findOutlier(columns));
@@ -84,12 +87,13 @@ const found = new WeakMap(); // of columns that were drawn before
 function findOutlier(columns) {
   const { names, starts } = columns;
   const count = starts.length;
+  const steps = (c) => ({ first: starts[c], last: lastOf(columns, c) });
   if (count < 4) return null;
   const begun = names.map((_, row) => notFinite(columns, row)).map((c) => (c < 0 ? Infinity : c));
   const first = Math.min(...begun);
   if (first < Infinity) {
     const layers = names.filter((_, row) => begun[row] === first);
-    return { layer: layers[0], others: layers.length - 1, step: starts[first], kind: "nan", times: 1 };
+    return { layer: layers[0], others: layers.length - 1, ...steps(first), kind: "nan", times: 1 };
   }
   const logs = names.map((_, row) => logarithms(columns, row));
   const middle = Array.from(starts, (_, c) => median(logs.map((values) => values[c])));
@@ -106,9 +110,12 @@ function findOutlier(columns) {
     const far = (c) => Math.sign(now) * moved[c] >= Math.abs(now) / 2;
     while (since > 0 && !far(since)) since--;
     while (since > 0 && far(since - 1)) since--;
-    best = { layer: names[row], step: starts[since], now, ends: columns.high[row][count - 1] };
+    // Of the steps of the column before, the last ones may lie there already.
+    const end = since && logarithm((now > 0 ? columns.high : columns.low)[row][since - 1]);
+    if (since && Math.sign(now) * (end - middle[since - 1] - usual) >= Math.abs(now) / 2) since--;
+    best = { layer: names[row], since, now, ends: columns.high[row][count - 1] };
   });
   if (!best) return null;
   const kind = best.ends === 0 ? "zero" : best.now > 0 ? "grew" : "shrank";
-  return { layer: best.layer, others: 0, step: best.step, kind, times: 10 ** Math.abs(best.now) };
+  return { layer: best.layer, others: 0, ...steps(best.since), kind, times: 10 ** Math.abs(best.now) };
 }

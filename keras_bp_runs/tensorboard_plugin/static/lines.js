@@ -1,6 +1,8 @@
 // Values against steps, a line for each layer.
 import { columnAt, isMissing } from "./data.js";
-import { count, drawSteps, ink, line, makeScale, prepare, short, tickTexts } from "./scales.js";
+import {
+  count, drawSteps, ink, line, makeScale, middleOut, prepare, shareOf, short, tickTexts,
+} from "./scales.js";
 
 const LEFT = 56;
 const TOP = 8;
@@ -63,10 +65,11 @@ export class LineChart {
     context.beginPath();
     context.rect(LEFT, TOP, this.plot.width, HEIGHT);
     context.clip();
+    const alone = []; // drawn later, so that the axes hide no half of them
     const some = series.some((each) => each.name === selected?.layer);
     for (const each of series) {
       context.globalAlpha = some && each.name !== selected.layer ? 0.35 : 1;
-      this.drawLine(context, each);
+      alone.push(...this.drawLine(context, each));
     }
     context.globalAlpha = 1;
     if (selected && selected.step >= range[0] && selected.step <= range[1]) {
@@ -75,12 +78,16 @@ export class LineChart {
       line(context, this.x(selected.step), TOP, this.x(selected.step), TOP + HEIGHT);
     }
     context.restore();
+    for (const [x, y, colour] of alone) {
+      context.fillStyle = colour;
+      context.fillRect(x - 2.5, y - 2.5, 5, 5);
+    }
     this.drawLegend();
   }
 
   x(step) {
     const [first, last] = this.shown.range;
-    return LEFT + ((step - first) / (last - first || 1)) * this.plot.width;
+    return LEFT + shareOf(step, first, last) * this.plot.width;
   }
 
   /** A value's height; zero, on a logarithmic axis, is its lower end. */
@@ -107,6 +114,7 @@ export class LineChart {
     drawSteps(context, this.plot, range);
   }
 
+  /** Draw a line; return its points without neighbours as [x, y, colour]. */
   drawLine(context, { columns, row, colour, dashed }) {
     const { starts, width, low, high } = columns;
     const { log } = this.shown.scale;
@@ -114,11 +122,13 @@ export class LineChart {
     const alpha = context.globalAlpha;
     const path = new Path2D();
     let open = false;
+    const shows = (c) => Number.isFinite(low[row][c] + high[row][c]);
+    const alone = [];
     starts.forEach((start, c) => {
       const [least, most] = [low[row][c], high[row][c]];
       const x = this.x(start + (width - 1) / 2);
       if (isMissing(columns, row, c)) return;
-      if (!Number.isFinite(least) || !Number.isFinite(most)) {
+      if (!shows(c)) {
         open = false; // a gap, with a mark at the upper end
         context.fillRect(x - 1, TOP, 3, 6);
         return;
@@ -133,13 +143,15 @@ export class LineChart {
       if (open) path.lineTo(x, this.y(middle));
       else path.moveTo(x, this.y(middle));
       open = true;
-      if (starts.length === 1) context.fillRect(x - 2, this.y(middle) - 2, 4, 4);
+      const inside = x >= LEFT && x <= LEFT + this.plot.width;
+      if (inside && !shows(c - 1) && !shows(c + 1)) alone.push([x, this.y(middle), colour]);
     });
     context.lineWidth = 1.4;
     context.setLineDash(dashed ? [5, 3] : []);
     context.stroke(path);
     context.setLineDash([]);
     context.lineWidth = 1;
+    return alone;
   }
 
   drawLegend() {
@@ -149,8 +161,8 @@ export class LineChart {
       const item = document.createElement("button");
       const stroke = item.appendChild(document.createElement("i"));
       stroke.style.borderTop = `2.5px ${dashed ? "dashed" : "solid"} ${colour}`;
-      item.append(label ?? name);
-      item.title = name;
+      item.append(middleOut(label ?? name));
+      item.title = label ?? name;
       item.classList.toggle("chosen", name === selected?.layer);
       item.addEventListener("click", () => this.hooks.select({ layer: name, step: selected?.step }));
       return item;

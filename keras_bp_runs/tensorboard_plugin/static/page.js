@@ -30,6 +30,7 @@ export class Page {
     this.chosen = { run: "", other: "", kind: "", range: null, selected: null, opened: [] };
     this.runs = new Map(); // name -> what the server says of it
     this.columns = new Map(); // name of a run -> columns of the kind
+    this.gone = []; // runs that are shown, and whose files were removed
     this.asked = 0;
     this.isScaleComplete = true;
   }
@@ -49,6 +50,7 @@ export class Page {
       await action();
       if (this.failure) this.failure.hidden = true;
     } catch (error) {
+      if (this.gone.length && error.status === 404) return; // the page says so already
       if (!this.failure) this.failure = this.body.appendChild(element("p", "card warning"));
       this.failure.textContent = `This page is not up to date (${error.message}). It tries again.`;
       this.failure.hidden = false;
@@ -60,18 +62,21 @@ export class Page {
   async list() {
     const { runs, newest, kinds } = await getJson("runs");
     const before = this.names?.join("\n");
-    this.names = runs;
+    // What was read of a run stays on the page when its files are removed.
+    const gone = this.shown.filter((run) => this.runs.has(run) && !runs.includes(run));
+    this.names = [...runs, ...gone];
     this.kinds = kinds;
-    if (!runs.length) {
+    if (!this.names.length) {
       this.body.replaceChildren(element("p", "empty", EMPTY));
-      this.controls = null;
       return;
     }
     if (!this.controls) this.build();
-    if (runs.join("\n") === before) return;
-    if (!runs.includes(this.chosen.run)) this.chosen.run = newest;
-    if (!runs.includes(this.chosen.other)) this.chosen.other = "";
-    this.controls.showRuns(runs, this.chosen);
+    if (this.names.join("\n") === before && gone.join("\n") === this.gone.join("\n")) return;
+    this.gone = gone;
+    if (!this.names.includes(this.chosen.run)) this.chosen.run = newest;
+    if (!this.names.includes(this.chosen.other)) this.chosen.other = "";
+    this.controls.showRuns(this.names, this.chosen);
+    this.draw();
   }
 
   build() {
@@ -119,7 +124,7 @@ export class Page {
     const histograms = add("histograms", left,
       element("h2", "", "Weights, gradients and optimizer states at a step"));
     this.histograms = new Histograms(histograms);
-    for (const name of ["findings", "outlier", "selected"]) add(name, aside);
+    for (const name of ["outlier", "findings", "selected"]) add(name, aside);
     add("settings", aside, element("h2", "", "Settings"), element("div"));
     this.body.replaceChildren(this.controls.element, main);
   }
@@ -158,7 +163,7 @@ export class Page {
     const [first, last] = this.range;
     let all = true;
     if (kind) {
-      const most = Math.max(64, Math.floor(this.plotWidth()));
+      const most = this.most();
       const [scale, ...loaded] = await Promise.all([
         getJson("scale", { kind }),
         ...this.shown.map((run) => (this.runs.get(run).layers[kind]
@@ -183,15 +188,23 @@ export class Page {
     setTimeout(again, UNTIL_EXACT);
   }
 
-  /** What to select at first: where the first finding is, or the layer that stands out. */
+  /** What to select, and which finding to open, at first: of the layer that stands out, if one does. */
   worst() {
     const run = this.runs.get(this.shown[0]);
-    const finding = run.findings.find(({ layer }) => layer);
-    this.chosen.opened = run.findings.length ? [finding ?? run.findings[0]] : [];
     const columns = this.columns.get(run.name);
-    const found = finding ?? (columns && outlier(columns));
-    if (found) return { layer: found.layer, step: found.step };
+    const found = this.outlier;
+    const of = (wanted) => run.findings.find(wanted);
+    const finding = of(({ layer }) => layer && layer === found?.layer) ?? of(({ layer }) => layer);
+    this.chosen.opened = run.findings.length ? [finding ?? run.findings[0]] : [];
+    if (found) return { layer: found.layer, step: found.first };
+    if (finding) return { layer: finding.layer, step: finding.step };
     return columns ? { layer: columns.names[0], step: run.last } : null;
+  }
+
+  /** The layer that stands out in what is shown; of shares and angles none does. */
+  get outlier() {
+    const columns = this.columns.get(this.shown[0]);
+    return columns && this.kinds[this.chosen.kind].log ? outlier(columns) : null;
   }
 
   async loadScalars(asked) {
@@ -213,7 +226,7 @@ export class Page {
   /** Look for new runs and new steps. */
   async refresh() {
     await this.list();
-    if (!this.names.length) return;
+    if (!this.names.length || this.gone.length) return;
     const before = this.shown.map((run) => this.runs.get(run));
     const now = await Promise.all(this.shown.map((run) => getJson("run", { run })));
     const grown = now.some((run, i) => JSON.stringify(run) !== JSON.stringify(before[i]));
@@ -274,25 +287,35 @@ export class Page {
     return this.shown.length > 1 ? (width - 86 - 20) / 3 : width - 20 + 10;
   }
 
+  /** The number of columns that the map has room for. */
+  most() {
+    return Math.max(64, Math.min(1024, Math.floor(this.plotWidth())));
+  }
+
   draw() {
     if (!this.controls || !this.runs.has(this.shown[0])) return;
     const { kind, selected } = this.chosen;
     const runs = this.shown.map((run) => this.runs.get(run));
     const faults = runs.flatMap((run) => run.faults);
-    this.faults.hidden = !faults.length;
-    this.faults.replaceChildren(element("b", "", "Not all of the files can be read. "), faults.join(" "));
+    this.faults.hidden = !faults.length && !this.gone.length;
+    const [title, text] = this.gone.length
+      ? [`The run ${this.gone.join(" and ")} is gone: `,
+        "its event files were removed. What is shown was read before."]
+      : ["Not all of the files can be read. ", faults.join(" ")];
+    this.faults.replaceChildren(element("b", "", title), text);
+    this.faults.classList.toggle("warning", this.gone.length > 0);
     this.controls.showRange(this.range, !this.chosen.range);
     this.drawMaps();
     this.drawLines();
     this.drawScalars();
-    const title = this.kinds[kind]?.title ?? "";
+    const quantity = this.kinds[kind]?.title ?? "";
     const findings = runs.flatMap((run) => run.findings);
     const hooks = { select: (cell) => this.select(cell), open: (finding) => this.open([finding]) };
     drawFindings(this.parts.findings, findings, this.chosen.opened, hooks);
     const columns = this.columns.get(this.shown[0]);
     this.parts.outlier.hidden = !columns || !this.kinds[kind].log;
-    if (columns) drawOutlier(this.parts.outlier, outlier(columns), title.toLowerCase(), hooks);
-    drawSelected(this.parts.selected, selected, title, [...this.columns]);
+    if (columns) drawOutlier(this.parts.outlier, this.outlier, quantity.toLowerCase(), hooks);
+    drawSelected(this.parts.selected, selected, quantity, [...this.columns], this.most());
     drawSettings(this.parts.settings, runs);
   }
 

@@ -159,6 +159,16 @@ export function fitting(context, name, width) {
   return `…${name.slice(start)}`;
 }
 
+/** A long name without its middle: the start and the end tell layers and runs apart. */
+export function middleOut(name, most = 48) {
+  if (name.length <= most) return name;
+  const half = (most - 1) / 2;
+  return `${name.slice(0, Math.floor(half))}…${name.slice(-Math.ceil(half))}`;
+}
+
+/** A step's place on an axis, 0 to 1; a step that is alone stands in the middle. */
+export const shareOf = (step, first, last) => (last > first ? (step - first) / (last - first) : 0.5);
+
 /** Draw the axis of steps below a plot. */
 export function drawSteps(context, { left, top, width, height }, [first, last]) {
   context.fillStyle = ink("text");
@@ -170,7 +180,7 @@ export function drawSteps(context, { left, top, width, height }, [first, last]) 
   // The first step is no round number, but says where the run, or the range, begins.
   if ((ticks[0] - first) * width > 45 * (last - first)) ticks.unshift(first);
   for (const step of ticks) {
-    const x = left + ((step - first) / (last - first || 1)) * width;
+    const x = left + shareOf(step, first, last) * width;
     line(context, x, top + height, x, top + height + 4);
     context.fillText(count(step), x, top + height + 6);
   }
