@@ -542,7 +542,7 @@ def one_operation(result: tf.Tensor) -> tf.Tensor:
     return result
 
 
-def traced(function: Callable, **options: Any) -> Callable:
+def traced(function: Callable, **options: Any) -> Any:
     """Return a `tf.function` of one object, without autograph.
 
     TensorFlow counts the traces of all objects' functions of one code together, and would warn of

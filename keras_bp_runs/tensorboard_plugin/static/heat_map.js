@@ -7,7 +7,7 @@ import {
 const TOP = 22; // holds the findings' marks
 const BOTTOM = 36;
 const NAMES = 190;
-const BAR = 76;
+const BAR = 84;
 const PLAIN = 10; // the margin where there are no names, or no bar
 const NAMED = 11; // a row of so many pixels has room for its name
 const TALLEST = 18;
