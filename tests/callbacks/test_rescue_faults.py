@@ -193,3 +193,21 @@ def test_the_losses_of_a_large_batch_cost_little(eager, count, calls):
     else:
         np.testing.assert_allclose(found.losses, (1.0 - y[:, 0]) ** 2, rtol=1e-6)
         assert found.examples[0] == count - 2
+
+
+@pytest.mark.parametrize(
+    "batch_size, seed",
+    [(4, 2), (1, 3), *(pytest.param(b, s, marks=pytest.mark.long) for b, s in ((1, 2), (4, 3)))],
+)
+def test_noise_of_the_first_steps_is_no_fault(batch_size, seed, tmp_path):
+    """One batch's loss rises threefold by dropout and the statistics of four examples alone."""
+    normal = np.random.default_rng(seed).normal
+    x = normal(size=(batch_size * 24, 4)).astype("float32")
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((4,)), keras.layers.Dense(32, "relu")]
+    layers += [keras.layers.BatchNormalization()] * (batch_size > 1)
+    model = keras.Sequential([*layers, keras.layers.Dropout(0.3), keras.layers.Dense(1)])
+    model.compile("adam", "mse", run_eagerly=True)
+    rescue = Rescue(tmp_path, verbose=0)
+    fit(model, (x, x[:, :1] * x[:, 1:2] + 0.5), rescue, batch_size=batch_size, shuffle=True)
+    assert rescue.rescues == []

@@ -24,8 +24,9 @@ _NOTHING = object()
 _EVERY, _AGE = 50, 10
 # Losses that tell a level; spikes in a row that are one; steps in a row that loss scaling skips.
 _RECENT, _MOST_SPIKES, _MOST_SKIPPED = 10, 3, 20
-# Before it is known what is usual: the losses that tell a little, and a spike as a multiple.
-_FEW, _FAR = 3, 30.0
+# Before it is known what is usual: the losses that tell a little, and a spike as a multiple; the
+# batches that are kept to be tried again, and the examples that tell, or all of those batches.
+_FEW, _FAR, _KEPT, _TELLING = 3, 30.0, 5, 32
 _MOST_LOWERED = 6  # times in one rescue
 
 
@@ -112,12 +113,11 @@ class Guard(Recorder):
     def restart(self):
         """Resume after unguarded steps, which may have made other weights."""
         self.updates_before = self.number()
-        self._copies, self._last, self._start = [], None, None
+        self._copies, self._first_steps, self._last, self._start = [], [], None, None
         self._first = math.inf
         self._good_steps = self.good = self._spikes = 0
         self._check_at = _RECENT
-        self._losses.forget()
-        self._norms.forget()
+        self._new_level()
 
     def begin_epoch(self):
         """Begin an epoch, whose metrics hold nothing yet."""
@@ -279,7 +279,10 @@ class Guard(Recorder):
         if self.sees_loss and not math.isfinite(again.loss):
             return True
         if kind == "spike" and not self._losses.known:
-            if is_above(again.loss, self._tried(self._copies[0].state).loss):
+            steps = [step, *self._first_steps]
+            if len(steps) <= _KEPT and len(steps) * self._examples < _TELLING:
+                return None
+            if self._have_risen(steps):
                 return True
             return False if self._is_far(step) else None
         if kind != "spike":
@@ -299,23 +302,32 @@ class Guard(Recorder):
         self._spikes += 1
         return self._new_level() if self._spikes >= _MOST_SPIKES else False
 
+    def _have_risen(self, steps):
+        """Tell whether the losses of some steps' batches were all far lower in the beginning.
+
+        One batch alone may tell of dropout, or of the statistics of a few examples.
+        """
+        first = self._copies[0].state
+        tried = ((self._tried(self._before, s), self._tried(first, s)) for s in steps)
+        return all(is_above(now.loss, then.loss) for now, then in tried)
+
     def _is_far(self, step):
         """Tell whether a loss is a spike for certain, though it is not known what is usual."""
         highest = self._losses.highest()
         return self._good_steps >= _FEW and is_above(step.loss * step.share, highest, _FAR)
 
-    def _new_level(self):
-        self._losses.forget()
-        self._norms.forget()
+    def _new_level(self, *steps):
+        self._losses.forget(*steps)
+        self._norms.forget(*steps)
 
-    def _tried(self, state):
-        """Try the last good batch from a state of the variables; return the `Step`."""
-        return self._tries(state, 1)[0]
+    def _tried(self, state, step=None):
+        """Try a step's batch, the last good one by default, from a state; return the `Step`."""
+        return self._tries(state, 1, step)[0]
 
-    def _tries(self, state, times):
-        """Make so many steps of the last good batch from a state; return the `Step`s."""
+    def _tries(self, state, times, step=None):
+        """Make so many steps of a batch from a state of the variables; return the `Step`s."""
         self._assign(state)
-        return [self._make(self._last.data)[1] for _ in range(times)]
+        return [self._make((step or self._last).data)[1] for _ in range(times)]
 
     def _accept(self, step):
         """Count a step, unless loss scaling has skipped it."""
@@ -330,6 +342,7 @@ class Guard(Recorder):
         if self._good_steps < _RECENT:
             self._start = max(step.loss, -math.inf if self._start is None else self._start)
         self._last, self._skipped = step, 0
+        self._first_steps = [] if self._losses.known else [step, *self._first_steps][:_KEPT]
         self._good_steps += 1
         self.good += 1
         if self.good >= _MOST_SPIKES:
@@ -382,9 +395,10 @@ class Guard(Recorder):
     def _return_to(self, copy):
         self._assign(self._before)  # metrics and recorders stay
         self._assign(copy.state)
-        self._losses.forget(self._good_steps - copy.steps)
-        self._norms.forget(self._good_steps - copy.steps)
+        self._new_level(self._good_steps - copy.steps)
         self._good_steps, self._check_at = copy.steps, copy.steps + _RECENT
+        # What came after the first copy does not tell where the loss began.
+        self._start = self._start if copy.steps else None
         self._copies = [c for c in self._copies if c.steps <= copy.steps]
 
     def _keep_copy(self):
