@@ -290,14 +290,9 @@ class Guard(Recorder):
                 return True
             # Dropout and small batches let a loss vary.
             return is_above(again.loss, max(last.loss, self._losses.highest()))
-        rises = any(
-            new > (old + high) / 2
-            for new, old, high in (
-                (again.loss, last.loss, step.loss),
-                (again.norm, last.norm, step.norm),
-            )
-        )
-        if rises:  # with the rate, if no more than was gained is lost
+        measured = (again.loss, last.loss, step.loss), (again.norm, last.norm, step.norm)
+        if any(new > (old + high) / 2 for new, old, high in measured):
+            # With the rate, if no more than was gained is lost.
             return True if is_above(again.loss, self._start) else self._new_level()
         self._spikes += 1
         return self._new_level() if self._spikes >= _MOST_SPIKES else False
