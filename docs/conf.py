@@ -76,7 +76,7 @@ sphinx_gallery_conf = {
 
 html_theme = "furo"
 html_title = "keras_bp"
-html_static_path = ["_static"]
+html_static_path = ["_static", "generated/static"]
 html_css_files = ["site.css"]
 html_search_scorer = str(ROOT / "tools/site/scorer.js")
 html_copy_source = False

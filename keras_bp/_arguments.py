@@ -192,6 +192,15 @@ def check_path(name: str, value: Any) -> str | os.PathLike:
     return value
 
 
+def check_suffix(name: str, value: str | os.PathLike, suffixes: Sequence[str]) -> None:
+    """Check that a path ends with one of some suffixes, such as ".png"."""
+    if os.path.splitext(os.fspath(value))[1].lower() not in suffixes:
+        raise ValueError(
+            f"`{name}` must name a file that ends with {' or '.join(suffixes)}. "
+            f"Received: {name}={os.fspath(value)!r}"
+        )
+
+
 def check_mapping(name: str, value: Any) -> Mapping:
     """Check that `value` is a mapping that is not empty, and return it."""
     if not isinstance(value, Mapping):

@@ -186,7 +186,7 @@ def test_a_lesson_is_a_page_and_a_notebook_with_its_code(tmp_path):
 
 def test_the_page_to_click_through_is_todays():
     """Its numbers are those of examples/backprop_page.py; the program is the package's."""
-    page = (ROOT / "docs/_static/backprop_page.html").read_text()
+    page = pages.moons_page()
     template = (ROOT / "keras_bp/visualization/backprop_page.html").read_text()
     before, after = template.split("<!-- data -->")
     assert page.startswith(before) and page.endswith(after)

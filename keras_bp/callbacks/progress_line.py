@@ -1,13 +1,12 @@
 """One line on how a training goes, which updates in place."""
 
-import html
 import shutil
 import sys
 import time
 
 import numpy as np
 
-from keras_bp._html import in_notebook
+from keras_bp._html import escaped, in_notebook
 from keras_bp.recording import RecordingCallback
 
 _SECONDS, _SECONDS_OF_A_LOG = 0.25, 30.0
@@ -111,7 +110,7 @@ class ProgressLine(RecordingCallback):
     def _show_in_notebook(self, line):
         from IPython.display import HTML, display
 
-        shown = HTML(f"<pre>{html.escape(line)}</pre>")
+        shown = HTML(f"<pre>{escaped(line)}</pre>")
         if self._handle is None:
             self._handle = display(shown, display_id=True)
         else:

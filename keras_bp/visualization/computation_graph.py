@@ -2,15 +2,13 @@
 
 import dataclasses
 import math
-import os
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from keras_bp import _keras
-from keras_bp._arguments import check_path
+from keras_bp._arguments import check_path, check_suffix
 from keras_bp._types import Path
 from keras_bp.visualization._graph_drawing import Drawing
 from keras_bp.visualization._graph_tracing import Trace, key_of
@@ -264,8 +262,4 @@ def _parts(trace, norms):
 
 def _check_file(path):
     check_path("path", path)
-    if pathlib.Path(path).suffix.lower() not in (".png", ".svg"):
-        raise ValueError(
-            "`path` must name a file that ends with .png or .svg. "
-            f"Received: path={os.fspath(path)!r}"
-        )
+    check_suffix("path", path, (".png", ".svg"))

@@ -120,13 +120,14 @@ def test_the_faulty_one_of_several_inputs_is_named():
 
 
 def test_a_batch_comes_back_as_it_was(tmp_path):
-    """Any nest of tensors: named, sparse, ragged, in half precision, strings, and nothing."""
+    """Any nest of tensors: named, sparse, ragged, in half precision, strings, one number, none."""
     model = chain(L.Dense(1))
     x = {
         "a": tf.constant(X),
         "b": [tf.sparse.from_dense(Y), tf.ragged.constant([[1, 2], [], [3], [4]])],
         "c": (tf.constant([b"one", b"two \xff", b"", b"4"]), tf.cast(X, tf.bfloat16)),
         "d": None,
+        "e": tf.constant(2.5),
     }
     path = write_fault(tmp_path, "step-3", model, (x, tf.constant(Y), None), {"step": 3})
     again, (back, y, weights), report = read_fault(path)

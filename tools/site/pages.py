@@ -251,6 +251,18 @@ def prepare():
     (GENERATED / "lessons").mkdir()
     for path in LESSONS:
         write_lesson(path, GENERATED / "lessons")
+    (GENERATED / "static").mkdir()
+    (GENERATED / "static" / "backprop_page.html").write_text(moons_page())
+
+
+def moons_page():
+    """Return the page of backpropagation to click through, of examples/backprop_page.py.
+
+    The program is the package's; the numbers of a training are kept beside this file.
+    """
+    template = (ROOT / "keras_bp/visualization/backprop_page.html").read_text()
+    numbers = pathlib.Path(__file__).with_name("moons.html").read_text()
+    return template.replace("<!-- data -->", numbers)
 
 
 def read(app, docname, source):

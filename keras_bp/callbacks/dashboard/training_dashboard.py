@@ -1,7 +1,6 @@
 """A live picture of loss, learning rate, gradients and weights during training."""
 
 import os
-import pathlib
 import warnings
 import weakref
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_bp._arguments import check_suffix
 from keras_bp._types import Path
 from keras_bp._versions import require_matplotlib
 from keras_bp.callbacks.dashboard._panels import DashboardPanels, Record, ThinnedSeries
@@ -107,6 +107,9 @@ class TrainingDashboard(RecordingCallback):
         self._at_an_exception: Any = None
 
     # Keras's hooks, and those of RecordingCallback.
+
+    def _change_model(self):
+        """Go on in the same picture, in which the steps count on."""
 
     def _begin(self):
         draws = not self._worker()  # of several the first one
@@ -237,8 +240,4 @@ def _check(filepath):
             "`filepath` must be a string, a path or None. "
             f"Received: filepath={filepath!r} (of type {type(filepath).__name__})"
         )
-    if pathlib.Path(filepath).suffix.lower() not in (".png", ".gif"):
-        raise ValueError(
-            "`filepath` must name a file that ends with .png or .gif. "
-            f"Received: filepath={filepath!r}"
-        )
+    check_suffix("filepath", filepath, (".png", ".gif"))

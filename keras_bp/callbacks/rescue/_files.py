@@ -168,9 +168,8 @@ def _packed(value, name, arrays, model):
         value = tf.concat(replicas, 0)
         parts = [value.flat_values, *value.nested_row_splits]
     else:
-        array = np.concatenate([np.asarray(part) for part in replicas], 0)
-        if len(replicas) == 1:
-            array = np.asarray(replicas[0])
+        each = [np.asarray(part) for part in replicas]
+        array = each[0] if len(each) == 1 else np.concatenate(each, 0)
         dtype = array.dtype.name
         if array.dtype.hasobject:  # bytes
             array = array.astype("S")
