@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_bp._arguments import check_flag, check_integer, check_path
 from keras_bp._keras import flat_layers, is_built
 from keras_bp._paths import layer_paths, slots_of, variable_paths
-from keras_bp._types import Path
+from keras_bp._types import Path, Sink
 from keras_bp.callbacks._alignment import AlignmentRecorder
 from keras_bp.callbacks._charts import GradientFlowImage, layout
 from keras_bp.feedback import (
@@ -24,7 +24,6 @@ from keras_bp.recording import (
     CurvatureMeter,
     LayerSelection,
     RecordingCallback,
-    Sink,
     StepRecorder,
     can_die,
     can_saturate,

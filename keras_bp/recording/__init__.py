@@ -65,7 +65,7 @@ from keras_bp.recording.recorder import (
     is_moved,
     own_product,
 )
-from keras_bp.recording.sinks import Sink, check_sinks
+from keras_bp.recording.sinks import check_sinks
 from keras_bp.recording.train_function import RecordingTrainFunction
 from keras_bp.recording.update_meter import UpdateMeter
 
@@ -81,7 +81,6 @@ __all__ = [
     "RecordingCallback",
     "RecordingTrainFunction",
     "STATISTICS",
-    "Sink",
     "StepRecorder",
     "UpdateMeter",
     "Updates",

@@ -14,12 +14,12 @@ import tensorflow as tf
 from keras_bp._arguments import as_call
 from keras_bp._keras import is_built
 from keras_bp._paths import layer_paths, variable_paths
-from keras_bp._types import Path
+from keras_bp._types import Path, Sink
 from keras_bp.recording.curvature_meter import CurvatureMeter
 from keras_bp.recording.event_file import EventFile, run_directory
 from keras_bp.recording.recorder import StepRecorder
 from keras_bp.recording.settings import model_id, settings_of, write_settings
-from keras_bp.recording.sinks import Sink, Sinks
+from keras_bp.recording.sinks import Sinks
 from keras_bp.recording.train_function import RecordingTrainFunction
 from keras_bp.recording.update_meter import UpdateMeter
 
@@ -143,6 +143,10 @@ class RecordingCallback(Callback):
     def _end(self):
         """Finish, also after an exception."""
 
+    def _change_model(self):
+        """Prepare for a model that is not the last `fit`'s: it has a run of its own."""
+        self._forget()
+
     # Keras's hooks.
 
     def set_model(self, model: keras.Model | None = None) -> None:
@@ -151,8 +155,8 @@ class RecordingCallback(Callback):
             # A fit that an exception ended never called on_train_end.
             self._stop()
             RecordingTrainFunction.remove_from(model)
-            if self.model is not None and self.model is not model:  # it has a run of its own
-                self._forget()
+            if self.model is not None and self.model is not model:
+                self._change_model()
         Callback.set_model(self, model)
 
     def on_train_begin(self, logs: dict | None = None) -> None:

@@ -9,14 +9,14 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_bp._types import Sink
 from keras_bp_runs.run import as_json
 
-Sink = str | os.PathLike[str] | Callable[[int, dict[str, float]], object]
 _EXPECTED = (
     "`sinks` must be a list of paths that end in .jsonl or .csv, of 'wandb' and 'mlflow', and of "
     "functions of (step, dictionary)."

@@ -14,7 +14,7 @@ import keras_bp
 
 PACKAGES = ["ops", "layers", "losses", "optimizers", "schedules", "gradients", "reference"]
 PACKAGES += ["gradient_check", "callbacks", "tuning", "multitask", "visualization"]
-PACKAGES += ["deferred", "feedback", "recording", "workers"]
+PACKAGES += ["curvature", "deferred", "feedback", "recording", "workers"]
 # Where a user looks an object up and wants to see it used.
 WITH_EXAMPLES = ["ops", "layers", "losses", "optimizers", "schedules"]
 

@@ -7,7 +7,7 @@ import {
 const TOP = 22; // holds the findings' marks
 const BOTTOM = 36;
 const NAMES = 190;
-const BAR = 84;
+const BAR = 76;
 const PLAIN = 10; // the margin where there are no names, or no bar
 const NAMED = 11; // a row of so many pixels has room for its name
 const TALLEST = 18;
@@ -125,7 +125,7 @@ export class HeatMap {
   drawBar(context) {
     const { scale, palette } = this.shown;
     const { left, top, width, height } = this.plot;
-    const x = left + width + 14;
+    const x = left + width + 8;
     const special = scale.log || palette === "diverging" ? 2 : 1;
     const bar = Math.max(30, Math.min(height, 320) - 18 * special);
     const colours = PALETTES[palette];
