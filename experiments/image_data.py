@@ -1,0 +1,63 @@
+"""The image data that experiments read: files as Keras has them, and scikit-learn's digits."""
+
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+SHAPES = {"mnist": (28, 28), "fashion_mnist": (28, 28), "cifar10": (32, 32, 3)}
+
+
+def load_images(name, data_dir=None, images=None):
+    """Return train images, test images, train labels and test labels.
+
+    Images are float32 of shape (n, height, width, channels), standardized by each channel's mean
+    and deviation on the training images; labels are int64 of shape (n,), 0 to 9.
+
+    Args:
+        name: "digits", "mnist", "fashion_mnist" or "cifar10".
+        data_dir: path of a folder that holds NAME.npz with `x_train`, `y_train`, `x_test` and
+            `y_test`, or `None`: then Keras downloads the data.
+        images: number of training images, drawn at random, or `None` for all.
+    """
+    if name == "digits":
+        x, y = load_digits(return_X_y=True)
+        x, x_test, y, y_test = train_test_split(
+            x.reshape(-1, 8, 8), y, test_size=0.2, random_state=0
+        )
+    elif data_dir is None:
+        (x, y), (x_test, y_test) = getattr(keras.datasets, name).load_data()
+    else:
+        x, x_test, y, y_test = _read(name, data_dir)
+    chosen = np.random.default_rng(0).permutation(len(x))[:images]
+    x, y = x[chosen].astype("float32"), y[chosen].ravel().astype("int64")
+    x_test, y_test = x_test.astype("float32"), y_test.ravel().astype("int64")
+    if x.ndim == 3:
+        x, x_test = x[..., None], x_test[..., None]
+    mean, deviation = x.mean((0, 1, 2)), x.std((0, 1, 2))
+    return (x - mean) / deviation, (x_test - mean) / deviation, y, y_test
+
+
+def _read(name, data_dir):
+    path = data_dir / f"{name}.npz"
+    if not path.exists():
+        raise SystemExit(
+            f"--data-dir must be a folder that holds {name}.npz. Received: {data_dir}, "
+            + ("which lacks it" if data_dir.is_dir() else "which is no folder")
+        )
+    keys = ("x_train", "x_test", "y_train", "y_test")
+    with np.load(path) as data:
+        missing = [key for key in keys if key not in data.files]
+        if missing:
+            raise SystemExit(
+                f"{path} must hold the arrays {', '.join(keys)}. Received: {data.files}"
+            )
+        arrays = [data[key] for key in keys]
+    for x, y, part in zip(arrays[:2], arrays[2:], ("train", "test"), strict=True):
+        if x.shape[1:] != SHAPES[name] or y.size != len(x) or not len(x):
+            expected = ", ".join(map(str, SHAPES[name]))
+            raise SystemExit(
+                f"{path} must hold images x_{part} of shape (n, {expected}) and n labels "
+                f"y_{part}. Received: {x.shape} and {y.shape}"
+            )
+    return arrays

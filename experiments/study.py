@@ -1,0 +1,309 @@
+"""A study: many trainings, each recorded as it ends, so that a study that was cut short goes on.
+
+Every experiment is a folder that Python runs, `python experiments/NAME`, and describes its
+trainings as jobs: dictionaries of settings, the seed among them. `Study.run` trains those that are
+not yet recorded, in as many processes as there are cores, and returns the results of all. A job
+that was cut short within a training goes on by `ResumableTraining`. `Study.report` leaves the
+tables and the picture.
+"""
+
+import argparse
+import contextlib
+import datetime
+import fcntl
+import gc
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_bp.callbacks import ProgressLine, ResumableTraining
+
+WORKER = "KERAS_BP_STUDY_WORKER"  # set in the processes that a study starts
+BEGIN, END = "<!-- results: written by `--record` -->", "<!-- end of the results -->"
+IMAGES = pathlib.Path(__file__).parent.parent / "docs/images"
+
+
+def parser(description):
+    """Return a parser of the arguments that every experiment has.
+
+    `--quick` and `--full` set `options.full`; an experiment has its settings for either.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="in two minutes; the default")
+    size.add_argument("--full", action="store_true", help="as recorded in the experiment's README")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=pathlib.Path, help="default: tb_logs/NAME/full or quick")
+    parser.add_argument("--record", action="store_true", help="write tables into the README")
+    return parser
+
+
+def check_memory(gigabytes):
+    """End the program, before it starts, if so much memory is not free."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    with contextlib.suppress(OSError):  # on Linux, with what the page cache would give back
+        found = re.search(r"MemAvailable: +(\d+)", pathlib.Path("/proc/meminfo").read_text())
+        free = int(found[1]) * 1024 / 1e9
+    if free < gigabytes:
+        raise SystemExit(
+            f"This run needs {gigabytes:.1f} GB of memory, {free:.1f} GB are free. "
+            "Give --processes 1, or end other programs."
+        )
+
+
+def mean_spread(values, digits=2):
+    """Return "mean ± standard deviation" of a figure over the seeds."""
+    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.{digits}f} ± {spread:.{digits}f}"
+
+
+def table(header, rows):
+    """Return a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+class Study:
+    """The trainings of one experiment, and what is recorded of them.
+
+    Args:
+        script: `__file__` of the experiment's `__main__.py`.
+        options: the parsed arguments of `parser`.
+        arguments: list of strings, the command line that they were parsed from, or `None` for
+            `sys.argv`'s: the other processes get the same.
+
+    The folder `options.out` holds `records.jsonl`, a line for each job that has ended, and a folder
+    for each job that has not. Several processes may work in it: a job is locked while it is
+    trained, and the lock of a process that has died is void.
+    """
+
+    def __init__(self, script, options, arguments=None):
+        if options.processes < 1:
+            raise SystemExit(f"--processes must be at least 1. Received: {options.processes}")
+        self.folder = pathlib.Path(script).resolve().parent
+        self.name = self.folder.name
+        size = "full" if options.full else "quick"
+        self.out = options.out or pathlib.Path("tb_logs", self.name, size)
+        self.options, self.leads, self.workers = options, WORKER not in os.environ, []
+        self._known, self._read_to, self._total, self._started = {}, 0, 0, time.monotonic()
+        self._done_before, self._parent = None, os.getppid()
+        with contextlib.suppress(RuntimeError):  # TensorFlow has already started
+            cores = len(os.sched_getaffinity(0))
+            tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // options.processes))
+        (self.out / "jobs").mkdir(parents=True, exist_ok=True)
+        if self.leads:
+            arguments = sys.argv[1:] if arguments is None else arguments
+            for number in range(1, options.processes):
+                with open(self.out / f"worker_{number}.log", "w") as log:
+                    command = [sys.executable, str(self.folder), *map(str, arguments)]
+                    environment = {**os.environ, WORKER: str(number)}
+                    self.workers.append(
+                        subprocess.Popen(
+                            command, env=environment, stdout=log, stderr=subprocess.STDOUT
+                        )
+                    )
+
+    def run(self, jobs, train):
+        """Return the result of each job, in order; train those that are not recorded yet.
+
+        Args:
+            jobs: list of dictionaries: the settings that make a training what it is.
+            train: function of a job and of its folder, for checkpoints and events, that returns
+                what is recorded: a dictionary of numbers, strings and lists.
+        """
+        names = [_name(job) for job in jobs]
+        self._total += len(set(names))
+        try:
+            while missing := [job for job in jobs if _name(job) not in self.records()]:
+                trained = [self._train(job, train) for job in missing]
+                if not any(trained):  # others train what is left
+                    self._wait()
+        except BaseException:  # Ctrl-C, above all
+            for worker in self.workers:
+                worker.terminate()  # ResumableTraining saves at this signal
+            if self.leads:
+                print("\nThe same command goes on from here.", flush=True)
+            raise
+        return [self._known[name]["result"] for name in names]
+
+    def records(self):
+        """Return what is recorded: dictionaries with job, result and seconds, by the job's name."""
+        path = self.out / "records.jsonl"
+        if path.exists():
+            with open(path, "rb") as file:
+                file.seek(self._read_to)
+                lines = file.read()
+            whole = lines[: lines.rfind(b"\n") + 1]  # a line that is being written waits
+            self._read_to += len(whole)
+            for line in whole.splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:  # half a line, of a process that was killed
+                    continue
+                new = _name(record["job"]) not in self._known
+                self._known[_name(record["job"])] = record
+                if new and self._done_before is not None:
+                    self._show(record)
+        if self._done_before is None:
+            self._done_before = len(self._known)
+        return self._known
+
+    def callbacks(self, folder, **options):
+        """Return the callbacks of a training that can be cut short: give them to `fit`, last."""
+        shown = [ProgressLine()] if self.leads and sys.stdout.isatty() else []
+        return [*shown, ResumableTraining(folder / "checkpoints", **options)]
+
+    def report(self, text, figure=None):
+        """Print and leave the tables, and the picture; with `--record`, put them into the README.
+
+        Args:
+            text: the tables in Markdown.
+            figure: a matplotlib figure, or `None`.
+        """
+        for worker in self.workers:
+            worker.wait()
+        if not self.leads:
+            return
+        text = f"{text.rstrip()}\n\n{self._cost()}\n"
+        (self.out / "results.md").write_text(text)
+        print(f"\n{text}\nresults: {self.out / 'results.md'}")
+        picture = self.out / f"{self.name}.png"
+        if figure is not None:
+            figure.savefig(picture, dpi=110)
+            print(f"picture: {picture}", flush=True)
+        if self.options.record:
+            readme = self.folder / "README.md"
+            before, rest = readme.read_text().split(BEGIN)
+            _, after = rest.split(END)
+            readme.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+            shutil.copy(self.out / "records.jsonl", self.folder / "records.jsonl")
+            if figure is not None:
+                shutil.copy(picture, IMAGES / picture.name)
+
+    def _train(self, job, train):
+        """Train a job, unless another process does; return whether it was trained."""
+        if not self.leads and os.getppid() != self._parent:
+            raise SystemExit("The process that leads the study has ended.")
+        name = _name(job)
+        key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        folder = self.out / "jobs" / key
+        with _locked(folder.with_suffix(".lock")) as locked:
+            if not locked or name in self.records():
+                return False
+            folder.mkdir(exist_ok=True)
+            (folder / "job.json").write_text(name)
+            seconds, cpu_seconds = _spent(folder)
+            start, cpu_start = time.perf_counter(), time.process_time()
+            try:
+                result = train(job, folder)
+            finally:
+                seconds += time.perf_counter() - start
+                cpu_seconds += time.process_time() - cpu_start
+                (folder / "spent.json").write_text(json.dumps([seconds, cpu_seconds]))
+            record = {"job": job, "result": result}
+            record |= {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
+            _append(self.out / "records.jsonl", record)
+            shutil.rmtree(folder)
+        self.records()
+        # Models of past jobs would stay in Keras's state.
+        keras.backend.clear_session()
+        gc.collect()
+        return True
+
+    def _wait(self):
+        for worker in self.workers:
+            if worker.poll():
+                log = self.out / f"worker_{self.workers.index(worker) + 1}.log"
+                last = "\n".join(log.read_text().splitlines()[-15:])
+                raise SystemExit(f"Another process of this study ended with an error:\n{last}")
+        time.sleep(0.5)
+
+    def _show(self, record):
+        """Print how far the study is: the training that has just ended, and the time left."""
+        if not self.leads:
+            return
+        done = len(self._known) - self._done_before
+        minutes = (time.monotonic() - self._started) / 60
+        left = minutes / done * max(0, self._total - len(self._known))
+        figures = [
+            f"{name} {value:.4g}"
+            for name, value in record["result"].items()
+            if isinstance(value, int | float)
+        ]
+        print(
+            f"[{len(self._known):3}/{self._total}] {_name(record['job'])}: "
+            f"{', '.join(figures[:3])}  ({record['seconds']:.0f} s; {left:.0f} min left of what "
+            "is known)",
+            flush=True,
+        )
+
+    def _cost(self):
+        records = self.records().values()
+        seconds, cpu_seconds = (
+            sum(record[key] for record in records) for key in ("seconds", "cpu_seconds")
+        )
+        side_by_side = f", {self.options.processes} side by side" * (self.options.processes > 1)
+        return (
+            f"{len(records)} trainings, {seconds / 60:.0f} minutes in sum{side_by_side}, "
+            f"{cpu_seconds:.0f} CPU seconds. {machine()}."
+        )
+
+
+def machine():
+    """Return what a run was made with, as a sentence: versions, cores, day."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        found = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+        model = found[1] if found else model
+    return (
+        f"Keras {keras.__version__}, TensorFlow {tf.__version__}, "
+        f"Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores of {model}, "
+        f"{datetime.date.today()}"
+    )
+
+
+def _name(job):
+    return json.dumps(job, sort_keys=True)[1:-1].replace('"', "")
+
+
+def _append(path, record):
+    with open(path, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if size := file.seek(0, os.SEEK_END):
+            file.seek(size - 1)
+            if file.read() != b"\n":  # half a line, of a process that was killed
+                file.write(b"\n")
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _spent(folder):
+    """Return the seconds that earlier processes have spent on a job, and their CPU seconds."""
+    path = folder / "spent.json"
+    return json.loads(path.read_text()) if path.exists() else (0.0, 0.0)
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Lock a file, unless another process holds it; the value tells whether it is locked."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True

@@ -1,0 +1,145 @@
+"""A study records each training as it ends, and goes on where it was cut short."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from experiments import study as study_module
+
+JOBS = [{"rate": rate, "seed": seed} for rate in (0.1, 0.2) for seed in (1, 2)]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Return a function that makes a study of one process in the test's folder."""
+
+    def make(*arguments):
+        arguments = ["--out", str(tmp_path / "out"), "--processes", "1", *arguments]
+        options = study_module.parser("A test.").parse_args(arguments)
+        (tmp_path / "name").mkdir(exist_ok=True)
+        return study_module.Study(tmp_path / "name/__main__.py", options, arguments)
+
+    return make
+
+
+def product(job, folder):
+    return {"product": job["rate"] * job["seed"]}
+
+
+def test_what_was_trained_is_not_trained_again(study):
+    trained = []
+
+    def train(job, folder):
+        trained.append(job)
+        if len(trained) == 3:
+            (folder / "half").write_text("done")
+            raise RuntimeError("cut short")
+        return {**product(job, folder), "half": (folder / "half").exists()}
+
+    with pytest.raises(RuntimeError, match="cut short"):
+        study().run(JOBS, train)
+    again = study()
+    results = again.run(JOBS, train)
+    assert trained == [*JOBS[:3], *JOBS[2:]]
+    assert [result["product"] for result in results] == [0.1, 0.2, 0.2, 0.4]
+    # The folder of the training that was cut short is given to it again, then removed.
+    assert [result["half"] for result in results] == [False, False, True, False]
+    assert not [path for path in (again.out / "jobs").iterdir() if path.is_dir()]
+
+
+def test_the_seconds_of_a_training_are_those_of_all_its_parts(study, monkeypatch):
+    clock = iter([0.0, 5.0, 100.0, 107.0])
+    monkeypatch.setattr(study_module.time, "perf_counter", lambda: next(clock))
+
+    def fail(job, folder):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        study().run(JOBS[:1], fail)
+    again = study()
+    again.run(JOBS[:1], product)
+    (record,) = again.records().values()
+    assert record["seconds"] == 12.0
+
+
+def test_a_line_that_a_killed_process_left_half_is_trained_again(study):
+    first = study()
+    first.run(JOBS[:2], product)
+    path = first.out / "records.jsonl"
+    path.write_text(path.read_text()[:-5])
+    again = study()
+    assert [result["product"] for result in again.run(JOBS[:2], product)] == [0.1, 0.2]
+    assert [result["product"] for result in study().run(JOBS[:2], product)] == [0.1, 0.2]
+
+
+def test_a_job_that_another_process_trains_is_left_to_it(study, monkeypatch):
+    mine, other = study(), study()
+
+    def train(job, folder):
+        assert not other._train(job, product)
+        return product(job, folder)
+
+    mine.run(JOBS[:1], train)
+    assert not other._train(JOBS[0], product)
+    assert len(other.records()) == 1
+
+
+def test_progress_tells_the_figures_and_the_time_left(study, capsys):
+    study().run(JOBS, product)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("[  1/4] rate: 0.1, seed: 1: product 0.1  (0 s; ")
+    assert len(lines) == 4
+
+
+def test_report_puts_the_tables_between_the_marks_of_the_readme(study, tmp_path):
+    readme = tmp_path / "name/README.md"
+    begin, end = study_module.BEGIN, study_module.END
+    readme.parent.mkdir()
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    recorded = study("--record")
+    recorded.run(JOBS, product)
+    recorded.report(study_module.table(["a", "b"], [[1, study_module.mean_spread([1.0, 2.0])]]))
+    text = readme.read_text()
+    assert text.startswith(f"before\n{begin}\n\n| a | b |\n| --- | --- |\n| 1 | 1.50 ± 0.71 |\n")
+    assert text.endswith(f"{end}\nafter\n") and "old" not in text and "4 trainings" in text
+    records = (tmp_path / "name/records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["job"] for line in records] == JOBS
+
+
+def test_two_processes_share_the_trainings(tmp_path):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "__main__.py").write_text(
+        "import os, sys, time\n"
+        f"sys.path.insert(0, {str(study_module.IMAGES.parent.parent / 'experiments')!r})\n"
+        "import study\n"
+        "def train(job, folder):\n"
+        "    end = time.monotonic() + 60.0\n"
+        "    there = folder.parents[1] / 'there'\n"
+        "    if study.WORKER in os.environ:\n"
+        "        there.touch()\n"
+        "    while not there.exists() and time.monotonic() < end:\n"
+        "        time.sleep(0.05)\n"
+        "    time.sleep(0.3)\n"
+        "    return {'process': os.environ.get(study.WORKER, '0')}\n"
+        "this = study.Study(__file__, study.parser('').parse_args())\n"
+        "results = this.run([{'seed': seed} for seed in range(4)], train)\n"
+        "this.report(str({result['process'] for result in results}))\n"
+    )
+    command = [sys.executable, str(folder), "--processes", "2", "--out", str(tmp_path / "out")]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "4 trainings" in output and "{'0', '1'}" in output.replace("{'1', '0'}", "{'0', '1'}")
+
+
+@pytest.mark.parametrize("arguments", [["--processes", "0"], ["--processes", "-1"]])
+def test_no_processes_are_refused(study, arguments):
+    with pytest.raises(SystemExit, match="--processes must be at least 1. Received"):
+        study(*arguments)
+
+
+def test_too_little_memory_is_said_before_the_start():
+    with pytest.raises(SystemExit, match=r"needs 1000000.0 GB of memory, [\d.]+ GB are free"):
+        study_module.check_memory(1e6)
+    study_module.check_memory(0.01)
