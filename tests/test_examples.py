@@ -28,7 +28,8 @@ EXAMPLES = [
     path
     for folder in ("examples", "experiments")
     for path in sorted((ROOT / folder).glob("*.py"))
-    if not path.stem.startswith("_")  # what they share
+    # what they share
+    if not path.stem.startswith("_") and path.stem not in ("study", "image_data")
 ]
 RUN_HERE = [path for path in EXAMPLES if path.stem not in ELSEWHERE]
 DOCUMENTS = [
