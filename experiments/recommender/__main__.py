@@ -1,0 +1,386 @@
+"""Train a recommender of 100,000 items by six optimizers: how good, and after how long.
+
+    python experiments/recommender [--quick | --full] [--ratings FILE.csv] [--timing]
+
+A table for users and one for items are trained on made-up interactions whose law is known, and on
+those of a file if one is given: recall@20 and NDCG@20 over all items, seconds to a common quality,
+recall of popular and rare items. `--timing` measures the time of a step only, which the whole study
+reads: run it first, with `--processes 1`, on a machine that does nothing else.
+"""
+
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for what the experiments share
+import functools
+
+import interactions
+import keras
+import numpy as np
+import ranking
+import study
+import tensorflow as tf
+import towers
+from matplotlib.figure import Figure
+
+SIZES = {
+    "quick": {
+        "made": {"users": 2000, "items": 20_000, "rank": 4, "strength": 3.0, "each": 50},
+        "columns": 32,
+        "batch": 256,
+        "steps": 400,
+        "file_steps": 400,
+        "looks": 4,
+        "judged": 500,
+        "seeds": 1,
+        "grid": False,
+        "rounds": 2,
+    },
+    "full": {
+        "made": {"users": 20_000, "items": 100_000, "rank": 8, "strength": 3.0, "each": 50},
+        "columns": 64,
+        "batch": 256,
+        "steps": 4000,
+        "file_steps": 2000,
+        "looks": 10,
+        "judged": 4000,
+        "seeds": 3,
+        "grid": True,
+        "rounds": 8,
+    },
+}
+# Without a grid, what it chose on the full size.
+RATES = {
+    "DeferredAdam": 0.01,
+    "LazyAdam, global": 0.01,
+    "LazyAdam, row": 0.01,
+    "Adagrad": 0.1,
+    "SGD, lazy momentum": 30.0,
+}
+BANDS = (100, 1000, 10_000)  # places of an item by popularity, at which bands end
+MADE = "made-up interactions"
+MEMORY = 3.0  # gigabytes that a process takes
+SHARE = 0.95  # of Adam's recall: the common quality
+
+
+class Looks(keras.callbacks.Callback):
+    """Ranks the validation's items after each epoch, and puts recall and seconds into the history.
+
+    Args:
+        judge: function of the model that returns what `ranking.rank_items` does.
+    """
+
+    def __init__(self, judge):
+        super().__init__()
+        self.judge = judge
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Keras's hook: begin to count the seconds of training."""
+        self.begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keras's hook: rank."""
+        logs["seconds"] = time.perf_counter() - self.begun
+        found = self.judge(self.model)
+        logs["recall"], logs["ndcg"] = found["recall"], found["ndcg"]
+
+
+def judge(data, judged, pairs, seen, model):
+    """Return how well a model ranks the pairs of the first `judged` users."""
+    pairs = pairs[pairs[:, 0] < judged]
+    users, items = (
+        keras.ops.convert_to_numpy(table.embeddings) for table in (model.of_users, model.of_items)
+    )
+    bias = np.log(data.counts() + 1.0)
+    return pairs, ranking.rank_items(users, items, bias, pairs, seen)
+
+
+def train(job, folder, load, callbacks):
+    """Return the recall over the training, and that on the test's items at its end.
+
+    Args:
+        job: dictionary of settings.
+        folder: path of the job's folder.
+        load: function of a data set's name that returns its `Interactions`.
+        callbacks: function of the folder that returns further callbacks of the training.
+    """
+    data = load(job["data"])
+    keras.utils.set_random_seed(job["seed"])
+    settings = (job[key] for key in ("optimizer", "rate", "seed", "columns"))
+    model = towers.compiled(data, *settings)
+    steps, looks = job["steps"], job["looks"]
+    known = np.concatenate([data.train, data.validation])
+    look = Looks(lambda model: judge(data, job["judged"], data.validation, data.train, model)[1])
+    history = model.fit(
+        towers.batches(data, job["batch"], steps, job["seed"]),
+        epochs=looks,
+        steps_per_epoch=steps // looks,
+        verbose=0,
+        callbacks=[look, *callbacks(folder)],
+    ).history
+    result = {
+        "recall": round(history["recall"][-1], 5),
+        "curve": [round(float(value), 5) for value in history["recall"]],
+        "seconds": round(sum(history["seconds"]), 2),
+    }
+    if job["test"]:
+        pairs, found = judge(data, job["judged"], data.test, known, model)
+        place = np.argsort(np.argsort(-data.counts(), kind="stable"))[pairs[:, 1]]
+        band = np.searchsorted(BANDS, place, side="right")
+        result |= {"test_recall": float(found["recall"]), "test_ndcg": float(found["ndcg"])}
+        result["bands"] = [
+            float(found["hit"][band == number].mean()) if np.any(band == number) else None
+            for number in range(len(BANDS) + 1)
+        ]
+    return result
+
+
+def limits(job, folder, load):
+    """Return test figures of popularity alone, and of the true scores if they are known."""
+    data = load(job["data"])
+    pairs = data.test[data.test[:, 0] < job["judged"]]
+    known = np.concatenate([data.train, data.validation])
+    nothing = np.zeros((data.users, 1)), np.zeros((data.items, 1))
+    factors = {"popularity": (*nothing, np.log(data.counts() + 1.0)), "truth": data.truth}
+    found = {
+        name: ranking.rank_items(*scores, pairs, known)
+        for name, scores in factors.items()
+        if scores
+    }
+    return {
+        f"{name} {key}": float(value[key])
+        for name, value in found.items()
+        for key in ("recall", "ndcg")
+    }
+
+
+def time_steps(job, folder, load):
+    """Return median and least seconds of a training step for each optimizer, measured by turns."""
+    data, times = load(job["data"]), {name: [] for name in towers.RULES}
+    steps = {}
+    for name in times:
+        model = towers.compiled(data, name, 1e-3, 0, job["columns"])
+        pairs = iter(towers.batches(data, job["batch"], 500, 0).repeat())
+        steps[name] = functools.partial(model.make_train_function(), pairs)
+    for turn in range(job["rounds"] + 1):
+        for name, step in steps.items():
+            for _ in range(10 if name in towers.EXACT else 100):
+                start = time.perf_counter()
+                step()
+                if turn:  # the first one traces
+                    times[name].append(time.perf_counter() - start)
+    result = {name: [float(np.median(t)), min(t)] for name, t in times.items()}
+    return result | {"threads": tf.config.threading.get_intra_op_parallelism_threads()}
+
+
+def steps_to(recall, curve, steps):
+    """Return after how many steps a curve reaches a recall, or `None`; straight between looks."""
+    reached = np.flatnonzero(np.array(curve) >= recall)
+    if not len(reached):
+        return None
+    looks = steps / len(curve) * np.arange(len(curve) + 1)
+    before, after = ([0.0, *curve][reached[0] + offset] for offset in (0, 1))
+    part = (recall - before) / (after - before)
+    return float(looks[reached[0]] + part * (looks[1] - looks[0]))
+
+
+def choose(rates, results):
+    """Return optimizer -> the rate with the best recall on the validation's items.
+
+    Args:
+        rates: list of (optimizer, rate).
+        results: list of what `train` returned for each.
+    """
+    best = {}
+    for (name, rate), result in zip(rates, results, strict=True):
+        if result["recall"] > best.get(name, (-1.0, None))[0]:
+            best[name] = result["recall"], rate
+    return {name: rate for name, (_, rate) in best.items()}
+
+
+def compare(trainings, data, shared, sizes, run):
+    """Return the section of one data set, and what its picture shows, of trainings by all rules.
+
+    Args:
+        trainings: the `Study`.
+        data: name of the data set.
+        shared: dictionary, the settings that all jobs have.
+        sizes: dictionary, one of `SIZES`.
+        run: dictionary of the functions that train, rank by the limits and time, of a job and its
+            folder.
+    """
+    rates = RATES
+    if sizes["grid"]:
+        grid = [(name, rate) for name, (*_, some) in towers.RULES.items() for rate in some]
+        tried = trainings.run(
+            [
+                shared | {"optimizer": name, "rate": rate, "seed": 0, "test": False}
+                for name, rate in grid
+            ],
+            run["train"],
+        )
+        rates = choose(grid, tried)
+    rates = {name: rates[towers.EXACT.get(name, name)] for name in towers.RULES}
+    final = [
+        shared | {"optimizer": name, "rate": rate, "seed": seed, "test": True}
+        for seed in range(1, sizes["seeds"] + 1)
+        for name, rate in rates.items()  # the longest one first
+    ]
+    results = trainings.run(final, run["train"])
+    [bounds] = trainings.run(
+        [{key: shared[key] for key in ("data", "made", "judged")} | {"limits": True}], run["limits"]
+    )
+    [times] = trainings.run([timing_job(shared, sizes)], run["times"])
+    of = {
+        name: [r for job, r in zip(final, results, strict=True) if job["optimizer"] == name]
+        for name in rates
+    }
+    return section(data, shared, rates, of, bounds, times), (data, of, times, shared)
+
+
+def timing_job(shared, sizes):
+    """Return the job that times the steps of all optimizers."""
+    keys = "data", "made", "columns", "batch"
+    return {key: shared[key] for key in keys} | {"rounds": sizes["rounds"], "timing": True}
+
+
+def section(data, shared, rates, of, bounds, times):
+    """Return the tables of one data set."""
+    targets = [SHARE * result["recall"] for result in of["Adam"]]
+    rows = []
+    for name, results in of.items():
+        needed = [
+            steps_to(target, result["curve"], shared["steps"])
+            for target, result in zip(targets, results, strict=True)
+        ]
+        apart = max(
+            abs(result["test_recall"] - adam["test_recall"])
+            for result, adam in zip(results, of["Adam"], strict=True)
+        )
+        reached = None not in needed
+        rows.append(
+            [
+                name,
+                f"{rates[name]:g}",
+                study.mean_spread([r["test_recall"] for r in results], 4),
+                study.mean_spread([r["test_ndcg"] for r in results], 4),
+                f"{apart:.1e}" if name != "Adam" else "",
+                f"{times[name][0] * 1e3:.2f} ({times[name][1] * 1e3:.2f})",
+                f"{times['Adam'][0] / times[name][0]:.1f}",
+                study.mean_spread(needed, 0) if reached else "not reached",
+                study.mean_spread([n * times[name][0] for n in needed], 1) if reached else "",
+            ]
+        )
+    for name in ("popularity", "truth"):
+        if f"{name} recall" in bounds:
+            figures = (f"{bounds[f'{name} {key}']:.4f}" for key in ("recall", "ndcg"))
+            rows.append([f"({name})", "", *figures, *[""] * 5])
+    header = [
+        "Optimizer",
+        "Rate",
+        "Recall@20",
+        "NDCG@20",
+        "Largest difference to Adam's recall",
+        "ms a step, median (least)",
+        "Adam's time over it",
+        "Steps to the quality",
+        "Seconds",
+    ]
+    ends = ["1", *(f"{place + 1:,}" for place in BANDS)]
+    bands = [f"from place {place}" for place in ends]
+    by_band = [
+        [name, *(_mean([r["bands"][band] for r in results]) for band in range(len(bands)))]
+        for name, results in of.items()
+    ]
+    return (
+        f"**{data}**, {shared['steps']:,} steps of {shared['batch']} pairs, "
+        f"tables of {shared['columns']} columns, {len(targets)} "
+        f"{'seeds' if len(targets) > 1 else 'seed'}; the quality is {SHARE:.0%} of the recall that "
+        f"Adam ends at on the validation's items; steps timed with {times['threads']} "
+        f"{'threads' if times['threads'] > 1 else 'thread'}.\n\n{study.table(header, rows)}\n"
+        "Share of the wanted items that were among the first 20, by the item's place in the order "
+        f"of popularity:\n\n{study.table(['Optimizer', *bands], by_band)}"
+    )
+
+
+def _mean(values):
+    return study.mean_spread(values, 3) if None not in values else ""
+
+
+def draw(parts):
+    """Return the picture: recall by seconds, and by popularity, a row for each data set."""
+    figure = Figure(figsize=(11, 4.2 * len(parts)), layout="constrained")
+    rows = figure.subplots(len(parts), 2, squeeze=False)
+    for (data, of, times, shared), (left, right) in zip(parts, rows, strict=True):
+        for place, (name, results) in enumerate(of.items()):
+            curves = np.array([result["curve"] for result in results])
+            looks = shared["steps"] / curves.shape[1] * np.arange(1, curves.shape[1] + 1)
+            style = {"color": f"C{place}", "linestyle": "--" if name in towers.EXACT else "-"}
+            seconds = looks * times[name][0]
+            left.plot(seconds, curves.mean(0), label=name, marker=".", **style)
+            if len(curves) > 1:
+                low, high = curves.min(0), curves.max(0)
+                left.fill_between(seconds, low, high, alpha=0.2, color=f"C{place}", linewidth=0)
+            bands = np.array([result["bands"] for result in results], float).mean(0)
+            right.plot(range(len(bands)), bands, marker="o", **style)
+        left.set(
+            xscale="log", xlabel="seconds of training", ylabel="recall@20, validation", title=data
+        )
+        right.set(
+            xlabel="the item's place by popularity",
+            ylabel="share found among the first 20, test",
+            xticks=range(len(BANDS) + 1),
+            xticklabels=[f"1 to {BANDS[0]}", *(f"to {end:,}" for end in BANDS[1:]), "others"],
+        )
+        left.legend(frameon=False)
+        for axes in (left, right):
+            axes.set_ylim(bottom=0)
+            axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main(arguments=None):
+    """Train what is missing, and leave tables and picture."""
+    parser = study.parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--ratings", type=pathlib.Path, help="CSV file with a column of users and one of items"
+    )
+    parser.add_argument("--timing", action="store_true", help="measure the time of a step only")
+    options = parser.parse_args(arguments)
+    if options.timing and options.record:
+        parser.error("--timing and --record exclude each other: tables need the trainings")
+    sizes = SIZES["full" if options.full else "quick"]
+    if options.ratings is not None:
+        interactions.read(options.ratings)  # refuses a bad file before anything is trained
+    study.check_memory(MEMORY * options.processes)
+    trainings = study.Study(__file__, options, arguments)
+
+    @functools.lru_cache(maxsize=1)
+    def load(data):
+        if data == MADE:
+            return interactions.make(**sizes["made"], seed=0)
+        return interactions.read(options.ratings)
+
+    functions = {"train": train, "limits": limits, "times": time_steps}
+    run = {name: functools.partial(function, load=load) for name, function in functions.items()}
+    run["train"] = functools.partial(run["train"], callbacks=trainings.callbacks)
+    shared = {key: sizes[key] for key in ("columns", "batch", "steps", "looks", "judged")}
+    shared = {MADE: shared | {"data": MADE, "made": sizes["made"]}}
+    if options.ratings is not None:
+        name = options.ratings.name
+        shared[name] = shared[MADE] | {"data": name, "made": None, "steps": sizes["file_steps"]}
+    if options.timing:
+        times = [trainings.run([timing_job(s, sizes)], run["times"])[0] for s in shared.values()]
+        rows = [
+            [name, *(f"{t[name][0] * 1e3:.2f} ({t[name][1] * 1e3:.2f})" for t in times)]
+            for name in towers.RULES
+        ]
+        trainings.report(study.table(["ms a step, median (least)", *shared], rows))
+        return
+    parts = [compare(trainings, data, s, sizes, run) for data, s in shared.items()]
+    trainings.report("\n\n".join(text for text, _ in parts), draw([part for _, part in parts]))
+
+
+if __name__ == "__main__":
+    main()
