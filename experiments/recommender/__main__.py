@@ -20,31 +20,31 @@ import keras
 import numpy as np
 import ranking
 import study
+import tables
 import tensorflow as tf
 import towers
-from matplotlib.figure import Figure
 
 SIZES = {
     "quick": {
-        "made": {"users": 2000, "items": 20_000, "rank": 4, "strength": 3.0, "each": 50},
+        "made": {"users": 1000, "items": 5000, "rank": 2, "strength": 3.0, "each": 50},
         "columns": 32,
         "batch": 256,
-        "steps": 400,
-        "file_steps": 400,
-        "looks": 4,
+        "steps": 600,
+        "file_steps": 600,
+        "looks": 5,
         "judged": 500,
         "seeds": 1,
         "grid": False,
         "rounds": 2,
     },
     "full": {
-        "made": {"users": 20_000, "items": 100_000, "rank": 8, "strength": 3.0, "each": 50},
+        "made": {"users": 5000, "items": 100_000, "rank": 4, "strength": 3.0, "each": 100},
         "columns": 64,
         "batch": 256,
-        "steps": 4000,
-        "file_steps": 2000,
+        "steps": 3000,
+        "file_steps": 1500,
         "looks": 10,
-        "judged": 4000,
+        "judged": 1000,
         "seeds": 3,
         "grid": True,
         "rounds": 8,
@@ -58,10 +58,8 @@ RATES = {
     "Adagrad": 0.1,
     "SGD, lazy momentum": 30.0,
 }
-BANDS = (100, 1000, 10_000)  # places of an item by popularity, at which bands end
 MADE = "made-up interactions"
 MEMORY = 3.0  # gigabytes that a process takes
-SHARE = 0.95  # of Adam's recall: the common quality
 
 
 class Looks(keras.callbacks.Callback):
@@ -86,14 +84,13 @@ class Looks(keras.callbacks.Callback):
         logs["recall"], logs["ndcg"] = found["recall"], found["ndcg"]
 
 
-def judge(data, judged, pairs, seen, model):
-    """Return how well a model ranks the pairs of the first `judged` users."""
-    pairs = pairs[pairs[:, 0] < judged]
+def judge(model, data, pairs, seen):
+    """Return how well a model ranks pairs among all that are not in `seen`."""
     users, items = (
         keras.ops.convert_to_numpy(table.embeddings) for table in (model.of_users, model.of_items)
     )
     bias = np.log(data.counts() + 1.0)
-    return pairs, ranking.rank_items(users, items, bias, pairs, seen)
+    return ranking.rank_items(users, items, bias, pairs, seen)
 
 
 def train(job, folder, load, callbacks):
@@ -110,12 +107,13 @@ def train(job, folder, load, callbacks):
     settings = (job[key] for key in ("optimizer", "rate", "seed", "columns"))
     model = towers.compiled(data, *settings)
     steps, looks = job["steps"], job["looks"]
-    known = np.concatenate([data.train, data.validation])
-    look = Looks(lambda model: judge(data, job["judged"], data.validation, data.train, model)[1])
+    judged = data.validation[data.validation[:, 0] < job["judged"]]
+    look = Looks(functools.partial(judge, data=data, pairs=judged, seen=data.train))
     history = model.fit(
         towers.batches(data, job["batch"], steps, job["seed"]),
         epochs=looks,
         steps_per_epoch=steps // looks,
+        shuffle=False,
         verbose=0,
         callbacks=[look, *callbacks(folder)],
     ).history
@@ -125,13 +123,14 @@ def train(job, folder, load, callbacks):
         "seconds": round(sum(history["seconds"]), 2),
     }
     if job["test"]:
-        pairs, found = judge(data, job["judged"], data.test, known, model)
-        place = np.argsort(np.argsort(-data.counts(), kind="stable"))[pairs[:, 1]]
-        band = np.searchsorted(BANDS, place, side="right")
+        known = np.concatenate([data.train, data.validation])
+        found = judge(model, data, data.test, known)
+        place = np.argsort(np.argsort(-data.counts(), kind="stable"))[data.test[:, 1]]
+        band = np.searchsorted(tables.BANDS, place, side="right")
         result |= {"test_recall": float(found["recall"]), "test_ndcg": float(found["ndcg"])}
         result["bands"] = [
             float(found["hit"][band == number].mean()) if np.any(band == number) else None
-            for number in range(len(BANDS) + 1)
+            for number in range(len(tables.BANDS) + 1)
         ]
     return result
 
@@ -139,12 +138,11 @@ def train(job, folder, load, callbacks):
 def limits(job, folder, load):
     """Return test figures of popularity alone, and of the true scores if they are known."""
     data = load(job["data"])
-    pairs = data.test[data.test[:, 0] < job["judged"]]
     known = np.concatenate([data.train, data.validation])
     nothing = np.zeros((data.users, 1)), np.zeros((data.items, 1))
     factors = {"popularity": (*nothing, np.log(data.counts() + 1.0)), "truth": data.truth}
     found = {
-        name: ranking.rank_items(*scores, pairs, known)
+        name: ranking.rank_items(*scores, data.test, known)
         for name, scores in factors.items()
         if scores
     }
@@ -172,17 +170,6 @@ def time_steps(job, folder, load):
                     times[name].append(time.perf_counter() - start)
     result = {name: [float(np.median(t)), min(t)] for name, t in times.items()}
     return result | {"threads": tf.config.threading.get_intra_op_parallelism_threads()}
-
-
-def steps_to(recall, curve, steps):
-    """Return after how many steps a curve reaches a recall, or `None`; straight between looks."""
-    reached = np.flatnonzero(np.array(curve) >= recall)
-    if not len(reached):
-        return None
-    looks = steps / len(curve) * np.arange(len(curve) + 1)
-    before, after = ([0.0, *curve][reached[0] + offset] for offset in (0, 1))
-    part = (recall - before) / (after - before)
-    return float(looks[reached[0]] + part * (looks[1] - looks[0]))
 
 
 def choose(rates, results):
@@ -215,7 +202,7 @@ def compare(trainings, data, shared, sizes, run):
         grid = [(name, rate) for name, (*_, some) in towers.RULES.items() for rate in some]
         tried = trainings.run(
             [
-                shared | {"optimizer": name, "rate": rate, "seed": 0, "test": False}
+                shared | {"looks": 1, "optimizer": name, "rate": rate, "seed": 0, "test": False}
                 for name, rate in grid
             ],
             run["train"],
@@ -229,115 +216,20 @@ def compare(trainings, data, shared, sizes, run):
     ]
     results = trainings.run(final, run["train"])
     [bounds] = trainings.run(
-        [{key: shared[key] for key in ("data", "made", "judged")} | {"limits": True}], run["limits"]
+        [{"data": data, "made": shared["made"], "limits": True}], run["limits"]
     )
     [times] = trainings.run([timing_job(shared, sizes)], run["times"])
     of = {
         name: [r for job, r in zip(final, results, strict=True) if job["optimizer"] == name]
         for name in rates
     }
-    return section(data, shared, rates, of, bounds, times), (data, of, times, shared)
+    return tables.section(data, shared, rates, of, bounds, times), (data, of, times, shared)
 
 
 def timing_job(shared, sizes):
     """Return the job that times the steps of all optimizers."""
     keys = "data", "made", "columns", "batch"
     return {key: shared[key] for key in keys} | {"rounds": sizes["rounds"], "timing": True}
-
-
-def section(data, shared, rates, of, bounds, times):
-    """Return the tables of one data set."""
-    targets = [SHARE * result["recall"] for result in of["Adam"]]
-    rows = []
-    for name, results in of.items():
-        needed = [
-            steps_to(target, result["curve"], shared["steps"])
-            for target, result in zip(targets, results, strict=True)
-        ]
-        apart = max(
-            abs(result["test_recall"] - adam["test_recall"])
-            for result, adam in zip(results, of["Adam"], strict=True)
-        )
-        reached = None not in needed
-        rows.append(
-            [
-                name,
-                f"{rates[name]:g}",
-                study.mean_spread([r["test_recall"] for r in results], 4),
-                study.mean_spread([r["test_ndcg"] for r in results], 4),
-                f"{apart:.1e}" if name != "Adam" else "",
-                f"{times[name][0] * 1e3:.2f} ({times[name][1] * 1e3:.2f})",
-                f"{times['Adam'][0] / times[name][0]:.1f}",
-                study.mean_spread(needed, 0) if reached else "not reached",
-                study.mean_spread([n * times[name][0] for n in needed], 1) if reached else "",
-            ]
-        )
-    for name in ("popularity", "truth"):
-        if f"{name} recall" in bounds:
-            figures = (f"{bounds[f'{name} {key}']:.4f}" for key in ("recall", "ndcg"))
-            rows.append([f"({name})", "", *figures, *[""] * 5])
-    header = [
-        "Optimizer",
-        "Rate",
-        "Recall@20",
-        "NDCG@20",
-        "Largest difference to Adam's recall",
-        "ms a step, median (least)",
-        "Adam's time over it",
-        "Steps to the quality",
-        "Seconds",
-    ]
-    ends = ["1", *(f"{place + 1:,}" for place in BANDS)]
-    bands = [f"from place {place}" for place in ends]
-    by_band = [
-        [name, *(_mean([r["bands"][band] for r in results]) for band in range(len(bands)))]
-        for name, results in of.items()
-    ]
-    return (
-        f"**{data}**, {shared['steps']:,} steps of {shared['batch']} pairs, "
-        f"tables of {shared['columns']} columns, {len(targets)} "
-        f"{'seeds' if len(targets) > 1 else 'seed'}; the quality is {SHARE:.0%} of the recall that "
-        f"Adam ends at on the validation's items; steps timed with {times['threads']} "
-        f"{'threads' if times['threads'] > 1 else 'thread'}.\n\n{study.table(header, rows)}\n"
-        "Share of the wanted items that were among the first 20, by the item's place in the order "
-        f"of popularity:\n\n{study.table(['Optimizer', *bands], by_band)}"
-    )
-
-
-def _mean(values):
-    return study.mean_spread(values, 3) if None not in values else ""
-
-
-def draw(parts):
-    """Return the picture: recall by seconds, and by popularity, a row for each data set."""
-    figure = Figure(figsize=(11, 4.2 * len(parts)), layout="constrained")
-    rows = figure.subplots(len(parts), 2, squeeze=False)
-    for (data, of, times, shared), (left, right) in zip(parts, rows, strict=True):
-        for place, (name, results) in enumerate(of.items()):
-            curves = np.array([result["curve"] for result in results])
-            looks = shared["steps"] / curves.shape[1] * np.arange(1, curves.shape[1] + 1)
-            style = {"color": f"C{place}", "linestyle": "--" if name in towers.EXACT else "-"}
-            seconds = looks * times[name][0]
-            left.plot(seconds, curves.mean(0), label=name, marker=".", **style)
-            if len(curves) > 1:
-                low, high = curves.min(0), curves.max(0)
-                left.fill_between(seconds, low, high, alpha=0.2, color=f"C{place}", linewidth=0)
-            bands = np.array([result["bands"] for result in results], float).mean(0)
-            right.plot(range(len(bands)), bands, marker="o", **style)
-        left.set(
-            xscale="log", xlabel="seconds of training", ylabel="recall@20, validation", title=data
-        )
-        right.set(
-            xlabel="the item's place by popularity",
-            ylabel="share found among the first 20, test",
-            xticks=range(len(BANDS) + 1),
-            xticklabels=[f"1 to {BANDS[0]}", *(f"to {end:,}" for end in BANDS[1:]), "others"],
-        )
-        left.legend(frameon=False)
-        for axes in (left, right):
-            axes.set_ylim(bottom=0)
-            axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def main(arguments=None):
@@ -379,7 +271,9 @@ def main(arguments=None):
         trainings.report(study.table(["ms a step, median (least)", *shared], rows))
         return
     parts = [compare(trainings, data, s, sizes, run) for data, s in shared.items()]
-    trainings.report("\n\n".join(text for text, _ in parts), draw([part for _, part in parts]))
+    trainings.report(
+        "\n\n".join(text for text, _ in parts), tables.draw([part for _, part in parts])
+    )
 
 
 if __name__ == "__main__":

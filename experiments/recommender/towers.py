@@ -48,15 +48,15 @@ class TwoTowers(keras.Model):
         """Return the scores (n, n) of n pairs of a user and an item, integers of shape (n, 2)."""
         return tf.matmul(self.of_users(pairs[:, 0]), self.of_items(pairs[:, 1]), transpose_b=True)
 
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Return the softmax cross-entropy of each user's own item among all items of the batch.
 
-def in_batch_loss(labels, scores):
-    """Return the softmax cross-entropy of each user's own item among all items of the batch.
-
-    The batch's items are drawn by their popularity q, so that scores come to log(p(i|u) / q(i)):
-    the logQ correction subtracts log q in training and adds it in ranking. Here training leaves it
-    out, and `rank_items` gets it as the bias.
-    """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels[:, 0], scores)
+        The batch's items are drawn by their popularity q, so that scores come to
+        log(p(i|u) / q(i)): the logQ correction subtracts log q in training and adds it in ranking.
+        Here training leaves it out, and `rank_items` gets it as the bias.
+        """
+        own = tf.range(tf.shape(y_pred)[0])
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(own, y_pred))
 
 
 def compiled(data, name, rate, seed, columns):
@@ -65,7 +65,7 @@ def compiled(data, name, rate, seed, columns):
     deferred = rule is optimizers.DeferredAdam
     model = TwoTowers(data.users, data.items, columns, seed, deferred)
     model(np.zeros((1, 2), "int32"))
-    model.compile(rule(rate, **arguments), in_batch_loss, jit_compile=False)
+    model.compile(rule(rate, **arguments), jit_compile=False)
     return model
 
 
@@ -77,6 +77,5 @@ def batches(data, batch, number, seed):
     rng = np.random.default_rng(seed)
     passes = -(-batch * number // len(data.train))
     order = np.concatenate([rng.permutation(len(data.train)) for _ in range(passes)])
-    pairs = data.train[order[: batch * number]]
-    labels = np.tile(np.arange(batch, dtype="int32"), number)[:, None]
-    return tf.data.Dataset.from_tensor_slices((pairs, labels)).batch(batch).prefetch(2)
+    pairs = data.train[order[: batch * number]].reshape(number, batch, 2)
+    return tf.data.Dataset.from_tensor_slices(pairs).prefetch(2)

@@ -1,4 +1,4 @@
-"""The made-up interactions follow their law, ranking its definition, and the script runs through."""
+"""The made-up interactions follow their law and ranking its definition; the script runs."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ TINY = {
 def recommender(experiment):
     """Return the experiment, and remove its modules, whose names others may have, afterwards."""
     yield experiment("recommender")
-    for name in ("interactions", "ranking", "towers"):
+    for name in ("interactions", "ranking", "tables", "towers"):
         sys.modules.pop(name, None)
 
 
@@ -98,9 +98,9 @@ def test_no_ranking_is_better_than_the_true_scores(recommender):
 
 def test_batches_are_passes_through_all_pairs(recommender):
     data = recommender.interactions.make(**TINY["made"], seed=8)
-    taken = list(recommender.towers.batches(data, 32, 60, seed=1))
-    assert len(taken) == 60 and taken[0][1].numpy().ravel().tolist() == list(range(32))
-    pairs = np.concatenate([x for x, _ in taken])
+    taken = [batch.numpy() for batch in recommender.towers.batches(data, 32, 60, seed=1)]
+    assert [batch.shape for batch in taken] == [(32, 2)] * 60
+    pairs = np.concatenate(taken)
     first, second = pairs[:960], pairs[960:]
     assert np.array_equal(np.unique(first, axis=0), np.unique(data.train, axis=0))
     assert not np.array_equal(first, second)
@@ -108,10 +108,10 @@ def test_batches_are_passes_through_all_pairs(recommender):
 
 def test_the_steps_to_a_recall_lie_on_the_line_between_two_looks(recommender):
     curve = [0.1, 0.3, 0.25, 0.5]
-    assert recommender.steps_to(0.2, curve, 40) == pytest.approx(15)
-    assert recommender.steps_to(0.05, curve, 40) == pytest.approx(5)
-    assert recommender.steps_to(0.4, curve, 40) == pytest.approx(36)
-    assert recommender.steps_to(0.6, curve, 40) is None
+    assert recommender.tables.steps_to(0.2, curve, 40) == pytest.approx(15)
+    assert recommender.tables.steps_to(0.05, curve, 40) == pytest.approx(5)
+    assert recommender.tables.steps_to(0.4, curve, 40) == pytest.approx(36)
+    assert recommender.tables.steps_to(0.6, curve, 40) is None
 
 
 def test_a_rate_is_chosen_by_its_recall(recommender):
