@@ -50,13 +50,13 @@ SIZES = {
         "rounds": 8,
     },
 }
-# Without a grid, what it chose on the full size.
+# Where there is no grid.
 RATES = {
-    "DeferredAdam": 0.01,
+    "DeferredAdam": 0.003,
     "LazyAdam, global": 0.01,
     "LazyAdam, row": 0.01,
     "Adagrad": 0.1,
-    "SGD, lazy momentum": 30.0,
+    "SGD, lazy momentum": 3.0,
 }
 MADE = "made-up interactions"
 MEMORY = 3.0  # gigabytes that a process takes
@@ -160,7 +160,8 @@ def time_steps(job, folder, load):
     for name in times:
         model = towers.compiled(data, name, 1e-3, 0, job["columns"])
         pairs = iter(towers.batches(data, job["batch"], 500, 0).repeat())
-        steps[name] = functools.partial(model.make_train_function(), pairs)
+        model.make_train_function()
+        steps[name] = functools.partial(model.train_function, pairs)
     for turn in range(job["rounds"] + 1):
         for name, step in steps.items():
             for _ in range(10 if name in towers.EXACT else 100):

@@ -14,7 +14,7 @@ TINY = {
     "file_steps": 6,
     "looks": 3,
     "judged": 50,
-    "seeds": 2,
+    "seeds": 1,
     "grid": True,
     "rounds": 1,
 }
@@ -143,7 +143,7 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
         {
             name: (*rule, rates[:2])
             for name, (*rule, rates) in recommender.towers.RULES.items()
-            if name in ("Adam", "DeferredAdam", "Adagrad")
+            if name in ("Adam", "DeferredAdam")
         },
     )
     pairs = np.unique(np.random.default_rng(10).integers([30, 40], size=(400, 2)), axis=0)
@@ -153,11 +153,13 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
     text = (tmp_path / "out/results.md").read_text()
     assert text.count("| DeferredAdam |") == 4 and "few.csv" in text
     assert "(truth)" in text and (tmp_path / "out/recommender.png").exists()
-    records = [json.loads(line) for line in (tmp_path / "out/records.jsonl").open()]
-    # Of each data set: 4 of the grid, 2 x 3 at the end, the limits, the steps' time.
-    assert len(records) == 2 * (4 + 6 + 1 + 1)
+    records = [
+        json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()
+    ]
+    # Of each data set: 2 of the grid, 2 at the end, the limits, the steps' time.
+    assert len(records) == 2 * (2 + 2 + 1 + 1)
     chosen = {r["job"]["rate"] for r in records if r["job"].get("optimizer") == "Adam"}
-    assert chosen <= {0.003, 0.01}
+    assert chosen <= {3e-4, 0.001}
     recommender.run("--timing", "--out", "out")  # is recorded: times nothing again
     assert len((tmp_path / "out/records.jsonl").read_text().splitlines()) == len(records)
 
