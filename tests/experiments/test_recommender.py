@@ -129,9 +129,7 @@ def test_adam_and_deferred_adam_train_the_same_model(recommender):
         for name in ("Adam", "DeferredAdam", "LazyAdam, global")
     )
     assert deferred["curve"] == pytest.approx(adam["curve"], abs=0.011)  # one item of 100
-    assert deferred["bands"] == adam["bands"] or deferred["test_recall"] == pytest.approx(
-        adam["test_recall"], abs=0.011
-    )
+    assert deferred["test_recall"] == pytest.approx(adam["test_recall"], abs=0.011)
     assert adam["recall"] > adam["curve"][0] and lazy["curve"] != adam["curve"]
 
 
