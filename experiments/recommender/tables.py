@@ -25,6 +25,8 @@ def section(data, shared, rates, of, bounds, times):
     targets = [SHARE * result["recall"] for result in of["Adam"]]
     rows = []
     for name, results in of.items():
+        grid = towers.RULES[towers.EXACT.get(name, name)][-1]
+        ends = grid[0], grid[-1]
         needed = [
             steps_to(target, result["curve"], shared["steps"])
             for target, result in zip(targets, results, strict=True)
@@ -37,7 +39,7 @@ def section(data, shared, rates, of, bounds, times):
         rows.append(
             [
                 name,
-                f"{rates[name]:g}",
+                f"{rates[name]:g}" + " (end of the grid)" * (rates[name] in ends),
                 study.mean_spread([r["test_recall"] for r in results], 4),
                 study.mean_spread([r["test_ndcg"] for r in results], 4),
                 f"{apart:.1e}" if name != "Adam" else "",
@@ -62,8 +64,7 @@ def section(data, shared, rates, of, bounds, times):
         "Steps to the quality",
         "Seconds",
     ]
-    ends = ["1", *(f"{place + 1:,}" for place in BANDS)]
-    bands = [f"from place {place}" for place in ends]
+    bands = band_names()
     by_band = [
         [name, *(_mean([r["bands"][band] for r in results]) for band in range(len(bands)))]
         for name, results in of.items()
@@ -77,6 +78,13 @@ def section(data, shared, rates, of, bounds, times):
         "Share of the wanted items that were among the first 20, by the item's place in the order "
         f"of popularity:\n\n{study.table(['Optimizer', *bands], by_band)}"
     )
+
+
+def band_names():
+    """Return the names of the bands of places."""
+    begins = [1, *(end + 1 for end in BANDS[:-1])]
+    names = [f"{begin:,} to {end:,}" for begin, end in zip(begins, BANDS, strict=True)]
+    return [*names, f"above {BANDS[-1]:,}"]
 
 
 def _mean(values):
@@ -106,7 +114,7 @@ def draw(parts):
             xlabel="the item's place by popularity",
             ylabel="share found among the first 20, test",
             xticks=range(len(BANDS) + 1),
-            xticklabels=[f"1 to {BANDS[0]}", *(f"to {end:,}" for end in BANDS[1:]), "others"],
+            xticklabels=band_names(),
         )
         left.legend(frameon=False)
         for axes in (left, right):

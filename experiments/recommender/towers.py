@@ -10,9 +10,9 @@ from keras_bp import layers, optimizers
 # time: it takes the rate of that.
 RULES = {
     "Adam": (optimizers.Adam, {}, ()),
-    "DeferredAdam": (optimizers.DeferredAdam, {}, (3e-4, 0.001, 0.003, 0.01)),
-    "LazyAdam, global": (optimizers.LazyAdam, {}, (0.001, 0.003, 0.01, 0.03)),
-    "LazyAdam, row": (optimizers.LazyAdam, {"correction": "row"}, (0.001, 0.003, 0.01, 0.03)),
+    "DeferredAdam": (optimizers.DeferredAdam, {}, (0.001, 0.003, 0.01, 0.03)),
+    "LazyAdam, global": (optimizers.LazyAdam, {}, (0.003, 0.01, 0.03, 0.1)),
+    "LazyAdam, row": (optimizers.LazyAdam, {"correction": "row"}, (0.003, 0.01, 0.03, 0.1)),
     "Adagrad": (optimizers.Adagrad, {"initial_accumulator_value": 0.0}, (0.03, 0.1, 0.3, 1.0)),
     "SGD, lazy momentum": (
         optimizers.SGD,

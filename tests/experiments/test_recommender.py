@@ -58,7 +58,8 @@ def test_each_user_takes_different_items_that_are_split_in_three(recommender):
     assert np.array_equal(again.train, data.train) and not np.array_equal(other.train, data.train)
     users, items, bias = data.truth
     assert np.std(users @ items.T) == pytest.approx(2.0, rel=0.25)
-    assert sorted(np.exp(-bias).round().astype(int)) == list(range(1, 301))
+    places = np.exp(-bias).round().astype(int)
+    assert sorted(places) == list(range(1, 301)) != places.tolist()
 
 
 def test_ranking_is_that_of_its_definition(recommender):
@@ -157,7 +158,7 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
     # Of each data set: 2 of the grid, 2 at the end, the limits, the steps' time.
     assert len(records) == 2 * (2 + 2 + 1 + 1)
     chosen = {r["job"]["rate"] for r in records if r["job"].get("optimizer") == "Adam"}
-    assert chosen <= {3e-4, 0.001}
+    assert chosen <= {0.001, 0.003}
     recommender.run("--timing", "--out", "out")  # is recorded: times nothing again
     assert len((tmp_path / "out/records.jsonl").read_text().splitlines()) == len(records)
 
