@@ -3,8 +3,11 @@
 import json
 import sys
 
+import keras
 import numpy as np
 import pytest
+
+import keras_bp
 
 TINY = {
     "made": {"users": 60, "items": 300, "rank": 2, "strength": 2.0, "each": 20},
@@ -132,6 +135,30 @@ def test_adam_and_deferred_adam_train_the_same_model(recommender):
     assert deferred["curve"] == pytest.approx(adam["curve"], abs=0.011)  # one item of 100
     assert deferred["test_recall"] == pytest.approx(adam["test_recall"], abs=0.011)
     assert adam["recall"] > adam["curve"][0] and lazy["curve"] != adam["curve"]
+
+
+def test_a_training_that_was_cut_short_goes_on(recommender, tmp_path):
+    data = recommender.interactions.make(**TINY["made"], seed=11)
+    job = {key: TINY[key] for key in ("columns", "batch", "looks", "judged", "steps")}
+    job |= {"data": "made", "rate": 0.03, "seed": 1, "test": True, "optimizer": "Adam"}
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise RuntimeError("cut short")
+
+    def train(folder, *more):
+        return recommender.train(
+            job,
+            tmp_path / folder,
+            lambda name: data,
+            lambda folder: [*more, keras_bp.callbacks.ResumableTraining(folder)],
+        )
+
+    whole = train("whole")
+    with pytest.raises(RuntimeError, match="cut short"):
+        train("parts", Stop())
+    assert train("parts")["curve"] == whole["curve"]
 
 
 def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path):
