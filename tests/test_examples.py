@@ -435,26 +435,6 @@ SMALL = {
         constants={"BATCHES": 5},
         eager=True,
     ),
-    # Seen in the worst row: 91.9 % with 2 hidden layers after 6 epochs; with 16 after 40 epochs
-    # 66.7 %, the mean of three seeds that differ by 8; chance 10 %.
-    "feedback_alignment": Small(
-        arguments="--depths 2 --epochs 1 --images 400 --batch-size 32 --seeds 1".split()
-        + ["--rules", "BP", "FA", "DFA"],
-        accuracy=(0.0, 45.0),
-        lines=[
-            r"digits: 400 training and 360 test images, 1 epochs .* layers of 64 units, adam$",
-            r" +2  BP +\d\d\.\d\d% ± 0\.00 +0 +0 +\d+\.\d$",
-            *(rf" +2  {rule} +\d+\.\d\d% ± 0\.00( +\d\d){{2}} " for rule in ("FA", "DFA")),
-        ],
-        files=[
-            "tb_logs/feedback_alignment/digits.png",
-            *(
-                f"tb_logs/feedback_alignment/{rule}/events.out.tfevents.*"
-                for rule in ("bp", "fa", "dfa")
-            ),
-        ],
-        eager=True,
-    ),
     # Seen with the discovered schedule: 93.6 % after 2 epochs, 98.2 % after 10; chance 10 %.
     "schedule_discovery": Small(
         arguments=["--epochs", "2", "--seeds", "1", "--grid-seeds", "1"]
