@@ -41,6 +41,7 @@ SIZES = {
         "seeds": 1,
         "batch_size": 64,
         "budgets": ((1400, 16),),
+        "budget_seeds": 1,
         "targets": (0.5, 0.9),
         "gigabytes": 0.8,
     },
@@ -49,12 +50,13 @@ SIZES = {
         "channels": (16, 32, 64),
         "depths": (3, 6, 10),
         "rates": (0.001, 0.003, 0.01),
-        "grid": {"images": 10_000, "epochs": 3, "held_out": 5_000},
+        "grid": {"images": 10_000, "epochs": 2, "held_out": 2_500},
         "images": 20_000,
-        "epochs": 6,
+        "epochs": 5,
         "seeds": 3,
         "batch_size": 64,
-        "budgets": ((50_000, 5), (50_000, 10), (50_000, 20)),
+        "budgets": ((50_000, 4), (50_000, 8), (50_000, 16)),
+        "budget_seeds": 2,
         "targets": (0.4, 0.5),
         "gigabytes": 2.5,
     },
@@ -144,7 +146,10 @@ def study_jobs(this, size, train_job):
         return [{**settings, "seed": seed} for seed in range(1, size["seeds"] + 1)]
 
     groups = [jobs(kind) for kind in kinds]
-    groups += [jobs(kinds[0], images=images, epochs=epochs) for images, epochs in size["budgets"]]
+    groups += [
+        jobs(kinds[0], images=images, epochs=epochs)[: size["budget_seeds"]]
+        for images, epochs in size["budgets"]
+    ]
     found = iter(this.run([job for group in groups for job in group], train_job))
     results = [[next(found) for _ in group] for group in groups]
     finals = dict(zip(rates, results, strict=False))
@@ -175,10 +180,11 @@ def tables(size, rates, finals, longer):
         rows,
     )
     rows = [
-        [f"{images:,}", epochs, f"{images * epochs:,}", study.mean_spread(errors(results))]
+        [f"{images:,}", epochs, f"{images * epochs:,}", len(results)]
+        + [study.mean_spread(errors(results))]
         for (images, epochs), results in longer.items()
     ]
-    header = ["Training images", "Epochs", "Images seen", "BP's test error, %"]
+    header = ["Training images", "Epochs", "Images seen", "Seeds", "BP's test error, %"]
     return (
         f"{text}\nThe network of {size['depths'][0]} convolutions:\n\n{study.table(header, rows)}"
     )
