@@ -217,14 +217,17 @@ def draw(size, finals, longer):
             textcoords="offset points",
             ha="right",
         )
+        seen.append(250 * 50_000)
     by_budget.set_xscale("log")
+    by_budget.set_xticks(seen, [f"{number / 1000:,.0f}" for number in seen])
+    by_budget.minorticks_off()
     by_depth.set_xticks(depths)
     by_depth.set(xlabel="convolutions", ylabel="test error, %", title=f"{size['data']}, by depth")
     by_epoch.set(xlabel="epoch", ylabel="test error, %", title=f"{deepest} convolutions")
     angles.axhline(90, color="gray", linestyle=":")
     angles.set(xlabel="convolution", ylabel="degrees", title="angle to the true gradient")
     by_budget.set(
-        xlabel="training images seen",
+        xlabel="thousands of training images seen",
         ylabel="test error, %",
         title=f"BP, {depths[0]} convolutions, by budget",
     )
