@@ -58,7 +58,7 @@ SIZES = {
         "budgets": ((50_000, 4), (50_000, 8), (50_000, 16)),
         "budget_seeds": 2,
         "targets": (0.4, 0.5),
-        "gigabytes": 2.5,
+        "gigabytes": 3.0,
     },
 }
 BIOTORCH = 14.2  # test error of its LeNet by BP, %, after 250 epochs of 50,000 images
