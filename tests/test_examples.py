@@ -482,32 +482,6 @@ SMALL = {
         ],
         files=["tb_logs/schedule_families/regrets.png"],
     ),
-    # Seen: 89.7 % after 2 epochs, 96.2 % at least after all; chance 10 %.
-    "rescue": Small(
-        arguments=["--quick", "--faults", "NaN in an input", "rate 30 times too high, SGD"],
-        accuracy=(75.0, 90.0),
-        lines=[
-            r"\| Fault \| Training \| Unharmed \| Harmed \| Rescued \|",
-            r"\| NaN in an input \| .* \| 2\.30\d \| 0\.\d+ \| yes \| 2 skipped \|$",
-            r"\| rate 30 times too high, SGD \| .* \| yes \| 1 lowered \|$",
-        ],
-        files=["tb_logs/rescue/results.jsonl"],
-    ),
-    # Seen: 39.6 % after 20 steps at the least rate, 100 % in the best of all; chance 10 %.
-    "optimizer_trials": Small(
-        arguments=[
-            *("--tasks", "saddle", "conv net", "--epochs", "2", "--seeds", "1"),
-            *("--optimizers", "SGD, momentum, swa_start", "suggest_optimizer"),
-        ],
-        accuracy=(25.0, 99.0),
-        lines=[
-            r"\| Optimizer \| saddle \| conv net \| solved \|$",
-            r"\| SGD, momentum, swa_start \| no: 1 \| no: 0\.\d+ \| 0 of 2 \|$",
-            r"\| conv net \| SGD \| no: 0\.\d+ \| ",
-        ],
-        files=["tb_logs/optimizer_trials/results.jsonl", "tb_logs/optimizer_trials/trials.png"],
-        constants={"RATES": 1},
-    ),
     # Seen with dropout by layer: 80.7 % after 12; the largest module is 21.4 %.
     "recurrent": Small(
         arguments=["--epochs", "1", "--seeds", "1"],
