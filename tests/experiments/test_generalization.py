@@ -55,6 +55,7 @@ def test_rates_are_chosen_on_held_out_images_and_tested_once(script, monkeypatch
         }
 
     monkeypatch.setattr(script, "train", train)
+    monkeypatch.setattr(script.study.gc, "collect", int)  # no models are left to collect
     script.run("--out", "out")
     grid = [(job, data) for job, data in seen if job["judged"] == "50 held out"]
     final = [(job, data) for job, data in seen if job["judged"] == "test images"]
@@ -116,9 +117,12 @@ def test_a_training_that_was_cut_short_ends_as_if_it_was_not(script, tmp_path):
 
         return [*this_study.callbacks(folder), keras.callbacks.LambdaCallback(on_epoch_begin=stop)]
 
+    keras.backend.clear_session()  # as a study does between trainings: the layers' names begin anew
     whole = script.train(job, tmp_path / "whole", data, this_study.callbacks)
+    keras.backend.clear_session()
     with pytest.raises(KeyboardInterrupt):
         script.train(job, tmp_path / "cut", data, cut_short)
+    keras.backend.clear_session()
     assert script.train(job, tmp_path / "cut", data, this_study.callbacks) == whole
     assert len(whole["error_by_epoch"]) == 2 and whole["error"] == whole["error_by_epoch"][-1]
 
