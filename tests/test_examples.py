@@ -403,18 +403,6 @@ SMALL = {
         ],
         constants={"CONTEXT": 16, "WIDTH": 32, "HEADS": 2, "BLOCKS": 1},
     ),
-    # Seen in the worse of the two: 95.8 % after 2 epochs, 97.7 % after 30; chance 10 %.
-    "generalization": Small(
-        arguments=["--network", "MLP", "--images", "300", "--epochs", "2", "--seeds", "1"],
-        accuracy=(0.0, 95.0),
-        lines=[
-            r"digits: 300 training images, 360 test images, 2 epochs .* on 60 training images$",
-            r"MLP +Adam +0\.\d+( +\d\d\.\d\d% ± 0\.00){2} +\d+\.\d$",
-            r"MLP +Momentum +[01]\S*( +\d\d\.\d\d% ± 0\.00){2} +\d+\.\d$",
-        ],
-        files=["tb_logs/generalization/digits.png"],
-        eager=True,
-    ),
     # Seen: 22.6 % after 1 epoch of 2000 images, 90.5 % after 20 of all; chance 10 %.
     "multi_task": Small(
         arguments="--epochs 1 --images 300 --seeds 1 --combiners PCGrad --optimizer AdamW".split(),
