@@ -166,8 +166,8 @@ def _to_box(origins, directions, center, half, yaw):
     turn = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])  # world = turn @ box
     offset, along = (origins - center) @ turn, directions @ turn
     with np.errstate(divide="ignore", invalid="ignore"):
-        enters = (-np.sign(along) * half - offset) / along
-        leaves = (np.sign(along) * half - offset) / along
+        one, other = (-half - offset) / along, (half - offset) / along
+    enters, leaves = np.minimum(one, other), np.maximum(one, other)
     side = np.argmax(enters, axis=1)
     enter = enters[np.arange(len(side)), side]
     met = enter < leaves.min(axis=1)
