@@ -9,7 +9,8 @@ Each combiner of `keras_bp.multitask` trains it; then settings in which one thin
 decides. In trainings with equal weights `GradientConflict` measures how the tasks' gradients
 compare in each layer, over the training.
 
-It leaves tables, a picture of them and one of the scenes in tb_logs/multi_task/full or quick.
+It leaves tables, and pictures of them, of the conflicts and of the scenes, in
+tb_logs/multi_task/full or quick.
 """
 
 import pathlib
@@ -29,6 +30,7 @@ from measures import measure
 
 from keras_bp import multitask
 from keras_bp.callbacks import GradientConflict
+from keras_bp.visualization import plot_gradient_conflict
 
 BASES = "Combiner", "LossWeighting", "MultiTaskModel"
 COMBINERS = [name for name in multitask.__all__ if name not in BASES]
@@ -152,10 +154,14 @@ def main(arguments=None):
         [[rate_, f"{loss:.4f}"] for rate_, loss in zip(size["rates"], losses, strict=True)],
     )
     if study_.leads:
-        picture = study_.out / "scenes.png"
-        report.draw_scenes(scenes.make_data(6, SEEDS["test"], scenes.SIZE)).savefig(picture)
-        if options.record:
-            shutil.copy(picture, study.IMAGES / picture.name)
+        pictures = {
+            "scenes.png": report.draw_scenes(scenes.make_data(6, SEEDS["test"], scenes.SIZE)),
+            "multi_task_conflicts.png": plot_gradient_conflict(report.conflict_rows(runs["base"])),
+        }
+        for name, figure in pictures.items():
+            figure.savefig(study_.out / name)
+            if options.record:
+                shutil.copy(study_.out / name, study.IMAGES / name)
     study_.report(report.tables(runs, rates), report.draw(runs))
 
 

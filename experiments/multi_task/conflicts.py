@@ -13,8 +13,8 @@ def read(log_dir, epochs):
     Returns:
         A list of dictionaries, one for each layer and pair of tasks, with "layer" and "pair" and,
         as lists with an entry for each epoch, "cosine": the mean; "conflicting": the share of
-        steps with a cosine below 0; and "ratio": the geometric mean of the longer gradient's
-        length over the shorter one's.
+        steps with a cosine below 0; "ratio": the geometric mean of the longer gradient's length
+        over the shorter one's; and "steps": how many had a cosine.
     """
     events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0}).Reload()
     rows = []
@@ -30,6 +30,7 @@ def read(log_dir, epochs):
                     "pair": pair,
                     "cosine": [float(np.mean(part)) for part in cosines],
                     "conflicting": [float(np.mean(part < 0.0)) for part in cosines],
+                    "steps": [len(part) for part in cosines],
                     "ratio": [float(np.exp(np.mean(np.log(ratio(part))))) for part in ratios],
                 }
             )

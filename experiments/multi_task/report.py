@@ -62,7 +62,7 @@ def tables(runs, rates):
             _settings_table(runs),
             "Equal weights, by setting and pair of tasks, all shared layers, means over training",
             "and seeds; the ratio is that of the longer gradient to the shorter one:\n",
-            _conflict_table(runs, lambda row: row["layer"] == "global"),
+            _conflict_table(runs),
             "The base setting by layer, in the first epoch and in the last:\n",
             _layer_table(runs["base"]),
         ]
@@ -96,21 +96,30 @@ def _settings_table(runs):
 
 
 def watched(runs):
-    """Return the arrays (seeds, epochs) of cosine, conflicting and ratio by (layer, pair)."""
+    """Return arrays (seeds, epochs), as `conflicts.read` names them, by (layer, pair)."""
     found = {}
     for _, result in runs:
         for row in result.get("conflict", []):
             place = found.setdefault((row["layer"], row["pair"]), {})
-            for key in ("cosine", "conflicting", "ratio"):
+            for key in ("cosine", "conflicting", "ratio", "steps"):
                 place.setdefault(key, []).append(row[key])
     return {place: {k: np.array(v) for k, v in parts.items()} for place, parts in found.items()}
 
 
-def _conflict_table(runs, chosen):
+def conflict_rows(runs):
+    """Return the means over training and seeds, as `GradientConflict.table` has them."""
+    return [
+        {"layer": layer, "tasks": tuple(pair.split("-")), "steps": int(parts["steps"].sum())}
+        | {key: float(parts[key].mean()) for key in ("cosine", "conflicting")}
+        for (layer, pair), parts in watched(runs).items()
+    ]
+
+
+def _conflict_table(runs):
     rows = []
     for setting in runs:
         for (layer, pair), parts in watched(runs[setting]).items():
-            if chosen({"layer": layer}):
+            if layer == "global":
                 rows.append([setting, pair, *_cells(parts, slice(None))])
     return table(["Setting", "Tasks", "Cosine", "Conflicting steps, %", "Ratio"], rows)
 
@@ -166,6 +175,7 @@ def _draw_deltas(axes, found, setting):
         axes.plot(np.mean(values), place, "|", color="black", markersize=12)
     axes.axvline(0.0, color="0.6", lw=1)
     axes.set_yticks(range(len(found)), list(reversed(found)))
+    axes.set_ylim(-0.6, len(found) - 0.4)
     axes.set(title=setting, xlabel="better than equal weights, %")
 
 

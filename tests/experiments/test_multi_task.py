@@ -221,5 +221,5 @@ def test_the_study(parts, monkeypatch, tmp_path):
         assert line in text
     for layer in ("conv_1", "conv_4", "global"):
         assert f"| {layer} | depth-normals |" in text
-    for name in ("multi_task.png", "scenes.png"):
+    for name in ("multi_task.png", "multi_task_conflicts.png", "scenes.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
