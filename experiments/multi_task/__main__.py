@@ -56,8 +56,8 @@ SIZES = {
         "settings": ["base", "depth loss x 100"],
     },
     "full": {
-        "scenes": 1500,
-        "epochs": 8,
+        "scenes": 1300,
+        "epochs": 6,
         "seeds": 3,
         "rates": [1e-3, 3e-3, 6e-3],
         "combiners": COMBINERS,

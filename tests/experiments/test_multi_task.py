@@ -207,6 +207,8 @@ def test_blocks_are_where_they_belong(parts):
     assert layers["depth"].output.shape == (None, 32, 32, 1)
 
 
+# An eager step still reads its data by tf.data's graph.
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config")
 def test_the_study(parts, monkeypatch, tmp_path):
     module = parts[0]
     monkeypatch.setitem(module.SIZES, "quick", TINY)
