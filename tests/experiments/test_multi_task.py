@@ -44,6 +44,14 @@ def test_floor_and_wall(parts):
     np.testing.assert_allclose(view.image[~floor], 0.5 * scenes.AMBIENT, rtol=1e-6)
 
 
+def test_a_camera_that_looks_down(parts):
+    scenes = parts[1]("scenes")
+    view = scenes.render(empty_scene(scenes, pitch=0.2), size=65)
+    assert view.segmentation[32, 32] == 0
+    assert view.depth[32, 32] == pytest.approx(1.5 / np.sin(0.2))
+    np.testing.assert_allclose(view.normals[32, 32], [0, np.cos(0.2), -np.sin(0.2)], rtol=1e-5)
+
+
 def test_a_sphere_and_its_shadow(parts):
     scenes = parts[1]("scenes")
     sphere = (np.array([0.0, 1.0, 5.0]), 1.0)
@@ -85,8 +93,9 @@ def test_what_is_nearest_is_seen(parts):
     """A march along the rays finds the same surfaces, by the solids' inside alone."""
     scenes = parts[1]("scenes")
     rng = np.random.default_rng(5)
-    for _ in range(2):
-        scene = scenes.random_scene(rng)
+    turned = [(np.array([0.0, 0.5, 4.0]), np.array([1.0, 0.5, 0.2]), 0.5)]
+    turned = empty_scene(scenes, boxes=turned, albedos=np.full((3, 3), 0.5))
+    for scene in (turned, scenes.random_scene(rng), scenes.random_scene(rng)):
         view = scenes.render(scene, size=32)
         rays = scenes.camera_rays(32) @ scenes.rotation(scene).T
         steps = np.arange(0.5, 13.0, 0.01)
