@@ -403,26 +403,6 @@ SMALL = {
         ],
         constants={"CONTEXT": 16, "WIDTH": 32, "HEADS": 2, "BLOCKS": 1},
     ),
-    # Seen: 22.6 % after 1 epoch of 2000 images, 90.5 % after 20 of all; chance 10 %.
-    "multi_task": Small(
-        arguments="--epochs 1 --images 300 --seeds 1 --combiners PCGrad --optimizer AdamW".split(),
-        accuracy=(0.0, 80.0),
-        lines=[
-            r"combiners with AdamW$",
-            r"PCGrad( +\d+\.\d\d%){3} \+- 0\.00 ",
-            *(rf"{layer} +-?0\.\d{{3}} +\d+\.\d% +0\.\d\d$" for layer in ("conv_1", "shared")),
-            r"conflicts most: \w+$",
-            *(rf"{norm}Normalization( +\d+\.\d\d%){{3}} " for norm in ("Batch", "Layer", "Group")),
-        ],
-        files=[
-            "tb_logs/multi_task/accuracies.png",
-            "tb_logs/multi_task/conflicts.png",
-            "tb_logs/multi_task/events.out.tfevents.*",
-        ],
-        tags={"gradient_cosine/global/left-right", "conflicting_steps/conv_2"},
-        constants={"BATCHES": 5},
-        eager=True,
-    ),
     # Seen with the discovered schedule: 93.6 % after 2 epochs, 98.2 % after 10; chance 10 %.
     "schedule_discovery": Small(
         arguments=["--epochs", "2", "--seeds", "1", "--grid-seeds", "1"]
