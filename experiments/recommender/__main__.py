@@ -36,6 +36,7 @@ SIZES = {
         "seeds": 1,
         "grid": False,
         "rounds": 2,
+        "rows": [50_000],
     },
     "full": {
         "made": {"users": 5000, "items": 100_000, "rank": 4, "strength": 3.0, "each": 100},
@@ -48,6 +49,7 @@ SIZES = {
         "seeds": 3,
         "grid": True,
         "rounds": 8,
+        "rows": [10_000, 1_000_000],
     },
 }
 # Where there is no grid.
@@ -59,6 +61,7 @@ RATES = {
     "SGD, lazy momentum": 3.0,
 }
 MADE = "made-up interactions"
+SCALED = [towers.KERAS, "Adam", "DeferredAdam", "LazyAdam, row"]  # timed with other tables too
 MEMORY = 1.5  # gigabytes that a process takes
 
 
@@ -156,8 +159,8 @@ def limits(job, folder, load):
 
 def time_steps(job, folder, load):
     """Return median and least seconds of a training step for each optimizer, measured by turns."""
-    data, times = load(job["data"]), {name: [] for name in towers.RULES}
-    steps = {}
+    data = interactions.popular(job["rows"]) if "rows" in job else load(job["data"])
+    steps, times = {}, {name: [] for name in job["optimizers"]}
     for name in times:
         model = towers.compiled(data, name, 1e-3, 0, job["columns"])
         pairs = iter(towers.batches(data, job["batch"], 500, 0).repeat())
@@ -165,7 +168,7 @@ def time_steps(job, folder, load):
         steps[name] = functools.partial(model.train_function, pairs)
     for turn in range(job["rounds"] + 1):
         for name, step in steps.items():
-            for _ in range(10 if name in towers.EXACT else 100):
+            for _ in range(10 if name in towers.DENSE else 100):
                 start = time.perf_counter()
                 step()
                 if turn:  # the first one traces
@@ -231,7 +234,20 @@ def compare(trainings, data, shared, sizes, run):
 def timing_job(shared, sizes):
     """Return the job that times the steps of all optimizers."""
     keys = "data", "made", "columns", "batch"
-    return {key: shared[key] for key in keys} | {"rounds": sizes["rounds"], "timing": True}
+    own = {"optimizers": list(towers.TIMED), "rounds": sizes["rounds"], "timing": True}
+    return {key: shared[key] for key in keys} | own
+
+
+def time_by_rows(trainings, sizes, run):
+    """Return rows of the items' table -> the steps' times, for all sizes that are timed."""
+    jobs = [
+        {"rows": rows, "columns": sizes["columns"], "batch": sizes["batch"]}
+        | {"optimizers": SCALED, "rounds": sizes["rounds"], "timing": True}
+        for rows in sizes["rows"]
+    ]
+    times = dict(zip(sizes["rows"], trainings.run(jobs, run["times"]), strict=True))
+    [made] = trainings.run([timing_job(sizes | {"data": MADE}, sizes)], run["times"])
+    return dict(sorted((times | {sizes["made"]["items"]: made}).items()))
 
 
 def main(arguments=None):
@@ -264,18 +280,15 @@ def main(arguments=None):
     if options.ratings is not None:
         name = options.ratings.name
         shared[name] = shared[MADE] | {"data": name, "made": None, "steps": sizes["file_steps"]}
+    by_rows = tables.by_rows(time_by_rows(trainings, sizes, run))
     if options.timing:
-        times = [trainings.run([timing_job(s, sizes)], run["times"])[0] for s in shared.values()]
-        rows = [
-            [name, *(f"{t[name][0] * 1e3:.2f} ({t[name][1] * 1e3:.2f})" for t in times)]
-            for name in towers.RULES
-        ]
-        trainings.report(study.table(["ms a step, median (least)", *shared], rows))
+        for each in shared.values():
+            trainings.run([timing_job(each, sizes)], run["times"])
+        trainings.report(by_rows)
         return
-    parts = [compare(trainings, data, s, sizes, run) for data, s in shared.items()]
-    trainings.report(
-        "\n\n".join(text for text, _ in parts), tables.draw([part for _, part in parts])
-    )
+    parts = [compare(trainings, data, each, sizes, run) for data, each in shared.items()]
+    text = "\n\n".join([*(text for text, _ in parts), by_rows])
+    trainings.report(text, tables.draw([part for _, part in parts]))
 
 
 if __name__ == "__main__":

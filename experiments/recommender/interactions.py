@@ -54,6 +54,15 @@ def make(users, items, rank, strength, each, seed):
     return Interactions(users, items, *split(pairs, rng), (of_users, of_items, popularity))
 
 
+def popular(items, users=5000, pairs=200_000):
+    """Return `Interactions` by Zipf's law alone, without a test, to time steps with."""
+    rng = np.random.default_rng(0)
+    law = np.cumsum(1.0 / np.arange(1, items + 1))
+    taken = rng.permutation(items)[np.searchsorted(law, law[-1] * rng.random(pairs))]
+    train = np.stack([rng.integers(users, size=pairs), taken], axis=1).astype("int32")
+    return Interactions(users, items, train, train[:0], train[:0])
+
+
 def draw(scores, number, rng):
     """Return so many different items, each drawn by the softmax of scores over those that remain.
 

@@ -45,7 +45,7 @@ def section(data, shared, rates, of, bounds, times):
                 study.mean_spread([r["test_ndcg"] for r in results], 4),
                 f"{apart:.1e}" if name != "Adam" else "",
                 f"{times[name][0] * 1e3:.2f} ({times[name][1] * 1e3:.2f})",
-                f"{times['Adam'][0] / times[name][0]:.1f}",
+                *(f"{times[dense][0] / times[name][0]:.1f}" for dense in towers.DENSE),
                 study.mean_spread(needed, 0) if reached else "not reached",
                 study.mean_spread([n * times[name][0] for n in needed], 1) if reached else "",
             ]
@@ -53,7 +53,7 @@ def section(data, shared, rates, of, bounds, times):
     for name in ("popularity", "truth"):
         if f"{name} recall" in bounds:
             figures = (f"{bounds[f'{name} {key}']:.4f}" for key in ("recall", "ndcg"))
-            rows.append([f"({name})", "", *figures, *[""] * 5])
+            rows.append([f"({name})", "", *figures, *[""] * 6])
     header = [
         "Optimizer",
         "Rate",
@@ -61,7 +61,7 @@ def section(data, shared, rates, of, bounds, times):
         "NDCG@20",
         "Largest difference to Adam's recall",
         "ms a step, median (least)",
-        "Adam's time over it",
+        *(f"{name}'s time over it" for name in ("Adam", towers.KERAS)),
         "Steps to the quality",
         "Seconds",
     ]
@@ -78,6 +78,26 @@ def section(data, shared, rates, of, bounds, times):
         f"{'threads' if times['threads'] > 1 else 'thread'}.\n\n{study.table(header, rows)}\n"
         "Share of the wanted items that were among the first 20, by the item's place in the order "
         f"of popularity:\n\n{study.table(['Optimizer', *bands], by_band)}"
+    )
+
+
+def by_rows(times):
+    """Return a table of the steps' times by the rows of the items' table.
+
+    Args:
+        times: dictionary, number of rows -> name -> median and least seconds of a step.
+    """
+    names = [name for name in min(times.values(), key=len) if name != "threads"]
+
+    def cell(of, name):
+        median, least = of[name]
+        return f"{median * 1e3:.2f} ({least * 1e3:.2f}), {median / of['DeferredAdam'][0]:.1f}x"
+
+    rows = [[name, *(cell(of, name) for of in times.values())] for name in names]
+    header = ["Optimizer", *(f"{count:,} items" for count in times)]
+    return (
+        "Milliseconds a step, median (least), and the median over `DeferredAdam`'s, by the rows of "
+        f"the items' table:\n\n{study.table(header, rows)}"
     )
 
 

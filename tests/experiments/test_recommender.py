@@ -19,6 +19,7 @@ TINY = {
     "seeds": 1,
     "grid": True,
     "rounds": 1,
+    "rows": [400],
 }
 
 
@@ -159,27 +160,26 @@ def test_a_training_that_was_cut_short_goes_on(recommender, tmp_path):
 
 def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path):
     monkeypatch.setitem(recommender.SIZES, "quick", TINY)
-    monkeypatch.setattr(
-        recommender.towers,
-        "RULES",
-        {
-            name: (*rule, rates[:2])
-            for name, (*rule, rates) in recommender.towers.RULES.items()
-            if name in ("Adam", "DeferredAdam")
-        },
-    )
+    towers, few = recommender.towers, ["Adam", "DeferredAdam"]
+    timed = [*few, towers.KERAS]
+    monkeypatch.setattr(recommender, "SCALED", timed)
+    monkeypatch.setattr(towers, "TIMED", {name: towers.TIMED[name] for name in timed})
+    rules = {name: (*towers.RULES[name][:2], towers.RULES[name][2][:2]) for name in few}
+    monkeypatch.setattr(towers, "RULES", rules)
     pairs = np.unique(np.random.default_rng(10).integers([30, 40], size=(400, 2)), axis=0)
     lines = [f'{user},"A title, of words",{item}' for user, item in pairs]
     (tmp_path / "few.csv").write_text("\n".join(["userId,title,movieId", *lines]))
     recommender.run("--ratings", "few.csv", "--out", "out")
     text = (tmp_path / "out/results.md").read_text()
-    assert text.count("| DeferredAdam |") == 4 and "few.csv" in text
+    # Two tables of each data set, and that of the steps' times by the table's rows.
+    assert text.count("| DeferredAdam |") == 5 and "few.csv" in text
+    assert "| Optimizer | 300 items | 400 items |" in text
     assert "(truth)" in text and (tmp_path / "out/recommender.png").exists()
     records = [
         json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()
     ]
     # Of each data set: 2 of the grid, 2 at the end, the limits, the steps' time.
-    assert len(records) == 2 * (2 + 2 + 1 + 1)
+    assert len(records) == 2 * (2 + 2 + 1 + 1) + 1
     chosen = {r["job"]["rate"] for r in records if r["job"].get("optimizer") == "Adam"}
     assert chosen <= {0.001, 0.003}
     recommender.run("--timing", "--out", "out")  # is recorded: times nothing again
