@@ -70,7 +70,7 @@ def bound(scene, name, periods):
 
 
 def regret_bound(gradients, alpha, beta_1, beta_2, amsgrad=False, diameter=2.0):
-    """Return D^2 V / (2 (1 - b1)) + (1 + 2 b1) / (2 (1 - b1)) sum m^2 / h, of one entry.
+    """Return D^2 V / (2 (1 - b1)) + (1 + b1) / (2 (1 - b1)) sum m^2 / h, of one entry.
 
     The arrays are in the optimizer's own time; alpha are its steps' sizes, corrections included.
     """
@@ -82,7 +82,7 @@ def regret_bound(gradients, alpha, beta_1, beta_2, amsgrad=False, diameter=2.0):
         variation += max(h - before, 0.0)
         squares, before = squares + m * m / h, h
     share = 2 * (1 - beta_1)
-    return diameter**2 * variation / share + (1 + 2 * beta_1) / share * squares
+    return diameter**2 * variation / share + (1 + beta_1) / share * squares
 
 
 def corrections(job, folder=None):
