@@ -172,12 +172,12 @@ def tables(found):
             row = [scene, job["optimizer"], visits, f"{result['position'][-1]:.2f}"]
             rows.append([*row, f"{result['regret'][-1]:.3f}", f"{result['bound']:.1f}"])
     yield study.table([*header, "Theorem 3's bound of it"], rows)
-    late = found["corrections"][0][0]["late"]
+    late, gap, visits = (found["corrections"][0][0][name] for name in ("late", "gap", "visits"))
     yield (
         "**Bias correction.** By how many learning rates the k-th update moves a row, until it is "
-        f"seen again, {found['corrections'][0][0]['gap']} steps later.\n"
+        f"seen again, {gap} steps later.\n"
     )
-    ks = [1, 2, 10, found["corrections"][0][0]["visits"]]
+    ks = [*(k for k in (1, 2, 10) if k < visits), visits]
     header = ["optimizer", "first seen in update", *(f"k = {k}" for k in ks)]
     rows = [
         [job["optimizer"], first, *(f"{result[name][k - 1]:.2f}" for k in ks)]

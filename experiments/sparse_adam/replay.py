@@ -50,7 +50,7 @@ class Replay:
         self._at_first = [
             (variable, variable.numpy()) for variable in state if "taken_over" not in variable.path
         ]
-        self._play = tf.function(self._steps, autograph=False, reduce_retracing=True)
+        self._play = tf.function(self._steps, autograph=False)
 
     def run(self, table, ids, rates, h=0.0, c=0.0, z=0.0, s=0.0, q=0.0):
         """Return what the layer reads in each step, and the table after the last.
@@ -80,7 +80,9 @@ class Replay:
             )
             for name, (rows, width) in shapes.items()
         ]
-        reads = self._play(tf.constant(ids), *(tf.constant(a, self.dtype) for a in arrays))
+        inputs = tf.constant(ids), *(tf.constant(a, self.dtype) for a in arrays)
+        # TensorFlow warns of a method that is traced for each of many objects.
+        reads = self._play.get_concrete_function(*inputs)(*inputs)
         after = self.layer.embeddings.numpy()
         return reads.numpy(), after if self.box is None else np.clip(after, -self.box, self.box)
 
