@@ -8,6 +8,9 @@ import numpy as np
 from constants import UNIT
 
 WIDE = np.longdouble
+# By Lemma 1 no step is longer than rho alpha, so that in sequences of thousands no difference comes
+# near this. It keeps a bound that grows exponentially from infinity, and the rest from NaN.
+TRIVIAL = 1e6
 
 
 def follow(batches, constants, dtype, epsilon, sweep):
@@ -91,6 +94,7 @@ def follow(batches, constants, dtype, epsilon, sweep):
         off = folded + alpha * (mu + size / (y.astype(float) + epsilon) * eta) / below
         off += of_size * alpha * quotient
         off += visited * u * (np.abs(w).astype(float) + off + 5 * alpha * quotient)
+        off = np.minimum(off, TRIVIAL)
         more += visited * kappa * largest * geometric * np.maximum(rho - start, 0)
         # The gaps.
         start = np.where(visited, quotient, start)

@@ -109,16 +109,22 @@ def test_what_a_row_with_gaps_drifts_to(study):
     assert quotients == pytest.approx(-0.56, abs=0.005)
     r = b1 / np.sqrt(b2)
     per_period = -0.01 * (1 - b1) / (1 - r) / np.sqrt(1 - b2) * quotients
-    played = study.online.play({"scene": "adam_fails", "optimizer": "Adam", "periods": 15})
-    assert np.diff(played["position"])[-5:] == pytest.approx(per_period, rel=0.01)
+    job = {"scene": "adam_fails", "periods": 15}
+    positions = [
+        study.online.play(job | {"optimizer": name})["position"]
+        for name in ("Adam", "DeferredAdam")
+    ]
+    assert np.diff(positions[0])[-5:] == pytest.approx(per_period, rel=0.01)
+    # With the projection, once where a row is read, DeferredAdam is Adam too.
+    np.testing.assert_allclose(*positions, atol=1e-12)
 
 
 def test_the_run(study, monkeypatch, tmp_path):
-    size = {"jobs": 2, "sequences": 2, "steps": [50], "grid": 2}
+    size = {"jobs": 1, "sequences": 2, "steps": [50], "grid": 2}
     size["periods"] = {"reddi": 2, "adam_fails": 8, "lazy_fails": 8}
     size["corrections"] = {"late": 300, "gap": 4, "visits": 3}
     monkeypatch.setitem(study.SIZES, "quick", size)
-    for name in ("AMSGrad", "LazyAdam, global"):
+    for name in ("AMSGrad", "DeferredAdam", "LazyAdam, global"):
         monkeypatch.delitem(study.online.OPTIMIZERS, name)
     study.run("--out", tmp_path)
     results = {}
@@ -133,8 +139,6 @@ def test_the_run(study, monkeypatch, tmp_path):
         position = {name: results[scene, name]["position"] for name in (wrong, right)}
         assert position[wrong][-1] > 0.1 and np.all(np.diff(position[wrong]) > 0)
         assert position[right][-1] < -0.01
-        adams = results[scene, "Adam"]["position"]
-        np.testing.assert_allclose(results[scene, "DeferredAdam"]["position"], adams, atol=1e-12)
-    assert results["corrections", "LazyAdam, per row"]["late"] == pytest.approx([1, 1, 1])
+    assert results["corrections", "LazyAdam, per row"]["late"] == pytest.approx([1, 1, 1], abs=1e-4)
     text = (tmp_path / "results.md").read_text()
-    assert "| all | all | 4 |" in text and (tmp_path / "sparse_adam.png").exists()
+    assert "| all | all | 2 |" in text and (tmp_path / "sparse_adam.png").exists()
