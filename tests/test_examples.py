@@ -403,58 +403,6 @@ SMALL = {
         ],
         constants={"CONTEXT": 16, "WIDTH": 32, "HEADS": 2, "BLOCKS": 1},
     ),
-    # Seen in the worse of the two: 95.8 % after 2 epochs, 97.7 % after 30; chance 10 %.
-    "generalization": Small(
-        arguments=["--network", "MLP", "--images", "300", "--epochs", "2", "--seeds", "1"],
-        accuracy=(0.0, 95.0),
-        lines=[
-            r"digits: 300 training images, 360 test images, 2 epochs .* on 60 training images$",
-            r"MLP +Adam +0\.\d+( +\d\d\.\d\d% ± 0\.00){2} +\d+\.\d$",
-            r"MLP +Momentum +[01]\S*( +\d\d\.\d\d% ± 0\.00){2} +\d+\.\d$",
-        ],
-        files=["tb_logs/generalization/digits.png"],
-        eager=True,
-    ),
-    # Seen: 22.6 % after 1 epoch of 2000 images, 90.5 % after 20 of all; chance 10 %.
-    "multi_task": Small(
-        arguments="--epochs 1 --images 300 --seeds 1 --combiners PCGrad --optimizer AdamW".split(),
-        accuracy=(0.0, 80.0),
-        lines=[
-            r"combiners with AdamW$",
-            r"PCGrad( +\d+\.\d\d%){3} \+- 0\.00 ",
-            *(rf"{layer} +-?0\.\d{{3}} +\d+\.\d% +0\.\d\d$" for layer in ("conv_1", "shared")),
-            r"conflicts most: \w+$",
-            *(rf"{norm}Normalization( +\d+\.\d\d%){{3}} " for norm in ("Batch", "Layer", "Group")),
-        ],
-        files=[
-            "tb_logs/multi_task/accuracies.png",
-            "tb_logs/multi_task/conflicts.png",
-            "tb_logs/multi_task/events.out.tfevents.*",
-        ],
-        tags={"gradient_cosine/global/left-right", "conflicting_steps/conv_2"},
-        constants={"BATCHES": 5},
-        eager=True,
-    ),
-    # Seen in the worst row: 91.9 % with 2 hidden layers after 6 epochs; with 16 after 40 epochs
-    # 66.7 %, the mean of three seeds that differ by 8; chance 10 %.
-    "feedback_alignment": Small(
-        arguments="--depths 2 --epochs 1 --images 400 --batch-size 32 --seeds 1".split()
-        + ["--rules", "BP", "FA", "DFA"],
-        accuracy=(0.0, 45.0),
-        lines=[
-            r"digits: 400 training and 360 test images, 1 epochs .* layers of 64 units, adam$",
-            r" +2  BP +\d\d\.\d\d% ± 0\.00 +0 +0 +\d+\.\d$",
-            *(rf" +2  {rule} +\d+\.\d\d% ± 0\.00( +\d\d){{2}} " for rule in ("FA", "DFA")),
-        ],
-        files=[
-            "tb_logs/feedback_alignment/digits.png",
-            *(
-                f"tb_logs/feedback_alignment/{rule}/events.out.tfevents.*"
-                for rule in ("bp", "fa", "dfa")
-            ),
-        ],
-        eager=True,
-    ),
     # Seen with the discovered schedule: 93.6 % after 2 epochs, 98.2 % after 10; chance 10 %.
     "schedule_discovery": Small(
         arguments=["--epochs", "2", "--seeds", "1", "--grid-seeds", "1"]
@@ -481,32 +429,6 @@ SMALL = {
             r"DiscoveredSchedule +-?\d\.\d\d% +-?\d\.\d\d% +-?\d\.\d\d% ",
         ],
         files=["tb_logs/schedule_families/regrets.png"],
-    ),
-    # Seen: 89.7 % after 2 epochs, 96.2 % at least after all; chance 10 %.
-    "rescue": Small(
-        arguments=["--quick", "--faults", "NaN in an input", "rate 30 times too high, SGD"],
-        accuracy=(75.0, 90.0),
-        lines=[
-            r"\| Fault \| Training \| Unharmed \| Harmed \| Rescued \|",
-            r"\| NaN in an input \| .* \| 2\.30\d \| 0\.\d+ \| yes \| 2 skipped \|$",
-            r"\| rate 30 times too high, SGD \| .* \| yes \| 1 lowered \|$",
-        ],
-        files=["tb_logs/rescue/results.jsonl"],
-    ),
-    # Seen: 39.6 % after 20 steps at the least rate, 100 % in the best of all; chance 10 %.
-    "optimizer_trials": Small(
-        arguments=[
-            *("--tasks", "saddle", "conv net", "--epochs", "2", "--seeds", "1"),
-            *("--optimizers", "SGD, momentum, swa_start", "suggest_optimizer"),
-        ],
-        accuracy=(25.0, 99.0),
-        lines=[
-            r"\| Optimizer \| saddle \| conv net \| solved \|$",
-            r"\| SGD, momentum, swa_start \| no: 1 \| no: 0\.\d+ \| 0 of 2 \|$",
-            r"\| conv net \| SGD \| no: 0\.\d+ \| ",
-        ],
-        files=["tb_logs/optimizer_trials/results.jsonl", "tb_logs/optimizer_trials/trials.png"],
-        constants={"RATES": 1},
     ),
     # Seen with dropout by layer: 80.7 % after 12; the largest module is 21.4 %.
     "recurrent": Small(
