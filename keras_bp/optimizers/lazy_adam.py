@@ -21,8 +21,8 @@ class LazyAdam(Adam):
 
     so that a step costs what its rows cost, whatever the size of the table. It is another
     algorithm than Adam, where a row's averages decay and its weights move on between two visits:
-    a rare row keeps the average of its last visits at full size here. Adam's guarantee does not
-    carry over; `DeferredAdam` is as fast, and exact.
+    a rare row keeps the average of its last visits at full size here. What is known
+    of Adam does not carry over (docs/sparse_adam.md); `DeferredAdam` is as fast, and exact.
 
     The corrections for the averages' start count either
 
