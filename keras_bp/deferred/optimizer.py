@@ -41,7 +41,7 @@ class DeferredAdam(Adam):
     and what is disproved. On a computer two things differ: the order of rounding, and the missed
     steps' sum, which is interpolated (`DeferredRows`). Relative to that sum at the largest rate
     since the row's last update, its error is 1e-13 in float64 and 3e-8 in float32 with the usual
-    betas, and at most 1e-8 and 2e-5 with any that are accepted. docs/sparse_adam.md has the
+    betas, and some 1e-8 and 2e-5 at most with any that are accepted. docs/sparse_adam.md has the
     theorem, its proof with this error inside, and what holds of LazyAdam.
 
     A step costs what its rows cost: each update takes a few more in turn, one in 65,535 of the

@@ -73,7 +73,7 @@ class LazyAdam(Adam):
     ) -> None:
         if check_flag("amsgrad", kwargs.pop("amsgrad", False)):
             raise TypeError(
-                "`amsgrad` must be False: absent rows would not count in it. Received: amsgrad=True"
+                "`amsgrad` must be False: its maximum is not kept for rows. Received: amsgrad=True"
             )
         kwargs.update(weight_decay=weight_decay, epsilon_hat=epsilon_hat)
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
