@@ -37,7 +37,7 @@ def run_by(losses):
 
 
 def test_a_small_run(script, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(script, "SIZES", {"quick": TINY})
+    monkeypatch.setattr(script, "SIZES", {"quick": TINY | {"peaks": (1e-2,)}})
     script.run("--quick", "--out", tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert "### digits: 6,570 weights, 88 steps" in text
@@ -47,8 +47,8 @@ def test_a_small_run(script, monkeypatch, capsys, tmp_path):
     assert float(row.split("|")[3].split("±")[0]) > 80
     assert (tmp_path / "schedule_discovery.png").stat().st_size > 5000
     records = (tmp_path / "records.jsonl").read_text().splitlines()
-    # Ten schedules, a finalist's second seed; two methods and the first weights; 2 x 2 tasks.
-    assert len(records) == 10 + 1 + 6 + 8
+    # Five schedules, a finalist's second seed; two methods and the first weights; 2 x 2 tasks.
+    assert len(records) == 5 + 1 + 6 + 8
     assert '"examples": null' in records[0] and '"epochs": 2' in records[0]
 
     script.run("--quick", "--out", tmp_path)
