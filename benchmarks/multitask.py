@@ -2,14 +2,16 @@
 
     python benchmarks/multitask.py [--combiners PCGrad UPGrad ...] [--seconds 5] [--jit off|on|both]
 
-The models are a LeNet for two tasks, as in experiments/multi_task.py, and a multilayer perceptron
-for 2, 4, 8 and 50 tasks. A step is a call of the function that `fit` calls for each batch, on
-batches in memory. Keras's model of the same layers, whose step descends the sum of the losses, and
-a `MultiTaskModel` for each combiner run in one process, in turn; each line gives the milliseconds a
-step and the ratio to Keras's, of the medians and of the minima.
+The models are a LeNet for two tasks and a multilayer perceptron for 2, 4, 8 and 50 tasks. A step is
+a call of the function that `fit` calls for each batch, on batches in memory. Keras's model of the
+same layers, whose step descends the sum of the losses, the same with one backward pass per task,
+and a `MultiTaskModel` for each combiner run in one process, in turn. Each line gives the seconds of
+the first step, which traces and optimizes the graph, the milliseconds of a later one, and the
+ratios of the medians and of the minima to both of Keras's models.
 """
 
 import argparse
+import time
 
 import _measure
 import keras
@@ -41,16 +43,34 @@ def network(name):
     return inputs, {head.name: head(x) for head, x in zip(heads, hidden, strict=True)}
 
 
+class OnePassPerTask(keras.Model):
+    """Descends the sum of the losses by each task's own backward pass: nothing is combined."""
+
+    def train_step(self, data):
+        """Keras's hook: one step on a batch."""
+        x, y = data
+        with tf.GradientTape(persistent=True) as tape:
+            y_pred = self(x, training=True)
+            losses = [self.loss[task](y[task], y_pred[task]) for task in y]
+        variables = self.trainable_variables
+        tasks = [tape.gradient(loss, variables) for loss in losses]
+        columns = [[g for g in column if g is not None] for column in zip(*tasks, strict=True)]
+        self.optimizer.apply([tf.add_n(column) for column in columns], variables)
+        return self.compute_metrics(x, y, y_pred)
+
+
 def training_step(name, combiner, jit_compile):
-    """Return a callable that makes one step; the summed loss's where `combiner` is None."""
+    """Return a callable that makes one step of a combiner or of a subclass of `keras.Model`."""
     inputs, outputs = network(name)
-    if combiner is None:
-        model = keras.Model(inputs, outputs)
+    if isinstance(combiner, type):
+        model = combiner(inputs, outputs)
     else:
         model = multitask.MultiTaskModel(inputs, outputs, combiner=combiner)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     losses = dict.fromkeys(outputs, loss)
     model.compile(keras.optimizers.Adam(1e-3), loss=losses, jit_compile=jit_compile)
+    # As `fit` does before the first step: one that creates variables is traced twice.
+    model.optimizer.build(model.trainable_variables)
     model.make_train_function()
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8 * BATCH, *inputs.shape[1:])).astype("float32")
@@ -69,27 +89,36 @@ def main():
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds a model")
     parser.add_argument("--jit", choices=["off", "on", "both"], default="both")
     arguments = parser.parse_args()
-    print(f"{'':20} {'jit':3} {'combiner':20} {'ms':>8} {'medians':>8} {'minima':>7}")
+    heads = "ms", "medians", "minima", "medians", "minima", "first"
+    print(f"{'':20} {'':3} {'':20} {'':8} {'to the summed':>17} {'to a pass per task':>18}")
+    print(f"{'':20} {'jit':3} {'combiner':20}", *(f"{head:>8}" for head in heads))
     for name in TASKS:
         if arguments.only.lower() not in name.lower():
             continue
         for jit in {"off": [False], "on": [True], "both": [False, True]}[arguments.jit]:
-            rules = [None, *(getattr(multitask, rule)() for rule in arguments.combiners)]
-            steps = [training_step(name, rule, jit) for rule in rules]
-            for step in steps:
-                for _ in range(3):  # the first one is traced
-                    step()
-            times = _measure.times_in_turn(steps, arguments.seconds)
-            summed = times[0]
-            for rule, own in zip(
-                ["(summed loss, Keras)", *arguments.combiners], times, strict=True
-            ):
-                medians, minima = np.median(own) / np.median(summed), min(own) / min(summed)
-                print(
-                    f"{name:20} {'on' if jit else 'off':3} {rule:20} {np.median(own) * 1e3:8.3f} "
-                    f"{medians:8.2f} {minima:7.2f}",
-                    flush=True,
-                )
+            measure(name, jit, arguments)
+
+
+def measure(name, jit, arguments):
+    """Print a line for each of Keras's models and for each combiner."""
+    combiners = [getattr(multitask, rule)() for rule in arguments.combiners]
+    rules = ["(summed loss, Keras)", "(a pass per task)", *arguments.combiners]
+    steps = [training_step(name, c, jit) for c in (keras.Model, OnePassPerTask, *combiners)]
+    firsts = []
+    for step in steps:
+        start = time.perf_counter()
+        step()
+        firsts.append(time.perf_counter() - start)
+        step(), step()
+    times = _measure.times_in_turn(steps, arguments.seconds)
+    for rule, own, first in zip(rules, times, firsts, strict=True):
+        ratios = [f(own) / f(other) for other in times[:2] for f in (np.median, min)]
+        print(
+            f"{name:20} {'on' if jit else 'off':3} {rule:20} {np.median(own) * 1e3:8.3f}",
+            *(f"{ratio:8.2f}" for ratio in ratios),
+            f"{first:7.1f}s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

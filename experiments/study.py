@@ -241,7 +241,7 @@ class Study:
         figures = [
             f"{name} {value:.4g}"
             for name, value in record["result"].items()
-            if isinstance(value, int | float)
+            if isinstance(value, int | float) and not isinstance(value, bool)
         ]
         print(
             f"[{len(self._known):3}/{self._total}] {_name(record['job'])}: "

@@ -35,16 +35,14 @@ class DeferredAdam(Adam):
     and `keras_bp.layers.DeferredEmbedding` reads every row as if it had missed none. So
     forward pass, gradient and iterates are Adam's.
 
-    **The guarantee.** Let w_t be Adam's iterates for some sequence of batches. The layer reads, in
-    the forward pass of update t+1, for each row the weights that Adam's w_t has there, since the
-    steps with g = 0 that it adds are the ones that Adam made. Hence the gradients are equal, and
-    by induction all iterates: whatever is proved of Adam (its regret bound, AMSGrad aside) is
-    proved of this optimizer, and the bias corrections are Adam's own, with the global t. Two
-    things are not equal to the last digit: the order of rounding, and the missed steps' sum, which
-    is interpolated (`DeferredRows`): at a constant rate to some 1e-15 of itself in float64 and 1e-7
-    in float32 with b2 = 0.999, and to 1e-8 and 2e-5 with any betas that are accepted. Measured over
-    2000 Zipf-distributed steps in float64 the largest difference to Adam is under 1e-12. LazyAdam
-    has no such guarantee.
+    **The guarantee.** The steps with g = 0 that the layer adds are the ones that Adam made, so by
+    induction gradients and iterates are Adam's, for any loss and schedule, with Adam's own bias
+    corrections, of the global t. Whatever is proved of Adam's iterates is proved of this optimizer,
+    and what is disproved. On a computer two things differ: the order of rounding, and the missed
+    steps' sum, which is interpolated (`DeferredRows`). Relative to that sum at the largest rate
+    since the row's last update, its error is 1e-13 in float64 and 3e-8 in float32 with the usual
+    betas, and some 1e-8 and 2e-5 at most with any that are accepted. docs/sparse_adam.md has the
+    theorem, its proof with this error inside, and what holds of LazyAdam.
 
     A step costs what its rows cost: each update takes a few more in turn, one in 65,535 of the
     table's, with a gradient of 0. The averages lie in the layer, two numbers per weight, as in

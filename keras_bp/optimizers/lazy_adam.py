@@ -21,8 +21,8 @@ class LazyAdam(Adam):
 
     so that a step costs what its rows cost, whatever the size of the table. It is another
     algorithm than Adam, where a row's averages decay and its weights move on between two visits:
-    a rare row keeps the average of its last visits at full size here. Adam's guarantee does not
-    carry over; `DeferredAdam` is as fast, and exact.
+    a rare row keeps the average of its last visits at full size here. What is known
+    of Adam does not carry over (docs/sparse_adam.md); `DeferredAdam` is as fast, and exact.
 
     The corrections for the averages' start count either
 
@@ -73,7 +73,7 @@ class LazyAdam(Adam):
     ) -> None:
         if check_flag("amsgrad", kwargs.pop("amsgrad", False)):
             raise TypeError(
-                "`amsgrad` must be False: absent rows would not count in it. Received: amsgrad=True"
+                "`amsgrad` must be False: its maximum is not kept for rows. Received: amsgrad=True"
             )
         kwargs.update(weight_decay=weight_decay, epsilon_hat=epsilon_hat)
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)

@@ -61,7 +61,7 @@ def suggest_optimizer(
     over a twentieth of the steps, and fall to 0 along a cosine; the gradients are clipped to a
     global norm of 1; biases and the weights of normalizations do not decay.
 
-    It is a place to start from, not the best there is: `experiments/results/optimizer_trials.md`
+    It is a place to start from, not the best there is: `experiments/optimizer_trials/README.md`
     has what became of it on a dozen small tasks, beside all others at their best rates.
     `keras_bp.find_learning_rate` looks for a better rate.
 

@@ -22,6 +22,8 @@ def experiment(monkeypatch, tmp_path):
         folder = EXPERIMENTS / name
         monkeypatch.syspath_prepend(str(EXPERIMENTS))
         monkeypatch.syspath_prepend(str(folder))
+        for path in folder.glob("*.py"):  # another experiment may have one of this name
+            sys.modules.pop(path.stem, None)
         spec = importlib.util.spec_from_file_location(f"experiment_{name}", folder / "__main__.py")
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)

@@ -22,8 +22,8 @@ MIRRORED = {
     ROOT / "experiments/README.md": GENERATED / "experiments.md",
     ROOT / "lessons/README.md": GENERATED / "lessons.md",
     **{
-        path: GENERATED / "results" / path.name
-        for path in sorted((ROOT / "experiments/results").glob("*.md"))
+        path: GENERATED / "experiments" / f"{path.parent.name}.md"
+        for path in sorted((ROOT / "experiments").glob("*/README.md"))
     },
 }
 EXAMPLES = [p for p in sorted((ROOT / "examples").glob("*.py")) if not p.stem.startswith("_")]
@@ -60,7 +60,7 @@ CHILDREN = """
 :hidden:
 :glob:
 
-results/*
+experiments/*
 ```
 """
 

@@ -1,0 +1,251 @@
+"""Convolutional networks trained without the transposed weights, by depth.
+
+How well, and how fast, do feedback alignment and direct feedback alignment train convolutions, and
+how does that change with depth? Networks of 3, 6 and 10 convolutions are trained by backpropagation
+(BP), by sign-symmetric feedback (sign), by feedback alignment (FA) and by direct feedback alignment
+(DFA), each at its rate from one grid.
+
+Run it with `python experiments/feedback_alignment`, which is `--quick`, on scikit-learn's digits;
+`--full --data-dir DIR` reads DIR/cifar10.npz. It leaves tables and a picture in
+tb_logs/feedback_alignment. Cut short, it goes on by the same command.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for what the experiments share
+import study
+
+# isort: split
+import image_data
+import networks
+import numpy as np
+from matplotlib.figure import Figure
+
+from keras_bp.feedback import alignment
+from keras_bp.losses import SparseCategoricalCrossentropy
+from keras_bp.optimizers import Adam
+from keras_bp.schedules import CosineAnnealing
+
+RULES = tuple(networks.LAYERS)
+# `budgets` are (training images, epochs) of further trainings of the smallest network by BP.
+SIZES = {
+    "quick": {
+        "data": "digits",
+        "channels": (8, 16, 32),
+        "depths": (3, 10),
+        "rates": (0.001, 0.003),
+        "grid": {"images": 600, "epochs": 4, "held_out": 400},
+        "images": 1400,
+        "epochs": 8,
+        "seeds": 1,
+        "batch_size": 64,
+        "budgets": ((1400, 16),),
+        "budget_seeds": 1,
+        "targets": (0.5, 0.9),
+        "gigabytes": 0.8,
+    },
+    "full": {
+        "data": "cifar10",
+        "channels": (16, 32, 64),
+        "depths": (3, 6, 10),
+        "rates": (0.001, 0.003, 0.01),
+        "grid": {"images": 10_000, "epochs": 2, "held_out": 2_500},
+        "images": 20_000,
+        "epochs": 5,
+        "seeds": 3,
+        "batch_size": 64,
+        "budgets": ((50_000, 4), (50_000, 8), (50_000, 16)),
+        "budget_seeds": 2,
+        "targets": (0.4, 0.5),
+        "gigabytes": 3.0,
+    },
+}
+BIOTORCH = 14.2  # test error of its LeNet by BP, %, after 250 epochs of 50,000 images
+COLORS = {"BP": "black", "sign": "tab:green", "FA": "tab:orange", "DFA": "tab:blue"}
+
+
+def epochs_to(accuracy, curve):
+    """Return after how many epochs a training reaches an accuracy; NaN if it does not.
+
+    Between the ends of two epochs the accuracy is taken to change linearly, from 10 % at the start.
+
+    Args:
+        accuracy: number, 0 to 1.
+        curve: the accuracy after each epoch.
+    """
+    curve = np.array([0.1, *curve])
+    reached = np.flatnonzero(curve >= accuracy)
+    if not len(reached):
+        return np.nan
+    after = reached[0]
+    if after == 0:
+        return 0.0
+    before = curve[after - 1]
+    return after - 1 + (accuracy - before) / (curve[after] - before)
+
+
+def train(job, data, callbacks):
+    """Train a network; return its accuracy after each epoch and, of final ones, the angles."""
+    x, x_test, y, y_test = data
+    images = job["images"]
+    if job["held_out"]:
+        x_test, y_test = (part[images : images + job["held_out"]] for part in (x, y))
+    x, y = x[:images], y[:images]
+    model = networks.build(job["rule"], job["depth"], x.shape[1:], job["channels"], job["seed"])
+    steps = job["epochs"] * -(-images // job["batch_size"])
+    model.compile(
+        Adam(CosineAnnealing(job["rate"], steps)),
+        SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    history = model.fit(
+        x,
+        y,
+        batch_size=job["batch_size"],
+        epochs=job["epochs"],
+        validation_data=(x_test, y_test),
+        validation_batch_size=1000,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    curve = [round(float(accuracy), 4) for accuracy in history.history["val_accuracy"]]
+    result = {"accuracy": curve[-1], "curve": curve}
+    if not job["held_out"]:
+        layers = alignment(model, x[:512], y[:512])
+        result["angles"] = [
+            round(layers[f"conv_{number + 1}"].angle, 1) for number in range(job["depth"])
+        ]
+    return result
+
+
+def study_jobs(this, size, train_job):
+    """Run the grid and the trainings at the rates that it finds.
+
+    Returns:
+        The rate of each (depth, rule); the results of its seeds; and those of BP's budgets, by
+        (training images, epochs), the smallest network's among them.
+    """
+    common = {key: size[key] for key in ("data", "channels", "batch_size")}
+    kinds = [{"depth": depth, "rule": rule} for depth in size["depths"] for rule in RULES]
+    final = {"images": size["images"], "epochs": size["epochs"], "held_out": 0}
+    grid = [
+        {**common, **kind, **size["grid"], "rate": rate, "seed": 0}
+        for kind in kinds
+        for rate in size["rates"]
+    ]
+    found = iter(this.run(grid, train_job))
+    rates = {}
+    for kind in kinds:
+        accuracies = [next(found)["accuracy"] for _ in size["rates"]]
+        rates[kind["depth"], kind["rule"]] = size["rates"][int(np.argmax(accuracies))]
+
+    def jobs(kind, **changes):
+        rate = rates[kind["depth"], kind["rule"]]
+        settings = {**common, **kind, **final, "rate": rate, **changes}
+        return [{**settings, "seed": seed} for seed in range(1, size["seeds"] + 1)]
+
+    groups = [jobs(kind) for kind in kinds]
+    groups += [
+        jobs(kinds[0], images=images, epochs=epochs)[: size["budget_seeds"]]
+        for images, epochs in size["budgets"]
+    ]
+    found = iter(this.run([job for group in groups for job in group], train_job))
+    results = [[next(found) for _ in group] for group in groups]
+    finals = dict(zip(rates, results, strict=False))
+    budgets = [(size["images"], size["epochs"]), *size["budgets"]]
+    longer = dict(zip(budgets, [results[0], *results[len(kinds) :]], strict=True))
+    return rates, finals, longer
+
+
+def errors(results):
+    return [100 * (1 - result["accuracy"]) for result in results]
+
+
+def tables(size, rates, finals, longer):
+    """Return the table of depths and rules, and that of BP's error by budget, in Markdown."""
+    targets = size["targets"]
+    rows = []
+    for (depth, rule), results in finals.items():
+        reached = [[epochs_to(target, r["curve"]) for r in results] for target in targets]
+        rows.append(
+            [depth, rule, rates[depth, rule], study.mean_spread(errors(results))]
+            + ["-" if np.isnan(e).any() else study.mean_spread(e, 1) for e in reached]
+            + [study.mean_spread([r["angles"][place] for r in results], 0) for place in (0, -1)]
+        )
+    text = study.table(
+        ["Convolutions", "Rule", "Rate", "Test error, %"]
+        + [f"Epochs to {target:.0%}" for target in targets]
+        + ["Angle, first", "last"],
+        rows,
+    )
+    rows = [
+        [f"{images:,}", epochs, f"{images * epochs:,}", len(results)]
+        + [study.mean_spread(errors(results))]
+        for (images, epochs), results in longer.items()
+    ]
+    header = ["Training images", "Epochs", "Images seen", "Seeds", "BP's test error, %"]
+    return (
+        f"{text}\nThe network of {size['depths'][0]} convolutions:\n\n{study.table(header, rows)}"
+    )
+
+
+def draw(size, finals, longer):
+    """Return a figure: errors by depth, by epoch, by budget, and angles by layer."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    (by_depth, by_epoch), (angles, by_budget) = figure.subplots(2, 2)
+    depths, deepest = size["depths"], size["depths"][-1]
+    for rule in RULES:
+        color = COLORS[rule]
+        last = [errors(finals[depth, rule]) for depth in depths]
+        spread = [np.std(values, ddof=1) if len(values) > 1 else 0 for values in last]
+        means = np.mean(last, axis=1)
+        by_depth.errorbar(depths, means, spread, fmt="o-", capsize=3, color=color, label=rule)
+        runs = finals[deepest, rule]
+        curves = 100 * (1 - np.mean([run["curve"] for run in runs], axis=0))
+        by_epoch.plot(np.arange(len(curves)) + 1, curves, "o-", color=color)
+        means = np.mean([run["angles"] for run in runs], axis=0)
+        angles.plot(np.arange(deepest) + 1, means, "o-", color=color)
+    seen = [images * epochs for images, epochs in longer]
+    by_budget.plot(seen, [np.mean(errors(results)) for results in longer.values()], "o-", c="black")
+    if size["data"] == "cifar10":
+        by_budget.plot(250 * 50_000, BIOTORCH, "*", markersize=12, color="gray")
+        by_budget.annotate(
+            "BioTorch's LeNet",
+            (250 * 50_000, BIOTORCH),
+            (-6, 8),
+            textcoords="offset points",
+            ha="right",
+        )
+        seen.append(250 * 50_000)
+    by_budget.set_xscale("log")
+    by_budget.set_xticks(seen, [f"{number / 1000:,.0f}" for number in seen])
+    by_budget.minorticks_off()
+    by_depth.set_xticks(depths)
+    by_depth.set(xlabel="convolutions", ylabel="test error, %", title=f"{size['data']}, by depth")
+    by_epoch.set(xlabel="epoch", ylabel="test error, %", title=f"{deepest} convolutions")
+    angles.axhline(90, color="gray", linestyle=":")
+    angles.set(xlabel="convolution", ylabel="degrees", title="angle to the true gradient")
+    by_budget.set(
+        xlabel="thousands of training images seen",
+        ylabel="test error, %",
+        title=f"BP, {depths[0]} convolutions, by budget",
+    )
+    figure.legend(*by_depth.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return figure
+
+
+def main(arguments=None):
+    parser = study.parser(__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=pathlib.Path, help="folder of cifar10.npz, for --full")
+    options = parser.parse_args(arguments)
+    size = SIZES["full" if options.full else "quick"]
+    study.check_memory(size["gigabytes"] * options.processes)
+    data = image_data.load_images(size["data"], options.data_dir)
+    this = study.Study(__file__, options, arguments)
+    found = study_jobs(this, size, lambda job, folder: train(job, data, this.callbacks(folder)))
+    this.report(tables(size, *found), draw(size, *found[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Who has taken which item: made-up interactions whose law is known, or those of a file."""
+
+import csv
+import typing
+
+import numpy as np
+
+
+class Interactions(typing.NamedTuple):
+    """Pairs of a user and an item that he took, in three parts.
+
+    Attributes:
+        users: int, the number of users.
+        items: int, the number of items.
+        train: int32 array (n, 2).
+        validation: int32 array likewise, to choose rates by.
+        test: int32 array likewise.
+        truth: the score of an item for a user, up to a constant for each user, as three arrays:
+            users (users, r), items (items, r) and bias (items,); `None` if it is unknown.
+    """
+
+    users: int
+    items: int
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    truth: tuple | None = None
+
+    def counts(self):
+        """Return how often each item is in `train`."""
+        return np.bincount(self.train[:, 1], minlength=self.items)
+
+
+def make(users, items, rank, strength, each, seed):
+    """Return made-up `Interactions`: a score of low rank times Zipf's popularity.
+
+        P(the next item of u is i) ~ exp(<p_u, q_i>) / place_i    for an i that he has not taken
+
+    Args:
+        users: number of users.
+        items: number of items, in a random order of popularity.
+        rank: length of the factors p_u and q_i, which are normally distributed.
+        strength: standard deviation of <p_u, q_i> over users and items.
+        each: number of items that each user takes.
+        seed: int.
+    """
+    rng = np.random.default_rng(seed)
+    of_users = rng.normal(size=(users, rank)).astype("float32")
+    of_items = rng.normal(size=(items, rank)).astype("float32")
+    of_users *= strength / np.sqrt(rank)
+    popularity = -np.log(1.0 + rng.permutation(items)).astype("float32")
+    taken = np.stack([draw(of_items @ vector + popularity, each, rng) for vector in of_users])
+    pairs = np.stack([np.repeat(np.arange(users), each), taken.ravel()], axis=1)
+    return Interactions(users, items, *split(pairs, rng), (of_users, of_items, popularity))
+
+
+def popular(items, users=5000, pairs=200_000):
+    """Return `Interactions` by Zipf's law alone, without a test, to time steps with."""
+    rng = np.random.default_rng(0)
+    law = np.cumsum(1.0 / np.arange(1, items + 1))
+    taken = rng.permutation(items)[np.searchsorted(law, law[-1] * rng.random(pairs))]
+    train = np.stack([rng.integers(users, size=pairs), taken], axis=1).astype("int32")
+    return Interactions(users, items, train, train[:0], train[:0])
+
+
+def draw(scores, number, rng):
+    """Return so many different items, each drawn by the softmax of scores over those that remain.
+
+    These are the first arrivals of a race in which item i arrives after a time that is
+    exponentially distributed with the rate exp(scores_i): the Gumbel-top-k trick. They come in
+    this order.
+    """
+    times = rng.standard_exponential(len(scores), dtype="float32") * np.exp(scores.min() - scores)
+    # The last of the first arrivals among some items comes no earlier than that among all.
+    some = times[:: max(1, len(times) // (8 * number))]
+    early = np.flatnonzero(times <= np.partition(some, number - 1)[number - 1])
+    return early[np.argsort(times[early])[:number]]
+
+
+def split(pairs, rng, part=0.1, fewest=5):
+    """Return train, validation and test pairs: a tenth of each user's for either of the last two.
+
+    Args:
+        pairs: integer array (n, 2) of different pairs.
+        rng: `numpy.random.Generator`.
+        part: share of a user's pairs that validation and test get each, rounded down.
+        fewest: number of pairs below which a user is in `train` only.
+    """
+    pairs = pairs[rng.permutation(len(pairs))]
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")].astype(np.int32)
+    counts = np.bincount(pairs[:, 0])
+    place = np.arange(len(pairs)) - np.repeat(np.cumsum(counts) - counts, counts)
+    held_out = np.where(counts < fewest, 0, np.maximum(1, part * counts).astype(int))
+    held_out = np.repeat(held_out, counts)
+    test, validation = place < held_out, (place >= held_out) & (place < 2 * held_out)
+    return pairs[~test & ~validation], pairs[validation], pairs[test]
+
+
+def read(path, seed=0):
+    """Return the `Interactions` of a CSV file whose columns `user...` and `item...` name pairs.
+
+    A column may be named userId, user_id, itemId, movieId and so on; others are not read, and a
+    pair that comes again counts once.
+
+    Args:
+        path: `pathlib.Path` of the file.
+        seed: int, of the split.
+    """
+    if not path.is_file():
+        raise SystemExit(f"--ratings must be a CSV file. Received: {path}, which is no file")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        places = [_column(path, header, names) for names in (("user",), ("item", "movie"))]
+        pairs = [[row[place] for place in places] for row in rows if len(row) == len(header)]
+    if len(pairs) < 100:
+        raise SystemExit(f"{path} must hold 100 pairs or more. Received: {len(pairs)}")
+    names, ids = zip(
+        *[np.unique(column, return_inverse=True) for column in np.array(pairs).T], strict=True
+    )
+    pairs = np.unique(np.stack(ids, axis=1), axis=0)
+    parts = split(pairs, np.random.default_rng(seed))
+    if not len(parts[2]):
+        raise SystemExit(f"{path} must hold users with 5 items or more. Received: none")
+    return Interactions(*map(len, names), *parts)
+
+
+def _column(path, header, beginnings):
+    for place, name in enumerate(header):
+        if name.strip().lower().startswith(beginnings):
+            return place
+    raise SystemExit(
+        f"{path} must begin with a header that has a column {beginnings[0]} or {beginnings[0]}_id. "
+        f"Received: {header}"
+    )

@@ -1,0 +1,139 @@
+"""Feedback alignment by depth: networks, rates from held-out images, epochs to an accuracy."""
+
+import re
+
+import numpy as np
+import pytest
+
+from keras_bp.feedback import alignment
+
+TINY = {
+    "data": "digits",
+    "channels": (2, 2, 4),
+    "depths": (3,),
+    "rates": (0.01,),
+    "grid": {"images": 64, "epochs": 1, "held_out": 64},
+    "images": 128,
+    "epochs": 2,
+    "seeds": 2,
+    "batch_size": 64,
+    "budgets": ((128, 3),),
+    "budget_seeds": 1,
+    "targets": (0.05, 0.999),
+    "gigabytes": 0.1,
+}
+
+
+@pytest.fixture
+def feedback(experiment):
+    return experiment("feedback_alignment")
+
+
+def test_script_leaves_tables_and_a_picture_and_trains_nothing_twice(
+    feedback, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(feedback, "RULES", ("BP", "DFA"))
+    monkeypatch.setitem(feedback.SIZES, "quick", TINY | {"seeds": 1})
+    feedback.run("--quick")
+    out = tmp_path / "tb_logs/feedback_alignment/quick"
+    text = (out / "results.md").read_text()
+    number = r" \d+\.\d\d ± \d+\.\d\d "
+    for rule in ("BP", "DFA"):
+        angles = r" 0 ± 0 \| 0 ± 0 " if rule == "BP" else r" \d+ ± \d+ \| \d+ ± \d+ "
+        expected = rf"\| 3 \| {rule} \| 0.01 \|{number}\| 0\.0 ± 0\.0 \| - \|{angles}\|\n"
+        assert len(re.findall(expected, text)) == 1
+    assert re.findall(rf"\| 128 \| 3 \| 384 \| 1 \|{number}\|\n", text)
+    assert (out / "feedback_alignment.png").stat().st_size > 10_000
+    monkeypatch.setattr(feedback, "train", None)
+    feedback.run("--quick")
+    assert "5 trainings" in capsys.readouterr().out
+
+
+def test_rates_are_those_that_held_out_images_like_best(feedback):
+    ran = []
+
+    class FakeStudy:
+        def run(self, jobs, train_job):
+            ran.append(jobs)
+            return [{"accuracy": 1 - abs(job["rate"] - best(job))} for job in jobs]
+
+    def best(job):
+        return 0.2 if job["rule"] in ("FA", "DFA") else 0.1
+
+    size = {**TINY, "depths": (3, 6), "rates": (0.1, 0.2, 0.3)}
+    rates, finals, longer = feedback.study_jobs(FakeStudy(), size, None)
+    assert rates == {
+        (depth, rule): rate
+        for depth in (3, 6)
+        for rule, rate in {"BP": 0.1, "sign": 0.1, "FA": 0.2, "DFA": 0.2}.items()
+    }
+    grid, final = ran
+    assert len(grid) == 24 and all(job["held_out"] == 64 for job in grid)
+    assert len(final) == 17 and all(job["held_out"] == 0 for job in final)
+    assert {job["seed"] for job in grid}.isdisjoint(job["seed"] for job in final)
+    assert list(finals) == list(rates) and list(longer) == [(128, 2), (128, 3)]
+    assert longer[128, 2] is finals[3, "BP"] and len(longer[128, 3]) == 1
+
+
+def test_grid_never_sees_the_test_images(feedback):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(128, 8, 8, 1)).astype("float32")
+    y = rng.integers(10, size=128)
+    job = {**TINY["grid"], "rule": "BP", "depth": 3, "channels": (2, 2, 4), "rate": 0.01}
+    result = feedback.train({**job, "seed": 0, "batch_size": 64}, (x, None, y, None), [])
+    assert list(result) == ["accuracy", "curve"] and len(result["curve"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "curve", "expected"),
+    [
+        (0.4, [0.3, 0.5, 0.2], 1.5),
+        (0.4, [0.4, 0.5], 1.0),
+        (0.2, [0.3], 0.5),
+        (0.05, [0.3], 0.0),
+        (0.4, [0.3, 0.2, 0.5], 2 + 2 / 3),
+        (0.4, [0.3, 0.2], np.nan),
+    ],
+)
+def test_epochs_to_an_accuracy(feedback, accuracy, curve, expected):
+    assert feedback.epochs_to(accuracy, curve) == pytest.approx(expected, nan_ok=True)
+
+
+def test_epochs_to_an_accuracy_invert_a_rising_curve(feedback):
+    curve = np.sort(np.random.default_rng(0).uniform(0.1, 0.9, size=7))
+    for epochs in np.linspace(0, 7, 29):
+        accuracy = np.interp(epochs, range(8), [0.1, *curve])
+        assert feedback.epochs_to(accuracy, curve) == pytest.approx(epochs)
+
+
+@pytest.mark.parametrize("depth", [3, 10])
+def test_rules_share_the_network_and_its_kernels(feedback, depth):
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype("float32")
+    y = np.arange(16) % 10
+    outputs = {}
+    for rule in feedback.RULES:
+        model = feedback.networks.build(rule, depth, (8, 8, 1), (2, 3, 4), seed=1)
+        kernels = [w for w in model.trainable_weights if w.name == "kernel"]
+        assert [len(kernel.shape) for kernel in kernels] == [4] * depth + [2]
+        outputs[rule] = model(x).numpy()
+        model.compile(loss="sparse_categorical_crossentropy")
+        angles = [layer.angle for layer in alignment(model, x, y).values()]
+        assert angles[-1] < 1e-3  # the output layer has its true gradient
+        assert (angles[0] < 1e-3) == (rule == "BP")
+        np.testing.assert_array_equal(outputs[rule], outputs["BP"])
+
+
+def test_sizes_of_images_and_stages(feedback):
+    build = feedback.networks.build
+    for shape, sides in ((8, 8, 1), [8, 4, 2]), ((32, 32, 3), [16, 8, 4]):
+        model = build("BP", 10, shape, (2, 3, 4), seed=0)
+        shapes = [layer.output.shape[1:] for layer in model.layers if "conv" in layer.name]
+        expected = zip(sides, (2, 3, 4), (3, 3, 4), strict=True)
+        assert shapes == [(n, n, filters) for n, filters, count in expected for _ in range(count)]
+
+
+def test_missing_data_are_said_before_the_start(feedback, tmp_path, monkeypatch):
+    monkeypatch.setitem(feedback.SIZES["full"], "gigabytes", 0.1)
+    with pytest.raises(SystemExit, match=r"--data-dir must .* cifar10.npz. Received: .*/none"):
+        feedback.run("--full", "--data-dir", tmp_path / "none")
+    assert not (tmp_path / "tb_logs").exists()
