@@ -403,33 +403,6 @@ SMALL = {
         ],
         constants={"CONTEXT": 16, "WIDTH": 32, "HEADS": 2, "BLOCKS": 1},
     ),
-    # Seen with the discovered schedule: 93.6 % after 2 epochs, 98.2 % after 10; chance 10 %.
-    "schedule_discovery": Small(
-        arguments=["--epochs", "2", "--seeds", "1", "--grid-seeds", "1"]
-        + ["--methods", "constant", "DiscoveredSchedule"],
-        accuracy=(0.0, 96.0),
-        lines=[
-            r"DiscoveredSchedule, after \d+ steps of probe: found: peak rate 0\.0\d+, warm-up ",
-            r"digits: 6,570 weights, 88 update steps; loss of the first weights 2\.\d{4}$",
-            r"oracle: peak 0\.\d+, \(.*\), training loss 0\.\d{4}, test accuracy ",
-            r"constant +0\.\d{4} ± 0\.0000 +\d\d\.\d\d ± 0\.00 +-?\d+\.\d\d ± 0\.00$",
-            r"DiscoveredSchedule +0\.\d{4} ± 0\.0000 +\d\d\.\d\d ± 0\.00 +-?\d+\.\d\d ± 0\.00$",
-        ],
-        files=["tb_logs/schedule_discovery/digits.png"],
-        constants={"PEAKS": (0.01,)},
-    ),
-    # Seen: 23.4 % of the next characters in the first task of 8 epochs, 1 in 30 by chance.
-    "schedule_families": Small(
-        arguments=["--tasks", "1", "--seeds", "1", "--epochs", "8", "--schedules-only"],
-        accuracy=(15.0, 20.0),
-        lines=[
-            r" +autoencoder +bigrams +above 5 %$",
-            r"constant +\d\.\d\d% +\d\.\d\d% +\d\d\.\d\d% ",
-            # Seen: 0.3 and -2.7 %.
-            r"DiscoveredSchedule +-?\d\.\d\d% +-?\d\.\d\d% +-?\d\.\d\d% ",
-        ],
-        files=["tb_logs/schedule_families/regrets.png"],
-    ),
     # Seen with dropout by layer: 80.7 % after 12; the largest module is 21.4 %.
     "recurrent": Small(
         arguments=["--epochs", "1", "--seeds", "1"],

@@ -110,8 +110,8 @@ def test_other_units_change_no_feature(family, number):
 @pytest.mark.parametrize(
     "row, reason",
     [
-        ([np.nan] * 7, "the loss of the first step is not finite"),
-        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], "no step lowered the loss to first order"),
+        ([np.nan] * 8, "the loss of the first step is not finite"),
+        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0], "no step lowered the loss to first order"),
     ],
 )
 def test_faults(row, reason):
@@ -130,7 +130,7 @@ def test_a_sweep_that_diverges_at_once(loss):
     seen = discovery.Probe(20, parameters=4)
     while not seen.done:
         rate = seen.plan()[0]
-        seen.see(rate, [1.0 if len(seen.rows) < 7 else loss, 1, 1, -rate, 4, rate**2, -rate])
+        seen.see(rate, [1.0 if len(seen.rows) < 7 else loss, 1, 1, -rate, 4, rate**2, -rate, 0])
     assert len(seen.rows) == 8 and seen.diverged
     assert seen.fault == "the sweep ended within five steps"
     assert discovery.discover(seen, 400).fallback_reason == seen.fault
@@ -140,23 +140,23 @@ def test_what_follows_a_step_that_is_not_finite():
     """It changes no feature, and the probe has diverged all the same."""
     seen, longer = probe(Bowl(1.0, noise=1.0)), probe(Bowl(1.0, noise=1.0))
     assert seen.diverged
-    for row in ([np.nan] * 7, [1.0] * 7, [1.0, 1.0, 1.0, 1.0, 1.0, np.inf, 1.0]):
+    for row in ([np.nan] * 8, [1.0] * 8, [1.0, 1.0, 1.0, 1.0, 1.0, np.inf, 1.0, 1.0]):
         longer.see(longer.rates[-1], row)
     assert longer.diverged and longer.finite == len(seen.rows)
     np.testing.assert_array_equal(discovery.features(longer, 400), discovery.features(seen, 400))
     start = seen.sweep_start
     for finite, fault in ((4, None), (3, "the sweep ended within five steps")):
-        longer.rows = [*seen.rows[: start + finite], *[[np.nan] * 7] * 5]
+        longer.rows = [*seen.rows[: start + finite], *[[np.nan] * 8] * 5]
         longer.rates = seen.rates[: start + finite] + [1.0] * 5
         assert longer.fault == fault
 
 
-def steps_of(seen, loss=lambda k: 1.0, length=lambda k: 1.0, weights=lambda k: 2.0):
+def steps_of(seen, loss=lambda k: 1.0, length=lambda k: 1.0, weights=lambda k: 2.0, invariant=0.0):
     """Let a probe see steps along the gradient 1, updates `length(k)` times as long as the rate."""
     while not seen.done:
         (rate,), k = seen.plan(), len(seen.rows)
         update = rate * length(k)
-        seen.see(rate, [loss(k), 1.0, 1.0, 0.0, weights(k) ** 2, update**2, -update])
+        seen.see(rate, [loss(k), 1.0, 1.0, 0.0, weights(k) ** 2, update**2, -update, invariant])
     return seen
 
 
@@ -164,6 +164,30 @@ def test_a_sweep_ends_where_nothing_is_left_to_see():
     for share, count in ((0.021, 20), (0.019, 13)):
         seen = steps_of(discovery.Probe(20, 4), loss=lambda k, s=share: 3.0 * (s if k >= 12 else 1))
         assert len(seen.rows) == count and not seen.diverged and seen.fault is None
+
+
+@pytest.mark.parametrize("deviation", [0.001, 0.02, 0.5])
+def test_the_reference_rate_beside_a_normalization(deviation):
+    """From the sweep's own rate to 3.2 units, as the batches' noise hides the fall of the loss."""
+
+    def loss(k):
+        """The losses before the sweep deviate; in it a step lowers the loss by a tenth."""
+        return 1.0 + deviation * (-1) ** k if k < 4 else (0.9 if k == 14 else 1.0)
+
+    plain, normalized, barely = (
+        steps_of(discovery.Probe(20, 4), loss=loss, invariant=share) for share in (0.0, 0.1, 0.009)
+    )
+    own, rate = discovery.reference_rate(plain), discovery.reference_rate(normalized)
+    assert discovery.reference_rate(barely) == own
+    seen_rates = np.array(plain.rates)[5:]
+    assert own == pytest.approx(np.sqrt(seen_rates[8] * seen_rates[-1]))
+    # The step's fall of 0.1, averaged with its neighbours', a factor 1.93 apart each.
+    kernel = 0.5 ** ((math.log(1e4) / 14 / math.log(2) * (np.arange(14) - 8)) ** 2)
+    fall = 0.1 / kernel.sum()
+    # Of five losses, of which four are 1 +- deviation and one is 1.
+    noise = deviation * np.std([1, -1, 1, -1, 0], ddof=1)
+    hidden = 1 / (1 + (fall / (5 * noise)) ** 2)
+    assert rate == pytest.approx(own ** (1 - hidden) * (10**0.5 * plain.unit) ** hidden, rel=1e-3)
 
 
 def test_updates_that_do_not_follow_the_rate():
@@ -192,7 +216,7 @@ def test_the_plan():
     for _ in range(20):
         rate = seen.plan()[0]
         update = [rate**2 * square, -rate * square]
-        seen.see(rate, [loss, square, square, 0.0, 25 * size**2, *update])
+        seen.see(rate, [loss, square, square, 0.0, 25 * size**2, *update, 0.0])
     assert seen.done and not seen.diverged and seen.sweep_start == 5
     np.testing.assert_allclose(seen.rates[:5], [0, *[1e-4 * 5 * size / 50**0.5] * 4])
     np.testing.assert_allclose(seen.rates[5:], 0.04 * np.geomspace(3e-3, 30, 15))
@@ -203,7 +227,7 @@ def test_a_plan_of_several_steps(count):
     seen = discovery.Probe(35, parameters=1)
     while not seen.done:
         for rate in seen.plan(count):
-            seen.see(rate, [1.0, 1.0, 1.0, 0.0, 1.0, rate**2, -rate])
+            seen.see(rate, [1.0, 1.0, 1.0, 0.0, 1.0, rate**2, -rate, 0.0])
     still = seen.sweep_start
     assert still == 3 * count
     assert seen.rates[:count] == [0.0] * count

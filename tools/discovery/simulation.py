@@ -107,6 +107,7 @@ def probe(task, steps, seed):
             change = rule.update(gradients, np.array([rate]))
             weights += change
             update = change[0].astype("float64")
-            seen.see(rate, [*row, update @ update, g @ update])
+            # No task has weights whose scale changes nothing.
+            seen.see(rate, [*row, update @ update, g @ update, 0.0])
             before = g
     return seen, weights[0]

@@ -17,10 +17,19 @@ from keras_bp.tuning.discovery.discover import (
     products,
     warmup_steps,
 )
-from keras_bp.tuning.discovery.probe import NAMES, SEEN, Probe, features, lag, reference_rate
+from keras_bp.tuning.discovery.probe import (
+    NAMES,
+    ORTHOGONAL,
+    SEEN,
+    Probe,
+    features,
+    lag,
+    reference_rate,
+)
 
 __all__ = [
     "NAMES",
+    "ORTHOGONAL",
     "PEAKS",
     "SEEN",
     "SHAPES",

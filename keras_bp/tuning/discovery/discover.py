@@ -187,7 +187,7 @@ def discover(probe: Probe, total_steps: int, model: MetaLearner | None = None) -
         ...     g = w + 0.5 * rng.normal(size=8)
         ...     row = [0.5 * w @ w, g @ g, g @ before, g @ update, w @ w]
         ...     before, update = g, -rate * g
-        ...     probe.see(rate, [*row, update @ update, g @ update])
+        ...     probe.see(rate, [*row, update @ update, g @ update, 0.0])
         ...     w = w + update
         >>> found = discovery.discover(probe, total_steps=400)
         >>> schedule = found.schedule(400 - len(probe.rows))
