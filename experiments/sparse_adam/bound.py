@@ -49,7 +49,7 @@ def follow(batches, constants, dtype, epsilon, sweep):
         """Return the bound where rows are read: with the missed sum's error, and roundings."""
         error = kappa + (np.minimum(missed, J) + K + 12) * u * condition
         gap = off + error * largest * start * geometric
-        return gap + u * (np.abs(w).astype(float) + gap)
+        return np.minimum(gap + u * (np.abs(w).astype(float) + gap), TRIVIAL)
 
     for t in range(T):
         present = ids[:, t] >= 0
