@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for what the exper
 import study
 
 # isort: split
+import augmentation
 import image_data
 import networks
 import numpy as np
@@ -28,7 +29,8 @@ from keras_bp.optimizers import Adam
 from keras_bp.schedules import CosineAnnealing
 
 RULES = tuple(networks.LAYERS)
-# `budgets` are (training images, epochs) of further trainings of the smallest network by BP.
+# `budgets` are (training images, epochs) of further trainings of the smallest network by BP: on the
+# images as they are, and on images shifted by up to `shift` pixels, and mirrored if that is over 1.
 SIZES = {
     "quick": {
         "data": "digits",
@@ -41,6 +43,7 @@ SIZES = {
         "seeds": 1,
         "batch_size": 64,
         "budgets": ((1400, 16),),
+        "shift": 1,
         "budget_seeds": 1,
         "targets": (0.5, 0.9),
         "gigabytes": 0.8,
@@ -56,6 +59,7 @@ SIZES = {
         "seeds": 3,
         "batch_size": 64,
         "budgets": ((50_000, 4), (50_000, 8), (50_000, 16)),
+        "shift": 4,
         "budget_seeds": 2,
         "targets": (0.4, 0.5),
         "gigabytes": 3.0,
@@ -92,6 +96,13 @@ def train(job, data, callbacks):
     if job["held_out"]:
         x_test, y_test = (part[images : images + job["held_out"]] for part in (x, y))
     x, y = x[:images], y[:images]
+    batches = {"x": x, "y": y, "batch_size": job["batch_size"]}
+    if shift := job.get("shift", 0):
+        mirror = shift > 1  # of the digits' mirror images most are none
+        batches = augmentation.AugmentedBatches(
+            **batches, shift=shift, mirror=mirror, seed=job["seed"]
+        )
+        batches = {"x": batches, "shuffle": False}
     model = networks.build(job["rule"], job["depth"], x.shape[1:], job["channels"], job["seed"])
     steps = job["epochs"] * -(-images // job["batch_size"])
     model.compile(
@@ -100,9 +111,7 @@ def train(job, data, callbacks):
         metrics=["accuracy"],
     )
     history = model.fit(
-        x,
-        y,
-        batch_size=job["batch_size"],
+        **batches,
         epochs=job["epochs"],
         validation_data=(x_test, y_test),
         validation_batch_size=1000,
@@ -124,7 +133,8 @@ def study_jobs(this, size, train_job):
 
     Returns:
         The rate of each (depth, rule); the results of its seeds; and those of BP's budgets, by
-        (training images, epochs), the smallest network's among them.
+        (training images, epochs), the smallest network's among them: of images as they are, and of
+        augmented ones, none for the smallest.
     """
     common = {key: size[key] for key in ("data", "channels", "batch_size")}
     kinds = [{"depth": depth, "rule": rule} for depth in size["depths"] for rule in RULES]
@@ -146,15 +156,20 @@ def study_jobs(this, size, train_job):
         return [{**settings, "seed": seed} for seed in range(1, size["seeds"] + 1)]
 
     groups = [jobs(kind) for kind in kinds]
-    groups += [
-        jobs(kinds[0], images=images, epochs=epochs)[: size["budget_seeds"]]
-        for images, epochs in size["budgets"]
-    ]
+    for shift in ({}, {"shift": size["shift"]}):
+        groups += [
+            jobs(kinds[0], images=images, epochs=epochs, **shift)[: size["budget_seeds"]]
+            for images, epochs in size["budgets"]
+        ]
     found = iter(this.run([job for group in groups for job in group], train_job))
     results = [[next(found) for _ in group] for group in groups]
     finals = dict(zip(rates, results, strict=False))
-    budgets = [(size["images"], size["epochs"]), *size["budgets"]]
-    longer = dict(zip(budgets, [results[0], *results[len(kinds) :]], strict=True))
+    plain, augmented = np.split(np.arange(len(kinds), len(groups)), 2)
+    longer = {(size["images"], size["epochs"]): (results[0], [])}
+    longer |= {
+        budget: (results[i], results[j])
+        for budget, i, j in zip(size["budgets"], plain, augmented, strict=True)
+    }
     return rates, finals, longer
 
 
@@ -180,11 +195,12 @@ def tables(size, rates, finals, longer):
         rows,
     )
     rows = [
-        [f"{images:,}", epochs, f"{images * epochs:,}", len(results)]
-        + [study.mean_spread(errors(results))]
-        for (images, epochs), results in longer.items()
+        [f"{images:,}", epochs, f"{images * epochs:,}", len(plain)]
+        + [study.mean_spread(errors(each)) if each else "-" for each in (plain, augmented)]
+        for (images, epochs), (plain, augmented) in longer.items()
     ]
     header = ["Training images", "Epochs", "Images seen", "Seeds", "BP's test error, %"]
+    header.append("shifted and mirrored" if size["shift"] > 1 else "shifted")
     return (
         f"{text}\nThe network of {size['depths'][0]} convolutions:\n\n{study.table(header, rows)}"
     )
@@ -207,7 +223,13 @@ def draw(size, finals, longer):
         means = np.mean([run["angles"] for run in runs], axis=0)
         angles.plot(np.arange(deepest) + 1, means, "o-", color=color)
     seen = [images * epochs for images, epochs in longer]
-    by_budget.plot(seen, [np.mean(errors(results)) for results in longer.values()], "o-", c="black")
+    for place, style in enumerate(("o-", "o--")):
+        curve = [
+            np.mean(errors(each[place])) if each[place] else np.nan for each in longer.values()
+        ]
+        label = ("as they are", "augmented")[place]
+        by_budget.plot(seen, curve, style, color="black", label=label)
+    by_budget.legend(frameon=False, title="images")
     if size["data"] == "cifar10":
         by_budget.plot(250 * 50_000, BIOTORCH, "*", markersize=12, color="gray")
         by_budget.annotate(

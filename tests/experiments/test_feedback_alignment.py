@@ -18,6 +18,7 @@ TINY = {
     "seeds": 2,
     "batch_size": 64,
     "budgets": ((128, 3),),
+    "shift": 1,
     "budget_seeds": 1,
     "targets": (0.05, 0.999),
     "gigabytes": 0.1,
@@ -42,11 +43,11 @@ def test_script_leaves_tables_and_a_picture_and_trains_nothing_twice(
         angles = r" 0 ± 0 \| 0 ± 0 " if rule == "BP" else r" \d+ ± \d+ \| \d+ ± \d+ "
         expected = rf"\| 3 \| {rule} \| 0.01 \|{number}\| 0\.0 ± 0\.0 \| - \|{angles}\|\n"
         assert len(re.findall(expected, text)) == 1
-    assert re.findall(rf"\| 128 \| 3 \| 384 \| 1 \|{number}\|\n", text)
+    assert re.findall(rf"\| 128 \| 3 \| 384 \| 1 \|{number}\|{number}\|\n", text)
     assert (out / "feedback_alignment.png").stat().st_size > 10_000
     monkeypatch.setattr(feedback, "train", None)
     feedback.run("--quick")
-    assert "5 trainings" in capsys.readouterr().out
+    assert "6 trainings" in capsys.readouterr().out
 
 
 def test_rates_are_those_that_held_out_images_like_best(feedback):
@@ -69,10 +70,14 @@ def test_rates_are_those_that_held_out_images_like_best(feedback):
     }
     grid, final = ran
     assert len(grid) == 24 and all(job["held_out"] == 64 for job in grid)
-    assert len(final) == 17 and all(job["held_out"] == 0 for job in final)
+    assert len(final) == 18 and all(job["held_out"] == 0 for job in final)
     assert {job["seed"] for job in grid}.isdisjoint(job["seed"] for job in final)
     assert list(finals) == list(rates) and list(longer) == [(128, 2), (128, 3)]
-    assert longer[128, 2] is finals[3, "BP"] and len(longer[128, 3]) == 1
+    assert longer[128, 2] == (finals[3, "BP"], [])
+    plain, augmented = longer[128, 3]
+    assert len(plain) == len(augmented) == 1
+    # Kinds first, then the budgets: the images as they are, then shifted.
+    assert [job.get("shift") for job in final[-2:]] == [None, 1]
 
 
 def test_grid_never_sees_the_test_images(feedback):
