@@ -38,7 +38,7 @@ weights and of the step's update d; the product of g with d; and the share of g'
 belongs to variables that were orthogonal to their gradients in all steps so far."""
 
 ORTHOGONAL = 0.1
-"""A variable of n entries is orthogonal to its gradient if the cosine times sqrt(n) is at most this.
+"""A variable of n entries is orthogonal to its gradient if their cosine is this / sqrt(n) at most.
 
 They are where the scale of the variable changes nothing, as that of a kernel before a batch
 normalization: the derivative of f(a w) = f(w) in a is w . grad f(w) = 0. With the epsilon of
