@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from keras_bp.callbacks import ProgressLine, ResumableTraining
 
-WORKER = "KERAS_BP_STUDY_WORKER"  # set in the processes that a study starts
+WORKER = "KERAS_BP_STUDY_WORKER"  # in the processes that a study starts: the id of its own
 BEGIN, END = "<!-- results: written by `--record` -->", "<!-- end of the results -->"
 IMAGES = pathlib.Path(__file__).parent.parent / "docs/images"
 
@@ -52,7 +52,12 @@ def parser(description):
 
 
 def check_memory(gigabytes):
-    """End the program, before it starts, if so much memory is not free."""
+    """End the program, before it starts, if so much memory is not free.
+
+    In the processes that a study starts nothing is checked: the first one has, for all.
+    """
+    if WORKER in os.environ:
+        return
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     with contextlib.suppress(OSError):  # on Linux, with what the page cache would give back
         found = re.search(r"MemAvailable: +(\d+)", pathlib.Path("/proc/meminfo").read_text())
@@ -60,7 +65,7 @@ def check_memory(gigabytes):
     if free < gigabytes:
         raise SystemExit(
             f"This run needs {gigabytes:.1f} GB of memory, {free:.1f} GB are free. "
-            "Give --processes 1, or end other programs."
+            "Give fewer --processes, or end other programs."
         )
 
 
@@ -84,37 +89,48 @@ class Study:
         options: the parsed arguments of `parser`.
         arguments: list of strings, the command line that they were parsed from, or `None` for
             `sys.argv`'s: the other processes get the same.
+        version: integer, to be raised when the code changes what comes out of a job: records of
+            other versions count no more.
 
     The folder `options.out` holds `records.jsonl`, a line for each job that has ended, and a folder
     for each job that has not. Several processes may work in it: a job is locked while it is
     trained, and the lock of a process that has died is void.
     """
 
-    def __init__(self, script, options, arguments=None):
+    def __init__(self, script, options, arguments=None, version=1):
         if options.processes < 1:
             raise SystemExit(f"--processes must be at least 1. Received: {options.processes}")
         self.folder = pathlib.Path(script).resolve().parent
-        self.name = self.folder.name
+        if options.record:
+            _check_readme(self.folder / "README.md", options)
+        self.name, self.version = self.folder.name, version
         size = "full" if options.full else "quick"
         self.out = options.out or pathlib.Path("tb_logs", self.name, size)
         self.options, self.leads, self.workers = options, WORKER not in os.environ, []
-        self._known, self._read_to, self._total, self._started = {}, 0, 0, time.monotonic()
-        self._done_before, self._parent = None, os.getppid()
+        # Records by the job's name; of these, the names of this study's jobs, in order.
+        self._known, self._names, self._read_to = {}, {}, 0
+        self._arrived, self._started = 0, time.monotonic()
         with contextlib.suppress(RuntimeError):  # TensorFlow has already started
             cores = len(os.sched_getaffinity(0))
             tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // options.processes))
         (self.out / "jobs").mkdir(parents=True, exist_ok=True)
+        self.records()
+        self._arrived = 0
         if self.leads:
             arguments = sys.argv[1:] if arguments is None else arguments
             for number in range(1, options.processes):
-                with open(self.out / f"worker_{number}.log", "w") as log:
+                with open(self._log(number), "w") as log:
                     command = [sys.executable, str(self.folder), *map(str, arguments)]
-                    environment = {**os.environ, WORKER: str(number)}
-                    self.workers.append(
-                        subprocess.Popen(
-                            command, env=environment, stdout=log, stderr=subprocess.STDOUT
-                        )
+                    environment = {**os.environ, WORKER: str(os.getpid())}
+                    # In a session of its own Ctrl-C reaches this process only, which tells it.
+                    worker = subprocess.Popen(
+                        command,
+                        env=environment,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
                     )
+                    self.workers.append((number, worker))
 
     def run(self, jobs, train):
         """Return the result of each job, in order; train those that are not recorded yet.
@@ -124,16 +140,19 @@ class Study:
             train: function of a job and of its folder, for checkpoints and events, that returns
                 what is recorded: a dictionary of numbers, strings and lists.
         """
-        names = [_name(job) for job in jobs]
-        self._total += len(set(names))
+        names = [self._name(job) for job in jobs]
+        self._names |= dict.fromkeys(names)
         try:
-            while missing := [job for job in jobs if _name(job) not in self.records()]:
+            while missing := [job for job in jobs if self._name(job) not in self.records()]:
                 trained = [self._train(job, train) for job in missing]
                 if not any(trained):  # others train what is left
-                    self._wait()
+                    self._look_after_workers()
+                    time.sleep(0.5)
         except BaseException:  # Ctrl-C, above all
-            for worker in self.workers:
+            for _, worker in self.workers:
                 worker.terminate()  # ResumableTraining saves at this signal
+            for _, worker in self.workers:
+                worker.wait()
             if self.leads:
                 print("\nThe same command goes on from here.", flush=True)
             raise
@@ -153,12 +172,12 @@ class Study:
                     record = json.loads(line)
                 except ValueError:  # half a line, of a process that was killed
                     continue
-                new = _name(record["job"]) not in self._known
-                self._known[_name(record["job"])] = record
-                if new and self._done_before is not None:
+                name = _name(record["job"], record.get("version", 1))
+                new = name not in self._known
+                self._known[name] = record
+                if new and name in self._names:
+                    self._arrived += 1
                     self._show(record)
-        if self._done_before is None:
-            self._done_before = len(self._known)
         return self._known
 
     def callbacks(self, folder, **options):
@@ -173,8 +192,9 @@ class Study:
             text: the tables in Markdown.
             figure: a matplotlib figure, or `None`.
         """
-        for worker in self.workers:
+        for _, worker in self.workers:
             worker.wait()
+        self._look_after_workers()
         if not self.leads:
             return
         text = f"{text.rstrip()}\n\n{self._cost()}\n"
@@ -189,15 +209,16 @@ class Study:
             before, rest = readme.read_text().split(BEGIN)
             _, after = rest.split(END)
             readme.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
-            shutil.copy(self.out / "records.jsonl", self.folder / "records.jsonl")
+            lines = [json.dumps(self._known[name]) + "\n" for name in self._names]
+            (self.folder / "records.jsonl").write_text("".join(lines))
             if figure is not None:
                 shutil.copy(picture, IMAGES / picture.name)
 
     def _train(self, job, train):
         """Train a job, unless another process does; return whether it was trained."""
-        if not self.leads and os.getppid() != self._parent:
+        if not self.leads and os.getppid() != int(os.environ[WORKER]):
             raise SystemExit("The process that leads the study has ended.")
-        name = _name(job)
+        name = self._name(job)
         key = hashlib.sha256(name.encode()).hexdigest()[:16]
         folder = self.out / "jobs" / key
         with _locked(folder.with_suffix(".lock")) as locked:
@@ -213,8 +234,9 @@ class Study:
                 seconds += time.perf_counter() - start
                 cpu_seconds += time.process_time() - cpu_start
                 (folder / "spent.json").write_text(json.dumps([seconds, cpu_seconds]))
-            record = {"job": job, "result": result}
+            record = {"job": job, "version": self.version, "result": result}
             record |= {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
+            record |= {"machine": machine()}
             _append(self.out / "records.jsonl", record)
             shutil.rmtree(folder)
         self.records()
@@ -223,42 +245,48 @@ class Study:
         gc.collect()
         return True
 
-    def _wait(self):
-        for worker in self.workers:
+    def _look_after_workers(self):
+        """Tell of processes that have ended with an error: the others train what they left."""
+        for number, worker in list(self.workers):
             if worker.poll():
-                log = self.out / f"worker_{self.workers.index(worker) + 1}.log"
-                last = "\n".join(log.read_text().splitlines()[-15:])
-                raise SystemExit(f"Another process of this study ended with an error:\n{last}")
-        time.sleep(0.5)
+                last = "\n".join(self._log(number).read_text().splitlines()[-15:])
+                print(f"Process {number} of this study ended with an error:\n{last}", flush=True)
+                self.workers.remove((number, worker))
+
+    def _log(self, number):
+        return self.out / f"worker_{number}.log"
+
+    def _name(self, job):
+        return _name(job, self.version)
 
     def _show(self, record):
         """Print how far the study is: the training that has just ended, and the time left."""
         if not self.leads:
             return
-        done = len(self._known) - self._done_before
+        done = sum(name in self._known for name in self._names)
         minutes = (time.monotonic() - self._started) / 60
-        left = minutes / done * max(0, self._total - len(self._known))
+        left = minutes / self._arrived * (len(self._names) - done)
         figures = [
             f"{name} {value:.4g}"
             for name, value in record["result"].items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
+        settings = _name(record["job"])[1:-1].replace('"', "")
         print(
-            f"[{len(self._known):3}/{self._total}] {_name(record['job'])}: "
-            f"{', '.join(figures[:3])}  ({record['seconds']:.0f} s; {left:.0f} min left of what "
-            "is known)",
+            f"[{done:3}/{len(self._names)}] {settings}: {', '.join(figures[:3])}  "
+            f"({record['seconds']:.0f} s; {left:.0f} min left of what is known)",
             flush=True,
         )
 
     def _cost(self):
-        records = self.records().values()
+        records = [self._known[name] for name in self._names]
         seconds, cpu_seconds = (
             sum(record[key] for record in records) for key in ("seconds", "cpu_seconds")
         )
-        side_by_side = f", {self.options.processes} side by side" * (self.options.processes > 1)
+        where = records[-1].get("machine", machine())
         return (
-            f"{len(records)} trainings, {seconds / 60:.0f} minutes in sum{side_by_side}, "
-            f"{cpu_seconds:.0f} CPU seconds. {machine()}."
+            f"{len(records)} trainings, {cpu_seconds / 60:.1f} CPU minutes; they took "
+            f"{seconds / 60:.0f} minutes in sum, beside whatever else ran. {where}."
         )
 
 
@@ -275,8 +303,16 @@ def machine():
     )
 
 
-def _name(job):
-    return json.dumps(job, sort_keys=True)[1:-1].replace('"', "")
+def _name(job, version=1):
+    return json.dumps(job if version == 1 else job | {"version": version}, sort_keys=True)
+
+
+def _check_readme(path, options):
+    if not options.full:
+        raise SystemExit("--record must come with --full: it writes the page. Received: --quick")
+    text = path.read_text() if path.exists() else ""
+    if not text.count(BEGIN) == text.count(END) == 1:
+        raise SystemExit(f"{path} must hold the lines {BEGIN!r} and {END!r} once. Received: none")
 
 
 def _append(path, record):

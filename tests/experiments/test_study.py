@@ -98,7 +98,7 @@ def test_report_puts_the_tables_between_the_marks_of_the_readme(study, tmp_path)
     begin, end = study_module.BEGIN, study_module.END
     readme.parent.mkdir()
     readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    recorded = study("--record")
+    recorded = study("--record", "--full")
     recorded.run(JOBS, product)
     recorded.report(study_module.table(["a", "b"], [[1, study_module.mean_spread([1.0, 2.0])]]))
     text = readme.read_text()
@@ -106,6 +106,44 @@ def test_report_puts_the_tables_between_the_marks_of_the_readme(study, tmp_path)
     assert text.endswith(f"{end}\nafter\n") and "old" not in text and "4 trainings" in text
     records = (tmp_path / "name/records.jsonl").read_text().splitlines()
     assert [json.loads(line)["job"] for line in records] == JOBS
+
+
+def test_a_record_needs_the_full_form_and_a_page_with_marks(study, tmp_path):
+    with pytest.raises(SystemExit, match="--record must come with --full"):
+        study("--record")
+    with pytest.raises(SystemExit, match="README.md must hold the lines .* Received: none"):
+        study("--record", "--full")
+
+
+def test_jobs_that_differ_in_a_type_are_two(study):
+    jobs = [{"rate": 1}, {"rate": "1"}, {"rate": None}, {"rate": "null"}]
+    results = iter(range(4))
+    found = study().run(jobs, lambda job, folder: {"place": next(results)})
+    assert [result["place"] for result in found] == [0, 1, 2, 3]
+
+
+def test_records_of_another_version_and_of_other_jobs_count_no_more(study, tmp_path, capsys):
+    study().run(JOBS, product)
+    options = study_module.parser("").parse_args(["--out", str(tmp_path / "out")])
+    options.processes = 1
+    newer = study_module.Study(tmp_path / "name/__main__.py", options, version=2)
+    capsys.readouterr()
+    newer.run(JOBS[:2], lambda job, folder: {"new": 1.0})
+    assert capsys.readouterr().out.startswith("[  1/2] rate: 0.1, seed: 1: new 1 ")
+    newer.report("")
+    assert "2 trainings, " in capsys.readouterr().out
+    assert study().run(JOBS[:1], None) == [{"product": 0.1}]  # the older ones are still there
+
+
+def test_a_process_that_ends_with_an_error_leaves_its_jobs_to_the_others(study, capsys):
+    this = study()
+    this._log(1).write_text("MemoryError\n")
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    ended.wait()
+    this.workers.append((1, ended))
+    this._look_after_workers()
+    assert "Process 1 of this study ended with an error:\nMemoryError" in capsys.readouterr().out
+    assert this.workers == [] and len(this.run(JOBS, product)) == 4
 
 
 def test_two_processes_share_the_trainings(tmp_path):
@@ -123,14 +161,14 @@ def test_two_processes_share_the_trainings(tmp_path):
         "    while not there.exists() and time.monotonic() < end:\n"
         "        time.sleep(0.05)\n"
         "    time.sleep(0.3)\n"
-        "    return {'process': os.environ.get(study.WORKER, '0')}\n"
+        "    return {'leads': study.WORKER not in os.environ}\n"
         "this = study.Study(__file__, study.parser('').parse_args())\n"
         "results = this.run([{'seed': seed} for seed in range(4)], train)\n"
-        "this.report(str({result['process'] for result in results}))\n"
+        "this.report(str(sorted({result['leads'] for result in results})))\n"
     )
     command = [sys.executable, str(folder), "--processes", "2", "--out", str(tmp_path / "out")]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "4 trainings" in output and "{'0', '1'}" in output.replace("{'1', '0'}", "{'0', '1'}")
+    assert "4 trainings" in output and "[False, True]" in output
 
 
 @pytest.mark.parametrize("arguments", [["--processes", "0"], ["--processes", "-1"]])
