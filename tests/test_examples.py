@@ -26,10 +26,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 ELSEWHERE = {"multi_worker"}
 EXAMPLES = [
     path
-    for folder in ("examples", "experiments")
-    for path in sorted((ROOT / folder).glob("*.py"))
-    # what they share
-    if not path.stem.startswith("_") and path.stem not in ("study", "image_data")
+    for path in sorted((ROOT / "examples").glob("*.py"))
+    if not path.stem.startswith("_")  # what they share
 ]
 RUN_HERE = [path for path in EXAMPLES if path.stem not in ELSEWHERE]
 DOCUMENTS = [
