@@ -114,8 +114,7 @@ class Study:
             cores = len(os.sched_getaffinity(0))
             tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // options.processes))
         (self.out / "jobs").mkdir(parents=True, exist_ok=True)
-        self.records()
-        self._arrived = 0
+        self.records()  # what was there before is no progress
         if self.leads:
             arguments = sys.argv[1:] if arguments is None else arguments
             for number in range(1, options.processes):
@@ -157,6 +156,11 @@ class Study:
                 print("\nThe same command goes on from here.", flush=True)
             raise
         return [self._known[name]["result"] for name in names]
+
+    def run_named(self, named, train):
+        """Run the lists of jobs of a dictionary; return their results under the same names."""
+        results = iter(self.run([job for jobs in named.values() for job in jobs], train))
+        return {name: [next(results) for _ in jobs] for name, jobs in named.items()}
 
     def records(self):
         """Return what is recorded: dictionaries with job, result and seconds, by the job's name."""

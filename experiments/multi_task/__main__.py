@@ -20,7 +20,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for what the experiments share
 import study
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+# isort: split
 import conflicts
 import network
 import numpy as np
@@ -126,15 +126,15 @@ def main(arguments=None):
     study.check_memory(1.2 * options.processes)
     study_ = study.Study(__file__, options, arguments)
 
-    def run(jobs):
-        return study_.run(jobs, lambda job, folder: train(study_, job, folder))
+    def train_job(job, folder):
+        return train(study_, job, folder)
 
     grid = [
         job | {"data": "validation", "seed": GRID_SEED}
         for rate in size["rates"]
         for job in jobs_of(size | {"seeds": 1}, "base", ["Sum"], rate)
     ]
-    losses = [result["loss"] for result in run(grid)]
+    losses = [result["loss"] for result in study_.run(grid, train_job)]
     rate = size["rates"][int(np.nanargmin(losses))]
 
     jobs = {}
@@ -144,11 +144,8 @@ def main(arguments=None):
             names = [name for name in names if name in SUBSET]
         jobs[setting] = jobs_of(size, setting, names, rate)
     jobs["alone"] = [job for task in TASKS for job in jobs_of(size, "base", ["Sum"], rate, [task])]
-    results = run([job for part in jobs.values() for job in part])
-    runs, start = {}, 0
-    for setting, part in jobs.items():
-        runs[setting] = list(zip(part, results[start : start + len(part)], strict=True))
-        start += len(part)
+    results = study_.run_named(jobs, train_job)
+    runs = {name: list(zip(part, results[name], strict=True)) for name, part in jobs.items()}
     rates = study.table(
         ["Peak rate", "Loss on validation scenes"],
         [[rate_, f"{loss:.4f}"] for rate_, loss in zip(size["rates"], losses, strict=True)],

@@ -153,8 +153,7 @@ def main(arguments=None):
     size = SIZES["full" if options.full else "quick"]
     runs = study.Study(__file__, options, arguments)
     jobs = {(name, kind): jobs_of(name, kind, size) for name in options.faults for kind in KINDS}
-    runs.run([job for each in jobs.values() for job in each], measure)
-    runs.report(report({key: runs.run(each, measure) for key, each in jobs.items()}))
+    runs.report(report(runs.run_named(jobs, measure)))
 
 
 if __name__ == "__main__":

@@ -103,13 +103,7 @@ def losses_of(results):
     return np.nan_to_num([result["loss"] for result in results], nan=np.inf)
 
 
-def run_named(run, named):
-    """Train the lists of jobs of a dictionary; return their results under the same names."""
-    results = iter(run([job for jobs in named.values() for job in jobs]))
-    return {name: [next(results) for _ in jobs] for name, jobs in named.items()}
-
-
-def oracles(run, size):
+def oracles(run_named, size):
     """Return {problem: (schedule, results of the seeds)} of the best by hand.
 
     All schedules are trained from the first seed, the best few of them from the others too.
@@ -119,14 +113,14 @@ def oracles(run, size):
         problem: [setting(problem, size) | one | {"seed": 1} for one in schedules]
         for problem, schedules in grids.items()
     }
-    first = run_named(run, jobs)
+    first = run_named(jobs)
     finalists = {
         (problem, i): [jobs[problem][i] | {"seed": 2 + k} for k in range(size["seeds"] - 1)]
         for problem, results in first.items()
         for i in np.argsort(losses_of(results))[: size["finalists"]]
     }
     found = {}
-    for (problem, i), results in run_named(run, finalists).items():
+    for (problem, i), results in run_named(finalists).items():
         of_seeds = [first[problem][i], *results]
         best = found.get(problem)
         if best is None or losses_of(of_seeds).mean() < losses_of(best[1]).mean():
@@ -134,7 +128,7 @@ def oracles(run, size):
     return found
 
 
-def compare(run, size):
+def compare(run_named, size):
     """Return {problem: {method: results of the seeds}}, the first weights' among them."""
     jobs = {
         (problem, name): [
@@ -145,7 +139,7 @@ def compare(run, size):
         for name in ("first weights", *methods_of(problem, size))
     }
     found = {problem: {} for problem in size["problems"]}
-    for (problem, name), results in run_named(run, jobs).items():
+    for (problem, name), results in run_named(jobs).items():
         found[problem][name] = results
     return found
 
@@ -300,13 +294,13 @@ def main(arguments=None):
     this = study.Study(__file__, options, arguments)
     train = trainer(options.data_dir)
 
-    def run(jobs):
-        return this.run(jobs, train)
+    def run_named(named):
+        return this.run_named(named, train)
 
-    tuned = oracles(run, size)
-    compared = compare(run, size)
+    tuned = oracles(run_named, size)
+    compared = compare(run_named, size)
     jobs = family_jobs(size)
-    results = run_named(run, jobs)
+    results = run_named(jobs)
     regrets, found = regrets_of(compared, tuned), family_regrets(jobs, results, size)
 
     text = mean_table(regrets)

@@ -52,10 +52,8 @@ def main(arguments=None):
     size = SIZES["full" if options.full else "quick"]
     work = study.Study(__file__, options, arguments)
     parts = {"check": checks(size), "grid": grids(size), **online_jobs(size)}
-    results = work.run([job for jobs in parts.values() for job in jobs], train)
-    found = {}
-    for part, jobs in parts.items():
-        found[part], results = list(zip(jobs, results, strict=False)), results[len(jobs) :]
+    results = work.run_named(parts, train)
+    found = {part: list(zip(jobs, results[part], strict=True)) for part, jobs in parts.items()}
     if work.leads:
         work.report("\n".join(tables(found)), pictures.draw(found))
     else:

@@ -27,17 +27,15 @@ def follow(batches, constants, dtype, epsilon, sweep):
             updated in turn.
 
     Returns:
-        A dictionary: reads and read_bounds (S, T, B, C), table and table_bounds (S, A, C); and
-        a_priori (S, A, C), what the bound of the table would be with rho for |m| / sqrt(v), where
-        gradients do not depend on weights.
+        A dictionary: reads and read_bounds (S, T, B, C), table and table_bounds (S, A, C).
     """
-    b1, b2, K, J, r, rho, kappa, _, condition = constants
+    b1, b2, K, J, r, _, kappa, _, condition = constants
     u, ids = UNIT[dtype], batches["ids"]
     S, T, B = ids.shape
     w = batches["table"].astype(WIDE)
     A, C = w.shape[1:]
     m, v, y = np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
-    off, mu, eta, start, more = (np.zeros((S, A, C)) for _ in range(5))
+    off, mu, eta, start = (np.zeros((S, A, C)) for _ in range(4))
     largest, missed = np.zeros((S, A, 1)), np.zeros((S, A, 1))
     reads, read_bounds = np.zeros((S, T, B, C), WIDE), np.zeros((S, T, B, C))
     h, c, z, s, q = (batches[name].astype(WIDE) for name in ("h", "c", "z", "s", "q"))
@@ -95,17 +93,14 @@ def follow(batches, constants, dtype, epsilon, sweep):
         off += of_size * alpha * quotient
         off += visited * u * (np.abs(w).astype(float) + off + 5 * alpha * quotient)
         off = np.minimum(off, TRIVIAL)
-        more += visited * kappa * largest * geometric * np.maximum(rho - start, 0)
         # The gaps.
         start = np.where(visited, quotient, start)
         largest = np.where(visited, 0.0, np.maximum(largest, alpha))
         missed = np.where(visited, 0, missed + 1)
     bound = when_read()
-    more += kappa * largest * geometric * np.maximum(rho - start, 0)
     return {
         "reads": reads,
         "read_bounds": read_bounds,
         "table": w,
         "table_bounds": bound,
-        "a_priori": bound + more,
     }

@@ -102,7 +102,7 @@ def check(job, folder=None):
 
     epsilon = float(np.dtype(dtype).type(job["epsilon"]))
     expected = follow(batches, known, dtype, epsilon, sweep)
-    of_reads, of_table, errors, a_priori = [], [], [], []
+    of_reads, of_table, errors = [], [], []
     for number, one in enumerate(drawn):
         table = np.zeros((rows, COLUMNS), dtype)
         table[places[number]] = one["table"]
@@ -115,13 +115,10 @@ def check(job, folder=None):
         wrong = np.abs(after[places[number]] - expected["table"][number])
         of_table.append(_ratio(wrong, expected["table_bounds"][number]))
         errors.append(float(wrong.max() / one["rates"].max()))
-        a_priori.append(_ratio(wrong, expected["a_priori"][number]))
     return {
         "ratio": np.maximum(of_reads, of_table).tolist(),
         "error": errors,  # in learning rates
-        "a_priori": a_priori,
         "exponent": [_exponent(one, known, epsilon) for one in drawn],
-        "kappa": known.kappa,
     }
 
 

@@ -26,14 +26,17 @@ def script(experiment):
 
 
 def run_by(losses):
-    """Return a `run` whose trainings end with `losses(job)`, and the list of jobs it trained."""
+    """Return a `run_named` whose trainings end with `losses(job)`, and the jobs it trained."""
     trained = []
 
-    def run(jobs):
-        trained.extend(jobs)
-        return [{"loss": losses(job), "accuracy": 0.5} for job in jobs]
+    def run_named(named):
+        trained.extend(job for jobs in named.values() for job in jobs)
+        return {
+            name: [{"loss": losses(job), "accuracy": 0.5} for job in jobs]
+            for name, jobs in named.items()
+        }
 
-    return run, trained
+    return run_named, trained
 
 
 def test_a_small_run(script, monkeypatch, capsys, tmp_path):
