@@ -75,6 +75,21 @@ def mean_spread(values, digits=2):
     return f"{np.mean(values):.{digits}f} ± {spread:.{digits}f}"
 
 
+def first_crossing(target, curve):
+    """Return where a curve first reaches a target, as a number of places; NaN if it does not.
+
+    Between two places the curve is taken to be straight.
+    """
+    reached = np.flatnonzero(np.array(curve) >= target)
+    if not len(reached):
+        return np.nan
+    after = reached[0]
+    if after == 0:
+        return 0.0
+    before = curve[after - 1]
+    return float(after - 1 + (target - before) / (curve[after] - before))
+
+
 def table(header, rows):
     """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]

@@ -78,15 +78,7 @@ def epochs_to(accuracy, curve):
         accuracy: number, 0 to 1.
         curve: the accuracy after each epoch.
     """
-    curve = np.array([0.1, *curve])
-    reached = np.flatnonzero(curve >= accuracy)
-    if not len(reached):
-        return np.nan
-    after = reached[0]
-    if after == 0:
-        return 0.0
-    before = curve[after - 1]
-    return after - 1 + (accuracy - before) / (curve[after] - before)
+    return study.first_crossing(accuracy, [0.1, *curve])
 
 
 def train(job, data, callbacks):

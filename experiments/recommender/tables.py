@@ -12,13 +12,8 @@ SHARE = 0.95  # of Adam's recall: the common quality
 
 def steps_to(recall, curve, steps):
     """Return after how many steps a curve reaches a recall, or `None`; straight between looks."""
-    reached = np.flatnonzero(np.array(curve) >= recall)
-    if not len(reached):
-        return None
-    looks = steps / len(curve) * np.arange(len(curve) + 1)
-    before, after = ([0.0, *curve][reached[0] + offset] for offset in (0, 1))
-    part = (recall - before) / (after - before)
-    return float(looks[reached[0]] + part * (looks[1] - looks[0]))
+    looks = study.first_crossing(recall, [0.0, *curve])
+    return None if np.isnan(looks) else looks * steps / len(curve)
 
 
 def section(data, shared, rates, of, bounds, times):
