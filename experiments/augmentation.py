@@ -7,8 +7,8 @@ import numpy as np
 class AugmentedBatches(keras.utils.PyDataset):
     """Shuffled batches whose images are shifted by a few pixels and mirrored at random.
 
-    A batch depends on the seed, the epoch and its index alone, so that a training that was cut
-    short goes on with the same images. The last images, which make no whole batch, are left out.
+    A batch depends on the seed, the epoch and its index alone, so that an interrupted
+    training resumes with the same images. The last images, which make no whole batch, are left out.
 
     Args:
         x: array of shape (n, height, width, channels).
@@ -30,6 +30,8 @@ class AugmentedBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        # (seed, epoch, 0) gives the stream of (seed, epoch), from which the epoch was shuffled. Its
+        # first numbers place the last images, of other batches: batch 0's movements are as random.
         random = np.random.default_rng((self.seed, self.epoch, index))
         shifts = random.integers(0, 2 * self.shift + 1, (len(chosen), 2))
         mirrored = random.random(len(chosen)) < 0.5 * self.mirror

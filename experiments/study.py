@@ -252,6 +252,10 @@ class Study:
                     self._show(record)
         return self._known
 
+    def record(self, job):
+        """Return the record of a job that has been run."""
+        return self._known[self._name(job)]
+
     def callbacks(self, folder, **options):
         """Return the callbacks of a training that can be cut short: give them to `fit`, last."""
         shown = [ProgressLine()] if self.leads and sys.stdout.isatty() else []

@@ -3,11 +3,12 @@
 How well, and how fast, do feedback alignment and direct feedback alignment train convolutions, and
 how does that change with depth? Networks of 3, 6 and 10 convolutions are trained by backpropagation
 (BP), by sign-symmetric feedback (sign), by feedback alignment (FA) and by direct feedback alignment
-(DFA), each at its rate from one grid.
+(DFA), each at the best rate of a grid. As a control, the output layer alone is trained, on top of
+random convolutions (frozen).
 
 Run it with `python experiments/feedback_alignment`, which is `--quick`, on scikit-learn's digits;
 `--full --data-dir DIR` reads DIR/cifar10.npz. It leaves tables and a picture in
-tb_logs/feedback_alignment. Cut short, it goes on by the same command.
+tb_logs/feedback_alignment. An interrupted run resumes when the same command is given again.
 """
 
 import pathlib
@@ -66,7 +67,13 @@ SIZES = {
     },
 }
 BIOTORCH = 14.2  # test error of its LeNet by BP, %, after 250 epochs of 50,000 images
-COLORS = {"BP": "black", "sign": "tab:green", "FA": "tab:orange", "DFA": "tab:blue"}
+COLORS = {
+    "BP": "black",
+    "sign": "tab:green",
+    "FA": "tab:orange",
+    "DFA": "tab:blue",
+    "frozen": "gray",
+}
 
 
 def epochs_to(accuracy, curve):
@@ -115,72 +122,73 @@ def train(job, data, callbacks):
     if not job["held_out"]:
         layers = alignment(model, x[:512], y[:512])
         result["angles"] = [
-            round(layers[f"conv_{number + 1}"].angle, 1) for number in range(job["depth"])
+            round(layer.angle, 1) for name, layer in layers.items() if name.startswith("conv")
         ]
     return result
 
 
 def study_jobs(this, size, train_job):
-    """Run the grid and the trainings at the rates that it finds.
+    """Run the grids and the trainings at the rates that they find.
 
     Returns:
-        The rate of each (depth, rule); the results of its seeds; and those of BP's budgets, by
-        (training images, epochs), the smallest network's among them: of images as they are, and of
-        augmented ones, none for the smallest.
+        The held-out error of each (depth, rule) by rate; the results of its seeds; and those of
+        BP's budgets, by (training images, epochs), the smallest network's among them: of images as
+        they are, and of augmented ones, none for the smallest.
     """
     common = {key: size[key] for key in ("data", "channels", "batch_size")}
-    kinds = [{"depth": depth, "rule": rule} for depth in size["depths"] for rule in RULES]
-    final = {"images": size["images"], "epochs": size["epochs"], "held_out": 0}
-    grid = [
-        {**common, **kind, **size["grid"], "rate": rate, "seed": 0}
-        for kind in kinds
-        for rate in size["rates"]
-    ]
-    found = iter(this.run(grid, train_job))
-    rates = {}
-    for kind in kinds:
-        accuracies = [next(found)["accuracy"] for _ in size["rates"]]
-        rates[kind["depth"], kind["rule"]] = size["rates"][int(np.argmax(accuracies))]
+    kinds = [(depth, rule) for depth in size["depths"] for rule in RULES]
 
-    def jobs(kind, **changes):
-        rate = rates[kind["depth"], kind["rule"]]
-        settings = {**common, **kind, **final, "rate": rate, **changes}
-        return [{**settings, "seed": seed} for seed in range(1, size["seeds"] + 1)]
+    def job_of(kind, rate, settings):
+        depth, rule = kind
+        return {**common, "depth": depth, "rule": rule, "rate": rate, **settings}
 
-    groups = [jobs(kind) for kind in kinds]
-    for shift in ({}, {"shift": size["shift"]}):
-        groups += [
-            jobs(kinds[0], images=images, epochs=epochs, **shift)[: size["budget_seeds"]]
-            for images, epochs in size["budgets"]
-        ]
-    found = iter(this.run([job for group in groups for job in group], train_job))
-    results = [[next(found) for _ in group] for group in groups]
-    finals = dict(zip(rates, results, strict=False))
-    plain, augmented = np.split(np.arange(len(kinds), len(groups)), 2)
-    longer = {(size["images"], size["epochs"]): (results[0], [])}
-    longer |= {
-        budget: (results[i], results[j])
-        for budget, i, j in zip(size["budgets"], plain, augmented, strict=True)
-    }
-    return rates, finals, longer
+    searched = this.search_rates(
+        dict.fromkeys(kinds, size["rates"]),
+        lambda kind, rate: job_of(kind, rate, {**size["grid"], "seed": 0}),
+        train_job,
+        error,
+    )
+
+    def final(kind, images, epochs, seeds, **shift):
+        rate = study.best_rate(searched[kind])
+        settings = {"images": images, "epochs": epochs, "held_out": 0, **shift}
+        return [job_of(kind, rate, {**settings, "seed": seed + 1}) for seed in range(seeds)]
+
+    smallest = size["images"], size["epochs"]
+    jobs = {kind: final(kind, *smallest, size["seeds"]) for kind in kinds}
+    for name, shift in (("plain", {}), ("augmented", {"shift": size["shift"]})):
+        for budget in size["budgets"]:
+            jobs[name, budget] = final(kinds[0], *budget, size["budget_seeds"], **shift)
+    results = this.run_named(jobs, train_job)
+    finals = {kind: results[kind] for kind in kinds}
+    longer = {smallest: (results[kinds[0]], [])}
+    for budget in size["budgets"]:
+        longer[budget] = results["plain", budget], results["augmented", budget]
+    return searched, finals, longer
+
+
+def error(result):
+    return 100 * (1 - result["accuracy"])
 
 
 def errors(results):
-    return [100 * (1 - result["accuracy"]) for result in results]
+    return [error(result) for result in results]
 
 
-def tables(size, rates, finals, longer):
-    """Return the table of depths and rules, and that of BP's error by budget, in Markdown."""
+def tables(size, searched, finals, longer):
+    """Return the tables of depths and rules, of BP's error by budget, and of the rates."""
     targets = size["targets"]
     rows = []
     for (depth, rule), results in finals.items():
         reached = [[epochs_to(target, r["curve"]) for r in results] for target in targets]
+        angles = np.transpose([result["angles"] for result in results])  # by convolution
         rows.append(
-            [depth, rule, rates[depth, rule], study.mean_spread(errors(results))]
+            [depth, rule, study.best_rate(searched[depth, rule])]
+            + [study.mean_spread(errors(results))]
             + ["-" if np.isnan(e).any() else study.mean_spread(e, 1) for e in reached]
-            + [study.mean_spread([r["angles"][place] for r in results], 0) for place in (0, -1)]
+            + [study.mean_spread(angles[place], 0) if len(angles) else "-" for place in (0, -1)]
         )
-    text = study.table(
+    by_rule = study.table(
         ["Convolutions", "Rule", "Rate", "Test error, %"]
         + [f"Epochs to {target:.0%}" for target in targets]
         + ["Angle, first", "last"],
@@ -193,8 +201,14 @@ def tables(size, rates, finals, longer):
     ]
     header = ["Training images", "Epochs", "Images seen", "Seeds", "BP's test error, %"]
     header.append("shifted and mirrored" if size["shift"] > 1 else "shifted")
+    labels = {f"{depth} convolutions, {rule}": by for (depth, rule), by in searched.items()}
+    grid = size["grid"]
     return (
-        f"{text}\nThe network of {size['depths'][0]} convolutions:\n\n{study.table(header, rows)}"
+        f"{by_rule}\nThe network of {size['depths'][0]} convolutions:\n\n"
+        f"{study.table(header, rows)}\nHow the rates were chosen: "
+        f"{grid['images']:,} training images, "
+        f"{grid['epochs']} epochs, judged on {grid['held_out']:,} others, one seed:\n\n"
+        + study.rates_table(labels, "held-out error, %")
     )
 
 
@@ -213,7 +227,7 @@ def draw(size, finals, longer):
         curves = 100 * (1 - np.mean([run["curve"] for run in runs], axis=0))
         by_epoch.plot(np.arange(len(curves)) + 1, curves, "o-", color=color)
         means = np.mean([run["angles"] for run in runs], axis=0)
-        angles.plot(np.arange(deepest) + 1, means, "o-", color=color)
+        angles.plot(np.arange(len(means)) + 1, means, "o-", color=color)
     seen = [images * epochs for images, epochs in longer]
     for place, style in enumerate(("o-", "o--")):
         curve = [
@@ -237,6 +251,7 @@ def draw(size, finals, longer):
     by_budget.minorticks_off()
     by_depth.set_xticks(depths)
     by_depth.set(xlabel="convolutions", ylabel="test error, %", title=f"{size['data']}, by depth")
+    by_epoch.set_xticks(np.arange(size["epochs"]) + 1)
     by_epoch.set(xlabel="epoch", ylabel="test error, %", title=f"{deepest} convolutions")
     angles.axhline(90, color="gray", linestyle=":")
     angles.set(xlabel="convolution", ylabel="degrees", title="angle to the true gradient")

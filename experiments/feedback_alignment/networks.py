@@ -5,12 +5,14 @@ import keras
 from keras_bp.feedback import direct_feedback_model
 from keras_bp.layers import BatchNormalization, Dense, FeedbackConv2D, FeedbackDense
 
-# How the error goes back from layer to layer; the direct way is made of the first.
+# The layers that decide how the error goes back. DFA is made of BP's network; "frozen" trains the
+# output alone, on top of random convolutions: what a rule must beat to have taught them anything.
 LAYERS = {
     "BP": (keras.layers.Conv2D, Dense, {}),
     "sign": (FeedbackConv2D, FeedbackDense, {"feedback": "sign"}),
     "FA": (FeedbackConv2D, FeedbackDense, {"feedback": "random"}),
     "DFA": (keras.layers.Conv2D, Dense, {}),
+    "frozen": (keras.layers.Conv2D, Dense, {}),
 }
 
 
@@ -24,15 +26,18 @@ def build(rule, depth, shape, channels, seed):
 
     Each stage begins with a convolution of stride 2, except that images of less than 16 pixels
     enter the first one at their full size. Batch normalization and ReLU follow each convolution.
+    Frozen normalization lacks an offset and a scale, which begin at 0 and 1, but goes on to
+    normalize by the batch: with `trainable=False` it would not.
 
     Args:
-        rule: "BP", "sign", "FA" or "DFA".
+        rule: "BP", "sign", "FA", "DFA" or "frozen".
         depth: number of convolutions, 3 or more.
         shape: shape of an image, (height, width, channels).
         channels: filters of the convolutions in each of the three stages.
         seed: number that kernels and feedback are drawn from; kernels are the same for each rule.
     """
     convolution, dense, options = LAYERS[rule]
+    learns = rule != "frozen"
     keras.utils.set_random_seed(seed)
     layers, number = [keras.Input(shape)], 0
     for stage, count in enumerate(per_stage(depth)):
@@ -47,10 +52,11 @@ def build(rule, depth, shape, channels, seed):
                     padding="same",
                     use_bias=False,
                     kernel_initializer=keras.initializers.HeNormal(1000 * seed + number),
+                    trainable=learns,
                     name=f"conv_{number}",
                     **options,
                 ),
-                BatchNormalization(name=f"normalization_{number}"),
+                BatchNormalization(center=learns, scale=learns, name=f"normalization_{number}"),
                 keras.layers.ReLU(),
             ]
     first = keras.initializers.GlorotUniform(1000 * seed)

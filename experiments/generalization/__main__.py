@@ -117,46 +117,18 @@ def train(job, folder, data, callbacks):
     }
 
 
-def rate_beyond(rates, best):
-    """Return the rate beyond a grid whose best rate is its first or last, or else `None`."""
-    for edge, neighbour in (rates[:2], rates[:-3:-1]):
-        if best == edge:
-            return float(f"{edge**2 / neighbour:.1g}")
-    return None
-
-
-def judge_rates(this_study, settings, data):
-    """Return the held-out error, in percent, of each optimizer at each rate of its grid.
-
-    A grid whose best rate is at its edge gets one rate more, beyond this edge.
-    """
+def search_rates(this_study, settings, data):
+    """Return the held-out error, in percent, of each optimizer at each rate of its grid."""
     x, _, y, _ = data
     images, judged = settings["grid_images"], settings["held_out"]
     held_out = slice(images, images + judged)
     parts = x[:images], y[:images], x[held_out], y[held_out]
-    errors = {name: {} for name in OPTIMIZERS}
-
-    def judge(rates):
-        jobs = [
-            job_of(settings, name, rate, 0, images, judged=f"{judged} held out")
-            for name, grid in rates.items()
-            for rate in grid
-        ]
-        results = this_study.run(
-            jobs, lambda job, folder: train(job, folder, parts, this_study.callbacks)
-        )
-        for job, result in zip(jobs, results, strict=True):
-            errors[job["optimizer"]][job["rate"]] = result["error"]
-
-    grids = {name: grid for name, (*_, grid) in OPTIMIZERS.items()}
-    judge(grids)
-    beyond = {name: rate_beyond(grid, best_rate(errors[name])) for name, grid in grids.items()}
-    judge({name: [rate] for name, rate in beyond.items() if rate is not None})
-    return errors
-
-
-def best_rate(errors):
-    return min(errors, key=errors.get)
+    return this_study.search_rates(
+        {name: grid for name, (*_, grid) in OPTIMIZERS.items()},
+        lambda name, rate: job_of(settings, name, rate, 0, images, f"{judged} held out"),
+        lambda job, folder: train(job, folder, parts, this_study.callbacks),
+        lambda result: result["error"],
+    )
 
 
 def job_of(settings, optimizer, rate, seed, images, judged):
@@ -165,30 +137,19 @@ def job_of(settings, optimizer, rate, seed, images, judged):
     return {**kept, "images": images, "judged": judged}
 
 
-def grid_table(errors):
-    rows = []
-    for name, by_rate in errors.items():
-        best = best_rate(by_rate)
-        cells = [
-            f"**{rate:g}: {error:.1f}**" if rate == best else f"{rate:g}: {error:.1f}"
-            for rate, error in sorted(by_rate.items())
-        ]
-        note = " (the best is at the edge)" if best in (min(by_rate), max(by_rate)) else ""
-        rows.append([LABELS[name], ", ".join(cells) + note])
-    return study.table(["Optimizer", "Rate: held-out error, %"], rows)
-
-
-def result_table(errors, results, seconds):
+def result_table(rates, results, seconds):
     rows = []
     for name, trainings in results.items():
         test, training = (
             np.array([training[key] for training in trainings])
             for key in ("error", "training_error")
         )
+        decay = OPTIMIZERS[name][1].get("weight_decay", 0)
         rows.append(
             [
                 LABELS[name],
-                f"{best_rate(errors[name]):g}",
+                f"{rates[name]:g}",
+                f"{rates[name] * decay:g}" if decay else "-",
                 study.mean_spread(test),
                 study.mean_spread(training),
                 study.mean_spread(test - training),
@@ -200,6 +161,7 @@ def result_table(errors, results, seconds):
         [
             "Optimizer",
             "Rate",
+            "Rate x decay",
             "Test error, %",
             "Training error, %",
             "Gap",
@@ -211,7 +173,7 @@ def result_table(errors, results, seconds):
 
 
 def difference_table(results):
-    """Compare SGD with Adam seed by seed: below 0 SGD is ahead."""
+    """Return the table of SGD's difference from Adam, seed by seed: below 0 SGD is ahead."""
     rows = []
     for label, (sgd, adam) in PAIRS.items():
         cells = [
@@ -276,34 +238,33 @@ def main(arguments=None):
             f"train on and {settings['held_out']} to choose the rates on. Received: {images}"
         )
     this_study = study.Study(__file__, options, arguments)
-    errors = judge_rates(this_study, settings, data)
+    errors = search_rates(this_study, settings, data)
+    rates = {name: study.best_rate(by_rate) for name, by_rate in errors.items()}
     x, x_test, y, y_test = data
-    jobs = [
-        job_of(settings, name, best_rate(errors[name]), seed, images, judged="test images")
-        for seed in range(1, settings["seeds"] + 1)
-        for name in OPTIMIZERS
-    ]
-    trained = this_study.run(
+    jobs = {
+        name: [
+            job_of(settings, name, rate, seed + 1, images, "test images")
+            for seed in range(settings["seeds"])
+        ]
+        for name, rate in rates.items()
+    }
+    results = this_study.run_named(
         jobs,
         lambda job, folder: train(job, folder, (x, y, x_test, y_test), this_study.callbacks),
     )
-    spent = [
-        record["cpu_seconds"]
-        for job in jobs
-        for record in this_study.records().values()
-        if record["job"] == job
-    ]
-    results, seconds = ({name: [] for name in OPTIMIZERS} for _ in range(2))
-    for job, result, cpu_seconds in zip(jobs, trained, spent, strict=True):
-        results[job["optimizer"]].append(result)
-        seconds[job["optimizer"]].append(cpu_seconds)
+    seconds = {
+        name: [this_study.record(job)["cpu_seconds"] for job in of_one]
+        for name, of_one in jobs.items()
+    }
+    searched = {LABELS[name]: by_rate for name, by_rate in errors.items()}
     text = (
         f"{settings['dataset']}, {images:,} training images, {len(x_test):,} test images, "
         f"{settings['epochs']} epochs of batches of {settings['batch_size']}; mean ± standard "
-        f"deviation of {settings['seeds']} seeds:\n\n{result_table(errors, results, seconds)}\n"
+        f"deviation of {settings['seeds']} seeds:\n\n{result_table(rates, results, seconds)}\n"
         f"The difference seed by seed; below 0 SGD is ahead:\n\n{difference_table(results)}\n"
         f"How the rates were chosen: {settings['grid_images']:,} training images, judged on "
-        f"{settings['held_out']:,} others, one seed:\n\n{grid_table(errors)}"
+        f"{settings['held_out']:,} others, one seed:\n\n"
+        + study.rates_table(searched, "held-out error, %")
     )
     this_study.report(text, draw(results, settings["dataset"]))
 

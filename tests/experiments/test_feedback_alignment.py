@@ -33,51 +33,78 @@ def feedback(experiment):
 def test_script_leaves_tables_and_a_picture_and_trains_nothing_twice(
     feedback, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(feedback, "RULES", ("BP", "DFA"))
+    monkeypatch.setattr(feedback, "RULES", ("BP", "DFA", "frozen"))
     monkeypatch.setitem(feedback.SIZES, "quick", TINY | {"seeds": 1})
     feedback.run("--quick")
     out = tmp_path / "tb_logs/feedback_alignment/quick"
     text = (out / "results.md").read_text()
     number = r" \d+\.\d\d ± \d+\.\d\d "
-    for rule in ("BP", "DFA"):
-        angles = r" 0 ± 0 \| 0 ± 0 " if rule == "BP" else r" \d+ ± \d+ \| \d+ ± \d+ "
-        expected = rf"\| 3 \| {rule} \| 0.01 \|{number}\| 0\.0 ± 0\.0 \| - \|{angles}\|\n"
+    angles = {"BP": " 0 ± 0 | 0 ± 0 ", "frozen": " - | - "}
+    for rule in feedback.RULES:
+        expected = re.escape(angles[rule]) if rule in angles else r" \d+ ± \d+ \| \d+ ± \d+ "
+        expected = rf"\| 3 \| {rule} \| 0.01 \|{number}\| 0\.0 ± 0\.0 \| - \|{expected}\|\n"
         assert len(re.findall(expected, text)) == 1
+        assert re.search(rf"\| 3 convolutions, {rule} \| \*\*0.01: \d+\.\d\*\* \|\n", text)
     assert re.findall(rf"\| 128 \| 3 \| 384 \| 1 \|{number}\|{number}\|\n", text)
     assert (out / "feedback_alignment.png").stat().st_size > 10_000
     monkeypatch.setattr(feedback, "train", None)
     feedback.run("--quick")
-    assert "6 trainings" in capsys.readouterr().out
+    assert "8 trainings" in capsys.readouterr().out
 
 
-def test_rates_are_those_that_held_out_images_like_best(feedback):
+def test_rates_are_those_of_the_lowest_error_on_held_out_images(feedback):
     ran = []
 
-    class FakeStudy:
+    class FakeStudy(feedback.study.Study):
+        def __init__(self):
+            pass
+
         def run(self, jobs, train_job):
-            ran.append(jobs)
+            ran.extend(jobs)
             return [{"accuracy": 1 - abs(job["rate"] - best(job))} for job in jobs]
 
     def best(job):
-        return 0.2 if job["rule"] in ("FA", "DFA") else 0.1
+        return {"FA": 0.2, "DFA": 0.45}.get(job["rule"], 0.1)
 
-    size = {**TINY, "depths": (3, 6), "rates": (0.1, 0.2, 0.3)}
-    rates, finals, longer = feedback.study_jobs(FakeStudy(), size, None)
-    assert rates == {
-        (depth, rule): rate
-        for depth in (3, 6)
-        for rule, rate in {"BP": 0.1, "sign": 0.1, "FA": 0.2, "DFA": 0.2}.items()
-    }
-    grid, final = ran
-    assert len(grid) == 24 and all(job["held_out"] == 64 for job in grid)
-    assert len(final) == 18 and all(job["held_out"] == 0 for job in final)
+    size = {**TINY, "depths": (3, 6), "rates": (0.05, 0.1, 0.2, 0.3)}
+    searched, finals, longer = feedback.study_jobs(FakeStudy(), size, None)
+    grid = [job for job in ran if job["held_out"]]
+    final = [job for job in ran if not job["held_out"]]
+    assert ran == grid + final and len(grid) == 2 * (5 * 4 + 2) and len(final) == 22
+    assert all(job["held_out"] == 64 for job in grid)
     assert {job["seed"] for job in grid}.isdisjoint(job["seed"] for job in final)
-    assert list(finals) == list(rates) and list(longer) == [(128, 2), (128, 3)]
+    kinds = [(depth, rule) for depth in (3, 6) for rule in feedback.RULES]
+    assert list(finals) == list(searched) == kinds
+    assert searched[6, "DFA"] == pytest.approx(
+        {0.05: 40, 0.1: 35, 0.2: 25, 0.3: 15, 0.4: 5, 0.5: 5}
+    )
+    for job in final:
+        expected = {"FA": 0.2, "DFA": 0.4}.get(job["rule"], 0.1)
+        assert job["rate"] == expected
+    assert list(longer) == [(128, 2), (128, 3)]
     assert longer[128, 2] == (finals[3, "BP"], [])
     plain, augmented = longer[128, 3]
     assert len(plain) == len(augmented) == 1
     # Kinds first, then the budgets: the images as they are, then shifted.
     assert [job.get("shift") for job in final[-2:]] == [None, 1]
+
+
+def test_frozen_trains_the_output_alone_on_normalized_random_convolutions(feedback):
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, size=(64, 8, 8, 1)).astype("float32")
+    y = rng.integers(10, size=64)
+    model, twin = (
+        feedback.networks.build(rule, 3, (8, 8, 1), (2, 3, 4), seed=1) for rule in ("frozen", "BP")
+    )
+    output = model.get_layer("output")
+    assert model.trainable_weights == [output.kernel, output.bias]
+    np.testing.assert_array_equal(model(x, training=True), twin(x, training=True))
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    model.compile("adam", feedback.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, verbose=0)
+    for weight in model.weights:
+        changes = "conv" not in weight.path
+        assert np.any(weight.numpy() != before[weight.path]) == changes
 
 
 def test_grid_never_sees_the_test_images(feedback):
@@ -118,13 +145,13 @@ def test_rules_share_the_network_and_its_kernels(feedback, depth):
     outputs = {}
     for rule in feedback.RULES:
         model = feedback.networks.build(rule, depth, (8, 8, 1), (2, 3, 4), seed=1)
-        kernels = [w for w in model.trainable_weights if w.name == "kernel"]
+        kernels = [w for w in model.weights if w.name == "kernel"]
         assert [len(kernel.shape) for kernel in kernels] == [4] * depth + [2]
         outputs[rule] = model(x).numpy()
         model.compile(loss="sparse_categorical_crossentropy")
         angles = [layer.angle for layer in alignment(model, x, y).values()]
         assert angles[-1] < 1e-3  # the output layer has its true gradient
-        assert (angles[0] < 1e-3) == (rule == "BP")
+        assert (angles[0] < 1e-3) == (rule in ("BP", "frozen"))
         np.testing.assert_array_equal(outputs[rule], outputs["BP"])
 
 
