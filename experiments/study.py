@@ -100,6 +100,15 @@ def best_rate(losses):
     return min(known, key=known.get) if known else min(losses)
 
 
+def rates_cell(losses, digits=1):
+    """Return the losses of one kind of training by rate, as text, that of the best rate in bold."""
+    best, rates = best_rate(losses), sorted(losses)
+    cells = [f"{rate:g}: {losses[rate]:.{digits}f}" for rate in rates]
+    cells[rates.index(best)] = f"**{cells[rates.index(best)]}**"
+    at_edge = len(rates) > 1 and best in (rates[0], rates[-1])
+    return ", ".join(cells) + " (the best is at the edge)" * at_edge
+
+
 def rates_table(searched, measure, digits=1):
     """Return a table of what `Study.search_rates` found, the best rates in bold.
 
@@ -108,13 +117,7 @@ def rates_table(searched, measure, digits=1):
         measure: string, what the losses are.
         digits: integer, of the losses after the point.
     """
-    rows = []
-    for kind, losses in searched.items():
-        best, rates = best_rate(losses), sorted(losses)
-        cells = [f"{rate:g}: {losses[rate]:.{digits}f}" for rate in rates]
-        cells[rates.index(best)] = f"**{cells[rates.index(best)]}**"
-        at_edge = len(rates) > 1 and best in (rates[0], rates[-1])
-        rows.append([kind, ", ".join(cells) + " (the best is at the edge)" * at_edge])
+    rows = [[kind, rates_cell(losses, digits)] for kind, losses in searched.items()]
     return table(["Training", f"Rate: {measure}"], rows)
 
 

@@ -201,14 +201,19 @@ def tables(size, searched, finals, longer):
     ]
     header = ["Training images", "Epochs", "Images seen", "Seeds", "BP's test error, %"]
     header.append("shifted and mirrored" if size["shift"] > 1 else "shifted")
-    labels = {f"{depth} convolutions, {rule}": by for (depth, rule), by in searched.items()}
+    by_rate = study.table(
+        ["Rule", *(f"{depth} convolutions" for depth in size["depths"])],
+        [
+            [rule, *(study.rates_cell(searched[depth, rule]) for depth in size["depths"])]
+            for rule in RULES
+        ],
+    )
     grid = size["grid"]
     return (
         f"{by_rule}\nThe network of {size['depths'][0]} convolutions:\n\n"
         f"{study.table(header, rows)}\nHow the rates were chosen: "
-        f"{grid['images']:,} training images, "
-        f"{grid['epochs']} epochs, judged on {grid['held_out']:,} others, one seed:\n\n"
-        + study.rates_table(labels, "held-out error, %")
+        f"{grid['images']:,} training images, {grid['epochs']} epochs, judged on "
+        f"{grid['held_out']:,} others, one seed; each rate with its held-out error, %:\n\n{by_rate}"
     )
 
 

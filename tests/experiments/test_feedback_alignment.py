@@ -42,7 +42,7 @@ def test_script_leaves_tables_and_a_picture_and_trains_nothing_twice(
     for rule, angles in {"FA": r" \d+ ± \d+ \| \d+ ± \d+ ", "frozen": r" - \| - "}.items():
         expected = rf"\| 3 \| {rule} \| 0.01 \|{number}\| 0\.0 ± 0\.0 \| - \|{angles}\|\n"
         assert len(re.findall(expected, text)) == 1
-        assert re.search(rf"\| 3 convolutions, {rule} \| \*\*0.01: \d+\.\d\*\* \|\n", text)
+        assert re.search(rf"\n\| {rule} \| \*\*0.01: \d+\.\d\*\* \|\n", text)
     assert re.findall(rf"\| 128 \| 3 \| 384 \| 1 \|{number}\|{number}\|\n", text)
     assert (out / "feedback_alignment.png").stat().st_size > 10_000
     monkeypatch.setattr(feedback, "train", None)
