@@ -3,8 +3,8 @@
 How well, and how fast, do feedback alignment and direct feedback alignment train convolutions, and
 how does that change with depth? Networks of 3, 6 and 10 convolutions are trained by backpropagation
 (BP), by sign-symmetric feedback (sign), by feedback alignment (FA) and by direct feedback alignment
-(DFA), each at the best rate of a grid. As a control, the output layer alone is trained, on top of
-random convolutions (frozen).
+(DFA), each at the best rate of a grid. As controls, random convolutions stay as they are, and the
+output layer is trained alone (frozen), or by BP with the normalization's offsets and scales (norm).
 
 Run it with `python experiments/feedback_alignment`, which is `--quick`, on scikit-learn's digits;
 `--full --data-dir DIR` reads DIR/cifar10.npz. It leaves tables and a picture in
@@ -72,7 +72,8 @@ COLORS = {
     "sign": "tab:green",
     "FA": "tab:orange",
     "DFA": "tab:blue",
-    "frozen": "gray",
+    "frozen": "tab:purple",
+    "norm": "tab:pink",
 }
 
 
@@ -181,15 +182,17 @@ def tables(size, searched, finals, longer):
     rows = []
     for (depth, rule), results in finals.items():
         reached = [[epochs_to(target, r["curve"]) for r in results] for target in targets]
+        ahead = np.subtract(errors(finals[depth, "frozen"]), errors(results))  # seed by seed
         angles = np.transpose([result["angles"] for result in results])  # by convolution
         rows.append(
             [depth, rule, study.best_rate(searched[depth, rule])]
             + [study.mean_spread(errors(results))]
+            + ["-" if rule == "frozen" else study.mean_spread(ahead, 1)]
             + ["-" if np.isnan(e).any() else study.mean_spread(e, 1) for e in reached]
             + [study.mean_spread(angles[place], 0) if len(angles) else "-" for place in (0, -1)]
         )
     by_rule = study.table(
-        ["Convolutions", "Rule", "Rate", "Test error, %"]
+        ["Convolutions", "Rule", "Rate", "Test error, %", "Ahead of frozen, points"]
         + [f"Epochs to {target:.0%}" for target in targets]
         + ["Angle, first", "last"],
         rows,

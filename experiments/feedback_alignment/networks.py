@@ -5,14 +5,15 @@ import keras
 from keras_bp.feedback import direct_feedback_model
 from keras_bp.layers import BatchNormalization, Dense, FeedbackConv2D, FeedbackDense
 
-# The layers that decide how the error goes back. DFA is made of BP's network; "frozen" trains the
-# output alone, on top of random convolutions: what a rule must beat to have taught them anything.
+# The layers that decide how the error goes back. DFA is made of BP's network. "frozen" and "norm"
+# leave the convolutions as they are: what a rule must beat to have taught them anything.
 LAYERS = {
     "BP": (keras.layers.Conv2D, Dense, {}),
     "sign": (FeedbackConv2D, FeedbackDense, {"feedback": "sign"}),
     "FA": (FeedbackConv2D, FeedbackDense, {"feedback": "random"}),
     "DFA": (keras.layers.Conv2D, Dense, {}),
-    "frozen": (keras.layers.Conv2D, Dense, {}),
+    "frozen": (keras.layers.Conv2D, Dense, {}),  # trains the output alone
+    "norm": (keras.layers.Conv2D, Dense, {}),  # the offsets and scales of normalization too
 }
 
 
@@ -30,14 +31,14 @@ def build(rule, depth, shape, channels, seed):
     normalize by the batch: with `trainable=False` it would not.
 
     Args:
-        rule: "BP", "sign", "FA", "DFA" or "frozen".
+        rule: a key of `LAYERS`.
         depth: number of convolutions, 3 or more.
         shape: shape of an image, (height, width, channels).
         channels: filters of the convolutions in each of the three stages.
         seed: number that kernels and feedback are drawn from; kernels are the same for each rule.
     """
     convolution, dense, options = LAYERS[rule]
-    learns = rule != "frozen"
+    scaled = rule != "frozen"
     keras.utils.set_random_seed(seed)
     layers, number = [keras.Input(shape)], 0
     for stage, count in enumerate(per_stage(depth)):
@@ -52,11 +53,11 @@ def build(rule, depth, shape, channels, seed):
                     padding="same",
                     use_bias=False,
                     kernel_initializer=keras.initializers.HeNormal(1000 * seed + number),
-                    trainable=learns,
+                    trainable=rule not in ("frozen", "norm"),
                     name=f"conv_{number}",
                     **options,
                 ),
-                BatchNormalization(center=learns, scale=learns, name=f"normalization_{number}"),
+                BatchNormalization(center=scaled, scale=scaled, name=f"normalization_{number}"),
                 keras.layers.ReLU(),
             ]
     first = keras.initializers.GlorotUniform(1000 * seed)

@@ -39,8 +39,11 @@ def test_script_leaves_tables_and_a_picture_and_trains_nothing_twice(
     out = tmp_path / "tb_logs/feedback_alignment/quick"
     text = (out / "results.md").read_text()
     number = r" \d+\.\d\d ± \d+\.\d\d "
-    for rule, angles in {"FA": r" \d+ ± \d+ \| \d+ ± \d+ ", "frozen": r" - \| - "}.items():
-        expected = rf"\| 3 \| {rule} \| 0.01 \|{number}\| 0\.0 ± 0\.0 \| - \|{angles}\|\n"
+    for rule, ahead, angles in (
+        ("FA", r" -?\d+\.\d ± 0\.0 ", r" \d+ ± \d+ \| \d+ ± \d+ "),
+        ("frozen", " - ", r" - \| - "),
+    ):
+        expected = rf"\| 3 \| {rule} \| 0.01 \|{number}\|{ahead}\| 0\.0 ± 0\.0 \| - \|{angles}\|\n"
         assert len(re.findall(expected, text)) == 1
         assert re.search(rf"\n\| {rule} \| \*\*0.01: \d+\.\d\*\* \|\n", text)
     assert re.findall(rf"\| 128 \| 3 \| 384 \| 1 \|{number}\|{number}\|\n", text)
@@ -103,6 +106,21 @@ def test_frozen_trains_the_output_alone_on_normalized_random_convolutions(feedba
     for weight in model.weights:
         changes = "conv" not in weight.path
         assert np.any(weight.numpy() != before[weight.path]) == changes
+
+
+def test_a_rule_is_ahead_of_frozen_by_the_mean_difference_of_the_seeds(feedback):
+    accuracies = {"BP": (0.9, 0.7), "frozen": (0.5, 0.6)}
+    finals = {
+        (3, rule): [{"accuracy": value, "curve": [value], "angles": []} for value in values]
+        for rule, values in accuracies.items()
+    }
+    searched = dict.fromkeys(
+        ((3, rule) for rule in feedback.RULES), {0.001: 30.0, 0.01: 20.0, 0.03: 25.0}
+    )
+    text = feedback.tables(TINY, searched, finals, {(128, 2): (finals[3, "BP"], [])})
+    assert "| 3 | BP | 0.01 | 20.00 ± 14.14 | 25.0 ± 21.2 |" in text  # 40 and 10 points
+    assert "| 3 | frozen | 0.01 | 45.00 ± 7.07 | - |" in text
+    assert "| BP | 0.001: 30.0, **0.01: 20.0**, 0.03: 25.0 |\n" in text
 
 
 def test_grid_never_sees_the_test_images(feedback):
