@@ -71,7 +71,7 @@ def test_rates_are_those_of_the_lowest_error_on_held_out_images(feedback):
     searched, finals, longer = feedback.study_jobs(FakeStudy(), size, None)
     grid = [job for job in ran if job["held_out"]]
     final = [job for job in ran if not job["held_out"]]
-    assert ran == grid + final and len(grid) == 2 * (5 * 4 + 2) and len(final) == 22
+    assert ran == grid + final and len(grid) == 2 * (6 * 4 + 2) and len(final) == 26
     assert all(job["held_out"] == 64 for job in grid)
     assert {job["seed"] for job in grid}.isdisjoint(job["seed"] for job in final)
     kinds = [(depth, rule) for depth in (3, 6) for rule in feedback.RULES]
@@ -90,15 +90,17 @@ def test_rates_are_those_of_the_lowest_error_on_held_out_images(feedback):
     assert [job.get("shift") for job in final[-2:]] == [None, 1]
 
 
-def test_frozen_trains_the_output_alone_on_normalized_random_convolutions(feedback):
+@pytest.mark.parametrize("rule", ["frozen", "norm"])
+def test_controls_train_all_but_the_normalized_random_convolutions(feedback, rule):
     rng = np.random.default_rng(0)
     x = rng.normal(3, 2, size=(64, 8, 8, 1)).astype("float32")
     y = rng.integers(10, size=64)
     model, twin = (
-        feedback.networks.build(rule, 3, (8, 8, 1), (2, 3, 4), seed=1) for rule in ("frozen", "BP")
+        feedback.networks.build(rule, 3, (8, 8, 1), (2, 3, 4), seed=1) for rule in (rule, "BP")
     )
-    output = model.get_layer("output")
-    assert model.trainable_weights == [output.kernel, output.bias]
+    learning = {"frozen": ["output"], "norm": ["normalization", "output"]}[rule]
+    names = [layer.name for layer in model.layers if layer.trainable_weights]
+    assert sorted({name.split("_")[0] for name in names}) == learning
     np.testing.assert_array_equal(model(x, training=True), twin(x, training=True))
     before = {weight.path: weight.numpy() for weight in model.weights}
     model.compile("adam", feedback.SparseCategoricalCrossentropy(from_logits=True))
@@ -167,7 +169,7 @@ def test_rules_share_the_network_and_its_kernels(feedback, depth):
         model.compile(loss="sparse_categorical_crossentropy")
         angles = [layer.angle for layer in alignment(model, x, y).values()]
         assert angles[-1] < 1e-3  # the output layer has its true gradient
-        assert (angles[0] < 1e-3) == (rule in ("BP", "frozen"))
+        assert (angles[0] < 1e-3) == (rule in ("BP", "frozen", "norm"))
         np.testing.assert_array_equal(outputs[rule], outputs["BP"])
 
 
