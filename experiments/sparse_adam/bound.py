@@ -6,7 +6,7 @@ page's section on rounding.
 """
 
 import numpy as np
-from constants import UNIT
+from constants import ROUNDINGS, UNIT, power_error, size_error, sum_error
 
 WIDE = np.longdouble
 SLACK = 1.01  # for products of errors, which the page leaves out, and the rounding of WIDE itself
@@ -31,11 +31,8 @@ def follow(batches, constants, dtype, epsilon, sweep):
     Returns:
         A dictionary: reads and read_bounds (S, T, B, C), table and table_bounds (S, A, C).
     """
-    b1, b2, K, J, r, _, kappa, _, condition = constants
-    u, wide, ids = SLACK * UNIT[dtype], SLACK * UNIT["float64"], batches["ids"]
-    # Powers of the betas, the steps' sizes and the quadrature are computed in float64, then cast.
-    cast = u if dtype == "float32" else 0.0
-    of_terms = K + 6 if dtype == "float32" else 5 * K + 4
+    b1, b2, r = constants.beta_1, constants.beta_2, constants.r
+    u, ids = SLACK * UNIT[dtype], batches["ids"]
     S, T, B = ids.shape
     w = batches["table"].astype(WIDE)
     A, C = w.shape[1:]
@@ -48,7 +45,7 @@ def follow(batches, constants, dtype, epsilon, sweep):
 
     def when_read():
         """Return the bound where rows are read: with the missed sum's error, and roundings."""
-        error = SLACK * kappa + (np.minimum(missed, J) + of_terms) * u * condition
+        error = SLACK * (constants.kappa + sum_error(constants, missed, dtype))
         gap = off + error * largest * start * geometric
         return np.minimum(gap + u * (np.abs(w).astype(float) + gap), TRIVIAL)
 
@@ -82,20 +79,23 @@ def follow(batches, constants, dtype, epsilon, sweep):
         w = w - step * m / (y + epsilon)
         # The averages' bounds.
         alpha, size = step.astype(float), np.abs(m).astype(float)
-        power_1, power_2 = (cast + wide * (2 - 3 * missed * np.log(beta)) for beta in (b1, b2))
+        power_1, power_2 = (SLACK * power_error(beta, missed, dtype) for beta in (b1, b2))
         decayed = b1 * mu + (1 - b1) * gamma
-        rounded = (4 * u + power_1) * (old + (1 - b1) * (np.abs(g).astype(float) + gamma))
+        rounded = (ROUNDINGS["mean"] * u + power_1) * (
+            old + (1 - b1) * (np.abs(g).astype(float) + gamma)
+        )
         mu = np.where(visited, decayed + rounded, b1 * mu)
         root = np.sqrt(b2 * eta**2 + (1 - b2) * gamma**2)
-        eta = np.where(visited, root + (2 * u + power_2 / 2) * (y.astype(float) + root), root)
+        rounded = (ROUNDINGS["root"] * u + power_2 / 2) * (y.astype(float) + root)
+        eta = np.where(visited, root + rounded, root)
         # The weights'.
         below = np.maximum(y.astype(float) - eta, 0) + epsilon
         quotient = (size + mu) / below
-        of_size = cast + wide * float(5 + sum(p / (1 - p) for p in powers) * 2)
+        of_size = SLACK * float(size_error(powers, dtype))
         folded = np.where(visited, bound, off)
         off = folded + alpha * (mu + size / (y.astype(float) + epsilon) * eta) / below
         off += of_size * alpha * quotient
-        off += visited * u * (np.abs(w).astype(float) + off + 4 * alpha * quotient)
+        off += visited * u * (np.abs(w).astype(float) + off + ROUNDINGS["step"] * alpha * quotient)
         off = np.minimum(off, TRIVIAL)
         # The gaps.
         start = np.where(visited, quotient, start)

@@ -10,6 +10,8 @@ from keras_bp.deferred.optimizer import _TOLERANCE
 from keras_bp.deferred.rows import _lagrange, missed_quadrature
 
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}  # half of the distance from 1 to the next number
+# How often m, sqrt(v) and a step are rounded, beside the powers and the step's size.
+ROUNDINGS = {"mean": 4, "root": 2, "step": 4}
 _EXACT = np.longdouble
 _FAR = 8192  # steps of a sum that does not end
 
@@ -37,6 +39,24 @@ class Constants(typing.NamedTuple):
     kappa: float
     kappa_proved: float
     condition: float
+
+
+def power_error(beta, missed, dtype):
+    """Return the relative error of b^n, which decays an average: e_n."""
+    cast = UNIT["float32"] if dtype == "float32" else 0.0
+    return cast + (2 - 3 * missed * math.log(beta)) * UNIT["float64"]
+
+
+def size_error(powers, dtype):
+    """Return the relative error of alpha_t, from the betas' powers b^t: e_alpha."""
+    cast = UNIT["float32"] if dtype == "float32" else 0.0
+    return cast + (5 + 2 * sum(p / (1 - p) for p in powers)) * UNIT["float64"]
+
+
+def sum_error(known, missed, dtype):
+    """Return the rounding of a missed sum, relative to the sum at the gap's largest rate."""
+    number = known.nodes + 6 if dtype == "float32" else 5 * known.nodes + 4
+    return (np.minimum(missed, known.window) + number) * known.condition * UNIT[dtype]
 
 
 def quadrature(beta_1, beta_2, dtype):

@@ -12,7 +12,6 @@ from keras_bp.optimizers import DeferredAdam
 
 WIDE = np.longdouble
 BETAS = [(0.9, 0.999), (0.5, 0.9), (0.9, 0.95)]
-UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 
 @pytest.fixture
@@ -82,20 +81,19 @@ def test_kappa(study, monkeypatch, betas, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("beta", [0.05, 0.9, 0.999])
-def test_the_powers_that_decay_an_average(dtype, beta):
+def test_the_powers_that_decay_an_average(study, dtype, beta):
     beta, n = float(np.dtype(dtype).type(beta)), np.arange(0, 400)
     n = n[n * -np.log(beta) < 80]
     ones = tf.ones((len(n), 1), dtype)
     power, _ = decayed(ones, ones, tf.constant(n), *tf.constant([beta, beta], tf.float64))
     exact = WIDE(beta) ** n.astype(WIDE)
-    cast = UNIT["float32"] if dtype == "float32" else 0.0
-    bound = cast + (3 * n * -np.log(beta) + 2) * UNIT["float64"]
+    bound = sys.modules["constants"].power_error(beta, n, dtype)
     share = np.abs(power.numpy()[:, 0] / exact - 1) / bound
     assert 0.1 < share.max() <= 1
 
 
 @pytest.mark.parametrize("betas", [*BETAS, (0.05, 0.5), (0.96, 0.9997)], ids=str)
-def test_the_size_of_a_step(betas):
+def test_the_size_of_a_step(study, betas):
     optimizer = DeferredAdam(0.1, *betas)
     shares = []
     for t in range(1, 400):
@@ -104,7 +102,7 @@ def test_the_size_of_a_step(betas):
         )[0].numpy()
         p1, p2 = (WIDE(beta) ** t for beta in betas)
         exact = WIDE(0.1) * np.sqrt(1 - p2) / (1 - p1)
-        bound = (5 + 2 * p1 / (1 - p1) + 2 * p2 / (1 - p2)) * UNIT["float64"]
+        bound = sys.modules["constants"].size_error((p1, p2), "float64")
         shares.append(abs(size / exact - 1) / bound)
     assert 0.05 < max(shares) <= 1
 
@@ -113,7 +111,9 @@ def test_the_size_of_a_step(betas):
 @pytest.mark.parametrize("betas", BETAS[:2], ids=str)
 def test_the_roundings_of_one_update(study, betas, dtype):
     """Of the missed sum, of m, of sqrt(v) and of the step, for random averages and gaps."""
-    known, u, epsilon = study.constants(*betas, dtype, resolution=0.5), UNIT[dtype], 2.0**-20
+    constants = sys.modules["constants"]
+    known, rounds = constants.constants(*betas, dtype, resolution=0.5), constants.ROUNDINGS
+    u, epsilon = constants.UNIT[dtype], 2.0**-20
     b1, b2, rows, rate = WIDE(known.beta_1), WIDE(known.beta_2), 1500, 2.0**-7
     generator, shares = np.random.default_rng(0), {}
     for n in (1, 3, 50):  # 50 is more than J for the betas (0.5, 0.9)
@@ -139,16 +139,12 @@ def test_the_roundings_of_one_update(study, betas, dtype):
             update([0], np.zeros((1, 2)))
         t = np.arange(1, n + 4).astype(WIDE)
         alpha = rate * np.sqrt(1 - b2**t) / (1 - b1**t)
-        of_alpha = (u if dtype == "float32" else 0) + UNIT["float64"] * (
-            5 + 2 * b1**t / (1 - b1**t) + 2 * b2**t / (1 - b2**t)
-        )
+        of_alpha = constants.size_error((b1**t, b2**t), dtype)
         j = np.arange(1, n + 1).astype(WIDE)[:, None, None]
         f = 1 / (np.sqrt(v) * b2 ** (j / 2) + epsilon)
         missed = m * np.sum(alpha[1:-2, None, None] * b1**j * f, axis=0)
         largest, phi = alpha[1:-2].max(), np.abs(m) / (np.sqrt(v) + epsilon)
-        C = known.nodes + 6 if dtype == "float32" else 5 * known.nodes + 4
-        error = 1.01 * known.kappa + (min(n, known.window) + C) * known.condition * u
-        error += of_alpha[1:-2].max()
+        error = 1.01 * known.kappa + constants.sum_error(known, n, dtype) + of_alpha[1:-2].max()
         bound = error * largest * known.r / (1 - known.r) * phi
         read = layer(ids).numpy()
         shares.setdefault("missed", []).append(np.max(np.abs(read + missed) / bound))
@@ -160,22 +156,23 @@ def test_the_roundings_of_one_update(study, betas, dtype):
         )
         g = g.astype(dtype)
         update(ids, g)
-        cast = u if dtype == "float32" else 0.0
-        e1, e2 = (cast + (2 - 3 * n * np.log(b)) * UNIT["float64"] for b in (b1, b2))
+        e1, e2 = (constants.power_error(float(b), n, dtype) for b in (b1, b2))
         old = np.abs(m) * b1**n
         exact = b1 ** (n + 1) * m + (1 - b1) * g
         found = state.momentum.numpy()[ids]
-        bound = (4 * u + e1) * (old + (1 - b1) * np.abs(g))
+        bound = (rounds["mean"] * u + e1) * (old + (1 - b1) * np.abs(g))
         shares.setdefault("m", []).append(np.max(np.abs(found - exact) / bound))
         y = np.sqrt(b2 ** (n + 1) * v + (1 - b2) * g.astype(WIDE) ** 2)
         found_y = np.sqrt(state.velocity.numpy()[ids].astype(WIDE))
-        shares.setdefault("y", []).append(np.max(np.abs(found_y / y - 1) / (2 * u + e2 / 2)))
+        shares.setdefault("y", []).append(
+            np.max(np.abs(found_y / y - 1) / (rounds["root"] * u + e2 / 2))
+        )
         # The step alone, where nothing is missed, from the averages as they are held.
         before = table.value.numpy()[ids].astype(WIDE)
         update(ids, g)
         m, v = (variable.numpy()[ids].astype(WIDE) for variable in (state.momentum, state.velocity))
         after, step = table.value.numpy()[ids].astype(WIDE), alpha[-1] * m / (np.sqrt(v) + epsilon)
-        bound = (4 * u + of_alpha[-1]) * np.abs(step) + u * np.abs(after)
+        bound = (rounds["step"] * u + of_alpha[-1]) * np.abs(step) + u * np.abs(after)
         shares.setdefault("step", []).append(np.max(np.abs(before - after - step) / bound))
     largest = {name: float(max(values)) for name, values in shares.items()}
     assert all(0.005 < share <= 1 for share in largest.values()), largest
