@@ -1,6 +1,7 @@
 """The theorem's bound holds, and can be broken; the online problems do what the page says."""
 
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -151,6 +152,18 @@ def test_regret_is_within_theorem_3(study, amsgrad):
     assert closest > 0.1
 
 
+def test_theorem_3_adds_up_all_that_h_rises_by(study):
+    """Not h of the last update, to which the sum in Kingma and Ba's Theorem 4.1 would telescope."""
+    g, alpha = np.tile([3.0, 0.1, 1.0], 20), 1 / np.sqrt(np.arange(1.0, 61))
+    v = np.array([(0.1 * 0.9 ** np.arange(k + 1)[::-1]) @ g[: k + 1] ** 2 for k in range(60)])
+    m = np.array([(0.5 * 0.5 ** np.arange(k + 1)[::-1]) @ g[: k + 1] for k in range(60)])
+    h = (np.sqrt(v) + study.online.EPSILON) / alpha
+    V = np.maximum(np.diff(h, prepend=0.0), 0.0).sum()
+    assert V > 1.5 * h[-1]
+    expected = 2.0**2 * V / (2 * 0.5) + 1.5 / (2 * 0.5) * np.sum(m**2 / h)
+    assert study.online.regret_bounds(g, alpha, 0.5, 0.9)[-1] == pytest.approx(expected)
+
+
 def test_what_a_row_with_gaps_drifts_to(study):
     """The page's two sums: of Adam's quotients with 3, -1, -1, and what a period moves a row by."""
     (b1, b2), n = (0.9, 0.98), 100
@@ -174,6 +187,66 @@ def test_what_a_row_with_gaps_drifts_to(study):
         assert np.diff(positions[0])[period] == pytest.approx(moved, rel=0.05)
     # With the projection, once where a row is read, DeferredAdam is Adam too.
     np.testing.assert_allclose(*positions, atol=1e-12)
+
+
+def test_the_pages_say_what_is_recorded(study):
+    root = pathlib.Path(__file__).parents[2]
+    folder = root / "experiments/sparse_adam"
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    readme, page = (
+        " ".join(path.read_text().split())
+        for path in (folder / "README.md", root / "docs/sparse_adam.md")
+    )
+    checked = [record for record in records if record["job"]["part"] == "check"]
+    ratios = np.concatenate([record["result"]["ratio"] for record in checked])
+    assert len(ratios) == 1000 and ratios.max() <= 1
+    median, largest = f"{np.median(ratios):.2g}", f"{ratios.max():.2f}"
+    assert f"{median} of its bound in the median sequence, and {largest} in one" in readme
+    assert f"difference and bound is {median}, and the largest of all is {largest}" in page
+    errors = [
+        max(max(one["result"]["error"]) for one in checked if one["job"]["dtype"] == dtype)
+        for dtype in ("float64", "float32")
+    ]
+    said = "at most {:.1e} learning rates in float64 and {:.1e} in float32".format(*errors)
+    assert said in readme
+    exponent = max(max(record["result"]["exponent"]) for record in checked)
+    digit, power = f"{exponent:.0e}".split("e+")
+    assert f"exponent is up to {digit}e{power}" in readme
+    assert f"astronomical: up to ${digit} \\cdot 10^{{{power}}}$ in our sequences" in page
+
+    def of(scene, name):
+        result = next(
+            record["result"]
+            for record in records
+            if record["job"].get("scene") == scene and record["job"]["optimizer"] == name
+        )
+        last = study.online.of_periods(result, len(study.online.SCENES[scene][0]))[-1]
+        quarter = result["bound"][len(result["bound"]) // 4 - 1]
+        values = result["position"][-1], last, quarter, result["bound"][-1]
+        return [f"{value:.2f}" for value in values]
+
+    w, regret, *_ = of("reddi", "Adam")
+    assert f"both end at $w = {w}$" in page and f"at {w}, and loses {regret} per visit" in readme
+    assert f"the last period is still {regret} per update" in page
+    ends, low, *_ = of("reddi", "AMSGrad")
+    assert f"AMSGrad ends at {ends}, with {low}." in page and f"one, with {low}." in readme
+    w, regret, *_ = of("adam_fails", "Adam")
+    assert f"at {w} after 150 periods, and its regret of the last period is {regret}" in page
+    ends, low, *_ = of("adam_fails", "AMSGrad")
+    assert f"forgets nothing, ends at {ends}, with {low}." in page
+    (row, *_), (everywhere, *_) = (
+        of("adam_fails", f"LazyAdam, {n}") for n in ("per row", "global")
+    )
+    assert f"ends at {row} (per row) and {everywhere} (global)" in page
+    assert f"by Adam ({w}) and towards the right one by LazyAdam ({row} and {everywhere})" in readme
+    (w, *_), (lazy, *_) = (of("lazy_fails", name) for name in ("Adam", "LazyAdam, per row"))
+    assert f"Adam ends at {w}, LazyAdam at {lazy} with either correction" in page
+    assert of("lazy_fails", "LazyAdam, global")[0] == lazy
+    assert f"({w}, and {lazy} by LazyAdam)" in readme
+    bounds = [of(scene, "AMSGrad")[2:] for scene in ("reddi", "adam_fails")]
+    assert "{} to {} and {} to {}; Adam's".format(*np.ravel(bounds)) in page
+    bounds = [of(scene, "Adam")[3] for scene in ("reddi", "adam_fails")]
+    assert "doubles, to {} and {}, which".format(*bounds) in page
 
 
 def test_the_run(study, monkeypatch, tmp_path):
