@@ -200,7 +200,7 @@ def test_the_pages_say_what_is_recorded(study):
     checked = [record for record in records if record["job"]["part"] == "check"]
     ratios = np.concatenate([record["result"]["ratio"] for record in checked])
     assert len(ratios) == 1000 and ratios.max() <= 1
-    median, largest = f"{np.median(ratios):.2g}", f"{ratios.max():.2f}"
+    median, largest = f"{np.median(ratios):.2f}", f"{ratios.max():.2f}"
     assert f"{median} of its bound in the median sequence, and {largest} in one" in readme
     assert f"difference and bound is {median}, and the largest of all is {largest}" in page
     errors = [
@@ -222,8 +222,8 @@ def test_the_pages_say_what_is_recorded(study):
         )
         last = study.online.of_periods(result, len(study.online.SCENES[scene][0]))[-1]
         quarter = result["bound"][len(result["bound"]) // 4 - 1]
-        values = result["position"][-1], last, quarter, result["bound"][-1]
-        return [f"{value:.2f}" for value in values]
+        bounds = [f"{bound:.2f}" for bound in (quarter, result["bound"][-1])]
+        return [f"{result['position'][-1]:.2f}", f"{last:.3f}", *bounds]
 
     w, regret, *_ = of("reddi", "Adam")
     assert f"both end at $w = {w}$" in page and f"at {w}, and loses {regret} per visit" in readme
