@@ -182,17 +182,17 @@ def tables(size, searched, finals, longer):
     rows = []
     for (depth, rule), results in finals.items():
         reached = [[epochs_to(target, r["curve"]) for r in results] for target in targets]
-        ahead = np.subtract(errors(finals[depth, "frozen"]), errors(results))  # seed by seed
+        ahead = np.subtract(errors(finals[depth, "norm"]), errors(results))  # seed by seed
         angles = np.transpose([result["angles"] for result in results])  # by convolution
         rows.append(
             [depth, rule, study.best_rate(searched[depth, rule])]
             + [study.mean_spread(errors(results))]
-            + ["-" if rule == "frozen" else study.mean_spread(ahead, 1)]
+            + ["-" if rule == "norm" else study.mean_spread(ahead, 1)]
             + ["-" if np.isnan(e).any() else study.mean_spread(e, 1) for e in reached]
             + [study.mean_spread(angles[place], 0) if len(angles) else "-" for place in (0, -1)]
         )
     by_rule = study.table(
-        ["Convolutions", "Rule", "Rate", "Test error, %", "Ahead of frozen, points"]
+        ["Convolutions", "Rule", "Rate", "Test error, %", "Ahead of norm, points"]
         + [f"Epochs to {target:.0%}" for target in targets]
         + ["Angle, first", "last"],
         rows,

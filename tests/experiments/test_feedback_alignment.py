@@ -33,7 +33,7 @@ def feedback(experiment):
 def test_script_leaves_tables_and_a_picture_and_trains_nothing_twice(
     feedback, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(feedback, "RULES", ("FA", "frozen"))
+    monkeypatch.setattr(feedback, "RULES", ("FA", "norm"))
     monkeypatch.setitem(feedback.SIZES, "quick", TINY | {"seeds": 1})
     feedback.run("--quick")
     out = tmp_path / "tb_logs/feedback_alignment/quick"
@@ -41,7 +41,7 @@ def test_script_leaves_tables_and_a_picture_and_trains_nothing_twice(
     number = r" \d+\.\d\d ± \d+\.\d\d "
     for rule, ahead, angles in (
         ("FA", r" -?\d+\.\d ± 0\.0 ", r" \d+ ± \d+ \| \d+ ± \d+ "),
-        ("frozen", " - ", r" - \| - "),
+        ("norm", " - ", r" - \| - "),
     ):
         expected = rf"\| 3 \| {rule} \| 0.01 \|{number}\|{ahead}\| 0\.0 ± 0\.0 \| - \|{angles}\|\n"
         assert len(re.findall(expected, text)) == 1
@@ -110,8 +110,8 @@ def test_controls_train_all_but_the_normalized_random_convolutions(feedback, rul
         assert np.any(weight.numpy() != before[weight.path]) == changes
 
 
-def test_a_rule_is_ahead_of_frozen_by_the_mean_difference_of_the_seeds(feedback):
-    accuracies = {"BP": (0.9, 0.7), "frozen": (0.5, 0.6)}
+def test_a_rule_is_ahead_of_norm_by_the_mean_difference_of_the_seeds(feedback):
+    accuracies = {"BP": (0.9, 0.7), "norm": (0.5, 0.6)}
     finals = {
         (3, rule): [{"accuracy": value, "curve": [value], "angles": []} for value in values]
         for rule, values in accuracies.items()
@@ -121,7 +121,7 @@ def test_a_rule_is_ahead_of_frozen_by_the_mean_difference_of_the_seeds(feedback)
     )
     text = feedback.tables(TINY, searched, finals, {(128, 2): (finals[3, "BP"], [])})
     assert "| 3 | BP | 0.01 | 20.00 ± 14.14 | 25.0 ± 21.2 |" in text  # 40 and 10 points
-    assert "| 3 | frozen | 0.01 | 45.00 ± 7.07 | - |" in text
+    assert "| 3 | norm | 0.01 | 45.00 ± 7.07 | - |" in text
     assert "| BP | 0.001: 30.0, **0.01: 20.0**, 0.03: 25.0 |\n" in text
 
 
