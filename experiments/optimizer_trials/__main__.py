@@ -250,8 +250,8 @@ def main(arguments=None):
     parser = study.parser(__doc__.splitlines()[0])
     entered = entries()
     names = list(entered)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK")
-    parser.add_argument("--optimizers", nargs="+", choices=names, metavar="NAME")
+    parser.add_narrowing_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK")
+    parser.add_narrowing_argument("--optimizers", nargs="+", choices=names, metavar="NAME")
     options = parser.parse_args(arguments)
     size = SIZES["full" if options.full else "quick"]
     tasks = options.tasks or size["tasks"] or list(TASKS)
@@ -269,7 +269,7 @@ def main(arguments=None):
     trials = study.Study(__file__, options, arguments)
     results = [job | result for job, result in zip(jobs, trials.run(jobs, tried), strict=True)]
     rows, text = report(results)
-    trials.report(text, draw(rows, size["epochs"]))
+    trials.report(text, lambda: draw(rows, size["epochs"]))
 
 
 if __name__ == "__main__":

@@ -256,10 +256,10 @@ def main(arguments=None):
     parser.add_argument(
         "--ratings", type=pathlib.Path, help="CSV file with a column of users and one of items"
     )
-    parser.add_argument("--timing", action="store_true", help="measure the time of a step only")
+    parser.add_narrowing_argument(
+        "--timing", action="store_true", help="measure the time of a step only"
+    )
     options = parser.parse_args(arguments)
-    if options.timing and options.record:
-        parser.error("--timing and --record exclude each other: tables need the trainings")
     sizes = SIZES["full" if options.full else "quick"]
     if options.ratings is not None:
         interactions.read(options.ratings)  # refuses a bad file before anything is trained
@@ -288,7 +288,7 @@ def main(arguments=None):
         return
     parts = [compare(trainings, data, each, sizes, run) for data, each in shared.items()]
     text = "\n\n".join([*(text for text, _ in parts), by_rows])
-    trainings.report(text, tables.draw([part for _, part in parts]))
+    trainings.report(text, lambda: tables.draw([part for _, part in parts]))
 
 
 if __name__ == "__main__":

@@ -151,7 +151,9 @@ def shown(losses):
 def main(arguments=None):
     """Run the experiment."""
     parser = study.parser(__doc__.splitlines()[0])
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="NAME")
+    parser.add_narrowing_argument(
+        "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="NAME"
+    )
     options = parser.parse_args(arguments)
     size = SIZES["full" if options.full else "quick"]
     runs = study.Study(__file__, options, arguments)

@@ -285,8 +285,10 @@ def chosen(options, size):
 def main(arguments=None):
     parser = study.parser(__doc__.splitlines()[0])
     known = (*problems.PROBLEMS, *problems.NORMALIZED)
-    parser.add_argument("--problems", nargs="+", choices=known, help="instead of the size's own")
-    parser.add_argument("--methods", nargs="+", choices=problems.METHODS, help="likewise")
+    parser.add_narrowing_argument(
+        "--problems", nargs="+", choices=known, help="instead of the size's own"
+    )
+    parser.add_narrowing_argument("--methods", nargs="+", choices=problems.METHODS, help="likewise")
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder that holds NAME.npz")
     options = parser.parse_args(arguments)
     size = chosen(options, SIZES["full" if options.full else "quick"])
@@ -307,7 +309,7 @@ def main(arguments=None):
     for problem, own in regrets.items():
         text += problem_table(problem, compared[problem], own, tuned[problem]) + "\n"
     text += "\n".join(family_table(own, count) for count, own in found.items())
-    this.report(text, draw(regrets, found))
+    this.report(text, lambda: draw(regrets, found))
 
 
 if __name__ == "__main__":

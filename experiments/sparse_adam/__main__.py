@@ -54,10 +54,7 @@ def main(arguments=None):
     parts = {"check": checks(size), "grid": grids(size), **online_jobs(size)}
     results = work.run_named(parts, train)
     found = {part: list(zip(jobs, results[part], strict=True)) for part, jobs in parts.items()}
-    if work.leads:
-        work.report("\n".join(tables(found)), pictures.draw(found))
-    else:
-        work.report("")
+    work.report("\n".join(tables(found)), lambda: pictures.draw(found))
 
 
 def checks(size):
