@@ -44,7 +44,7 @@ FAULTS = {
     "a label too high": (
         "y_test",
         lambda y: y + 10,
-        "integers from 0 to 9 in y_test. Received: int64 from 1",
+        "0 to 9 in y_test. Received: int64 from 1",
     ),
     "a label below 0": ("y_train", lambda y: y - 1, "in y_train. Received: int64 from -1 to"),
     "labels that are no integers": ("y_test", lambda y: y + 0.5, "y_test. Received: float64 from"),
