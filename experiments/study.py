@@ -52,11 +52,11 @@ class Parser(argparse.ArgumentParser):
         """Return the parsed arguments."""
         options = super().parse_args(arguments)
         for action in self._narrowing:
-            value = getattr(options, action.dest)
+            option, value = action.option_strings[0], getattr(options, action.dest)
             if options.record and value != action.default:
                 raise SystemExit(
-                    f"--record must come without {action.option_strings[0]}: it writes the whole "
-                    f"page. Received: {action.option_strings[0]} {_shown(value)}".rstrip()
+                    f"--record must come without {option}: it writes the whole page. "
+                    f"Received: {option} {value}"
                 )
         return options
 
@@ -416,12 +416,6 @@ def _rates_beyond(losses):
 
 def _name(job, version=1):
     return json.dumps(job if version == 1 else job | {"version": version}, sort_keys=True)
-
-
-def _shown(value):
-    """Return an argument's value as it is given on a command line; of a flag, nothing."""
-    values = value if isinstance(value, list) else [value]
-    return "" if value is True else " ".join(map(str, values))
 
 
 def _check_readme(path, options):
