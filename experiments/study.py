@@ -14,6 +14,7 @@ import fcntl
 import gc
 import hashlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -88,6 +89,33 @@ def first_crossing(target, curve):
         return 0.0
     before = curve[after - 1]
     return float(after - 1 + (target - before) / (curve[after] - before))
+
+
+def best_rate(losses):
+    """Return the rate of the lowest loss in a dictionary from rates to losses.
+
+    NaN is the worst loss; where all are NaN, the lowest rate is the best one.
+    """
+    known = {rate: loss for rate, loss in losses.items() if not math.isnan(loss)}
+    return min(known, key=known.get) if known else min(losses)
+
+
+def rates_table(searched, measure, digits=1):
+    """Return a table of what `Study.search_rates` found, the best rates in bold.
+
+    Args:
+        searched: dictionary from the kind of training, a label, to its losses by rate.
+        measure: string, what the losses are.
+        digits: integer, of the losses after the point.
+    """
+    rows = []
+    for kind, losses in searched.items():
+        best, rates = best_rate(losses), sorted(losses)
+        cells = [f"{rate:g}: {losses[rate]:.{digits}f}" for rate in rates]
+        cells[rates.index(best)] = f"**{cells[rates.index(best)]}**"
+        at_edge = len(rates) > 1 and best in (rates[0], rates[-1])
+        rows.append([kind, ", ".join(cells) + " (the best is at the edge)" * at_edge])
+    return table(["Training", f"Rate: {measure}"], rows)
 
 
 def table(header, rows):
@@ -176,6 +204,31 @@ class Study:
         """Run the lists of jobs of a dictionary; return their results under the same names."""
         results = iter(self.run([job for jobs in named.values() for job in jobs], train))
         return {name: [next(results) for _ in jobs] for name, jobs in named.items()}
+
+    def search_rates(self, grids, job_of, train, loss, extensions=2):
+        """Return the loss of each kind of training at each rate of its grid.
+
+        A grid whose best rate is its first or last one goes on beyond it, rate by rate.
+
+        Args:
+            grids: dictionary from the kind of training to its rates, in order, each of about the
+                same ratio to the one before, and that at least 1.5.
+            job_of: function of a kind and a rate that returns the job.
+            train: as for `run`.
+            loss: function of a result; the rate of the lowest loss is the best one.
+            extensions: how many rates may follow beyond the edges of a grid.
+
+        Returns:
+            Dictionary from the kind to a dictionary from its rates, in order, to their losses.
+        """
+        found, missing = {kind: {} for kind in grids}, grids
+        for _ in range(extensions + 1):
+            tried = [(kind, rate) for kind, rates in missing.items() for rate in rates]
+            results = self.run([job_of(kind, rate) for kind, rate in tried], train)
+            for (kind, rate), result in zip(tried, results, strict=True):
+                found[kind][rate] = loss(result)
+            missing = {kind: _rates_beyond(losses) for kind, losses in found.items()}
+        return {kind: dict(sorted(losses.items())) for kind, losses in found.items()}
 
     def records(self):
         """Return what is recorded: dictionaries with job, result and seconds, by the job's name."""
@@ -320,6 +373,15 @@ def machine():
         f"Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores of {model}, "
         f"{datetime.date.today()}"
     )
+
+
+def _rates_beyond(losses):
+    """Return the rate beyond the edge at which the best one lies, in a list; none elsewhere."""
+    rates, best = sorted(losses), best_rate(losses)
+    if len(rates) < 2 or best not in (rates[0], rates[-1]):
+        return []
+    neighbour = rates[1] if best == rates[0] else rates[-2]
+    return [float(f"{best**2 / neighbour:.1g}")]
 
 
 def _name(job, version=1):

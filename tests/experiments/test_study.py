@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from experiments import study as study_module
@@ -47,6 +48,37 @@ def test_what_was_trained_is_not_trained_again(study):
     # The folder of the training that was cut short is given to it again, then removed.
     assert [result["half"] for result in results] == [False, False, True, False]
     assert not [path for path in (again.out / "jobs").iterdir() if path.is_dir()]
+
+
+def test_a_grid_goes_on_beyond_an_edge_that_is_best(study):
+    optima = {"inside": 0.01, "above": 0.1, "far below": 1e-6, "diverges": 0.0003}
+
+    def train(job, folder):
+        if job["kind"] == "diverges" and job["rate"] > 0.0005:
+            return {"loss": float("nan")}
+        return {"loss": abs(np.log(job["rate"] / optima[job["kind"]]))}
+
+    searched = study().search_rates(
+        dict.fromkeys(optima, (0.003, 0.01, 0.03)),
+        lambda kind, rate: {"kind": kind, "rate": rate},
+        train,
+        lambda result: result["loss"],
+    )
+    assert {kind: list(losses) for kind, losses in searched.items()} == {
+        "inside": [0.003, 0.01, 0.03],
+        "above": [0.003, 0.01, 0.03, 0.09, 0.3],
+        "far below": [0.0003, 0.0009, 0.003, 0.01, 0.03],
+        "diverges": [0.0003, 0.0009, 0.003, 0.01, 0.03],
+    }
+    assert [study_module.best_rate(losses) for losses in searched.values()] == [
+        0.01,
+        0.09,
+        0.0003,
+        0.0003,
+    ]
+    lines = study_module.rates_table(searched, "loss").splitlines()
+    assert lines[2] == "| inside | 0.003: 1.2, **0.01: 0.0**, 0.03: 1.1 |"
+    assert lines[4].endswith("(the best is at the edge) |")
 
 
 def test_the_seconds_of_a_training_are_those_of_all_its_parts(study, monkeypatch):
