@@ -10,6 +10,7 @@ from keras_bp._arguments import check_floating
 from keras_bp._keras import is_persistent
 from keras_bp._types import Array
 from keras_bp.gradients import all_finite, as_gradient, map_values, sum_over_replicas, values_of
+from keras_bp.multitask.blocks import block_of, gramian_of, largest_entry, sparse_sum, weighted_sum
 from keras_bp.multitask.weighting import Weighting, of_present
 
 Gradient = Any
@@ -107,7 +108,7 @@ class Combiner(Weighting):
         wide /= tf.where(largest > 0.0, largest, 1.0)
         gramian = tf.matmul(wide, wide, transpose_b=True)
         block = tf.cast(rows, tf.float32) if rows.dtype.size < 4 else rows
-        total = _weighted_sum(self.weights(gramian, present, losses), block)
+        total = weighted_sum(self.weights(gramian, present, losses), block)
         return tf.cast(total, rows.dtype)
 
     def gradients(
@@ -284,9 +285,9 @@ class Combiner(Weighting):
                 for task, loss, is_missing in zip(tasks, given, missing, strict=True)
             ]
         )
-        scale = _scale(columns, shared, present) if wide else tf.constant(1.0, tf.float64)
-        blocks = [_block(*parts) for parts in zip(columns, owners, strict=True)]
-        gramians = [_gramian(*parts, scale) for parts in zip(blocks, owners, strict=True)]
+        scale = largest_entry(columns, shared, present) if wide else tf.constant(1.0, tf.float64)
+        blocks = [block_of(*parts) for parts in zip(columns, owners, strict=True)]
+        gramians = [gramian_of(*parts, scale) for parts in zip(blocks, owners, strict=True)]
         total = sum((g for g in gramians if g is not None), tf.zeros([len(tasks)] * 2, tf.float64))
         present &= tf.math.is_finite(tf.linalg.diag_part(total))
         gramians = [None if g is None else of_present(g, present) for g in gramians]
@@ -432,69 +433,13 @@ def _stacked(losses, present):
     return tf.where(present, values, 0.0)
 
 
-def _scale(columns, shared, present):
-    """Return the divisor of gradients before they are squared: the largest entry."""
-    sizes = [tf.constant(0.0, tf.float64)]
-    for column in (columns[place] for place in np.nonzero(shared)[0]):
-        for task, gradient in enumerate(column):
-            if gradient is not None:
-                size = tf.reduce_max(tf.abs(tf.cast(values_of(gradient), tf.float64)))
-                sizes.append(tf.where(present[task], size, 0.0))
-    largest = tf.reduce_max(tf.stack(sizes))
-    return tf.where(largest > 0.0, largest, 1.0)
-
-
-def _block(column, owners):
-    """Return a shared variable's gradients, or None where no two tasks share it.
-
-    Args:
-        column: list of T gradients of one shape, tensors, `tf.IndexedSlices` or None.
-        owners: bool array of shape (T,), which tasks depend on the variable.
-
-    Returns:
-        A tensor with one gradient per row, in float32 or float64, for the n tasks that depend on
-        the variable; a list of n `tf.IndexedSlices` where all are sparse.
-    """
-    gradients = [column[task] for task in np.nonzero(owners)[0]]
-    if len(gradients) < 2:
-        return None
-    if all(isinstance(g, tf.IndexedSlices) for g in gradients):
-        return gradients
-    dense = [tf.convert_to_tensor(g) for g in gradients]
-    return tf.stack([tf.cast(g, tf.float32) if g.dtype.size < 4 else g for g in dense])
-
-
-def _gramian(block, owners, scale):
-    """Return the products of one variable's gradients with each other, over all tasks.
-
-        M_ij = g_i . g_j / scale^2
-
-    Args:
-        block: what `_block` returns. The rows of a sparse gradient are summed per id first.
-        owners: bool array of shape (T,), which tasks depend on the variable.
-        scale: float64 scalar.
-
-    Returns:
-        A float64 tensor of shape (T, T), not finite in the row and the column of a task whose
-        gradient is not; None where no two tasks share the variable.
-    """
-    if block is None:
-        return None
-    rows = tf.stack(_rows_per_id(block)) if isinstance(block, list) else block
-    flat = tf.cast(tf.reshape(rows, [rows.shape[0], -1]), tf.float64) / scale
-    products = tf.pad(tf.matmul(flat, flat, transpose_b=True), [[0, 1], [0, 1]])
-    # Gathered, as NaN times 0 would be NaN: the last one for those that do not depend on it.
-    place = np.where(owners, owners.cumsum() - 1, owners.sum())
-    return tf.gather(tf.gather(products, place), place, axis=1)
-
-
 def _combined(columns, owners, blocks, weights, present):
     """Return each variable's gradient: the tasks' weighted sum where it is shared.
 
     Args:
         columns: for each variable, the list of T gradients.
         owners: bool array of shape (variables, T), which tasks depend on which variable.
-        blocks: for each variable what `_block` returns.
+        blocks: for each variable what `block_of` returns.
         weights: for each variable a float64 tensor of shape (T,), 0 for absent tasks.
         present: boolean tensor of shape (T,). Absent tasks' gradients may not be finite.
     """
@@ -505,7 +450,7 @@ def _combined(columns, owners, blocks, weights, present):
             [task] = tasks[place]
             gradients[place] = _zeros_unless(present[task], column[task])
         elif isinstance(block, list):
-            gradients[place] = _sparse_sum(tf.gather(weights[place], tasks[place]), block)
+            gradients[place] = sparse_sum(tf.gather(weights[place], tasks[place]), block)
     dense = [place for place, block in enumerate(blocks) if tf.is_tensor(block)]
 
     def sums(without_absent):
@@ -516,7 +461,7 @@ def _combined(columns, owners, blocks, weights, present):
                 kept = tf.gather(present, tasks[place])
                 kept = tf.reshape(kept, [-1] + [1] * (block.shape.rank - 1))
                 block = tf.where(kept, block, tf.zeros_like(block))
-            total = _weighted_sum(tf.gather(weights[place], tasks[place]), block)
+            total = weighted_sum(tf.gather(weights[place], tasks[place]), block)
             found.append(tf.cast(total, columns[place][tasks[place][0]].dtype))
         return found
 
@@ -526,63 +471,3 @@ def _combined(columns, owners, blocks, weights, present):
         for place, gradient in zip(dense, found, strict=True):
             gradients[place] = gradient
     return gradients
-
-
-def _rows_per_id(gradients):
-    """Return a dense tensor for each gradient: its rows summed per id, ids in one order for all."""
-    ids = _joined_ids(gradients)
-    # As many segments as rows, some of them empty: XLA does not know the number of ids, and pads.
-    segments = tf.unique(ids).idx
-    parts = tf.split(segments, [tf.size(g.indices) for g in gradients], num=len(gradients))
-    return [
-        tf.math.unsorted_segment_sum(tf.cast(g.values, tf.float64), part, tf.size(ids))
-        for g, part in zip(gradients, parts, strict=True)
-    ]
-
-
-def _joined_ids(gradients):
-    """Return the ids concatenated; tasks may look up with ids of different dtypes."""
-    same = len({g.indices.dtype for g in gradients}) == 1
-    return tf.concat([g.indices if same else tf.cast(g.indices, tf.int64) for g in gradients], 0)
-
-
-def _weighted_sum(weights, block):
-    """Return the weighted sum of a tensor's rows.
-
-    Finite gradients give no NaN: where a term would overflow, the sum is formed on a smaller
-    scale, so that it is infinite at most.
-
-    Args:
-        weights: float64 tensor of shape (n,).
-        block: tensor of shape (n, ...), in float32 or float64.
-    """
-    shares, scale = _shares(weights, block.dtype)
-    return _rescaled(tf.tensordot(shares, block, 1), scale)
-
-
-def _sparse_sum(weights, gradients):
-    """Return what `_weighted_sum` does, for a list of `tf.IndexedSlices`: rows concatenated.
-
-    A gradient with a weight of 0 need not be finite.
-    """
-    dtype = gradients[0].dtype
-    shares, scale = _shares(weights, dtype if dtype.size > 4 else tf.float32)
-    values = [
-        tf.math.multiply_no_nan(tf.cast(g.values, shares.dtype), shares[number])
-        for number, g in enumerate(gradients)
-    ]
-    total = tf.cast(_rescaled(tf.concat(values, axis=0), scale), dtype)
-    return tf.IndexedSlices(total, _joined_ids(gradients), gradients[0].dense_shape)
-
-
-def _shares(weights, dtype):
-    """Return weights divided by a scale, with a sum of magnitudes of at most 1, and the scale."""
-    # A power of two, so that no digit is lost.
-    bound = tf.maximum(weights.shape[0] * tf.reduce_max(tf.abs(weights)), 1.0)
-    scale = 2.0 ** tf.math.ceil(tf.math.log(bound) / tf.math.log(tf.constant(2.0, bound.dtype)))
-    return tf.cast(weights / scale, dtype), tf.cast(scale, dtype)
-
-
-def _rescaled(total, scale):
-    # 0 times a scale that is infinite in float32 is no NaN.
-    return tf.math.multiply_no_nan(scale, total)
