@@ -223,7 +223,7 @@ def draw(results, dataset):
 
 def main(arguments=None):
     parser = study.parser(__doc__.splitlines()[0])
-    parser.add_argument("--dataset", choices=("digits", *image_data.SHAPES))
+    parser.add_narrowing_argument("--dataset", choices=("digits", *image_data.SHAPES))
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder that holds DATASET.npz")
     options = parser.parse_args(arguments)
     settings = dict(SIZES["full" if options.full else "quick"])
@@ -266,7 +266,7 @@ def main(arguments=None):
         f"{settings['held_out']:,} others, one seed:\n\n"
         + study.rates_table(searched, "held-out error, %")
     )
-    this_study.report(text, draw(results, settings["dataset"]))
+    this_study.report(text, lambda: draw(results, settings["dataset"]))
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def main(arguments=None):
             figure.savefig(study_.out / name)
             if options.record:
                 shutil.copy(study_.out / name, study.IMAGES / name)
-    study_.report(report.tables(runs, rates), report.draw(runs))
+    study_.report(report.tables(runs, rates), lambda: report.draw(runs))
 
 
 if __name__ == "__main__":

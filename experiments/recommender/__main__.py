@@ -225,10 +225,10 @@ def main(arguments=None):
     parser.add_argument(
         "--ratings", type=pathlib.Path, help="CSV file with a column of users and one of items"
     )
-    parser.add_argument("--timing", action="store_true", help="measure the time of a step only")
+    parser.add_narrowing_argument(
+        "--timing", action="store_true", help="measure the time of a step only"
+    )
     options = parser.parse_args(arguments)
-    if options.timing and options.record:
-        parser.error("--timing and --record exclude each other: tables need the trainings")
     sizes = SIZES["full" if options.full else "quick"]
     shared = data_sets(sizes, options.ratings)
     if options.timing:
@@ -259,7 +259,7 @@ def main(arguments=None):
     parts = [compare(trainings, each, sizes, times[name], run) for name, each in shared.items()]
     sections, searched, shown = zip(*parts, strict=True)
     text = [*sections, by_rows, tables.by_rate(dict(zip(shared, searched, strict=True)))]
-    trainings.report("\n".join(text), tables.draw(shown))
+    trainings.report("\n".join(text), lambda: tables.draw(shown))
 
 
 if __name__ == "__main__":

@@ -54,10 +54,8 @@ def main(arguments=None):
     parts = {"check": checks(size), "grid": grids(size), **online_jobs(size)}
     results = work.run_named(parts, train)
     found = {part: list(zip(jobs, results[part], strict=True)) for part, jobs in parts.items()}
-    if work.leads:
-        work.report("\n".join(tables(found)), pictures.draw(found))
-    else:
-        work.report("")
+    text = "\n".join(tables(found)) if work.leads else ""  # some seconds
+    work.report(text, lambda: pictures.draw(found))
 
 
 def checks(size):

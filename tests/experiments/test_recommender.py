@@ -268,9 +268,3 @@ def test_a_file_counts_a_pair_once(recommender, tmp_path):
     data = recommender.interactions.read(tmp_path / "r.csv")
     assert (data.users, data.items) == (10, 12)
     assert len(data.train) + len(data.validation) + len(data.test) == 120
-
-
-def test_timing_is_not_recorded_in_the_readme(recommender, capsys):
-    with pytest.raises(SystemExit):
-        recommender.run("--timing", "--record")
-    assert "--timing and --record" in capsys.readouterr().err
