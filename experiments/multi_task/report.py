@@ -6,6 +6,8 @@ from measures import improvement, mean_of
 from scenes import CLASSES
 from study import mean_spread, table
 
+ALONE = "one task alone"  # in the place of a setting, for networks of one task
+BY_HAND = "depth loss x 0.25"  # a setting of equal weights only, beside the base setting
 SHOWN = [
     ("segmentation", "miou", "mIoU, %", 1),
     ("segmentation", "pixel_accuracy", "Pixels, %", 1),
