@@ -26,6 +26,7 @@ import network
 import numpy as np
 import report
 import scenes
+from comparison import ALONE, BY_HAND
 from measures import REFERENCE, improvement, measure
 
 from keras_bp import multitask
@@ -40,7 +41,7 @@ BASE = {"tasks": TASKS, "width": 16, "shared": 4, "loss_weights": {}}
 # What is different from BASE, by the setting's name.
 SETTINGS = {
     "base": {},
-    report.BY_HAND: {"loss_weights": {"depth": 0.25}},
+    BY_HAND: {"loss_weights": {"depth": 0.25}},
     "an unrelated task": {"tasks": [*TASKS, "unrelated"]},
     "depth loss x 100": {"loss_weights": {"depth": 100.0}},
     "two shared layers": {"shared": 2},
@@ -60,7 +61,7 @@ SIZES = {
         "epochs": 6,
         "seeds": 5,
         "rates": [3e-3, 6e-3, 1.2e-2],
-        "combiners": dict.fromkeys(SETTINGS, SUBSET) | {"base": COMBINERS, report.BY_HAND: ["Sum"]},
+        "combiners": dict.fromkeys(SETTINGS, SUBSET) | {"base": COMBINERS, BY_HAND: ["Sum"]},
     },
 }
 BATCH, TEST = 16, 300
@@ -106,7 +107,7 @@ def train(study_, job, folder):
 def trainings(size):
     """Return each training's job, but for rate, data and seed, by (setting, combiner).
 
-    Those of one task are by (`report.ALONE`, task).
+    Those of one task are by (`ALONE`, task).
     """
     common = BASE | {key: size[key] for key in ("scenes", "epochs")}
     jobs = {
@@ -115,7 +116,7 @@ def trainings(size):
         for name in names
     }
     single = common | {"setting": "base", "combiner": "Sum"}
-    return jobs | {(report.ALONE, task): single | {"tasks": [task]} for task in TASKS}
+    return jobs | {(ALONE, task): single | {"tasks": [task]} for task in TASKS}
 
 
 def main(arguments=None):

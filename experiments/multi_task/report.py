@@ -1,13 +1,12 @@
 """The tables and pictures of the study."""
 
 import numpy as np
+from comparison import ALONE, BY_HAND, alone, differences, holm, measures_of, p_values
 from matplotlib.figure import Figure
 from measures import improvement, mean_of
 from scenes import CLASSES
-from study import mean_spread, table
+from study import best_rate, mean_spread, table
 
-ALONE = "one task alone"  # in the place of a setting, for networks of one task
-BY_HAND = "depth loss x 0.25"  # a setting of equal weights only, beside the base setting
 SHOWN = [
     ("segmentation", "miou", "mIoU, %", 1),
     ("segmentation", "pixel_accuracy", "Pixels, %", 1),
@@ -21,86 +20,113 @@ SHOWN = [
 ]
 
 
-def measures_by_combiner(runs):
-    """Return the list of measures of each seed, by combiner."""
-    found = {}
-    for job, result in runs:
-        found.setdefault(job["combiner"], []).append(result["measures"])
-    return found
+def tables(results, searched):
+    """Return all tables in Markdown.
 
-
-def deltas(runs):
-    """Return each seed's improvement over equal weights' mean in percent, by combiner."""
-    found = measures_by_combiner(runs)
-    base = mean_of(found["Sum"])
-    return {name: [improvement(run, base) for run in seeds] for name, seeds in found.items()}
-
-
-def wins(found, name):
-    """Tell whether a combiner is ahead of equal weights by more than both spreads together."""
-    spreads = [np.std(found[n], ddof=1) if len(found[n]) > 1 else np.inf for n in (name, "Sum")]
-    return name != "Sum" and np.mean(found[name]) - np.mean(found["Sum"]) > sum(spreads)
-
-
-def alone(runs):
-    """Return the measures of the networks of one task, as a list with an entry for each seed."""
-    seeds = {}
-    for job, result in runs:
-        seeds.setdefault(job["seed"], {}).update(result["measures"])
-    return list(seeds.values())
-
-
-def tables(runs, rates):
-    """Return all tables in Markdown; `runs` are (job, result) by setting, and "alone"."""
-    single = alone(runs["alone"])
+    Args:
+        results: dictionary of the results of each seed, by (setting, combiner).
+        searched: dictionary of what `Study.search_rates` found, by the same.
+    """
+    found = differences(results)
+    p = p_values(found)
+    rates = {kind: best_rate(losses) for kind, losses in searched.items()}
     return "\n".join(
         [
-            rates,
-            "The base setting, by combiner; Δ in percent, over equal weights and over networks",
-            "of one task:\n",
-            _base_table(runs["base"], single),
-            "Δ over equal weights in percent; bold where it is larger than both spreads together:",
-            "",
-            _settings_table(runs),
+            "The base setting, by combiner; Δ in percent, over networks of one task and over equal",
+            "weights, seed by seed:\n",
+            _base_table(results, rates, found, holm(p)),
+            "Δ over equal weights in percent, seed by seed; in brackets the peak rate:\n",
+            _settings_table(results, rates, found, holm(p)),
+            _chance(found, p),
+            _edges(searched),
             "Equal weights, by setting and pair of tasks, all shared layers, means over training",
             "and seeds; the ratio is that of the longer gradient to the shorter one:\n",
-            _conflict_table(runs),
-            "The base setting by layer, in the first epoch and in the last:\n",
-            _layer_table(runs["base"]),
+            _conflict_table(results),
+            "The base setting by layer: cosine, and conflicting steps, over training:\n",
+            _layer_table(results["base", "Sum"]),
         ]
     )
 
 
-def _base_table(runs, single):
-    found, over_equal, base = measures_by_combiner(runs), deltas(runs), mean_of(single)
-    rows = []
-    for name, seeds in [("(one task alone)", single), *found.items()]:
-        row = [name]
-        for task, key, _, digits in SHOWN:
-            row.append(mean_spread([run[task][key] for run in seeds], digits))
-        row.append(mean_spread(over_equal[name], 1) if name in over_equal else "")
-        row.append(mean_spread([improvement(run, base) for run in seeds], 1))
-        rows.append(row)
-    header = ["Combiner", *(title for _, _, title, _ in SHOWN), "Δ equal", "Δ alone"]
-    return table(header, rows)
+def _base_table(results, rates, found, significant):
+    single = alone(results)
+    base = mean_of(single)
+    own = ", ".join(f"{rate:g}" for (kind, _), rate in rates.items() if kind == ALONE)
+    rows = [("(one task alone)", own, single, "")]
+    for (setting, name), rate in rates.items():
+        if setting in ("base", BY_HAND):
+            label = name if setting == "base" else f"{name}, {setting}"
+            over = _marked(found, (setting, name), significant) if (setting, name) in found else ""
+            rows.append((label, f"{rate:g}", measures_of(results, setting, name), over))
+    header = ["Combiner", "Rate", *(title for _, _, title, _ in SHOWN), "Δ alone", "Δ equal"]
+    return table(header, [_base_row(*row, base) for row in rows])
 
 
-def _settings_table(runs):
-    settings = [name for name in runs if name != "alone"]
-    names = [name for name in deltas(runs[settings[-1]]) if name != "Sum"]
+def _base_row(label, rate, runs, over, base):
+    cells = [mean_spread([run[task][key] for run in runs], n) for task, key, _, n in SHOWN]
+    return [label, rate, *cells, mean_spread([improvement(run, base) for run in runs], 1), over]
+
+
+def _marked(found, kind, significant):
+    cell = mean_spread(found[kind], 1)
+    if kind not in significant:
+        return cell
+    return f"**{cell}**" if np.mean(found[kind]) > 0.0 else f"*{cell}*"
+
+
+def own_spread(results, setting):
+    """Return each seed's improvement of equal weights over their mean."""
+    runs = measures_of(results, setting, "Sum")
+    return np.array([improvement(run, mean_of(runs)) for run in runs])
+
+
+def settings_of(results):
+    """Return the names of the settings in which combiners are compared."""
+    return [
+        s for s in dict.fromkeys(setting for setting, _ in results) if s not in (ALONE, BY_HAND)
+    ]
+
+
+def _settings_table(results, rates, found, significant):
+    settings = settings_of(results)
+    names = [name for setting, name in found if setting == settings[-1]]
     rows = []
     for setting in settings:
-        found = deltas(runs[setting])
-        cells = [mean_spread(found[name], 1) for name in names]
-        cells = [f"**{c}**" if wins(found, n) else c for n, c in zip(names, cells, strict=True)]
-        rows.append([setting, mean_spread(found["Sum"], 1), *cells])
+        spread = own_spread(results, setting).std(ddof=1) if len(alone(results)) > 1 else 0.0
+        row = [setting, f"± {spread:.1f} ({rates[setting, 'Sum']:g})"]
+        for name in names:
+            kind = setting, name
+            row.append(f"{_marked(found, kind, significant)} ({rates[kind]:g})")
+        rows.append(row)
     return table(["Setting", "Sum (equal weights)", *names], rows)
+
+
+def _chance(found, p):
+    """Return what chance alone would do in as many comparisons."""
+    seeds, count = len(next(iter(found.values()))), len(found)
+    ahead = sum(bool(np.all(values > 0.0)) for values in found.values())
+    plain = sum(value <= 0.05 and np.mean(found[kind]) > 0.0 for kind, value in p.items())
+    return (
+        f"Of {count} comparisons {ahead} are ahead from each seed (by chance alone "
+        f"{count * 0.5**seeds:.1f} would be), {plain} ahead with a p of at most 0.05 by itself "
+        f"(by chance {count * 0.025:.1f}).\n"
+    )
+
+
+def _edges(searched):
+    edges = [k for k, v in searched.items() if len(v) > 1 and best_rate(v) in (min(v), max(v))]
+    tried = sum(map(len, searched.values()))
+    named = "; ".join(f"{setting}: {name}" for setting, name in edges)
+    return (
+        f"{len(searched)} kinds of training, {tried} rates tried; the best is at the edge of what "
+        f"was tried for {len(edges)}{f' ({named})' if edges else ''}.\n"
+    )
 
 
 def watched(runs):
     """Return arrays (seeds, epochs), as `conflicts.read` names them, by (layer, pair)."""
     found = {}
-    for _, result in runs:
+    for result in runs:
         for row in result.get("conflict", []):
             place = found.setdefault((row["layer"], row["pair"]), {})
             for key in ("cosine", "conflicting", "ratio", "steps"):
@@ -112,30 +138,33 @@ def conflict_rows(runs):
     """Return the means over training and seeds, as `GradientConflict.table` has them."""
     return [
         {"layer": layer, "tasks": tuple(pair.split("-")), "steps": int(parts["steps"].sum())}
-        | {key: float(parts[key].mean()) for key in ("cosine", "conflicting")}
+        | {key: float(np.nanmean(parts[key])) for key in ("cosine", "conflicting")}
         for (layer, pair), parts in watched(runs).items()
     ]
 
 
-def _conflict_table(runs):
+def _conflict_table(results):
     rows = []
-    for setting in runs:
-        for (layer, pair), parts in watched(runs[setting]).items():
-            if layer == "global":
-                rows.append([setting, pair, *_cells(parts, slice(None))])
+    for setting, name in results:
+        if name == "Sum":
+            for (layer, pair), parts in watched(results[setting, name]).items():
+                if layer == "global":
+                    rows.append([setting, pair, *_cells(parts)])
     return table(["Setting", "Tasks", "Cosine", "Conflicting steps, %", "Ratio"], rows)
 
 
 def _layer_table(runs):
+    found = watched(runs)
+    layers, pairs = (list(dict.fromkeys(kind[n] for kind in found)) for n in (0, 1))
     rows = []
-    for (layer, pair), parts in watched(runs).items():
-        first, last = (_cells(parts, slice(n, n + 1 or None)) for n in (0, -1))
-        rows.append([layer, pair, *(f"{a}; {b}" for a, b in zip(first, last, strict=True))])
-    return table(["Layer", "Tasks", "Cosine", "Conflicting steps, %", "Ratio"], rows)
+    for layer in layers:
+        cells = [_cells(found[layer, pair]) for pair in pairs]
+        rows.append([layer, *(f"{cosine}; {steps} %" for cosine, steps, _ in cells)])
+    return table(["Layer", *pairs], rows)
 
 
-def _cells(parts, epochs):
-    means = {key: values[:, epochs].mean(axis=1) for key, values in parts.items()}
+def _cells(parts):
+    means = {key: np.nanmean(values, axis=1) for key, values in parts.items()}
     return (
         mean_spread(means["cosine"], 3),
         mean_spread(100.0 * means["conflicting"], 1),
@@ -143,42 +172,49 @@ def _cells(parts, epochs):
     )
 
 
-def draw(runs):
+def draw(results):
     """Draw the improvement over equal weights by setting, and the cosines over training."""
-    settings = [name for name in runs if name != "alone"]
-    found = watched(runs["base"])
-    pairs = list(dict.fromkeys(pair for _, pair in found))
-    columns = 3
-    heights = [1.6] + [1.0] * (-(-len(settings) // columns) - 1) + [1.2]
+    settings, columns = settings_of(results), 3
+    conflicts = watched(results["base", "Sum"])
+    pairs = list(dict.fromkeys(pair for _, pair in conflicts))
+    heights = [1.7] + [1.0] * (-(-len(settings) // columns) - 1) + [1.2]
     figure = Figure(figsize=(11.0, 2.4 * sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    found = differences(results)
+    significant = holm(p_values(found))
     for number, setting in enumerate(settings):
         axes = figure.add_subplot(grid[number // columns, number % columns])
-        _draw_deltas(axes, deltas(runs[setting]), setting)
+        shown = {(setting, "Sum"): own_spread(results, setting)}
+        also = BY_HAND if setting == "base" else setting
+        shown |= {kind: values for kind, values in found.items() if kind[0] in (setting, also)}
+        _draw_deltas(axes, shown, significant, setting)
     first = None
     for number, pair in enumerate(pairs):
         axes = first = figure.add_subplot(grid[-1, number], sharey=first)
-        for (layer, other), parts in found.items():
+        for (layer, other), parts in conflicts.items():
             if other == pair and layer != "global":
-                values = parts["cosine"]
-                axes.plot(np.arange(1, values.shape[1] + 1), values.mean(axis=0), "o-", label=layer)
+                mean = np.nanmean(parts["cosine"], axis=0)
+                axes.plot(np.arange(1, len(mean) + 1), mean, "o-", label=layer)
         axes.axhline(0.0, color="0.6", lw=1)
-        axes.set(title=pair.replace("-", " and "), xlabel="epoch")
+        axes.set(title=f"base: {pair.replace('-', ' and ')}", xlabel="epoch")
         axes.set_ylabel("cosine" if number == 0 else "")
     if pairs:
         axes.legend(frameon=False)
     return figure
 
 
-def _draw_deltas(axes, found, setting):
-    for place, (name, values) in enumerate(reversed(found.items())):
-        color = "tab:green" if wins(found, name) else "tab:gray" if name == "Sum" else "tab:blue"
+def _draw_deltas(axes, shown, significant, title):
+    for place, (kind, values) in enumerate(reversed(shown.items())):
+        color = "tab:gray" if kind[1] == "Sum" else "tab:blue"
+        if kind in significant:
+            color = "tab:green" if np.mean(values) > 0.0 else "tab:red"
         axes.plot(values, [place] * len(values), "o", color=color, alpha=0.5)
         axes.plot(np.mean(values), place, "|", color="black", markersize=12)
+    names = [f"Sum, {setting}" if setting == BY_HAND else name for setting, name in shown]
     axes.axvline(0.0, color="0.6", lw=1)
-    axes.set_yticks(range(len(found)), list(reversed(found)))
-    axes.set_ylim(-0.6, len(found) - 0.4)
-    axes.set(title=setting, xlabel="better than equal weights, %")
+    axes.set_yticks(range(len(shown)), names[::-1])
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.set(title=title, xlabel="better than equal weights, %")
 
 
 def draw_scenes(data):
