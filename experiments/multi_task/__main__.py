@@ -33,35 +33,42 @@ from keras_bp import multitask
 from keras_bp.callbacks import GradientConflict
 from keras_bp.visualization import plot_gradient_conflict
 
-NO_RIVALS = "Sum", "Combiner", "LossWeighting", "MultiTaskModel"
-COMBINERS = ["Sum", *(name for name in multitask.__all__ if name not in NO_RIVALS)]
-SUBSET = ["Sum", "GradNorm", "BlockwiseUPGrad", "PCGrad", "IMTLG"]
+BASES = "Combiner", "LossWeighting", "MultiTaskModel"
+SUBSET = ["Sum", "GradNorm", "BlockwiseUPGrad", "PCGrad"]
+OTHERS = [name for name in multitask.__all__ if name not in (*BASES, *SUBSET)]
 TASKS = ["segmentation", "depth", "normals"]
 BASE = {"tasks": TASKS, "width": 16, "shared": 4, "loss_weights": {}}
 # What is different from BASE, by the setting's name.
 SETTINGS = {
     "base": {},
-    BY_HAND: {"loss_weights": {"depth": 0.25}},
     "an unrelated task": {"tasks": [*TASKS, "unrelated"]},
-    "depth loss x 100": {"loss_weights": {"depth": 100.0}},
     "two shared layers": {"shared": 2},
-    "a quarter of the width": {"width": 4},
+    "depth loss x 100": {"loss_weights": {"depth": 100.0}},
     "related tasks": {"tasks": ["depth", "disparity"]},
+    "a quarter of the width": {"width": 4},
+    BY_HAND: {"loss_weights": {"depth": 0.25}},
 }
+COMPARED = [setting for setting in SETTINGS if setting != BY_HAND]
+# "groups": settings and combiners in the order in which they are trained.
 SIZES = {
     "quick": {
         "scenes": 200,
         "epochs": 1,
         "seeds": 2,
         "rates": [6e-3],
-        "combiners": {"base": ["Sum", "IMTLG"], "depth loss x 100": ["Sum", "IMTLG"]},
+        "groups": [("base", ["Sum", "IMTLG"]), ("depth loss x 100", ["Sum", "IMTLG"])],
     },
     "full": {
         "scenes": 1300,
         "epochs": 6,
         "seeds": 5,
         "rates": [3e-3, 6e-3, 1.2e-2],
-        "combiners": dict.fromkeys(SETTINGS, SUBSET) | {"base": COMBINERS, BY_HAND: ["Sum"]},
+        "groups": [
+            *((setting, SUBSET) for setting in COMPARED),
+            (BY_HAND, ["Sum"]),
+            ("base", OTHERS),
+            *((setting, ["IMTLG"]) for setting in COMPARED if setting != "base"),
+        ],
     },
 }
 BATCH, TEST = 16, 300
@@ -107,25 +114,22 @@ def train(study_, job, folder):
 def trainings(size):
     """Return each training's job, but for rate, data and seed, by (setting, combiner).
 
-    Those of one task are by (`ALONE`, task).
+    It is a list of dictionaries, one for each group. Trainings of one task are by (`ALONE`, task).
     """
     common = BASE | {key: size[key] for key in ("scenes", "epochs")}
-    jobs = {
-        (setting, name): common | SETTINGS[setting] | {"setting": setting, "combiner": name}
-        for setting, names in size["combiners"].items()
-        for name in names
-    }
     single = common | {"setting": "base", "combiner": "Sum"}
-    return jobs | {(ALONE, task): single | {"tasks": [task]} for task in TASKS}
+    groups = [
+        {
+            (setting, name): common | SETTINGS[setting] | {"setting": setting, "combiner": name}
+            for name in names
+        }
+        for setting, names in size["groups"]
+    ]
+    return [*groups, {(ALONE, task): single | {"tasks": [task]} for task in TASKS}]
 
 
-def main(arguments=None):
-    """Choose each training's rate, train from several seeds, and report."""
-    options = study.parser(__doc__.split("\n")[0]).parse_args(arguments)
-    size = SIZES["full" if options.full else "quick"]
-    study.check_memory(1.2 * options.processes)
-    study_ = study.Study(__file__, options, arguments)
-    jobs = trainings(size)
+def run(study_, jobs, size):
+    """Return the losses by rate of each of `jobs`, and the results at the best rate."""
 
     def train_job(job, folder):
         return train(study_, job, folder)
@@ -138,15 +142,27 @@ def main(arguments=None):
         # the task of the largest loss, which only equal weights follow.
         lambda result: -improvement(result["measures"], REFERENCE),
     )
-    rates = {kind: study.best_rate(losses) for kind, losses in searched.items()}
     finals = {
         kind: [
-            job | {"rate": rates[kind], "data": "test", "seed": seed}
+            job | {"rate": study.best_rate(searched[kind]), "data": "test", "seed": seed}
             for seed in range(size["seeds"])
         ]
         for kind, job in jobs.items()
     }
-    results = study_.run_named(finals, train_job)
+    return searched, study_.run_named(finals, train_job)
+
+
+def main(arguments=None):
+    """Choose each training's rate, train from several seeds, and report."""
+    options = study.parser(__doc__.split("\n")[0]).parse_args(arguments)
+    size = SIZES["full" if options.full else "quick"]
+    study.check_memory(1.2 * options.processes)
+    study_ = study.Study(__file__, options, arguments)
+    searched, results = {}, {}
+    for jobs in trainings(size):  # a study that was interrupted has whole groups
+        found, trained = run(study_, jobs, size)
+        searched |= found
+        results |= trained
     if study_.leads:
         rows = report.conflict_rows(results["base", "Sum"])
         pictures = {

@@ -89,7 +89,7 @@ def settings_of(results):
 
 def _settings_table(results, rates, found, significant):
     settings = settings_of(results)
-    names = [name for setting, name in found if setting == settings[-1]]
+    names = [name for s, name in found if s == settings[-1]]
     rows = []
     for setting in settings:
         spread = own_spread(results, setting).std(ddof=1) if len(alone(results)) > 1 else 0.0
