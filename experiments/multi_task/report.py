@@ -114,12 +114,15 @@ def _chance(found, p):
 
 
 def _edges(searched):
-    edges = [k for k, v in searched.items() if len(v) > 1 and best_rate(v) in (min(v), max(v))]
-    tried = sum(map(len, searched.values()))
+    grids = {kind: losses for kind, losses in searched.items() if len(losses) > 1}
+    edges = [
+        kind for kind, losses in grids.items() if best_rate(losses) in (min(losses), max(losses))
+    ]
     named = "; ".join(f"{setting}: {name}" for setting, name in edges)
     return (
-        f"{len(searched)} kinds of training, {tried} rates tried; the best is at the edge of what "
-        f"was tried for {len(edges)}{f' ({named})' if edges else ''}.\n"
+        f"The rates of {len(grids)} of {len(searched)} kinds of training were searched, by "
+        f"{sum(map(len, grids.values()))} trainings; the best is at the edge of what was tried "
+        f"for {len(edges)}{f' ({named})' if edges else ''}.\n"
     )
 
 
