@@ -35,41 +35,51 @@ from keras_bp.visualization import plot_gradient_conflict
 
 BASES = "Combiner", "LossWeighting", "MultiTaskModel"
 SUBSET = ["Sum", "GradNorm", "BlockwiseUPGrad", "PCGrad"]
-OTHERS = [name for name in multitask.__all__ if name not in (*BASES, *SUBSET)]
+COMBINERS = [*SUBSET, *(name for name in multitask.__all__ if name not in (*BASES, *SUBSET))]
 TASKS = ["segmentation", "depth", "normals"]
 BASE = {"tasks": TASKS, "width": 16, "shared": 4, "loss_weights": {}}
 # What is different from BASE, by the setting's name.
 SETTINGS = {
     "base": {},
-    "an unrelated task": {"tasks": [*TASKS, "unrelated"]},
-    "two shared layers": {"shared": 2},
-    "depth loss x 100": {"loss_weights": {"depth": 100.0}},
-    "related tasks": {"tasks": ["depth", "disparity"]},
-    "a quarter of the width": {"width": 4},
     BY_HAND: {"loss_weights": {"depth": 0.25}},
+    "an unrelated task": {"tasks": [*TASKS, "unrelated"]},
+    "depth loss x 100": {"loss_weights": {"depth": 100.0}},
+    "a quarter of the width": {"width": 4},
+    "two shared layers": {"shared": 2},
+    "related tasks": {"tasks": ["depth", "disparity"]},
 }
-COMPARED = [setting for setting in SETTINGS if setting != BY_HAND]
-# "groups": settings and combiners in the order in which they are trained.
+# "groups": settings and combiners, in the order of the training, each at a rate of its own from
+# "rates" and beyond; "one rate": what is different where all are trained at the same rate.
 SIZES = {
     "quick": {
         "scenes": 200,
         "epochs": 1,
         "seeds": 2,
-        "rates": [6e-3],
-        "groups": [("base", ["Sum", "IMTLG"]), ("depth loss x 100", ["Sum", "IMTLG"])],
+        "rates": [3e-3, 6e-3],
+        "groups": [("base", ["Sum", "GradNorm"]), (ALONE, TASKS)],
+        "one rate": {"rates": [6e-3], "groups": [("depth loss x 100", ["Sum", "IMTLG"])]},
     },
     "full": {
         "scenes": 1300,
         "epochs": 6,
         "seeds": 5,
-        "rates": [3e-3, 6e-3, 1.2e-2],
+        "rates": [6e-3, 1.2e-2],
         "groups": [
-            *((setting, SUBSET) for setting in COMPARED[:2]),
+            ("base", SUBSET),
+            ("an unrelated task", SUBSET),
             (BY_HAND, ["Sum"]),
-            *((setting, SUBSET) for setting in COMPARED[2:]),
-            ("base", OTHERS),
-            *((setting, ["IMTLG"]) for setting in COMPARED if setting != "base"),
+            ("base", ["CAGrad", "UncertaintyWeighting"]),
+            (ALONE, TASKS),
+            ("depth loss x 100", SUBSET),
         ],
+        "one rate": {
+            "seeds": 3,
+            "rates": [6e-3],
+            "groups": [
+                ("base", COMBINERS),
+                *((name, [*SUBSET, "IMTLG"]) for name in SETTINGS if name not in ("base", BY_HAND)),
+            ],
+        },
     },
 }
 BATCH, TEST = 16, 300
@@ -118,44 +128,49 @@ def trainings(size):
     It is a list of dictionaries, one for each group. Trainings of one task are by (`ALONE`, task).
     """
     common = BASE | {key: size[key] for key in ("scenes", "epochs")}
-    single = common | {"setting": "base", "combiner": "Sum"}
-    groups = [
-        {
-            (setting, name): common | SETTINGS[setting] | {"setting": setting, "combiner": name}
-            for name in names
-        }
-        for setting, names in size["groups"]
-    ]
-    return [*groups, {(ALONE, task): single | {"tasks": [task]} for task in TASKS}]
+    groups = []
+    for setting, names in size["groups"]:
+        if setting == ALONE:
+            single = common | {"setting": "base", "combiner": "Sum"}
+            groups.append({(ALONE, task): single | {"tasks": [task]} for task in names})
+        else:
+            job = common | SETTINGS[setting] | {"setting": setting}
+            groups.append({(setting, name): job | {"combiner": name} for name in names})
+    return groups
 
 
-def run(study_, jobs, size):
-    """Return the losses by rate of each of `jobs`, and the results at the best rate.
+def train_all(study_, size):
+    """Return the losses by rate, and the results at the best rate, by (setting, combiner).
 
     A single rate is taken as it is: its loss is NaN.
     """
-    rates = size["rates"]
+    rates, searched, results = size["rates"], {}, {}
 
     def train_job(job, folder):
         return train(study_, job, folder)
 
-    searched = {kind: dict.fromkeys(rates, np.nan) for kind in jobs}
-    searched |= study_.search_rates(
-        dict.fromkeys(jobs if len(rates) > 1 else [], rates),
-        lambda kind, rate: jobs[kind] | {"rate": rate, "data": "validation", "seed": GRID_SEED},
-        train_job,
+    def loss(result):
         # By what the combiners are compared by. The sum of the losses would have each chosen by
         # the task of the largest loss, which only equal weights follow.
-        lambda result: -improvement(result["measures"], REFERENCE),
-    )
-    finals = {
-        kind: [
-            job | {"rate": study.best_rate(searched[kind]), "data": "test", "seed": seed}
-            for seed in range(size["seeds"])
-        ]
-        for kind, job in jobs.items()
-    }
-    return searched, study_.run_named(finals, train_job)
+        return -improvement(result["measures"], REFERENCE)
+
+    for jobs in trainings(size):  # a study that was interrupted has whole groups
+
+        def job_of(kind, rate, jobs=jobs):
+            return jobs[kind] | {"rate": rate, "data": "validation", "seed": GRID_SEED}
+
+        searched |= {kind: dict.fromkeys(rates, np.nan) for kind in jobs}
+        if len(rates) > 1:
+            searched |= study_.search_rates(dict.fromkeys(jobs, rates), job_of, train_job, loss)
+        finals = {
+            kind: [
+                job | {"rate": study.best_rate(searched[kind]), "data": "test", "seed": seed}
+                for seed in range(size["seeds"])
+            ]
+            for kind, job in jobs.items()
+        }
+        results |= study_.run_named(finals, train_job)
+    return searched, results
 
 
 def main(arguments=None):
@@ -164,11 +179,8 @@ def main(arguments=None):
     size = SIZES["full" if options.full else "quick"]
     study.check_memory(1.2 * options.processes)
     study_ = study.Study(__file__, options, arguments)
-    searched, results = {}, {}
-    for jobs in trainings(size):  # a study that was interrupted has whole groups
-        found, trained = run(study_, jobs, size)
-        searched |= found
-        results |= trained
+    searched, results = train_all(study_, size)
+    _, at_one_rate = train_all(study_, size | size["one rate"])
     if study_.leads:
         rows = report.conflict_rows(results["base", "Sum"])
         pictures = {
@@ -179,7 +191,7 @@ def main(arguments=None):
             figure.savefig(study_.out / name)
             if options.record:
                 shutil.copy(study_.out / name, study.IMAGES / name)
-    study_.report(report.tables(results, searched), report.draw(results))
+    study_.report(report.tables(results, searched, at_one_rate), report.draw(results))
 
 
 if __name__ == "__main__":

@@ -20,28 +20,31 @@ SHOWN = [
 ]
 
 
-def tables(results, searched):
+def tables(results, searched, at_one_rate):
     """Return all tables in Markdown.
 
     Args:
         results: dictionary of the results of each seed, by (setting, combiner).
         searched: dictionary of what `Study.search_rates` found, by the same.
+        at_one_rate: such a dictionary as `results`, of trainings that all have the same rate.
     """
     found = differences(results)
     p = p_values(found)
     rates = {kind: best_rate(losses) for kind, losses in searched.items()}
     return "\n".join(
         [
-            "The base setting, by combiner; Δ in percent, over networks of one task and over equal",
-            "weights, seed by seed:\n",
+            "The base setting, each combiner at its own rate; Δ in percent, over networks of one",
+            "task, and over equal weights seed by seed:\n",
             _base_table(results, rates, found, holm(p)),
-            "Δ over equal weights in percent, seed by seed; in brackets the peak rate:\n",
+            "Δ over equal weights in percent, seed by seed; in brackets each one's own rate:\n",
             _settings_table(results, rates, found, holm(p)),
             _chance(found, p),
             _edges(searched),
-            "Equal weights, by setting and pair of tasks, all shared layers, means over training",
-            "and seeds; the ratio is that of the longer gradient to the shorter one:\n",
-            _conflict_table(results),
+            "The same at one rate for all:\n",
+            _settings_table(at_one_rate, {}, differences(at_one_rate), set()),
+            "Equal weights at that rate, all shared layers, means over training and seeds; the",
+            "ratio is that of the longer gradient to the shorter one:\n",
+            _conflict_table(at_one_rate),
             "The base setting by layer: cosine, and conflicting steps, over training:\n",
             _layer_table(results["base", "Sum"]),
         ]
@@ -51,13 +54,14 @@ def tables(results, searched):
 def _base_table(results, rates, found, significant):
     single = alone(results)
     base = mean_of(single)
-    own = ", ".join(f"{rate:g}" for (kind, _), rate in rates.items() if kind == ALONE)
-    rows = [("(one task alone)", own, single, "")]
+    rows = []
     for (setting, name), rate in rates.items():
         if setting in ("base", BY_HAND):
             label = name if setting == "base" else f"{name}, {setting}"
             over = _marked(found, (setting, name), significant) if (setting, name) in found else ""
             rows.append((label, f"{rate:g}", measures_of(results, setting, name), over))
+    own = ", ".join(f"{rate:g}" for (kind, _), rate in rates.items() if kind == ALONE)
+    rows.append(("(one task alone)", own, single, ""))
     header = ["Combiner", "Rate", *(title for _, _, title, _ in SHOWN), "Δ alone", "Δ equal"]
     return table(header, [_base_row(*row, base) for row in rows])
 
@@ -88,16 +92,14 @@ def settings_of(results):
 
 
 def _settings_table(results, rates, found, significant):
+    """Return the table of differences, with the rates where they are given."""
     settings = settings_of(results)
-    names = [name for s, name in found if s == settings[-1]]
-    rows = []
+    names = list(dict.fromkeys(name for setting, name in found if setting in settings))
+    shown = {kind: _marked(found, kind, significant) for kind in found}
     for setting in settings:
-        spread = own_spread(results, setting).std(ddof=1) if len(alone(results)) > 1 else 0.0
-        row = [setting, f"± {spread:.1f} ({rates[setting, 'Sum']:g})"]
-        for name in names:
-            kind = setting, name
-            row.append(f"{_marked(found, kind, significant)} ({rates[kind]:g})")
-        rows.append(row)
+        shown[setting, "Sum"] = mean_spread(own_spread(results, setting), 1).removeprefix("-")
+    shown |= {kind: f"{shown[kind]} ({rates[kind]:g})" for kind in shown if kind in rates}
+    rows = [[s, *(shown.get((s, name), "") for name in ("Sum", *names))] for s in settings]
     return table(["Setting", "Sum (equal weights)", *names], rows)
 
 
