@@ -71,6 +71,10 @@ SIZES = {
             ("base", ["CAGrad", "UncertaintyWeighting"]),
             (ALONE, TASKS),
             ("depth loss x 100", SUBSET),
+            ("two shared layers", SUBSET),
+            ("a quarter of the width", SUBSET),
+            ("related tasks", SUBSET),
+            ("base", ["IMTLG", "MGDA", "AlignedMTL", "UPGrad", "Mean"]),
         ],
         "one rate": {
             "seeds": 3,
