@@ -33,8 +33,8 @@ def tables(results, searched, at_one_rate):
     rates = {kind: best_rate(losses) for kind, losses in searched.items()}
     return "\n".join(
         [
-            "The base setting, each combiner at its own rate; Δ in percent, over networks of one",
-            "task, and over equal weights seed by seed:\n",
+            "The base setting, each combiner at its own rate; Δ in percent, over equal weights seed",
+            "by seed:\n",
             _base_table(results, rates, found, holm(p)),
             "Δ over equal weights in percent, seed by seed; in brackets each one's own rate:\n",
             _settings_table(results, rates, found, holm(p)),
@@ -52,23 +52,20 @@ def tables(results, searched, at_one_rate):
 
 
 def _base_table(results, rates, found, significant):
-    single = alone(results)
-    base = mean_of(single)
     rows = []
-    for (setting, name), rate in rates.items():
-        if setting in ("base", BY_HAND):
-            label = name if setting == "base" else f"{name}, {setting}"
-            over = _marked(found, (setting, name), significant) if (setting, name) in found else ""
-            rows.append((label, f"{rate:g}", measures_of(results, setting, name), over))
-    own = ", ".join(f"{rate:g}" for (kind, _), rate in rates.items() if kind == ALONE)
-    rows.append(("(one task alone)", own, single, ""))
-    header = ["Combiner", "Rate", *(title for _, _, title, _ in SHOWN), "Δ alone", "Δ equal"]
-    return table(header, [_base_row(*row, base) for row in rows])
+    for kind, rate in rates.items():
+        if kind[0] in ("base", BY_HAND):
+            label = kind[1] if kind[0] == "base" else f"{kind[1]}, {kind[0]}"
+            over = _marked(found, kind, significant) if kind in found else ""
+            rows.append([label, f"{rate:g}", *_base_cells(measures_of(results, *kind)), over])
+    if single := alone(results):
+        own = ", ".join(f"{rate:g}" for (setting, _), rate in rates.items() if setting == ALONE)
+        rows.append(["(one task alone)", own, *_base_cells(single), ""])
+    return table(["Combiner", "Rate", *(title for _, _, title, _ in SHOWN), "Δ"], rows)
 
 
-def _base_row(label, rate, runs, over, base):
-    cells = [mean_spread([run[task][key] for run in runs], n) for task, key, _, n in SHOWN]
-    return [label, rate, *cells, mean_spread([improvement(run, base) for run in runs], 1), over]
+def _base_cells(runs):
+    return [mean_spread([run[task][key] for run in runs], n) for task, key, _, n in SHOWN]
 
 
 def _marked(found, kind, significant):
