@@ -41,7 +41,6 @@ BASE = {"tasks": TASKS, "width": 16, "shared": 4, "loss_weights": {}}
 # What is different from BASE, by the setting's name.
 SETTINGS = {
     "base": {},
-    BY_HAND: {"loss_weights": {"depth": 0.25}},
     "an unrelated task": {"tasks": [*TASKS, "unrelated"]},
     "depth loss x 100": {"loss_weights": {"depth": 100.0}},
     "a quarter of the width": {"width": 4},
@@ -67,8 +66,8 @@ SIZES = {
         "groups": [
             ("base", SUBSET),
             ("an unrelated task", SUBSET),
-            (BY_HAND, ["Sum"]),
-            ("base", ["CAGrad", "UncertaintyWeighting"]),
+            ("base", [BY_HAND, "CAGrad", "UncertaintyWeighting"]),
+            ("an unrelated task", [BY_HAND]),
             (ALONE, TASKS),
             ("depth loss x 100", SUBSET),
             ("two shared layers", SUBSET),
@@ -81,7 +80,7 @@ SIZES = {
             "rates": [6e-3],
             "groups": [
                 ("base", COMBINERS),
-                *((name, [*SUBSET, "IMTLG"]) for name in SETTINGS if name not in ("base", BY_HAND)),
+                *((name, [*SUBSET, "IMTLG"]) for name in SETTINGS if name != "base"),
             ],
         },
     },
@@ -130,6 +129,8 @@ def trainings(size):
     """Return each training's job, but for rate, data and seed, by (setting, combiner).
 
     It is a list of dictionaries, one for each group. Trainings of one task are by (`ALONE`, task).
+    `BY_HAND` are equal weights but for the depths', whose gradients are some four times as long
+    as the segmentation's in the base setting.
     """
     common = BASE | {key: size[key] for key in ("scenes", "epochs")}
     groups = []
@@ -139,7 +140,12 @@ def trainings(size):
             groups.append({(ALONE, task): single | {"tasks": [task]} for task in names})
         else:
             job = common | SETTINGS[setting] | {"setting": setting}
-            groups.append({(setting, name): job | {"combiner": name} for name in names})
+            jobs = {(setting, name): job | {"combiner": name} for name in names}
+            if BY_HAND in names:
+                weights = dict.fromkeys({"depth", "unrelated"}.intersection(job["tasks"]), 0.25)
+                by_hand = {"setting": "depth loss x 0.25", "loss_weights": weights}
+                jobs[setting, BY_HAND] |= by_hand | {"combiner": "Sum"}
+            groups.append(jobs)
     return groups
 
 

@@ -5,7 +5,7 @@ from measures import improvement, mean_of
 from scipy.stats import ttest_1samp
 
 ALONE = "one task alone"  # in the place of a setting, for networks of one task
-BY_HAND = "depth loss x 0.25"  # a setting of equal weights only, beside the base setting
+BY_HAND = "Sum, depth x 0.25"  # in the place of a combiner: weights set by hand
 
 
 def measures_of(results, setting, combiner):
@@ -31,9 +31,8 @@ def differences(results):
     """
     found = {}
     for setting, name in results:
-        equal = "base" if setting == BY_HAND else setting, "Sum"
-        if setting != ALONE and (setting, name) != equal:
-            rivals = measures_of(results, *equal)
+        if setting != ALONE and name != "Sum":
+            rivals = measures_of(results, setting, "Sum")
             base = mean_of(rivals)
             pairs = zip(measures_of(results, setting, name), rivals, strict=True)
             found[setting, name] = np.array(

@@ -1,7 +1,7 @@
 """The tables and pictures of the study."""
 
 import numpy as np
-from comparison import ALONE, BY_HAND, alone, differences, holm, measures_of, p_values
+from comparison import ALONE, alone, differences, holm, measures_of, p_values
 from matplotlib.figure import Figure
 from measures import improvement, mean_of
 from scenes import CLASSES
@@ -33,8 +33,8 @@ def tables(results, searched, at_one_rate):
     rates = {kind: best_rate(losses) for kind, losses in searched.items()}
     return "\n".join(
         [
-            "The base setting, each combiner at its own rate; Δ in percent, over equal weights seed",
-            "by seed:\n",
+            "The base setting, each combiner at its own rate; Δ in percent over equal weights,",
+            "seed by seed:\n",
             _base_table(results, rates, found, holm(p)),
             "Δ over equal weights in percent, seed by seed; in brackets each one's own rate:\n",
             _settings_table(results, rates, found, holm(p)),
@@ -54,10 +54,9 @@ def tables(results, searched, at_one_rate):
 def _base_table(results, rates, found, significant):
     rows = []
     for kind, rate in rates.items():
-        if kind[0] in ("base", BY_HAND):
-            label = kind[1] if kind[0] == "base" else f"{kind[1]}, {kind[0]}"
+        if kind[0] == "base":
             over = _marked(found, kind, significant) if kind in found else ""
-            rows.append([label, f"{rate:g}", *_base_cells(measures_of(results, *kind)), over])
+            rows.append([kind[1], f"{rate:g}", *_base_cells(measures_of(results, *kind)), over])
     if single := alone(results):
         own = ", ".join(f"{rate:g}" for (setting, _), rate in rates.items() if setting == ALONE)
         rows.append(["(one task alone)", own, *_base_cells(single), ""])
@@ -83,9 +82,7 @@ def own_spread(results, setting):
 
 def settings_of(results):
     """Return the names of the settings in which combiners are compared."""
-    return [
-        s for s in dict.fromkeys(setting for setting, _ in results) if s not in (ALONE, BY_HAND)
-    ]
+    return [name for name in dict.fromkeys(setting for setting, _ in results) if name != ALONE]
 
 
 def _settings_table(results, rates, found, significant):
@@ -187,8 +184,7 @@ def draw(results):
     for number, setting in enumerate(settings):
         axes = figure.add_subplot(grid[number // columns, number % columns])
         shown = {(setting, "Sum"): own_spread(results, setting)}
-        also = BY_HAND if setting == "base" else setting
-        shown |= {kind: values for kind, values in found.items() if kind[0] in (setting, also)}
+        shown |= {kind: values for kind, values in found.items() if kind[0] == setting}
         _draw_deltas(axes, shown, significant, setting)
     first = None
     for number, pair in enumerate(pairs):
@@ -212,7 +208,7 @@ def _draw_deltas(axes, shown, significant, title):
             color = "tab:green" if np.mean(values) > 0.0 else "tab:red"
         axes.plot(values, [place] * len(values), "o", color=color, alpha=0.5)
         axes.plot(np.mean(values), place, "|", color="black", markersize=12)
-    names = [f"Sum, {setting}" if setting == BY_HAND else name for setting, name in shown]
+    names = [name for _, name in shown]
     axes.axvline(0.0, color="0.6", lw=1)
     axes.set_yticks(range(len(shown)), names[::-1])
     axes.set_ylim(-0.6, len(shown) - 0.4)

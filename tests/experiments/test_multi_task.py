@@ -230,7 +230,7 @@ def test_differences_are_by_seed(parts):
         {
             ("base", "Sum"): results(1.0, 3.0),  # the mean is 2
             ("base", "PCGrad"): results(0.5, 3.5),
-            (comparison.BY_HAND, "Sum"): results(1.0, 2.0),
+            ("base", "CAGrad"): results(1.0, 2.0),
             ("related", "Sum"): results(4.0, 4.0),
             ("related", "PCGrad"): results(2.0, 2.0),
             (comparison.ALONE, "depth"): results(9.0, 9.0),
@@ -238,7 +238,7 @@ def test_differences_are_by_seed(parts):
     )
     expected = {
         ("base", "PCGrad"): [25.0, -25.0],
-        (comparison.BY_HAND, "Sum"): [0.0, 50.0],
+        ("base", "CAGrad"): [0.0, 50.0],
         ("related", "PCGrad"): [50.0, 50.0],
     }
     assert found.keys() == expected.keys()
@@ -277,6 +277,9 @@ def test_every_training_is_in_one_group(parts):
     assert len({str(job) for job in jobs.values()}) == sum(map(len, groups)) == len(jobs)
     assert jobs["an unrelated task", "PCGrad"]["tasks"] == [*module.TASKS, "unrelated"]
     assert jobs["one task alone", "depth"]["tasks"] == ["depth"]
+    by_hand = jobs["an unrelated task", "Sum, depth x 0.25"]
+    assert by_hand["combiner"] == "Sum"
+    assert by_hand["loss_weights"] == {"depth": 0.25, "unrelated": 0.25}
     at_one_rate = module.trainings(size | size["one rate"])
     assert sum(map(len, at_one_rate)) == 11 + 5 * 5
 
