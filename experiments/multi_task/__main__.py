@@ -67,13 +67,6 @@ SIZES = {
             ("base", SUBSET),
             ("an unrelated task", SUBSET),
             ("base", [BY_HAND, "CAGrad", "UncertaintyWeighting"]),
-            ("an unrelated task", [BY_HAND]),
-            (ALONE, TASKS),
-            ("depth loss x 100", SUBSET),
-            ("two shared layers", SUBSET),
-            ("a quarter of the width", SUBSET),
-            ("related tasks", SUBSET),
-            ("base", ["IMTLG", "MGDA", "AlignedMTL", "UPGrad", "Mean"]),
         ],
         "one rate": {
             "seeds": 3,

@@ -33,19 +33,16 @@ def tables(results, searched, at_one_rate):
     rates = {kind: best_rate(losses) for kind, losses in searched.items()}
     return "\n".join(
         [
-            "The base setting, each combiner at its own rate; Δ in percent over equal weights,",
-            "seed by seed:\n",
+            "Base setting, own rates; Δ in percent over equal weights, seed by seed:\n",
             _base_table(results, rates, found, holm(p)),
-            "Δ over equal weights in percent, seed by seed; in brackets each one's own rate:\n",
+            "Δ over equal weights in percent, seed by seed; in brackets the rate:\n",
             _settings_table(results, rates, found, holm(p)),
-            _chance(found, p),
-            _edges(searched),
+            f"{_chance(found, p)} {_edges(searched)}\n",
             "The same at one rate for all:\n",
             _settings_table(at_one_rate, {}, differences(at_one_rate), set()),
-            "Equal weights at that rate, all shared layers, means over training and seeds; the",
-            "ratio is that of the longer gradient to the shorter one:\n",
+            "At that rate, all shared layers: cosine; conflicting steps; ratio of lengths:\n",
             _conflict_table(at_one_rate),
-            "The base setting by layer: cosine, and conflicting steps, over training:\n",
+            "The same by layer in the base setting, equal weights at their own rate:\n",
             _layer_table(results["base", "Sum"]),
         ]
     )
@@ -105,7 +102,7 @@ def _chance(found, p):
     return (
         f"Of {count} comparisons {ahead} are ahead from each seed (by chance alone "
         f"{count * 0.5**seeds:.1f} would be), {plain} ahead with a p of at most 0.05 by itself "
-        f"(by chance {count * 0.025:.1f}).\n"
+        f"(by chance {count * 0.025:.1f})."
     )
 
 
@@ -118,7 +115,7 @@ def _edges(searched):
     return (
         f"The rates of {len(grids)} of {len(searched)} kinds of training were searched, by "
         f"{sum(map(len, grids.values()))} trainings; the best is at the edge of what was tried "
-        f"for {len(edges)}{f' ({named})' if edges else ''}.\n"
+        f"for {len(edges)}{f' ({named})' if edges else ''}."
     )
 
 
@@ -143,61 +140,59 @@ def conflict_rows(runs):
 
 
 def _conflict_table(results):
+    """Return the table of all shared layers, with a column for each of the base setting's pairs."""
+    found = {
+        setting: {
+            p: _cell(parts) for (layer, p), parts in watched(runs).items() if layer == "global"
+        }
+        for (setting, name), runs in results.items()
+        if name == "Sum"
+    }
+    pairs = list(next(iter(found.values())))
     rows = []
-    for setting, name in results:
-        if name == "Sum":
-            for (layer, pair), parts in watched(results[setting, name]).items():
-                if layer == "global":
-                    rows.append([setting, pair, *_cells(parts)])
-    return table(["Setting", "Tasks", "Cosine", "Conflicting steps, %", "Ratio"], rows)
+    for setting, cells in found.items():
+        others = [f"{pair}: {cell}" for pair, cell in cells.items() if pair not in pairs]
+        rows.append([setting, *(cells.get(pair, "") for pair in pairs), "<br>".join(others)])
+    return table(["Setting", *pairs, "others"], rows)
 
 
 def _layer_table(runs):
     found = watched(runs)
     layers, pairs = (list(dict.fromkeys(kind[n] for kind in found)) for n in (0, 1))
-    rows = []
-    for layer in layers:
-        cells = [_cells(found[layer, pair]) for pair in pairs]
-        rows.append([layer, *(f"{cosine}; {steps} %" for cosine, steps, _ in cells)])
+    rows = [[layer, *(_cell(found[layer, pair]) for pair in pairs)] for layer in layers]
     return table(["Layer", *pairs], rows)
 
 
-def _cells(parts):
+def _cell(parts):
     means = {key: np.nanmean(values, axis=1) for key, values in parts.items()}
-    return (
-        mean_spread(means["cosine"], 3),
-        mean_spread(100.0 * means["conflicting"], 1),
-        mean_spread(means["ratio"], 1),
-    )
+    steps = mean_spread(100.0 * means["conflicting"], 1)
+    return f"{mean_spread(means['cosine'], 3)}; {steps} %; {mean_spread(means['ratio'], 1)}"
 
 
 def draw(results):
     """Draw the improvement over equal weights by setting, and the cosines over training."""
-    settings, columns = settings_of(results), 3
-    conflicts = watched(results["base", "Sum"])
+    settings, conflicts = settings_of(results), watched(results["base", "Sum"])
     pairs = list(dict.fromkeys(pair for _, pair in conflicts))
-    heights = [1.7] + [1.0] * (-(-len(settings) // columns) - 1) + [1.2]
-    figure = Figure(figsize=(11.0, 2.4 * sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    columns = min(3, len(settings))
+    rows = -(-len(settings) // columns)
+    figure = Figure(figsize=(11.0, 3.6 * rows + 2.8), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[3.6 * rows, 2.8])
     found = differences(results)
     significant = holm(p_values(found))
     for number, setting in enumerate(settings):
-        axes = figure.add_subplot(grid[number // columns, number % columns])
+        axes = upper.add_subplot(rows, columns, number + 1)
         shown = {(setting, "Sum"): own_spread(results, setting)}
         shown |= {kind: values for kind, values in found.items() if kind[0] == setting}
         _draw_deltas(axes, shown, significant, setting)
-    first = None
-    for number, pair in enumerate(pairs):
-        axes = first = figure.add_subplot(grid[-1, number], sharey=first)
+    for axes, pair in zip(lower.subplots(1, len(pairs), sharey=True), pairs, strict=True):
         for (layer, other), parts in conflicts.items():
             if other == pair and layer != "global":
                 mean = np.nanmean(parts["cosine"], axis=0)
                 axes.plot(np.arange(1, len(mean) + 1), mean, "o-", label=layer)
         axes.axhline(0.0, color="0.6", lw=1)
-        axes.set(title=f"base: {pair.replace('-', ' and ')}", xlabel="epoch")
-        axes.set_ylabel("cosine" if number == 0 else "")
-    if pairs:
-        axes.legend(frameon=False)
+        axes.set_title(f"base: {pair.replace('-', ' and ')}", fontsize=10)
+        axes.set(xlabel="epoch", ylabel="cosine" if pair == pairs[0] else "")
+    axes.legend(frameon=False)
     return figure
 
 
