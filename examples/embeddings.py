@@ -1,6 +1,6 @@
 """Embedding tables: dense Adam, DeferredAdam and LazyAdam.
 
-Run it with `python examples/embeddings.py`, for a made-up shop of 100,000 items whose popularity
+Run it with `python examples/embeddings.py`, for a synthetic shop of 100,000 items whose popularity
 follows Zipf's law, or with `python examples/embeddings.py --dataset wordnet --data-dir DIR`, for
 the links of WordNet in DIR/wordnet.npz. A model with dropout 0.5 tells the links from random
 pairs. Adam moves the whole table in every update, DeferredAdam only the rows of the batch and ends

@@ -1,6 +1,6 @@
 """Online updates on a stream that drifts: SGD with momentum, clipped.
 
-Run it with `python examples/online.py`. A made-up market: whether a price rises follows from 20
+Run it with `python examples/online.py`. A synthetic market: whether a price rises follows from 20
 signals, by a rule that turns slowly; one example in fifty is an outlier, 50 times as large and with
 a label of chance. A network learns the first tenth, then each batch of 8 comes once: it is
 predicted, then learned from by one step of momentum, clipped or not (prequential: each example is

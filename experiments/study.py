@@ -1,10 +1,10 @@
-"""A study: many trainings, each recorded as it ends, so that a study that was cut short goes on.
+"""A study: many trainings, each recorded as it ends, so that an interrupted study resumes.
 
 Every experiment is a folder that Python runs, `python experiments/NAME`, and describes its
 trainings as jobs: dictionaries of settings, the seed among them. `Study.run` trains those that are
-not yet recorded, in as many processes as there are cores, and returns the results of all. A job
-that was cut short within a training goes on by `ResumableTraining`. `Study.report` leaves the
-tables and the picture.
+not yet recorded, in as many processes as there are cores, and returns the results of all. A
+training that was interrupted resumes by `ResumableTraining`. `Study.report` leaves the tables and
+the picture.
 """
 
 import argparse
@@ -37,12 +37,36 @@ BEGIN, END = "<!-- results: written by `--record` -->", "<!-- end of the results
 IMAGES = pathlib.Path(__file__).parent.parent / "docs/images"
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses `--record` with an option that leaves out a part of the results."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._narrowing = []
+
+    def add_narrowing_argument(self, name, **options):
+        """Add an argument with which the tables are not those of the experiment's page."""
+        self._narrowing.append(self.add_argument(name, **options))
+
+    def parse_args(self, arguments=None):
+        """Return the parsed arguments."""
+        options = super().parse_args(arguments)
+        for action in self._narrowing:
+            option, value = action.option_strings[0], getattr(options, action.dest)
+            if options.record and value != action.default:
+                raise SystemExit(
+                    f"--record must come without {option}: it writes the whole page. "
+                    f"Received: {option} {value}"
+                )
+        return options
+
+
 def parser(description):
     """Return a parser of the arguments that every experiment has.
 
     `--quick` and `--full` set `options.full`; an experiment has its settings for either.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="in two minutes; the default")
     size.add_argument("--full", action="store_true", help="as recorded in the experiment's README")
@@ -132,8 +156,8 @@ class Study:
         options: the parsed arguments of `parser`.
         arguments: list of strings, the command line that they were parsed from, or `None` for
             `sys.argv`'s: the other processes get the same.
-        version: integer, to be raised when the code changes what comes out of a job: records of
-            other versions count no more.
+        version: integer. Records of other versions are not used: raise it with each change of the
+            code that changes what comes out of a job and that the job's settings do not show.
 
     The folder `options.out` holds `records.jsonl`, a line for each job that has ended, and a folder
     for each job that has not. Several processes may work in it: a job is locked while it is
@@ -196,7 +220,7 @@ class Study:
             for _, worker in self.workers:
                 worker.wait()
             if self.leads:
-                print("\nThe same command goes on from here.", flush=True)
+                print("\nThe same command resumes the run.", flush=True)
             raise
         return [self._known[name]["result"] for name in names]
 
@@ -253,28 +277,31 @@ class Study:
         return self._known
 
     def callbacks(self, folder, **options):
-        """Return the callbacks of a training that can be cut short: give them to `fit`, last."""
+        """Return the callbacks of a training that resumes: give them to `fit`, last."""
         shown = [ProgressLine()] if self.leads and sys.stdout.isatty() else []
         return [*shown, ResumableTraining(folder / "checkpoints", **options)]
 
-    def report(self, text, figure=None):
+    def report(self, text, draw=None):
         """Print and leave the tables, and the picture; with `--record`, put them into the README.
 
         Args:
             text: the tables in Markdown.
-            figure: a matplotlib figure, or `None`.
+            draw: function without arguments that returns a matplotlib figure, or `None`. Only the
+                process that leads calls it.
         """
         for _, worker in self.workers:
             worker.wait()
         self._look_after_workers()
         if not self.leads:
             return
+        for name in self._names:  # a process was killed between a job's record and its folder
+            shutil.rmtree(self._job_folder(name), ignore_errors=True)
         text = f"{text.rstrip()}\n\n{self._cost()}\n"
         (self.out / "results.md").write_text(text)
         print(f"\n{text}\nresults: {self.out / 'results.md'}")
         picture = self.out / f"{self.name}.png"
-        if figure is not None:
-            figure.savefig(picture, dpi=110)
+        if draw:
+            draw().savefig(picture, dpi=110)
             print(f"picture: {picture}", flush=True)
         if self.options.record:
             readme = self.folder / "README.md"
@@ -283,7 +310,7 @@ class Study:
             readme.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
             lines = [json.dumps(self._known[name]) + "\n" for name in self._names]
             (self.folder / "records.jsonl").write_text("".join(lines))
-            if figure is not None:
+            if draw:
                 shutil.copy(picture, IMAGES / picture.name)
 
     def _train(self, job, train):
@@ -291,8 +318,7 @@ class Study:
         if not self.leads and os.getppid() != int(os.environ[WORKER]):
             raise SystemExit("The process that leads the study has ended.")
         name = self._name(job)
-        key = hashlib.sha256(name.encode()).hexdigest()[:16]
-        folder = self.out / "jobs" / key
+        folder = self._job_folder(name)
         with _locked(folder.with_suffix(".lock")) as locked:
             if not locked or name in self.records():
                 return False
@@ -305,7 +331,8 @@ class Study:
             finally:
                 seconds += time.perf_counter() - start
                 cpu_seconds += time.process_time() - cpu_start
-                (folder / "spent.json").write_text(json.dumps([seconds, cpu_seconds]))
+                (folder / "spent.new").write_text(json.dumps([seconds, cpu_seconds]))
+                (folder / "spent.new").replace(folder / "spent.json")
             record = {"job": job, "version": self.version, "result": result}
             record |= {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
             record |= {"machine": machine()}
@@ -330,6 +357,9 @@ class Study:
 
     def _name(self, job):
         return _name(job, self.version)
+
+    def _job_folder(self, name):
+        return self.out / "jobs" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
     def _show(self, record):
         """Print how far the study is: the training that has just ended, and the time left."""

@@ -258,7 +258,7 @@ def main(arguments=None):
     data = image_data.load_images(size["data"], options.data_dir)
     this = study.Study(__file__, options, arguments)
     found = study_jobs(this, size, lambda job, folder: train(job, data, this.callbacks(folder)))
-    this.report(tables(size, *found), draw(size, *found[1:]))
+    this.report(tables(size, *found), lambda: draw(size, *found[1:]))
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def main(arguments=None):
             figure.savefig(study_.out / name)
             if options.record:
                 shutil.copy(study_.out / name, study.IMAGES / name)
-    study_.report(report.tables(results, searched, at_one_rate), report.draw(results))
+    study_.report(report.tables(results, searched, at_one_rate), lambda: report.draw(results))
 
 
 if __name__ == "__main__":

@@ -56,10 +56,11 @@ class Entry(typing.NamedTuple):
     options: dict = {}
     only: tuple | None = None
 
-    def rates(self):
-        """Return the rates at which it is tried."""
+    def settings(self):
+        """Return what a job says of it: its rates, schedule and options."""
         count = RATES if self.make else 1
-        return [float(f"{self.rate * 10 ** (i / 2):.1e}") for i in range(count)]
+        rates = [float(f"{self.rate * 10 ** (i / 2):.1e}") for i in range(count)]
+        return {"rates": rates, "schedule": self.schedule, "options": self.options}
 
 
 # name -> least rate, schedule, arguments, tasks.
@@ -232,17 +233,13 @@ class Trainer:
 def tried(job, folder):
     """Return what is recorded of an optimizer on a task."""
     entry, task, seeds = entries()[job["optimizer"]], TASKS[job["task"]], job["seeds"]
-    result = {"rates": entry.rates()}
-    if entry.only and job["task"] not in entry.only:
-        return result | {"left out": True}
     try:
         trainer = Trainer(task, entry, job["epochs"])
-        runs = [[trainer.run(rate, seed) for seed in range(seeds)] for rate in entry.rates()]
+        runs = [[trainer.run(rate, seed) for seed in range(seeds)] for rate in job["rates"]]
     except ValueError as error:
-        return result | {"left out": str(error)}
+        return {"left out": str(error)}
     columns = ("reached", "best", "diverged")
-    result["class"] = type(trainer.optimizer).__name__
-    return result | {
+    return {"class": type(trainer.optimizer).__name__} | {
         column: [[run[i] for run in of_rate] for of_rate in runs]
         for i, column in enumerate(columns)
     }
@@ -251,23 +248,28 @@ def tried(job, folder):
 def main(arguments=None):
     """Run the experiment."""
     parser = study.parser(__doc__.splitlines()[0])
-    names = list(entries())
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK")
-    parser.add_argument("--optimizers", nargs="+", choices=names, metavar="NAME")
+    entered = entries()
+    names = list(entered)
+    parser.add_narrowing_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK")
+    parser.add_narrowing_argument("--optimizers", nargs="+", choices=names, metavar="NAME")
     options = parser.parse_args(arguments)
     size = SIZES["full" if options.full else "quick"]
     tasks = options.tasks or size["tasks"] or list(TASKS)
     chosen = options.optimizers or size["optimizers"] or names
+    extent = {"epochs": size["epochs"], "seeds": size["seeds"]}
     jobs = [
-        {"task": task, "optimizer": name, "epochs": size["epochs"], "seeds": size["seeds"]}
+        {"task": task, "target": TASKS[task].target, "optimizer": name}
+        | entered[name].settings()
+        | extent
         for task in tasks
         for name in chosen
+        if entered[name].only is None or task in entered[name].only
     ]
     tf.get_logger().setLevel("ERROR")  # it warns of many functions with one name
     trials = study.Study(__file__, options, arguments)
     results = [job | result for job, result in zip(jobs, trials.run(jobs, tried), strict=True)]
     rows, text = report(results)
-    trials.report(text, draw(rows, size["epochs"]))
+    trials.report(text, lambda: draw(rows, size["epochs"]))
 
 
 if __name__ == "__main__":

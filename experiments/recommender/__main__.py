@@ -2,15 +2,15 @@
 
     python experiments/recommender [--quick | --full] [--ratings FILE.csv] [--timing]
 
-A table for users and one for items are trained on made-up interactions whose law is known, and on
+A table for users and one for items are trained on synthetic interactions whose law is known, and on
 those of a file if one is given: recall@20 and NDCG@20 over all items, seconds to a common quality,
-recall of popular and rare items. `--timing` measures the time of a step only, which the whole study
-reads: run it first, with `--processes 1`, on a machine that does nothing else.
+recall of popular and rare items. The steps are timed first, by one process with all cores, before
+anything is trained; `--timing` does only that. An interrupted run resumes with the same command.
 """
 
+import os
 import pathlib
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for what the experiments share
 import functools
@@ -21,12 +21,13 @@ import numpy as np
 import ranking
 import study
 import tables
-import tensorflow as tf
+import timing
 import towers
 
+# "memory": gigabytes at the peak, of the process that times and of each that trains.
 SIZES = {
     "quick": {
-        "made": {"users": 1000, "items": 5000, "rank": 2, "strength": 3.0, "each": 50},
+        "synthetic": {"users": 1000, "items": 5000, "rank": 2, "strength": 3.0, "each": 50},
         "columns": 32,
         "batch": 256,
         "steps": 600,
@@ -37,9 +38,10 @@ SIZES = {
         "grid": False,
         "rounds": 2,
         "rows": [50_000],
+        "memory": {"timing": 1.0, "training": 1.0},
     },
     "full": {
-        "made": {"users": 5000, "items": 100_000, "rank": 4, "strength": 3.0, "each": 100},
+        "synthetic": {"users": 5000, "items": 100_000, "rank": 4, "strength": 3.0, "each": 100},
         "columns": 64,
         "batch": 256,
         "steps": 3000,
@@ -50,6 +52,7 @@ SIZES = {
         "grid": True,
         "rounds": 8,
         "rows": [10_000, 1_000_000],
+        "memory": {"timing": 5.0, "training": 1.5},
     },
 }
 # Where there is no grid.
@@ -60,13 +63,11 @@ RATES = {
     "Adagrad": 0.1,
     "SGD, lazy momentum": 3.0,
 }
-MADE = "made-up interactions"
-SCALED = [towers.KERAS, "Adam", "DeferredAdam", "LazyAdam, row"]  # timed with other tables too
-MEMORY = 1.5  # gigabytes that a process takes
+SYNTHETIC = "synthetic interactions"
 
 
 class Looks(keras.callbacks.Callback):
-    """Ranks the validation's items after each epoch, and puts recall and seconds into the history.
+    """Ranks the validation's items after each epoch, and puts the recall into the history.
 
     Args:
         judge: function of the model that returns what `ranking.rank_items` does.
@@ -76,15 +77,9 @@ class Looks(keras.callbacks.Callback):
         super().__init__()
         self.judge = judge
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Keras's hook: begin to count the seconds of training."""
-        self.begun = time.perf_counter()
-
     def on_epoch_end(self, epoch, logs=None):
         """Keras's hook: rank."""
-        logs["seconds"] = time.perf_counter() - self.begun
-        found = self.judge(self.model)
-        logs["recall"], logs["ndcg"] = found["recall"], found["ndcg"]
+        logs["recall"] = self.judge(self.model)["recall"]
 
 
 def judge(model, data, pairs, seen):
@@ -124,13 +119,11 @@ def train(job, folder, load, callbacks):
     result = {
         "recall": round(history["recall"][-1], 5),
         "curve": [round(float(value), 5) for value in history["recall"]],
-        "seconds": round(sum(history["seconds"]), 2),
     }
     if job["test"]:
         known = np.concatenate([data.train, data.validation])
         found = judge(model, data, data.test, known)
-        place = np.argsort(np.argsort(-data.counts(), kind="stable"))[data.test[:, 1]]
-        band = np.searchsorted(tables.BANDS, place, side="right")
+        band = bands(data)
         result |= {"test_recall": float(found["recall"]), "test_ndcg": float(found["ndcg"])}
         result["bands"] = [
             float(found["hit"][band == number].mean()) if np.any(band == number) else None
@@ -139,8 +132,17 @@ def train(job, folder, load, callbacks):
     return result
 
 
+def bands(data):
+    """Return the number of the band of popularity of each item in `data.test`."""
+    place = np.argsort(np.argsort(-data.counts(), kind="stable"))[data.test[:, 1]]
+    return np.searchsorted(tables.BANDS, place, side="right")
+
+
 def limits(job, folder, load):
-    """Return test figures of popularity alone, and of the true scores if they are known."""
+    """Return test figures of popularity alone, and of the true scores if they are known.
+
+    And how many interactions of the test are in each band of popularity.
+    """
     data = load(job["data"])
     known = np.concatenate([data.train, data.validation])
     nothing = np.zeros((data.users, 1)), np.zeros((data.items, 1))
@@ -150,69 +152,35 @@ def limits(job, folder, load):
         for name, scores in factors.items()
         if scores
     }
-    return {
+    figures = {
         f"{name} {key}": float(value[key])
         for name, value in found.items()
         for key in ("recall", "ndcg")
     }
+    return figures | {"bands": np.bincount(bands(data), minlength=len(job["bands"]) + 1).tolist()}
 
 
-def time_steps(job, folder, load):
-    """Return median and least seconds of a training step for each optimizer, measured by turns."""
-    data = interactions.popular(job["rows"]) if "rows" in job else load(job["data"])
-    steps, times = {}, {name: [] for name in job["optimizers"]}
-    for name in times:
-        model = towers.compiled(data, name, 1e-3, 0, job["columns"])
-        pairs = iter(towers.batches(data, job["batch"], 500, 0).repeat())
-        model.make_train_function()
-        steps[name] = functools.partial(model.train_function, pairs)
-    for turn in range(job["rounds"] + 1):
-        for name, step in steps.items():
-            for _ in range(10 if name in towers.DENSE else 100):
-                start = time.perf_counter()
-                step()
-                if turn:  # the first one traces
-                    times[name].append(time.perf_counter() - start)
-    result = {name: [float(np.median(t)), min(t)] for name, t in times.items()}
-    return result | {"threads": tf.config.threading.get_intra_op_parallelism_threads()}
-
-
-def choose(rates, results):
-    """Return optimizer -> the rate with the best recall on the validation's items.
-
-    Args:
-        rates: list of (optimizer, rate).
-        results: list of what `train` returned for each.
-    """
-    best = {}
-    for (name, rate), result in zip(rates, results, strict=True):
-        if result["recall"] > best.get(name, (-1.0, None))[0]:
-            best[name] = result["recall"], rate
-    return {name: rate for name, (_, rate) in best.items()}
-
-
-def compare(trainings, data, shared, sizes, run):
-    """Return the section of one data set, and what its picture shows, of trainings by all rules.
+def compare(trainings, shared, sizes, times, run):
+    """Return the section of one data set, its searched rates, and what its picture shows.
 
     Args:
         trainings: the `Study`.
-        data: name of the data set.
         shared: dictionary, the settings that all jobs have.
         sizes: dictionary, one of `SIZES`.
-        run: dictionary of the functions that train, rank by the limits and time, of a job and its
-            folder.
+        times: dictionary, optimizer -> median and least seconds of a step.
+        run: dictionary of the functions that train and rank by the limits, of a job and its folder.
     """
-    rates = RATES
+    rates, searched = RATES, {}
     if sizes["grid"]:
-        grid = [(name, rate) for name, (*_, some) in towers.RULES.items() for rate in some]
-        tried = trainings.run(
-            [
+        searched = trainings.search_rates(
+            {name: grid for name, (*_, grid) in towers.RULES.items() if grid},
+            lambda name, rate: (
                 shared | {"looks": 1, "optimizer": name, "rate": rate, "seed": 0, "test": False}
-                for name, rate in grid
-            ],
+            ),
             run["train"],
+            missed,
         )
-        rates = choose(grid, tried)
+        rates = {name: study.best_rate(losses) for name, losses in searched.items()}
     rates = {name: rates[towers.EXACT.get(name, name)] for name in towers.RULES}
     final = [
         shared | {"optimizer": name, "rate": rate, "seed": seed, "test": True}
@@ -220,75 +188,78 @@ def compare(trainings, data, shared, sizes, run):
         for name, rate in rates.items()  # the longest one first
     ]
     results = trainings.run(final, run["train"])
-    [bounds] = trainings.run(
-        [{"data": data, "made": shared["made"], "limits": True}], run["limits"]
-    )
-    [times] = trainings.run([timing_job(shared, sizes)], run["times"])
+    limited = interactions.source(shared) | {"limits": True, "bands": list(tables.BANDS)}
+    [bounds] = trainings.run([limited], run["limits"])
     of = {
         name: [r for job, r in zip(final, results, strict=True) if job["optimizer"] == name]
         for name in rates
     }
-    return tables.section(data, shared, rates, of, bounds, times), (data, of, times, shared)
+    section = tables.section(shared, rates, of, bounds, times)
+    return section, searched, (shared, of, times)
 
 
-def timing_job(shared, sizes):
-    """Return the job that times the steps of all optimizers."""
-    keys = "data", "made", "columns", "batch"
-    own = {"optimizers": list(towers.TIMED), "rounds": sizes["rounds"], "timing": True}
-    return {key: shared[key] for key in keys} | own
+def missed(result):
+    """Return how much of the validation's items a training missed, in percent."""
+    return 100 * (1 - result["recall"])
 
 
-def time_by_rows(trainings, sizes, run):
-    """Return rows of the items' table -> the steps' times, for all sizes that are timed."""
-    jobs = [
-        {"rows": rows, "columns": sizes["columns"], "batch": sizes["batch"]}
-        | {"optimizers": SCALED, "rounds": sizes["rounds"], "timing": True}
-        for rows in sizes["rows"]
-    ]
-    times = dict(zip(sizes["rows"], trainings.run(jobs, run["times"]), strict=True))
-    [made] = trainings.run([timing_job(sizes | {"data": MADE}, sizes)], run["times"])
-    return dict(sorted((times | {sizes["made"]["items"]: made}).items()))
+def data_sets(sizes, ratings=None):
+    """Return the name of each data set -> the settings that all its trainings have.
+
+    Args:
+        sizes: dictionary, one of `SIZES`.
+        ratings: path of a CSV file, or `None`.
+    """
+    settings = {key: sizes[key] for key in ("columns", "batch", "steps", "looks", "judged")}
+    sets = {SYNTHETIC: settings | {"data": SYNTHETIC, "synthetic": sizes["synthetic"]}}
+    if ratings is not None:
+        interactions.read(ratings)  # refuses a bad file before anything is trained
+        of_file = {"data": ratings.name, "sha256": interactions.digest(ratings)}
+        sets[ratings.name] = settings | {"steps": sizes["file_steps"]} | of_file
+    return sets
 
 
 def main(arguments=None):
-    """Train what is missing, and leave tables and picture."""
+    """Time and train what is missing, and leave tables and picture."""
     parser = study.parser(__doc__.splitlines()[0])
     parser.add_argument(
         "--ratings", type=pathlib.Path, help="CSV file with a column of users and one of items"
     )
-    parser.add_argument("--timing", action="store_true", help="measure the time of a step only")
+    parser.add_narrowing_argument(
+        "--timing", action="store_true", help="measure the time of a step only"
+    )
     options = parser.parse_args(arguments)
-    if options.timing and options.record:
-        parser.error("--timing and --record exclude each other: tables need the trainings")
     sizes = SIZES["full" if options.full else "quick"]
-    if options.ratings is not None:
-        interactions.read(options.ratings)  # refuses a bad file before anything is trained
-    study.check_memory(MEMORY * options.processes)
+    shared = data_sets(sizes, options.ratings)
+    if options.timing:
+        options.processes = 1
+    memory = sizes["memory"]
+    study.check_memory(max(memory["timing"], memory["training"] * options.processes))
+    if options.processes > 1 and study.WORKER not in os.environ:
+        timing.alone(options)
     trainings = study.Study(__file__, options, arguments)
 
     @functools.lru_cache(maxsize=1)
     def load(data):
-        if data == MADE:
-            return interactions.make(**sizes["made"], seed=0)
+        if data == SYNTHETIC:
+            return interactions.synthetic(**sizes["synthetic"], seed=0)
         return interactions.read(options.ratings)
 
-    functions = {"train": train, "limits": limits, "times": time_steps}
+    functions = {"train": train, "limits": limits, "times": timing.steps}
     run = {name: functools.partial(function, load=load) for name, function in functions.items()}
     run["train"] = functools.partial(run["train"], callbacks=trainings.callbacks)
-    shared = {key: sizes[key] for key in ("columns", "batch", "steps", "looks", "judged")}
-    shared = {MADE: shared | {"data": MADE, "made": sizes["made"]}}
-    if options.ratings is not None:
-        name = options.ratings.name
-        shared[name] = shared[MADE] | {"data": name, "made": None, "steps": sizes["file_steps"]}
-    by_rows = tables.by_rows(time_by_rows(trainings, sizes, run))
+    jobs = timing.jobs(shared, sizes)
+    times = dict(zip(jobs, trainings.run(list(jobs.values()), run["times"]), strict=True))
+    rows = {sizes["synthetic"]["items"]: SYNTHETIC} | {rows: rows for rows in sizes["rows"]}
+    by_rows = {number: times[rows[number]] for number in sorted(rows)}
+    by_rows = tables.by_rows(by_rows, jobs[SYNTHETIC]["threads"])
     if options.timing:
-        for each in shared.values():
-            trainings.run([timing_job(each, sizes)], run["times"])
         trainings.report(by_rows)
         return
-    parts = [compare(trainings, data, each, sizes, run) for data, each in shared.items()]
-    text = "\n\n".join([*(text for text, _ in parts), by_rows])
-    trainings.report(text, tables.draw([part for _, part in parts]))
+    parts = [compare(trainings, each, sizes, times[name], run) for name, each in shared.items()]
+    sections, searched, shown = zip(*parts, strict=True)
+    text = [*sections, by_rows, tables.by_rate(dict(zip(shared, searched, strict=True)))]
+    trainings.report("\n".join(text), lambda: tables.draw(shown))
 
 
 if __name__ == "__main__":

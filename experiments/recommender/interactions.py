@@ -1,6 +1,7 @@
-"""Who has taken which item: made-up interactions whose law is known, or those of a file."""
+"""Who has taken which item: synthetic interactions whose law is known, or those of a file."""
 
 import csv
+import hashlib
 import typing
 
 import numpy as np
@@ -31,8 +32,8 @@ class Interactions(typing.NamedTuple):
         return np.bincount(self.train[:, 1], minlength=self.items)
 
 
-def make(users, items, rank, strength, each, seed):
-    """Return made-up `Interactions`: a score of low rank times Zipf's popularity.
+def synthetic(users, items, rank, strength, each, seed):
+    """Return synthetic `Interactions`: a score of low rank times Zipf's popularity.
 
         P(the next item of u is i) ~ exp(<p_u, q_i>) / place_i    for an i that he has not taken
 
@@ -99,8 +100,8 @@ def split(pairs, rng, part=0.1, fewest=5):
 def read(path, seed=0):
     """Return the `Interactions` of a CSV file whose columns `user...` and `item...` name pairs.
 
-    A column may be named userId, user_id, itemId, movieId and so on; others are not read, and a
-    pair that comes again counts once.
+    A column may be named userId, user_id, itemId, movieId and so on; others are not read. A pair
+    that is repeated counts once, and blank lines do not count.
 
     Args:
         path: `pathlib.Path` of the file.
@@ -112,7 +113,18 @@ def read(path, seed=0):
         rows = csv.reader(file)
         header = next(rows, [])
         places = [_column(path, header, names) for names in (("user",), ("item", "movie"))]
-        pairs = [[row[place] for place in places] for row in rows if len(row) == len(header)]
+        pairs, bad = [], []
+        for row in filter(None, rows):
+            pair = [row[place] for place in places if place < len(row)]
+            if len(row) == len(header) and all(pair):
+                pairs.append(pair)
+            else:
+                bad.append(f"line {rows.line_num}: {row}")
+    if bad:
+        raise SystemExit(
+            f"{path} must have {len(header)} columns in each row, as in its header, and a user and "
+            f"an item. Received: {len(bad)} other rows, the first in {bad[0]}"
+        )
     if len(pairs) < 100:
         raise SystemExit(f"{path} must hold 100 pairs or more. Received: {len(pairs)}")
     names, ids = zip(
@@ -123,6 +135,16 @@ def read(path, seed=0):
     if not len(parts[2]):
         raise SystemExit(f"{path} must hold users with 5 items or more. Received: none")
     return Interactions(*map(len, names), *parts)
+
+
+def source(settings):
+    """Return which data a dictionary of settings names, as a dictionary."""
+    return {key: settings[key] for key in ("data", "synthetic", "sha256") if key in settings}
+
+
+def digest(path):
+    """Return what a file's bytes are known by in the records: the first places of their SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _column(path, header, beginnings):

@@ -16,33 +16,35 @@ def steps_to(recall, curve, steps):
     return None if np.isnan(looks) else looks * steps / len(curve)
 
 
-def section(data, shared, rates, of, bounds, times):
-    """Return the tables of one data set."""
+def section(shared, rates, of, bounds, times):
+    """Return the tables of one data set.
+
+    Args:
+        shared: dictionary, the settings of all its trainings.
+        rates: dictionary, optimizer -> its rate.
+        of: dictionary, optimizer -> what its trainings returned, one for each seed.
+        bounds: dictionary, what the rankings without a training returned.
+        times: dictionary, optimizer -> median and least seconds of a step.
+    """
     targets = [SHARE * result["recall"] for result in of["Adam"]]
     rows = []
     for name, results in of.items():
-        grid = towers.RULES[towers.EXACT.get(name, name)][-1]
-        ends = grid[0], grid[-1]
-        needed = [
-            steps_to(target, result["curve"], shared["steps"])
-            for target, result in zip(targets, results, strict=True)
-        ]
         apart = max(
             abs(result["test_recall"] - adam["test_recall"])
             for result, adam in zip(results, of["Adam"], strict=True)
         )
-        reached = None not in needed
+        median, least = times[name]
         rows.append(
             [
                 name,
-                f"{rates[name]:g}" + " (end of the grid)" * (rates[name] in ends),
+                f"{rates[name]:g}",
                 study.mean_spread([r["test_recall"] for r in results], 4),
                 study.mean_spread([r["test_ndcg"] for r in results], 4),
                 f"{apart:.1e}" if name != "Adam" else "",
-                f"{times[name][0] * 1e3:.2f} ({times[name][1] * 1e3:.2f})",
-                *(f"{times[dense][0] / times[name][0]:.1f}" for dense in towers.DENSE),
-                study.mean_spread(needed, 0) if reached else "not reached",
-                study.mean_spread([n * times[name][0] for n in needed], 1) if reached else "",
+                best_look(results, shared["steps"]),
+                f"{median * 1e3:.2f} ({least * 1e3:.2f})",
+                ", ".join(f"{times[dense][0] / median:.1f}" for dense in towers.DENSE),
+                *quality(targets, results, shared["steps"], median),
             ]
         )
     for name in ("popularity", "truth"):
@@ -54,35 +56,78 @@ def section(data, shared, rates, of, bounds, times):
         "Rate",
         "Recall@20",
         "NDCG@20",
-        "Largest difference to Adam's recall",
+        "Largest difference from Adam's recall",
+        "Validation recall: last, best (at step)",
         "ms a step, median (least)",
-        *(f"{name}'s time over it" for name in ("Adam", towers.KERAS)),
+        "Speedup over " + ", ".join(towers.DENSE),
         "Steps to the quality",
         "Seconds",
     ]
     bands = band_names()
-    by_band = [
+    by_band = [["(test interactions)", *(f"{number:,}" for number in bounds["bands"])]]
+    by_band += [
         [name, *(_mean([r["bands"][band] for r in results]) for band in range(len(bands)))]
         for name, results in of.items()
     ]
     return (
-        f"**{data}**, {shared['steps']:,} steps of {shared['batch']} pairs, "
-        f"tables of {shared['columns']} columns, {len(targets)} "
-        f"{'seeds' if len(targets) > 1 else 'seed'}; the quality is {SHARE:.0%} of the recall that "
-        f"Adam ends at on the validation's items; steps timed with {times['threads']} "
-        f"{'threads' if times['threads'] > 1 else 'thread'}.\n\n{study.table(header, rows)}\n"
-        "Share of the wanted items that were among the first 20, by the item's place in the order "
+        f"**{shared['data']}**, {shared['steps']:,} steps of {shared['batch']} pairs, "
+        f"tables of {shared['columns']} columns, {_count(len(targets), 'seed')}:\n\n"
+        f"{study.table(header, rows)}\n"
+        "Share of the test's items among the first 20, by the item's place in the order "
         f"of popularity:\n\n{study.table(['Optimizer', *bands], by_band)}"
     )
 
 
-def by_rows(times):
+def quality(targets, results, steps, seconds):
+    """Return after how many steps, and seconds, trainings reach each its target: two cells.
+
+    Args:
+        targets: list of recalls, one for each seed.
+        results: list of what the trainings returned.
+        steps: int, of a training.
+        seconds: float, of a step.
+    """
+    needed = [
+        steps_to(target, result["curve"], steps)
+        for target, result in zip(targets, results, strict=True)
+    ]
+    reached = [number for number in needed if number is not None]
+    if len(reached) < len(needed):
+        return f"{len(reached)} of {_count(len(needed), 'seed')} reached it", ""
+    return study.mean_spread(needed, 0), study.mean_spread([n * seconds for n in needed], 1)
+
+
+def best_look(results, steps):
+    """Return the validation's recall at the last look and, if another is higher, at the best."""
+    curves = np.array([result["curve"] for result in results])
+    cell, looks = study.mean_spread(curves[:, -1], 4), curves.shape[1]
+    best = looks - curves[:, ::-1].argmax(axis=1)  # the last one of equal looks
+    if np.all(best == looks):
+        return cell
+    at = " to ".join(f"{steps * look // looks:,}" for look in sorted({min(best), max(best)}))
+    return f"{cell}, {study.mean_spread(curves.max(axis=1), 4)} ({at})"
+
+
+def by_rate(searched):
+    """Return a table of the searched rates.
+
+    Args:
+        searched: dictionary, data set -> what `study.Study.search_rates` returned, or nothing.
+    """
+    kinds = {f"{data}: {name}": by for data, of in searched.items() for name, by in of.items()}
+    if not kinds:
+        return ""
+    return study.rates_table(kinds, "items of the validation that were missed, in percent")
+
+
+def by_rows(times, threads):
     """Return a table of the steps' times by the rows of the items' table.
 
     Args:
         times: dictionary, number of rows -> name -> median and least seconds of a step.
+        threads: int, that they were timed with.
     """
-    names = [name for name in min(times.values(), key=len) if name != "threads"]
+    names = min(times.values(), key=len)
 
     def cell(of, name):
         median, least = of[name]
@@ -91,8 +136,8 @@ def by_rows(times):
     rows = [[name, *(cell(of, name) for of in times.values())] for name in names]
     header = ["Optimizer", *(f"{count:,} items" for count in times)]
     return (
-        "Milliseconds a step, median (least), and the median over `DeferredAdam`'s, by the rows of "
-        f"the items' table:\n\n{study.table(header, rows)}"
+        f"Milliseconds a step with {_count(threads, 'thread')}, median (least), and the median "
+        f"over `DeferredAdam`'s, by the rows of the items' table:\n\n{study.table(header, rows)}"
     )
 
 
@@ -103,15 +148,23 @@ def band_names():
     return [*names, f"above {BANDS[-1]:,}"]
 
 
+def _count(number, noun):
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def _mean(values):
     return study.mean_spread(values, 3) if None not in values else ""
 
 
 def draw(parts):
-    """Return the picture: recall by seconds, and by popularity, a row for each data set."""
+    """Return the picture: recall by seconds, and by popularity, a row for each data set.
+
+    Args:
+        parts: list of the settings, the results by optimizer and the times of each data set.
+    """
     figure = Figure(figsize=(11, 4.2 * len(parts)), layout="constrained")
     rows = figure.subplots(len(parts), 2, squeeze=False)
-    for (data, of, times, shared), (left, right) in zip(parts, rows, strict=True):
+    for (shared, of, times), (left, right) in zip(parts, rows, strict=True):
         for place, (name, results) in enumerate(of.items()):
             curves = np.array([result["curve"] for result in results])
             looks = shared["steps"] / curves.shape[1] * np.arange(1, curves.shape[1] + 1)
@@ -126,7 +179,10 @@ def draw(parts):
             bands = np.array([result["bands"] for result in results], float).mean(0)
             right.plot(range(len(bands)), bands, marker="o", **style)
         left.set(
-            xscale="log", xlabel="seconds of training", ylabel="recall@20, validation", title=data
+            xscale="log",
+            xlabel="seconds of training",
+            ylabel="recall@20, validation",
+            title=shared["data"],
         )
         right.set(
             xlabel="the item's place by popularity",

@@ -1,10 +1,11 @@
-"""Twelve planted faults: what becomes of each training without `Rescue`, with it, and unharmed.
+"""Planted faults: what becomes of each training without `Rescue`, with it, and unharmed.
 
 Run it with `python experiments/rescue`, which is `--quick`: one seed and two epochs. `--full`
 plants each fault in one of six trainings, in three seeds. It leaves the table in tb_logs/rescue.
 """
 
 import pathlib
+import shutil
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for what the experiments share
@@ -87,6 +88,7 @@ def measure(job, folder):
     fault = FAULTS[job["fault"]] if job["kind"] != "unharmed" else None
     training = TRAININGS[job["training"]]
     rescue = Rescue(folder / "rescue", verbose=0) if job["kind"] == "rescued" else None
+    shutil.rmtree(folder / "rescue", ignore_errors=True)  # of a process that was killed
     loss, right = train(training, job["seed"], fault, rescue, job["epochs"])
     result = {"loss": loss}
     if training.loss == CLASSES:
@@ -120,12 +122,13 @@ def explained(rescue, training):
 
 def report(runs):
     """Return the table of the results by (fault, kind), and what they come to."""
-    rows, rescued = [], 0
+    rows, rescued = [], []
     faults = list(dict.fromkeys(name for name, _ in runs))
     for name in faults:
         losses = {kind: [run["loss"] for run in runs[name, kind]] for kind in KINDS}
         known = all(isinstance(loss, float) for loss in losses["rescued"])
-        rescued += known and np.median(losses["rescued"]) <= max(losses["unharmed"])
+        if known and np.median(losses["rescued"]) <= max(losses["unharmed"]):
+            rescued.append(name)
         acts = [action for _, _, action in runs[name, "rescued"][0]["rescues"]]
         counted = ", ".join(f"{acts.count(act)} {act}" for act in dict.fromkeys(acts))
         named = "yes" if all(run["named"] for run in runs[name, "rescued"]) else "no"
@@ -133,11 +136,11 @@ def report(runs):
         rows.append([name, training, *map(shown, losses.values()), named, counted])
     header = ["Fault", "Training", "Unharmed", "Harmed", "Rescued", "Batch named"]
     text = study.table([*header, "Rescues, first seed"], rows)
-    text += f"\n{rescued} of {len(faults)} end, in the median, no higher than the highest of the "
-    text += "unharmed seeds."
-    rights = [run["right"] for name in faults for run in runs[name, "rescued"] if "right" in run]
+    text += f"\n{len(rescued)} of {len(faults)} end, in the median, no higher than the highest of "
+    text += "the unharmed seeds."
+    rights = [run["right"] for name in rescued for run in runs[name, "rescued"] if "right" in run]
     if rights:
-        text += f" At least {min(rights):.2%} of the digits are right after a rescue."
+        text += f" At least {min(rights):.2%} of the digits are right in these."
     return text
 
 
@@ -148,7 +151,9 @@ def shown(losses):
 def main(arguments=None):
     """Run the experiment."""
     parser = study.parser(__doc__.splitlines()[0])
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="NAME")
+    parser.add_narrowing_argument(
+        "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="NAME"
+    )
     options = parser.parse_args(arguments)
     size = SIZES["full" if options.full else "quick"]
     runs = study.Study(__file__, options, arguments)

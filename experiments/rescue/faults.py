@@ -203,5 +203,6 @@ FAULTS = {
     "an infinite derivative: an empty image": Fault("divided by length, Adam", scale_input(0.0)),
     "rate 30 times too high, SGD": Fault("regression, SGD", rate=30.0),
     "rate 1000 times too high, Adam": Fault("dense, Adam", rate=1000.0),
+    "rate 100 times too high, Adam": Fault("dense, Adam", rate=100.0),
     "rate 30 times too high from the middle on": Fault("regression, SGD", jump=30.0),
 }

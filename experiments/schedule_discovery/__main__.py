@@ -8,7 +8,7 @@ hand-tuned schedules, on digits, Fashion-MNIST, CIFAR-10 and the characters of a
 further networks with batch normalization; and on cheap tasks of two families that its meta-learner
 has not learnt from. `--quick` takes digits and two tasks; `--problems` and `--methods` narrow
 either. It leaves results.md and schedule_discovery.png in tb_logs/schedule_discovery/full or quick.
-A training takes seconds, so what is cut short begins anew.
+An interrupted run resumes with the training that it was at, which begins anew: it takes seconds.
 """
 
 import pathlib
@@ -177,38 +177,49 @@ def family_jobs(size):
     }
 
 
-def problem_table(problem, results, regrets, tuned):
-    """Return a heading and the table of a problem."""
-    first = results["first weights"][0]
-    one, best = tuned
-    shape = f"{one['warmup_share']:.0%} warm-up, {one['decay']}"
-    accuracy = 100 * np.mean([result["accuracy"] for result in best])
+def problems_table(compared, tuned):
+    """Return the table of the problems, and of the best schedule by hand of each."""
+    header = ["Problem", "weights", "steps", "first loss", "oracle", "oracle's loss"]
     rows = []
-    for name, values in regrets.items():
-        accuracies = [100 * result["accuracy"] for result in results[name]]
-        peaks = [f"{r['peak']:.2g}" for r in results[name] if "peak" in r]
-        loss = study.mean_spread(losses_of(results[name]), 4)
-        cells = [loss, study.mean_spread(accuracies), study.mean_spread(values)]
-        rows.append([f"{name}, peaks {', '.join(peaks)}" if peaks else name, *cells])
-    header = ["Method", "Training loss", "Test accuracy, %", "Regret, %"]
-    return (
-        f"### {problem}: {first['weights']:,} weights, {first['steps']} steps\n\nOracle: peak "
-        f"{one['peak']:g}, {shape}, training loss "
-        f"{study.mean_spread(losses_of(best), 4)}, test accuracy {accuracy:.2f} %.\n\n"
-        + study.table(header, rows)
-    )
+    for problem, results in compared.items():
+        first, (one, best) = results["first weights"], tuned[problem]
+        schedule = f"peak {one['peak']:g}, {one['warmup_share']:.0%} warm-up, {one['decay']}"
+        losses = [study.mean_spread(losses_of(of), 4) for of in (first, best)]
+        peaks = [f"{r['peak']:.2g}" for r in results.get(problems.DISCOVERED, [])]
+        row = [problem, f"{first[0]['weights']:,}", first[0]["steps"], losses[0], schedule]
+        rows.append([*row, losses[1], ", ".join(peaks)])
+    return study.table([*header, "peaks of DiscoveredSchedule"], rows)
 
 
-def mean_table(regrets):
-    """Return the table of each method's mean regret on the problems, or an empty string."""
-    shared = {problem: regrets[problem] for problem in problems.PROBLEMS if problem in regrets}
-    if len(shared) < 2:
-        return ""
+def methods_table(values, digits, mean=False):
+    """Return a table of {problem: {method: values of the seeds}}, a column for each problem.
+
+    Args:
+        values: the dictionary.
+        digits: integer, after the point.
+        mean: whether a last column has the mean of `problems.PROBLEMS`.
+    """
+    shared = [own for problem, own in values.items() if problem in problems.PROBLEMS]
+    mean = mean and len(shared) > 1
     rows = []
-    for name in next(iter(shared.values())):
-        means = [np.mean(own[name]) for own in shared.values()]
-        rows.append([name, *(f"{mean:.1f}" for mean in [*means, np.mean(means)])])
-    return "### Mean regrets, %\n\n" + study.table(["Method", *shared, "mean"], rows) + "\n"
+    for name in dict.fromkeys(name for own in values.values() for name in own):
+        row = [own.get(name) for own in values.values()]
+        row += [np.mean([own[name] for own in shared], axis=0)] if mean else []
+        rows.append([name, *("" if v is None else study.mean_spread(v, digits) for v in row)])
+    last = [f"mean of {len(shared)}"] if mean else []
+    return study.table(["Method", *values, *last], rows)
+
+
+def accuracies_of(compared, tuned):
+    """Return {problem: {method: test accuracies of the seeds in percent}}, the oracle's first."""
+    return {
+        problem: {
+            name: [100 * result["accuracy"] for result in of_seeds]
+            for name, of_seeds in ({"oracle": tuned[problem][1]} | results).items()
+            if name != "first weights"
+        }
+        for problem, results in compared.items()
+    }
 
 
 def family_regrets(jobs, results, size):
@@ -226,14 +237,16 @@ def family_table(found, count):
     """Return the table of the regrets of the first tasks of each family."""
     header = ["Method"]
     for family in found:
-        header += [f"{FAMILIES[family]}: mean", "median"]
+        header += [f"{FAMILIES[family]}: mean ± deviation of the tasks", "median"]
     rows = []
     for name in next(iter(found.values())):
         values = [own[name] for own in found.values()]
-        cells = [f"{f(v):.2f}" for v in values for f in (np.mean, np.median)]
+        cells = [cell for v in values for cell in (study.mean_spread(v), f"{np.median(v):.2f}")]
         rows.append([name, *cells, f"{100 * np.mean(np.concatenate(values) > 5):.0f}"])
-    return f"### {count} tasks of each family, regrets in %\n\n" + study.table(
-        [*header, "above 5 %, % of tasks"], rows
+    return (
+        f"### Regrets on {count} tasks of each family, %\n\n"
+        "A task's regret is that of the mean loss of its seeds, and counts as 100 % at most.\n\n"
+        + study.table([*header, "above 5 %, % of tasks"], rows)
     )
 
 
@@ -285,8 +298,10 @@ def chosen(options, size):
 def main(arguments=None):
     parser = study.parser(__doc__.splitlines()[0])
     known = (*problems.PROBLEMS, *problems.NORMALIZED)
-    parser.add_argument("--problems", nargs="+", choices=known, help="instead of the size's own")
-    parser.add_argument("--methods", nargs="+", choices=problems.METHODS, help="likewise")
+    parser.add_narrowing_argument(
+        "--problems", nargs="+", choices=known, help="instead of the size's own"
+    )
+    parser.add_narrowing_argument("--methods", nargs="+", choices=problems.METHODS, help="likewise")
     parser.add_argument("--data-dir", type=pathlib.Path, help="folder that holds NAME.npz")
     options = parser.parse_args(arguments)
     size = chosen(options, SIZES["full" if options.full else "quick"])
@@ -303,11 +318,11 @@ def main(arguments=None):
     results = run_named(jobs)
     regrets, found = regrets_of(compared, tuned), family_regrets(jobs, results, size)
 
-    text = mean_table(regrets)
-    for problem, own in regrets.items():
-        text += problem_table(problem, compared[problem], own, tuned[problem]) + "\n"
+    text = f"### Problems\n\n{problems_table(compared, tuned)}\n"
+    text += f"### Regrets, %\n\n{methods_table(regrets, 1, mean=True)}\n"
+    text += f"### Test accuracies, %\n\n{methods_table(accuracies_of(compared, tuned), 1)}\n"
     text += "\n".join(family_table(own, count) for count, own in found.items())
-    this.report(text, draw(regrets, found))
+    this.report(text, lambda: draw(regrets, found))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Textbook Adam in extended precision, and how far DeferredAdam may be from it at most.
 
 The induction of Theorem 2 in docs/sparse_adam.md, entry by entry and step by step: `off` bounds the
-difference of the weights, `mu` of m and `eta` of sqrt(v).
+difference of the weights, `mu` of m and `eta` of sqrt(v). The numbers of roundings are those of the
+page's section on rounding.
 """
 
 import numpy as np
-from constants import UNIT
+from constants import ROUNDINGS, UNIT, power_error, size_error, sum_error
 
 WIDE = np.longdouble
+SLACK = 1.01  # for products of errors, which the page leaves out, and the rounding of WIDE itself
 # By Lemma 1 no step is longer than rho alpha, so that in sequences of thousands no difference comes
 # near this. It keeps a bound that grows exponentially from infinity, and the rest from NaN.
 TRIVIAL = 1e6
@@ -29,8 +31,8 @@ def follow(batches, constants, dtype, epsilon, sweep):
     Returns:
         A dictionary: reads and read_bounds (S, T, B, C), table and table_bounds (S, A, C).
     """
-    b1, b2, K, J, r, _, kappa, _, condition = constants
-    u, ids = UNIT[dtype], batches["ids"]
+    b1, b2, r = constants.beta_1, constants.beta_2, constants.r
+    u, ids = SLACK * UNIT[dtype], batches["ids"]
     S, T, B = ids.shape
     w = batches["table"].astype(WIDE)
     A, C = w.shape[1:]
@@ -40,12 +42,10 @@ def follow(batches, constants, dtype, epsilon, sweep):
     reads, read_bounds = np.zeros((S, T, B, C), WIDE), np.zeros((S, T, B, C))
     h, c, z, s, q = (batches[name].astype(WIDE) for name in ("h", "c", "z", "s", "q"))
     every, geometric = np.arange(S)[:, None], r / (1 - r)
-    # What a power of a beta is off: float64's is exp(n ln b), others are rounded from that.
-    per_missed = 2.0 if dtype == "float64" else 0.0
 
     def when_read():
         """Return the bound where rows are read: with the missed sum's error, and roundings."""
-        error = kappa + (np.minimum(missed, J) + K + 12) * u * condition
+        error = SLACK * (constants.kappa + sum_error(constants, missed, dtype))
         gap = off + error * largest * start * geometric
         return np.minimum(gap + u * (np.abs(w).astype(float) + gap), TRIVIAL)
 
@@ -63,6 +63,7 @@ def follow(batches, constants, dtype, epsilon, sweep):
         terms = h[:, t, :, None] * (sizes + np.abs(c[:, t])) + np.abs(z[:, t])
         terms += s[:, t, None, None] * (sizes.sum(axis=1) + np.abs(q[:, t]))[:, None]
         gamma = h[:, t, :, None] * wrong + s[:, t, None, None] * wrong.sum(axis=1)[:, None]
+        # The graph of the gradient rounds 12 times at most; 16 holds in any order of its sums.
         gamma = gamma.astype(float) + 16 * u * terms.astype(float)
         # Sums of an id's rows; multiplication by 0 and 1, as there are no np.add.at in batches.
         g = np.einsum("sba,sbc->sac", hot.astype(WIDE), g * present[..., None])
@@ -78,20 +79,23 @@ def follow(batches, constants, dtype, epsilon, sweep):
         w = w - step * m / (y + epsilon)
         # The averages' bounds.
         alpha, size = step.astype(float), np.abs(m).astype(float)
-        power_1, power_2 = (2 - per_missed * missed * np.log(beta) for beta in (b1, b2))
+        power_1, power_2 = (SLACK * power_error(beta, missed, dtype) for beta in (b1, b2))
         decayed = b1 * mu + (1 - b1) * gamma
-        rounded = (8 + power_1) * u * (old + (1 - b1) * np.abs(g).astype(float))
+        rounded = (ROUNDINGS["mean"] * u + power_1) * (
+            old + (1 - b1) * (np.abs(g).astype(float) + gamma)
+        )
         mu = np.where(visited, decayed + rounded, b1 * mu)
         root = np.sqrt(b2 * eta**2 + (1 - b2) * gamma**2)
-        eta = np.where(visited, root + (4 + power_2 / 2) * u * (y.astype(float) + root), root)
-        # The weights'. The size of the step is computed in float64, then rounded.
+        rounded = (ROUNDINGS["root"] * u + power_2 / 2) * (y.astype(float) + root)
+        eta = np.where(visited, root + rounded, root)
+        # The weights'.
         below = np.maximum(y.astype(float) - eta, 0) + epsilon
         quotient = (size + mu) / below
-        of_size = u + UNIT["float64"] * float(5 + sum(p / (1 - p) for p in powers) * 2)
+        of_size = SLACK * float(size_error(powers, dtype))
         folded = np.where(visited, bound, off)
         off = folded + alpha * (mu + size / (y.astype(float) + epsilon) * eta) / below
         off += of_size * alpha * quotient
-        off += visited * u * (np.abs(w).astype(float) + off + 5 * alpha * quotient)
+        off += visited * u * (np.abs(w).astype(float) + off + ROUNDINGS["step"] * alpha * quotient)
         off = np.minimum(off, TRIVIAL)
         # The gaps.
         start = np.where(visited, quotient, start)

@@ -7,9 +7,11 @@ import typing
 import numpy as np
 
 from keras_bp.deferred.optimizer import _TOLERANCE
-from keras_bp.deferred.rows import missed_quadrature
+from keras_bp.deferred.rows import _lagrange, missed_quadrature
 
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}  # half of the distance from 1 to the next number
+# How often m, sqrt(v) and a step are rounded, beside the powers and the step's size.
+ROUNDINGS = {"mean": 4, "root": 2, "step": 4}
 _EXACT = np.longdouble
 _FAR = 8192  # steps of a sum that does not end
 
@@ -23,7 +25,7 @@ class Constants(typing.NamedTuple):
         window: J, the missed steps that are summed.
         r: b1 / sqrt(b2); a step with g = 0 is at most r times the one before.
         rho: the largest |m| / sqrt(v).
-        kappa: the largest error of a missed sum, relative to the sum at a constant rate.
+        kappa: the largest error of a missed sum, relative to the sum at the gap's largest rate.
         kappa_proved: Lemma 2's upper bound of kappa.
         condition: lambda, the sum of the terms' sizes, relative to the same sum.
     """
@@ -39,6 +41,24 @@ class Constants(typing.NamedTuple):
     condition: float
 
 
+def power_error(beta, missed, dtype):
+    """Return the relative error of b^n, which decays an average: e_n."""
+    cast = UNIT["float32"] if dtype == "float32" else 0.0
+    return cast + (2 - 3 * missed * math.log(beta)) * UNIT["float64"]
+
+
+def size_error(powers, dtype):
+    """Return the relative error of alpha_t, from the betas' powers b^t: e_alpha."""
+    cast = UNIT["float32"] if dtype == "float32" else 0.0
+    return cast + (5 + 2 * sum(p / (1 - p) for p in powers)) * UNIT["float64"]
+
+
+def sum_error(known, missed, dtype):
+    """Return the rounding of a missed sum, relative to the sum at the gap's largest rate."""
+    number = known.nodes + 6 if dtype == "float32" else 5 * known.nodes + 4
+    return (np.minimum(missed, known.window) + number) * known.condition * UNIT[dtype]
+
+
 def quadrature(beta_1, beta_2, dtype):
     """Return the betas as held, and the quadrature of DeferredAdam's `build`."""
     betas = [float(np.dtype(dtype).type(beta)) for beta in (beta_1, beta_2)]
@@ -50,8 +70,8 @@ def quadrature(beta_1, beta_2, dtype):
 def constants(beta_1, beta_2, dtype, resolution=0.05):
     """Return the constants; ValueError if DeferredAdam refuses the betas.
 
-    kappa and lambda are suprema over x = sqrt(v) / epsilon, taken on a grid in ln x: from where
-    f(j) is constant to where it is a power of b2.
+    kappa and lambda are suprema over x = sqrt(v) / epsilon, estimated on a grid in ln x, from where
+    f(j) is constant to where it is a power of b2: the largest values found.
     """
     (b1, b2), (_, weights) = quadrature(beta_1, beta_2, dtype)
     K, J = int(np.any(weights, axis=0).sum()), len(weights)
@@ -60,8 +80,8 @@ def constants(beta_1, beta_2, dtype, resolution=0.05):
     if b1 == 0.0:  # a row misses nothing
         return Constants(b1, b2, 1, J, r, rho, 0.0, 0.0, 0.0)
     c = -math.log(b2) / 2
-    nodes = 1 - _EXACT(0.6) / _EXACT(math.log(b1)) * np.polynomial.laguerre.laggauss(K)[0]
     j, far = np.arange(1, J + 1).astype(_EXACT), np.arange(1, _FAR).astype(_EXACT)
+    nodes = _lagrange(b1, np.arange(1, J + 1), K)[0].astype(_EXACT)
     lagrange = np.stack([_polynomial(nodes, k, j) for k in range(K)], axis=1)
     decay, kappa, condition = _EXACT(b1) ** far, 0.0, 0.0
     for x in np.exp(np.arange(-14.0, 30.0 + c * float(nodes.max()), resolution).astype(_EXACT)):

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from online import SCENES, of_periods
 
 COLORS = {
     "Adam": "#b8b8b8",
@@ -39,16 +40,17 @@ def _bounds(axis, checked):
     axis.axvline(0.0, color="black", lw=1)
     axis.annotate("the bound", (0.0, 0.5), (4, 0), ("data", "axes fraction"), "offset points")
     axis.set(xticks=range(-5, 2), xticklabels=[f"$10^{{{n}}}$" for n in range(-5, 2)])
-    axis.set(title="DeferredAdam's largest difference to Adam", xlabel="over the theorem's bound")
+    axis.set(title="DeferredAdam's largest difference from Adam", xlabel="over the theorem's bound")
     axis.set_ylabel("sequences")
     axis.legend(frameon=False, loc="upper left")
 
 
 def _regret(axis, played):
     for job, result in played:
-        ends = 101 * np.arange(1, job["periods"] + 1)
-        of_periods = np.diff(ends * result["regret"], prepend=0.0) / 101
-        axis.loglog(ends, of_periods, label=job["optimizer"], **_style(job["optimizer"]))
+        length = len(SCENES[job["scene"]][0])
+        ends = length * np.arange(1, job["periods"] + 1)
+        regret = of_periods(result, length)
+        axis.loglog(ends, regret, label=job["optimizer"], **_style(job["optimizer"]))
     axis.axhline(20 / 101, color="black", lw=1, ls=":")
     axis.annotate("at the wrong end", (ends[0], 20 / 101), (0, -12), "data", "offset points")
     axis.set(title="Losses 1010 w, then 100 times -10 w", xlabel="update")

@@ -10,7 +10,8 @@ from keras_bp._arguments import check_floating
 from keras_bp._keras import is_persistent
 from keras_bp._types import Array
 from keras_bp.gradients import all_finite, as_gradient, map_values, sum_over_replicas, values_of
-from keras_bp.multitask.weighting import Weighting
+from keras_bp.multitask.blocks import block_of, gramian_of, largest_entry, sparse_sum, weighted_sum
+from keras_bp.multitask.weighting import Weighting, of_present
 
 Gradient = Any
 """A tensor, a `tf.IndexedSlices`, or None."""
@@ -106,7 +107,9 @@ class Combiner(Weighting):
         largest = tf.reduce_max(tf.abs(wide))
         wide /= tf.where(largest > 0.0, largest, 1.0)
         gramian = tf.matmul(wide, wide, transpose_b=True)
-        return _weighted_sum(self.weights(gramian, present, losses), rows)
+        block = tf.cast(rows, tf.float32) if rows.dtype.size < 4 else rows
+        total = weighted_sum(self.weights(gramian, present, losses), block)
+        return tf.cast(total, rows.dtype)
 
     def gradients(
         self,
@@ -270,27 +273,30 @@ class Combiner(Weighting):
         given = [None] * len(tasks) if losses is None else list(losses)
         missing = [losses is not None and loss is None for loss in given]
         tasks, given, replicas = _over_replicas(tasks, given)
+        columns = [list(column) for column in zip(*tasks, strict=True)]
+        owners = _owners(columns, len(tasks))
+        shared = owners.sum(axis=1) > 1
+        # The Gram matrix tells whether shared gradients are finite, unless float64 overflows there.
+        wide = any(g is not None and g.dtype == tf.float64 for task in tasks for g in task)
+        read = [place for place in range(len(columns)) if wide or not shared[place]]
         present = tf.stack(
             [
-                tf.constant(False) if is_missing else all_finite([*task, loss])
+                tf.constant(False) if is_missing else all_finite([*(task[i] for i in read), loss])
                 for task, loss, is_missing in zip(tasks, given, missing, strict=True)
             ]
         )
-        tasks = [
-            [_zeros_unless(is_present, gradient) for gradient in task]
-            for task, is_present in zip(tasks, tf.unstack(present), strict=True)
-        ]
-        columns = [list(column) for column in zip(*tasks, strict=True)]
-        owners = _owners(columns, len(tasks))
-        scale = _scale(columns, owners)
-        gramians = [_gramian(*parts, scale) for parts in zip(columns, owners, strict=True)]
+        scale = largest_entry(columns, shared, present) if wide else tf.constant(1.0, tf.float64)
+        blocks = [block_of(*parts) for parts in zip(columns, owners, strict=True)]
+        gramians = [gramian_of(*parts, scale) for parts in zip(blocks, owners, strict=True)]
         total = sum((g for g in gramians if g is not None), tf.zeros([len(tasks)] * 2, tf.float64))
+        present &= tf.math.is_finite(tf.linalg.diag_part(total))
+        gramians = [None if g is None else of_present(g, present) for g in gramians]
+        total = of_present(total, present)
         values = None if losses is None else _stacked(given, present)
         weights, of_variables = self._weights_of_variables(total, gramians, owners, present, values)
-        gradients = [
-            _combined(column, own, weights_here, replicas)
-            for column, own, weights_here in zip(columns, owners, of_variables, strict=True)
-        ]
+        gradients = _combined(columns, owners, blocks, of_variables, present)
+        if replicas > 1:  # the optimizer sums over them once more
+            gradients = [map_values(lambda values: values / replicas, g) for g in gradients]
         square = scale**2
         parts = [None if gramian is None else gramian * square for gramian in gramians]
         return CombinedGradients(gradients, present, total * square, parts, weights)
@@ -427,106 +433,41 @@ def _stacked(losses, present):
     return tf.where(present, values, 0.0)
 
 
-def _scale(columns, owners):
-    """Return the divisor of gradients before they are squared: 1 where float64 suffices."""
-    shared = [column for column, own in zip(columns, owners, strict=True) if own.sum() > 1]
-    tensors = [values_of(g) for column in shared for g in column if g is not None]
-    one = tf.constant(1.0, tf.float64)
-    if all(tensor.dtype != tf.float64 for tensor in tensors):
-        return one
-    sizes = [tf.reduce_max(tf.abs(tf.cast(t, tf.float64))) for t in tensors]
-    largest = tf.reduce_max(tf.stack(sizes))
-    return tf.where(largest > 0.0, largest, one)
-
-
-def _combined(column, owners, weights, replicas):
-    """Return one variable's gradient from the tasks': their weighted sum where it is shared."""
-    (tasks,) = np.nonzero(owners)
-    if not len(tasks):
-        return None
-    combined = column[tasks[0]]
-    if len(tasks) > 1:
-        combined = _weighted_sum(tf.gather(weights, tasks), [column[t] for t in tasks])
-    # The optimizer sums over the replicas once more.
-    return combined if replicas == 1 else map_values(lambda values: values / replicas, combined)
-
-
-def _gramian(column, owners, scale):
-    """Return the products of one variable's gradients with each other, over all tasks.
-
-        M_ij = g_i . g_j / scale^2
+def _combined(columns, owners, blocks, weights, present):
+    """Return each variable's gradient: the tasks' weighted sum where it is shared.
 
     Args:
-        column: list of T gradients of one shape, tensors, `tf.IndexedSlices` or None. The rows of a
-            sparse one are summed per id first.
-        owners: bool array of shape (T,), which tasks depend on the variable.
-        scale: float64 scalar.
-
-    Returns:
-        A float64 tensor of shape (T, T), or None where no two tasks share the variable.
+        columns: for each variable, the list of T gradients.
+        owners: bool array of shape (variables, T), which tasks depend on which variable.
+        blocks: for each variable what `block_of` returns.
+        weights: for each variable a float64 tensor of shape (T,), 0 for absent tasks.
+        present: boolean tensor of shape (T,). Absent tasks' gradients may not be finite.
     """
-    (tasks,) = np.nonzero(owners)
-    if len(tasks) < 2:
-        return None
-    gradients = [column[t] for t in tasks]
-    if all(isinstance(g, tf.IndexedSlices) for g in gradients):
-        rows = _rows_per_id(gradients)
-    else:
-        rows = [tf.cast(tf.convert_to_tensor(g), tf.float64) for g in gradients]
-    flat = tf.stack([tf.reshape(row, [-1]) for row in rows]) / scale
-    place = np.eye(len(column))[tasks]
-    return place.T @ tf.matmul(flat, flat, transpose_b=True) @ place
+    gradients = [None] * len(columns)
+    tasks = [np.nonzero(own)[0] for own in owners]
+    for place, (column, block) in enumerate(zip(columns, blocks, strict=True)):
+        if len(tasks[place]) == 1:
+            [task] = tasks[place]
+            gradients[place] = _zeros_unless(present[task], column[task])
+        elif isinstance(block, list):
+            gradients[place] = sparse_sum(tf.gather(weights[place], tasks[place]), block)
+    dense = [place for place, block in enumerate(blocks) if tf.is_tensor(block)]
 
+    def sums(without_absent):
+        found = []
+        for place in dense:
+            block = blocks[place]
+            if without_absent:
+                kept = tf.gather(present, tasks[place])
+                kept = tf.reshape(kept, [-1] + [1] * (block.shape.rank - 1))
+                block = tf.where(kept, block, tf.zeros_like(block))
+            total = weighted_sum(tf.gather(weights[place], tasks[place]), block)
+            found.append(tf.cast(total, columns[place][tasks[place][0]].dtype))
+        return found
 
-def _rows_per_id(gradients):
-    """Return a dense tensor for each gradient: its rows summed per id, ids in one order for all."""
-    ids = _joined_ids(gradients)
-    # As many segments as rows, some of them empty: XLA does not know the number of ids, and pads.
-    segments = tf.unique(ids).idx
-    parts = tf.split(segments, [tf.size(g.indices) for g in gradients], num=len(gradients))
-    return [
-        tf.math.unsorted_segment_sum(tf.cast(g.values, tf.float64), part, tf.size(ids))
-        for g, part in zip(gradients, parts, strict=True)
-    ]
-
-
-def _joined_ids(gradients):
-    """Return the ids concatenated; tasks may look up with ids of different dtypes."""
-    same = len({g.indices.dtype for g in gradients}) == 1
-    return tf.concat([g.indices if same else tf.cast(g.indices, tf.int64) for g in gradients], 0)
-
-
-def _weighted_sum(weights, gradients):
-    """Return the sum of one variable's gradients, each with its weight, in their dtype.
-
-    In float32 for gradients in float16 or bfloat16. Finite gradients give no NaN: where a term
-    would overflow, the sum is formed on a smaller scale, so that it is infinite at most.
-
-    Args:
-        weights: float64 tensor of shape (n,).
-        gradients: list of n tensors or `tf.IndexedSlices`, or a tensor of shape (n, ...).
-
-    Returns:
-        A tensor; a `tf.IndexedSlices` where all gradients are, with the rows concatenated.
-    """
-    count = weights.shape[0]
-    # A power of two, so that no digit is lost.
-    bound = tf.maximum(count * tf.reduce_max(tf.abs(weights)), 1.0)
-    scale = 2.0 ** tf.math.ceil(tf.math.log(bound) / tf.math.log(tf.constant(2.0, bound.dtype)))
-    shares = weights / scale
-
-    def weighted(tensor, number):
-        wide = tensor.dtype if tensor.dtype.size > 4 else tf.float32
-        return tf.cast(tensor, wide) * tf.cast(shares[number], wide)
-
-    def rescaled(total, dtype):
-        # 0 times a scale that is infinite in float32 is no NaN.
-        return tf.cast(tf.math.multiply_no_nan(tf.cast(scale, total.dtype), total), dtype)
-
-    if isinstance(gradients, list) and all(isinstance(g, tf.IndexedSlices) for g in gradients):
-        values = [weighted(g.values, number) for number, g in enumerate(gradients)]
-        total = rescaled(tf.concat(values, axis=0), gradients[0].dtype)
-        return tf.IndexedSlices(total, _joined_ids(gradients), gradients[0].dense_shape)
-    dense = [tf.convert_to_tensor(gradients[number]) for number in range(count)]
-    total = tf.add_n([weighted(tensor, number) for number, tensor in enumerate(dense)])
-    return rescaled(total, dense[0].dtype)
+    # A copy without the absent ones takes as long as the sum.
+    if dense:
+        found = tf.cond(tf.reduce_all(present), lambda: sums(False), lambda: sums(True))
+        for place, gradient in zip(dense, found, strict=True):
+            gradients[place] = gradient
+    return gradients

@@ -152,14 +152,16 @@ def project(gramian, orders):
     squares = tf.linalg.diag_part(gramian)
     squares = tf.where(squares > 0.0, squares, 1.0)
     own = tf.range(size, dtype=orders.dtype)
-    coefficients = tf.eye(size, dtype=gramian.dtype)
-    for step in range(size):
+
+    def off_one(step, coefficients):
         other = orders[:, step]
         product = tf.reduce_sum(coefficients * tf.gather(gramian, other), axis=1)
         conflict = (product < 0.0) & (other != own)
         off = tf.where(conflict, product / tf.gather(squares, other), 0.0)
-        coefficients -= off[:, None] * tf.one_hot(other, size, dtype=gramian.dtype)
-    return coefficients
+        return step + 1, coefficients - off[:, None] * tf.one_hot(other, size, dtype=off.dtype)
+
+    identity = tf.eye(size, dtype=gramian.dtype)
+    return tf.while_loop(lambda step, _: step < size, off_one, (0, identity))[1]
 
 
 @serializable

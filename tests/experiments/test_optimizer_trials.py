@@ -1,5 +1,6 @@
 """The experiment `optimizer_trials`: steps to a target, rates, and who is refused."""
 
+import json
 import re
 
 import pytest
@@ -16,10 +17,16 @@ def test_two_tasks_are_tried(experiment, monkeypatch, capsys, tmp_path):
         r"\| Optimizer \| saddle \| conv net \| solved \|$",
         r"\| SGD, momentum, swa_start \| no: 1 \| no: 0\.\d+ \| 0 of 2 \|$",
         r"\| conv net \| SGD \| no: 0\.\d+ \| ",
-        r"4 trainings, ",
+        r"3 trainings, ",  # the advice is for networks
     ):
         assert any(re.match(expected, line) for line in lines), expected
-    assert (tmp_path / "tb_logs/optimizer_trials/quick/optimizer_trials.png").exists()
+    folder = tmp_path / "tb_logs/optimizer_trials/quick"
+    assert (folder / "optimizer_trials.png").exists()
+    for line in (folder / "records.jsonl").read_text().splitlines():
+        job = json.loads(line)["job"]  # all that a rate, a target or an option changes
+        options = {"momentum": 0.9, "swa_start": None} if "SGD" in job["optimizer"] else {}
+        assert job["rates"] == ([0.01] if options else [1.0]) and job["options"] == options
+        assert job["target"] == {"saddle": 0.05, "conv net": 0.05}[job["task"]]
 
 
 def test_the_best_rate_solves_it_for_most_seeds_and_then_soonest(experiment):

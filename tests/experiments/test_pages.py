@@ -8,6 +8,15 @@ from experiments import study
 from tests.experiments.conftest import EXPERIMENTS
 
 FOLDERS = sorted(path.parent for path in EXPERIMENTS.glob("*/__main__.py"))
+NARROWING = [
+    ("generalization", "--dataset", "cifar10"),
+    ("optimizer_trials", "--tasks", "saddle"),
+    ("optimizer_trials", "--optimizers", "SGD"),
+    ("recommender", "--timing"),
+    ("rescue", "--faults", "a missing target, NaN"),
+    ("schedule_discovery", "--problems", "digits"),
+    ("schedule_discovery", "--methods", "constant"),
+]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -31,3 +40,10 @@ def test_an_experiment_has_a_short_and_a_recorded_form(folder, experiment):
         module.main(["--quick", "--full"])
     with pytest.raises(SystemExit, match="--processes must be at least 1. Received: 0"):
         module.main(["--processes", "0"])
+
+
+@pytest.mark.parametrize(("name", "option", "values"), [(n, o, v) for n, o, *v in NARROWING])
+def test_a_part_of_an_experiment_is_not_recorded(name, option, values, experiment):
+    module = experiment(name)
+    with pytest.raises(SystemExit, match=f"--record must come without {option}"):
+        module.main(["--full", "--record", option, *values])

@@ -1,5 +1,6 @@
-"""The made-up interactions follow their law and ranking its definition; the script runs."""
+"""The synthetic interactions follow their law and ranking its definition; the script runs."""
 
+import hashlib
 import json
 
 import keras
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 import keras_bp
+from tests.experiments.conftest import EXPERIMENTS
 
 TINY = {
-    "made": {"users": 60, "items": 300, "rank": 2, "strength": 2.0, "each": 20},
+    "synthetic": {"users": 60, "items": 300, "rank": 2, "strength": 2.0, "each": 20},
     "columns": 4,
     "batch": 32,
     "steps": 12,
@@ -20,6 +22,7 @@ TINY = {
     "grid": True,
     "rounds": 1,
     "rows": [400],
+    "memory": {"timing": 0.1, "training": 0.1},
 }
 
 
@@ -48,13 +51,13 @@ def test_the_draw_keeps_the_first_arrivals_of_all_items(recommender):
 
 
 def test_each_user_takes_different_items_that_are_split_in_three(recommender):
-    make = recommender.interactions.make
-    data = make(**TINY["made"], seed=4)
+    make = recommender.interactions.synthetic
+    data = make(**TINY["synthetic"], seed=4)
     pairs = np.concatenate([data.train, data.validation, data.test])
     assert len(np.unique(pairs, axis=0)) == len(pairs) == 60 * 20
     for part, number in ((data.train, 16), (data.validation, 2), (data.test, 2)):
         assert np.bincount(part[:, 0], minlength=60).tolist() == [number] * 60
-    again, other = make(**TINY["made"], seed=4), make(**TINY["made"], seed=5)
+    again, other = make(**TINY["synthetic"], seed=4), make(**TINY["synthetic"], seed=5)
     assert np.array_equal(again.train, data.train) and not np.array_equal(other.train, data.train)
     users, items, bias = data.truth
     assert np.std(users @ items.T) == pytest.approx(2.0, rel=0.25)
@@ -86,7 +89,7 @@ def test_ranking_is_that_of_its_definition(recommender):
 
 
 def test_no_ranking_is_better_than_the_true_scores(recommender):
-    data = recommender.interactions.make(**TINY["made"], seed=7)
+    data = recommender.interactions.synthetic(**TINY["synthetic"], seed=7)
     users, items, bias = data.truth
     known = np.concatenate([data.train, data.validation])
     rank = recommender.ranking.rank_items
@@ -98,7 +101,7 @@ def test_no_ranking_is_better_than_the_true_scores(recommender):
 
 
 def test_batches_are_passes_through_all_pairs(recommender):
-    data = recommender.interactions.make(**TINY["made"], seed=8)
+    data = recommender.interactions.synthetic(**TINY["synthetic"], seed=8)
     taken = [batch.numpy() for batch in recommender.towers.batches(data, 32, 60, seed=1)]
     assert [batch.shape for batch in taken] == [(32, 2)] * 60
     pairs = np.concatenate(taken)
@@ -115,16 +118,35 @@ def test_the_steps_to_a_recall_lie_on_the_line_between_two_looks(recommender):
     assert recommender.tables.steps_to(0.6, curve, 40) is None
 
 
-def test_a_rate_is_chosen_by_its_recall(recommender):
-    tried = [("a", 1.0), ("a", 2.0), ("b", 1.0)]
-    results = [{"recall": 0.1}, {"recall": 0.3}, {"recall": 0.2}]
-    assert recommender.choose(tried, results) == {"a": 2.0, "b": 1.0}
+def test_the_steps_to_the_quality_count_the_seeds_that_reach_it(recommender):
+    results = [{"curve": [0.1, 0.3]}, {"curve": [0.3, 0.2]}]
+    quality = recommender.tables.quality
+    assert quality([0.2, 0.15], results, 40, 0.5) == ("20 ± 14", "10.0 ± 7.1")
+    assert quality([0.2, 0.35], results, 40, 0.5) == ("1 of 2 seeds reached it", "")
+    assert quality([0.4], results[:1], 40, 0.5) == ("0 of 1 seed reached it", "")
+
+
+def test_the_best_look_is_shown_where_it_is_not_the_last(recommender):
+    best = recommender.tables.best_look
+    last, second = {"curve": [0.1, 0.4, 0.3, 0.4]}, {"curve": [0.1, 0.6, 0.3, 0.4]}
+    assert best([last], 40) == "0.4000 ± 0.0000"
+    assert best([second, second], 40) == "0.4000 ± 0.0000, 0.6000 ± 0.0000 (20)"
+    assert best([last, second], 40) == "0.4000 ± 0.0000, 0.5000 ± 0.1414 (20 to 40)"
+
+
+def test_the_bands_count_the_interactions_of_the_test(recommender):
+    data = recommender.interactions.synthetic(**TINY["synthetic"], seed=12)
+    job = {"data": "synthetic", "limits": True, "bands": [100, 1000, 10_000]}
+    found = recommender.limits(job, None, lambda name: data)
+    first = np.argsort(-data.counts(), kind="stable")[:100]
+    inside = np.isin(data.test[:, 1], first).sum()
+    assert found["bands"] == [inside, 120 - inside, 0, 0] and inside > 60
 
 
 def test_adam_and_deferred_adam_train_the_same_model(recommender):
-    data = recommender.interactions.make(**TINY["made"], seed=9)
+    data = recommender.interactions.synthetic(**TINY["synthetic"], seed=9)
     job = {key: TINY[key] for key in ("columns", "batch", "looks", "judged")}
-    job |= {"data": "made", "rate": 0.03, "seed": 1, "steps": 90, "test": True}
+    job |= {"data": "synthetic", "rate": 0.03, "seed": 1, "steps": 90, "test": True}
     adam, deferred, lazy = (
         recommender.train(job | {"optimizer": name}, None, lambda name: data, lambda folder: [])
         for name in ("Adam", "DeferredAdam", "LazyAdam, global")
@@ -134,15 +156,15 @@ def test_adam_and_deferred_adam_train_the_same_model(recommender):
     assert adam["recall"] > adam["curve"][0] and lazy["curve"] != adam["curve"]
 
 
-def test_a_training_that_was_cut_short_goes_on(recommender, tmp_path):
-    data = recommender.interactions.make(**TINY["made"], seed=11)
+def test_an_interrupted_training_resumes(recommender, tmp_path):
+    data = recommender.interactions.synthetic(**TINY["synthetic"], seed=11)
     job = {key: TINY[key] for key in ("columns", "batch", "looks", "judged", "steps")}
-    job |= {"data": "made", "rate": 0.03, "seed": 1, "test": True, "optimizer": "Adam"}
+    job |= {"data": "synthetic", "rate": 0.03, "seed": 1, "test": True, "optimizer": "Adam"}
 
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
-                raise RuntimeError("cut short")
+                raise RuntimeError("interrupted")
 
     def train(folder, *more):
         return recommender.train(
@@ -153,7 +175,7 @@ def test_a_training_that_was_cut_short_goes_on(recommender, tmp_path):
         )
 
     whole = train("whole")
-    with pytest.raises(RuntimeError, match="cut short"):
+    with pytest.raises(RuntimeError, match="interrupted"):
         train("parts", Stop())
     assert train("parts")["curve"] == whole["curve"]
 
@@ -162,7 +184,7 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
     monkeypatch.setitem(recommender.SIZES, "quick", TINY)
     towers, few = recommender.towers, ["Adam", "DeferredAdam"]
     timed = [*few, towers.KERAS]
-    monkeypatch.setattr(recommender, "SCALED", timed)
+    monkeypatch.setattr(recommender.timing, "SCALED", timed)
     monkeypatch.setattr(towers, "TIMED", {name: towers.TIMED[name] for name in timed})
     rules = {name: (*towers.RULES[name][:2], towers.RULES[name][2][:2]) for name in few}
     monkeypatch.setattr(towers, "RULES", rules)
@@ -172,18 +194,48 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
     recommender.run("--ratings", "few.csv", "--out", "out")
     text = (tmp_path / "out/results.md").read_text()
     # Two tables of each data set, and that of the steps' times by the table's rows.
-    assert text.count("| DeferredAdam |") == 5 and "few.csv" in text
+    assert text.count("| DeferredAdam |") == 5 and "| few.csv: DeferredAdam | " in text
     assert "| Optimizer | 300 items | 400 items |" in text
     assert "(truth)" in text and (tmp_path / "out/recommender.png").exists()
     records = [
         json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()
     ]
-    # Of each data set: 2 of the grid, 2 at the end, the limits, the steps' time.
-    assert len(records) == 2 * (2 + 2 + 1 + 1) + 1
-    chosen = {r["job"]["rate"] for r in records if r["job"].get("optimizer") == "Adam"}
-    assert chosen <= {0.001, 0.003}
+    jobs = [record["job"] for record in records]
+    # The steps' time first. Of each data set 2 rates, up to 2 beyond, 2 at the end, the limits.
+    assert ["timing" in job for job in jobs] == [True] * 3 + [False] * (len(jobs) - 3)
+    assert 3 + 2 * (2 + 1 + 2 + 1) <= len(jobs) <= 3 + 2 * (2 + 2 + 2 + 1)
+    digests = {job["sha256"] for job in jobs if job.get("data") == "few.csv"}
+    assert digests == {hashlib.sha256((tmp_path / "few.csv").read_bytes()).hexdigest()[:12]}
     recommender.run("--timing", "--out", "out")  # is recorded: times nothing again
     assert len((tmp_path / "out/records.jsonl").read_text().splitlines()) == len(records)
+
+
+def test_the_steps_are_timed_alone_before_any_training(recommender, monkeypatch):
+    called = []
+    monkeypatch.setattr(recommender.timing.subprocess, "call", lambda c: called.append(c) or 1)
+    arguments = ["--full", "--processes", "2", "--out", "out"]
+    monkeypatch.setattr(recommender.study, "check_memory", lambda gigabytes: None)
+    monkeypatch.setattr(recommender.study, "Study", lambda *_: pytest.fail("trains, untimed"))
+    with pytest.raises(SystemExit, match="times the steps ended with an error"):
+        recommender.main(arguments)
+    assert called[0][1:] == [
+        str(EXPERIMENTS / "recommender"),
+        *["--timing", "--full", "--out", "out"],
+    ]
+
+
+def test_the_memory_of_the_largest_tables_is_asked_for(recommender, monkeypatch):
+    asked = []
+
+    def refuse(gigabytes):
+        asked.append(gigabytes)
+        raise SystemExit
+
+    monkeypatch.setattr(recommender.study, "check_memory", refuse)
+    for processes in ("1", "8"):
+        with pytest.raises(SystemExit):
+            recommender.main(["--full", "--processes", processes])
+    assert asked == [5.0, 12.0]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +248,10 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
         (
             "user,item\n" + "\n".join(f"{i},1" for i in range(100)),
             "5 items or more. Received: none",
+        ),
+        (
+            "user,item,rating\n1,2,3\n\n1,2\n1,,3\n",
+            r"3 columns in each row, .* Received: 2 other rows, the first in line 4: \['1', '2'\]",
         ),
     ],
 )
@@ -212,9 +268,3 @@ def test_a_file_counts_a_pair_once(recommender, tmp_path):
     data = recommender.interactions.read(tmp_path / "r.csv")
     assert (data.users, data.items) == (10, 12)
     assert len(data.train) + len(data.validation) + len(data.test) == 120
-
-
-def test_timing_is_not_recorded_in_the_readme(recommender, capsys):
-    with pytest.raises(SystemExit):
-        recommender.run("--timing", "--record")
-    assert "--timing and --record" in capsys.readouterr().err

@@ -18,6 +18,17 @@ def test_a_bad_batch_is_skipped_and_a_rate_lowered(experiment, capsys):
         assert any(re.match(expected, line) for line in lines), expected
 
 
+def test_what_a_killed_process_left_counts_for_nothing(experiment, tmp_path):
+    rescue = experiment("rescue")
+    (job,) = rescue.jobs_of("NaN in an input", "rescued", {"seeds": 1, "epochs": 1})
+    half = tmp_path / "rescue/step-23.partial"
+    half.mkdir(parents=True)
+    (half / "batch.npz").write_text("half")
+    result = rescue.measure(job, tmp_path)
+    assert result["named"] and not half.exists()
+    assert len(list((tmp_path / "rescue").iterdir())) == len(result["rescues"]) == 1
+
+
 @pytest.mark.parametrize("losses", [[0.5, 0.2, 0.3], [0.1, 0.4, "ValueError"]])
 def test_a_rescue_counts_by_its_median(experiment, losses):
     rescue = experiment("rescue")

@@ -1,11 +1,16 @@
-"""A study records each training as it ends, and goes on where it was cut short."""
+"""A study records each training as it ends, and resumes where it was interrupted."""
 
+import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from experiments import study as study_module
 
@@ -36,16 +41,16 @@ def test_what_was_trained_is_not_trained_again(study):
         trained.append(job)
         if len(trained) == 3:
             (folder / "half").write_text("done")
-            raise RuntimeError("cut short")
+            raise RuntimeError("interrupted")
         return {**product(job, folder), "half": (folder / "half").exists()}
 
-    with pytest.raises(RuntimeError, match="cut short"):
+    with pytest.raises(RuntimeError, match="interrupted"):
         study().run(JOBS, train)
     again = study()
     results = again.run(JOBS, train)
     assert trained == [*JOBS[:3], *JOBS[2:]]
     assert [result["product"] for result in results] == [0.1, 0.2, 0.2, 0.4]
-    # The folder of the training that was cut short is given to it again, then removed.
+    # The folder of the training that was interrupted is given to it again, then removed.
     assert [result["half"] for result in results] == [False, False, True, False]
     assert not [path for path in (again.out / "jobs").iterdir() if path.is_dir()]
 
@@ -147,6 +152,50 @@ def test_a_record_needs_the_full_form_and_a_page_with_marks(study, tmp_path):
         study("--record", "--full")
 
 
+def narrowed(*arguments):
+    parser = study_module.parser("A test.")
+    parser.add_narrowing_argument("--problems", nargs="+", choices=["a", "b"], default=["a", "b"])
+    parser.add_narrowing_argument("--timing", action="store_true")
+    parser.add_argument("--data-dir")
+    return parser.parse_args(arguments)
+
+
+def test_a_part_of_the_results_does_not_go_into_the_page():
+    assert narrowed("--problems", "b", "--timing").problems == ["b"]
+    assert narrowed("--record", "--full", "--data-dir", "data").record
+    with pytest.raises(SystemExit, match=r"--record must come without --problems: .* \['b'\]$"):
+        narrowed("--full", "--record", "--problems", "b")
+    with pytest.raises(SystemExit, match="--record must come without --timing: .* --timing True$"):
+        narrowed("--full", "--record", "--timing")
+
+
+def test_only_the_process_that_leads_draws(study, monkeypatch):
+    drawn = []
+
+    def draw():
+        drawn.append(Figure())
+        return drawn[0]
+
+    this = study()
+    this.run(JOBS[:1], product)
+    this.report("", draw)
+    assert len(drawn) == 1 and (this.out / "name.png").exists()
+    monkeypatch.setenv(study_module.WORKER, str(os.getppid()))
+    study().report("", draw)
+    assert len(drawn) == 1
+
+
+def test_what_a_killed_process_left_of_a_recorded_job_is_removed(study):
+    this = study()
+    this.run(JOBS[:1], product)
+    (name,) = this.records()
+    (this._job_folder(name) / "checkpoints").mkdir(parents=True)
+    other = this.out / "jobs/another"  # of a job that is not of this run
+    other.mkdir()
+    this.report("")
+    assert [path for path in (this.out / "jobs").iterdir() if path.is_dir()] == [other]
+
+
 def test_jobs_that_differ_in_a_type_are_two(study):
     jobs = [{"rate": 1}, {"rate": "1"}, {"rate": None}, {"rate": "null"}]
     results = iter(range(4))
@@ -201,6 +250,73 @@ def test_two_processes_share_the_trainings(tmp_path):
     command = [sys.executable, str(folder), "--processes", "2", "--out", str(tmp_path / "out")]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "4 trainings" in output and "[False, True]" in output
+
+
+TRAINING = """
+import os, sys, time
+import keras, numpy as np
+import study
+
+class Slow(keras.callbacks.Callback):
+    epochs = []  # of this process
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if "SLOW" in os.environ and self.epochs[-1] == 2:
+            (self.folder / "within").touch()
+            time.sleep(1.0)
+
+def main(arguments=None):
+    this = study.Study(__file__, study.parser("").parse_args(arguments), arguments)
+
+    def train(job, folder):
+        keras.utils.set_random_seed(job["seed"])
+        layers = [keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        model.compile("adam", "mse")
+        x = np.random.default_rng(0).normal(size=(64, 4))
+        options = {"batch_size": 4, "epochs": 4, "verbose": 0}
+        model.fit(x, x[:, :1], callbacks=[Slow(folder), *this.callbacks(folder)], **options)
+        return {"weights": [weight.tolist() for weight in model.get_weights()]}
+
+    return this.run([{"seed": seed} for seed in range(2)], train)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_an_interrupt_within_the_trainings_of_two_processes(tmp_path, monkeypatch):
+    """Ctrl-C reaches the process that leads; the other one is told. Both trainings resume."""
+    monkeypatch.syspath_prepend(str(study_module.IMAGES.parents[1] / "experiments"))
+    script = tmp_path / "toy/__main__.py"
+    script.parent.mkdir()
+    script.write_text(TRAINING)
+    command = [sys.executable, script.parent, "--processes", "2", "--out", tmp_path / "out"]
+    environment = os.environ | {"SLOW": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120.0
+    while len(list(tmp_path.glob("out/jobs/*/within"))) < 2 and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60.0)
+    assert process.returncode != 0 and "The same command resumes the run." in output
+    assert "SIGTERM" in (tmp_path / "out/worker_1.log").read_text()
+
+    spec = importlib.util.spec_from_file_location("toy", script)
+    toy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(toy)
+    resumed = toy.main(["--processes", "1", "--out", str(tmp_path / "out")])
+    assert toy.Slow.epochs == [2, 3, 2, 3]
+    assert resumed == toy.main(["--processes", "1", "--out", str(tmp_path / "uninterrupted")])
+    assert toy.Slow.epochs[4:] == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("arguments", [["--processes", "0"], ["--processes", "-1"]])

@@ -227,3 +227,58 @@ def test_replicas_combine_the_sum_over_them(replicas):
 
     wanted = multitask.UPGrad().combine(tf.constant(rows.sum(axis=0)))
     np.testing.assert_allclose(step(), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_an_absent_task_changes_nothing_for_the_others(bad, jit_compile):
+    """One variable is shared by all, one by two of them, and each has one of its own."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3, 4)).astype("float32")
+    rows[1, 2] = bad
+    pairs, own = rng.normal(size=(2, 3, 2)).astype("float32")
+    tasks = [
+        [rows[t], pairs[t] if t < 2 else None, *(own[t] if t == i else None for i in range(3))]
+        for t in range(3)
+    ]
+    tasks = [[None if g is None else tf.constant(g) for g in task] for task in tasks]
+    combine = tf.function(multitask.UPGrad().combine_tasks, jit_compile=jit_compile)
+    # The third does not depend on the second variable: its gradient there is zero.
+    kept = [tasks[0], [tasks[2][0], tf.zeros(2), *tasks[2][2:]]]
+    found, wanted = combine(tasks), combine(kept)
+    assert found.present.numpy().tolist() == [True, False, True]
+    np.testing.assert_allclose(found.gradients[0], wanted.gradients[0], rtol=1e-6)
+    np.testing.assert_allclose(found.gradients[1], wanted.gradients[1], rtol=1e-6)
+    for task, gradient in enumerate(found.gradients[2:]):
+        np.testing.assert_array_equal(gradient, 0.0 * own[1] if task == 1 else own[task])
+    for gramian in (found.gramian, found.gramians[0], found.gramians[1]):
+        assert np.isfinite(gramian).all()
+        assert not np.any(gramian[1])
+    np.testing.assert_array_equal(found.gramians[1][2], np.zeros(3))
+
+
+@pytest.mark.parametrize("dtype, largest", [(tf.float32, 3e38), (tf.float64, 1e308)])
+def test_the_largest_gradients_are_finite(dtype, largest):
+    """Their squares are not, in their own dtype."""
+    tasks = [[tf.constant([largest, 0.0], dtype)], [tf.constant([0.0, largest], dtype)]]
+    combined = multitask.Mean().combine_tasks(tasks)
+    assert combined.present.numpy().all()
+    np.testing.assert_allclose(combined.gradients[0], [largest / 2, largest / 2], rtol=1e-6)
+
+
+def test_an_absent_task_does_not_set_the_scale_of_float64():
+    tasks = [[tf.constant(row, tf.float64)] for row in ([1e300, np.nan], [1e-100, 0], [0, 1e-100])]
+    combined = multitask.MGDA().combine_tasks(tasks)
+    assert combined.present.numpy().tolist() == [False, True, True]
+    np.testing.assert_allclose(combined.gradients[0], [5e-101, 5e-101], rtol=1e-6)
+
+
+def test_a_sparse_gradient_that_is_not_finite():
+    def row(value):
+        values = tf.constant([[value, 1.0], [2.0, 2.0]])
+        return [tf.IndexedSlices(values, tf.constant([3, 1]), tf.constant([5, 2]))]
+
+    combined = multitask.Sum().combine_tasks([row(np.inf), row(7.0)])
+    assert combined.present.numpy().tolist() == [False, True]
+    dense = tf.convert_to_tensor(combined.gradients[0])
+    np.testing.assert_array_equal(dense, tf.convert_to_tensor(row(7.0)[0]))
