@@ -277,7 +277,9 @@ def test_every_training_is_in_one_group(parts):
     assert len({str(job) for job in jobs.values()}) == sum(map(len, groups)) == len(jobs)
     assert jobs["an unrelated task", "PCGrad"]["tasks"] == [*module.TASKS, "unrelated"]
     assert jobs["one task alone", "depth"]["tasks"] == ["depth"]
-    by_hand = jobs["an unrelated task", "Sum, depth x 0.25"]
+    name = "Sum, depth x 0.25"
+    (group,) = module.trainings(size | {"groups": [("an unrelated task", [name])]})
+    by_hand = group["an unrelated task", name]
     assert by_hand["combiner"] == "Sum"
     assert by_hand["loss_weights"] == {"depth": 0.25, "unrelated": 0.25}
     at_one_rate = module.trainings(size | size["one rate"])
