@@ -6,8 +6,8 @@
 A network predicts segmentation, depth and normals of rendered scenes (`scenes.py`), as on NYUv2.
 Each combiner of `keras_bp.multitask` trains it; then settings in which one thing is different
 (the scale of a loss, the width, how much the tasks share, and which tasks there are) tell what
-decides. In trainings with equal weights `GradientConflict` measures how the tasks' gradients
-compare in each layer, over the training.
+decides. Each combiner has a rate of its own in each setting. In trainings with equal weights
+`GradientConflict` measures how the tasks' gradients compare in each layer, over the training.
 
 It leaves tables, and pictures of them, of the conflicts and of the scenes, in
 tb_logs/multi_task/full or quick.
@@ -26,47 +26,61 @@ import network
 import numpy as np
 import report
 import scenes
-from measures import measure
+from comparison import ALONE, BY_HAND
+from measures import REFERENCE, improvement, measure
 
 from keras_bp import multitask
 from keras_bp.callbacks import GradientConflict
 from keras_bp.visualization import plot_gradient_conflict
 
 BASES = "Combiner", "LossWeighting", "MultiTaskModel"
-COMBINERS = [name for name in multitask.__all__ if name not in BASES]
+SUBSET = ["Sum", "GradNorm", "BlockwiseUPGrad", "PCGrad"]
+COMBINERS = [*SUBSET, *(name for name in multitask.__all__ if name not in (*BASES, *SUBSET))]
 TASKS = ["segmentation", "depth", "normals"]
 BASE = {"tasks": TASKS, "width": 16, "shared": 4, "loss_weights": {}}
 # What is different from BASE, by the setting's name.
 SETTINGS = {
     "base": {},
+    "an unrelated task": {"tasks": [*TASKS, "unrelated"]},
     "depth loss x 100": {"loss_weights": {"depth": 100.0}},
     "a quarter of the width": {"width": 4},
     "two shared layers": {"shared": 2},
     "related tasks": {"tasks": ["depth", "disparity"]},
-    "an unrelated task": {"tasks": [*TASKS, "unrelated"]},
 }
-SUBSET = "Sum", "PCGrad", "IMTLG", "GradNorm", "BlockwiseUPGrad"
+# "groups": settings and combiners, in the order of the training, each at a rate of its own from
+# "rates" and beyond; "one rate": what is different where all are trained at the same rate.
 SIZES = {
     "quick": {
         "scenes": 200,
         "epochs": 1,
         "seeds": 2,
-        "rates": [3e-3],
-        "combiners": ["Sum", "IMTLG"],
-        "settings": ["base", "depth loss x 100"],
+        "rates": [3e-3, 6e-3],
+        "groups": [("base", ["Sum", "GradNorm"]), (ALONE, TASKS)],
+        "one rate": {"rates": [6e-3], "groups": [("depth loss x 100", ["Sum", "IMTLG"])]},
     },
     "full": {
         "scenes": 1300,
         "epochs": 6,
-        "seeds": 3,
-        "rates": [1e-3, 3e-3, 6e-3],
-        "combiners": COMBINERS,
-        "settings": list(SETTINGS),
+        "seeds": 5,
+        "rates": [6e-3, 1.2e-2],
+        "groups": [
+            ("base", SUBSET),
+            ("an unrelated task", SUBSET),
+            ("base", [BY_HAND, "CAGrad", "UncertaintyWeighting"]),
+        ],
+        "one rate": {
+            "seeds": 3,
+            "rates": [6e-3],
+            "groups": [
+                ("base", COMBINERS),
+                *((name, [*SUBSET, "IMTLG"]) for name in SETTINGS if name != "base"),
+            ],
+        },
     },
 }
 BATCH, TEST = 16, 300
 SEEDS = {"train": 0, "validation": 1, "test": 2}  # of the scenes
-GRID_SEED = 100  # of the training that chooses the rate
+GRID_SEED = 10  # of the trainings that choose the rates
 
 
 def load(part, count, tasks):
@@ -94,72 +108,93 @@ def train(study_, job, folder):
     callbacks = [*watch, *study_.callbacks(folder)]
     model.fit(x, y, batch_size=BATCH, epochs=job["epochs"], verbose=0, callbacks=callbacks)
     x, y = load(job["data"], TEST, tasks)
-    if job["data"] == "validation":
-        return {"loss": model.evaluate(x, y, batch_size=100, verbose=0, return_dict=True)["loss"]}
     # Called as they are: tracing a graph for so few takes longer.
     parts = [model(x[start : start + 100], training=False) for start in range(0, len(x), 100)]
     predicted = {task: np.concatenate([part[task] for part in parts]) for task in tasks}
     measured = [task for task in tasks if task != "unrelated"]
     result = {"measures": {task: measure(task, predicted[task], y[task]) for task in measured}}
     if watched:
-        result["conflict"] = conflicts.read(folder / "events", job["epochs"])
+        result["conflict"] = conflicts.read(folder / "events", job["epochs"], steps)
     return result
 
 
-def jobs_of(size, setting, combiners, rate, tasks=None):
-    """Return the jobs of a setting, for each combiner and seed; `tasks` replaces its own."""
-    common = BASE | SETTINGS[setting] | {"rate": rate, "data": "test"}
-    common |= {key: size[key] for key in ("scenes", "epochs")}
-    if tasks:
-        common["tasks"] = tasks
-    return [
-        common | {"setting": setting, "combiner": name, "seed": seed}
-        for name in combiners
-        for seed in range(size["seeds"])
-    ]
+def trainings(size):
+    """Return each training's job, but for rate, data and seed, by (setting, combiner).
+
+    It is a list of dictionaries, one for each group. Trainings of one task are by (`ALONE`, task).
+    `BY_HAND` are equal weights but for the depths', whose gradients are some four times as long
+    as the segmentation's in the base setting.
+    """
+    common = BASE | {key: size[key] for key in ("scenes", "epochs")}
+    groups = []
+    for setting, names in size["groups"]:
+        if setting == ALONE:
+            single = common | {"setting": "base", "combiner": "Sum"}
+            groups.append({(ALONE, task): single | {"tasks": [task]} for task in names})
+        else:
+            job = common | SETTINGS[setting] | {"setting": setting}
+            jobs = {(setting, name): job | {"combiner": name} for name in names}
+            if BY_HAND in names:
+                weights = dict.fromkeys({"depth", "unrelated"}.intersection(job["tasks"]), 0.25)
+                by_hand = {"setting": "depth loss x 0.25", "loss_weights": weights}
+                jobs[setting, BY_HAND] |= by_hand | {"combiner": "Sum"}
+            groups.append(jobs)
+    return groups
 
 
-def main(arguments=None):
-    """Choose the rate, train in each setting by each combiner, and report."""
-    options = study.parser(__doc__.split("\n")[0]).parse_args(arguments)
-    size = SIZES["full" if options.full else "quick"]
-    study.check_memory(1.2 * options.processes)
-    study_ = study.Study(__file__, options, arguments)
+def train_all(study_, size):
+    """Return the losses by rate, and the results at the best rate, by (setting, combiner).
+
+    A single rate is taken as it is: its loss is NaN.
+    """
+    rates, searched, results = size["rates"], {}, {}
 
     def train_job(job, folder):
         return train(study_, job, folder)
 
-    grid = [
-        job | {"data": "validation", "seed": GRID_SEED}
-        for rate in size["rates"]
-        for job in jobs_of(size | {"seeds": 1}, "base", ["Sum"], rate)
-    ]
-    losses = [result["loss"] for result in study_.run(grid, train_job)]
-    rate = size["rates"][int(np.nanargmin(losses))]
+    def loss(result):
+        # By what the combiners are compared by. The sum of the losses would have each chosen by
+        # the task of the largest loss, which only equal weights follow.
+        return -improvement(result["measures"], REFERENCE)
 
-    jobs = {}
-    for setting in size["settings"]:
-        names = size["combiners"]
-        if setting != "base":
-            names = [name for name in names if name in SUBSET]
-        jobs[setting] = jobs_of(size, setting, names, rate)
-    jobs["alone"] = [job for task in TASKS for job in jobs_of(size, "base", ["Sum"], rate, [task])]
-    results = study_.run_named(jobs, train_job)
-    runs = {name: list(zip(part, results[name], strict=True)) for name, part in jobs.items()}
-    rates = study.table(
-        ["Peak rate", "Loss on validation scenes"],
-        [[rate_, f"{loss:.4f}"] for rate_, loss in zip(size["rates"], losses, strict=True)],
-    )
+    for jobs in trainings(size):  # a study that was interrupted has whole groups
+
+        def job_of(kind, rate, jobs=jobs):
+            return jobs[kind] | {"rate": rate, "data": "validation", "seed": GRID_SEED}
+
+        searched |= {kind: dict.fromkeys(rates, np.nan) for kind in jobs}
+        if len(rates) > 1:
+            searched |= study_.search_rates(dict.fromkeys(jobs, rates), job_of, train_job, loss)
+        finals = {
+            kind: [
+                job | {"rate": study.best_rate(searched[kind]), "data": "test", "seed": seed}
+                for seed in range(size["seeds"])
+            ]
+            for kind, job in jobs.items()
+        }
+        results |= study_.run_named(finals, train_job)
+    return searched, results
+
+
+def main(arguments=None):
+    """Choose each training's rate, train from several seeds, and report."""
+    options = study.parser(__doc__.split("\n")[0]).parse_args(arguments)
+    size = SIZES["full" if options.full else "quick"]
+    study.check_memory(1.2 * options.processes)
+    study_ = study.Study(__file__, options, arguments)
+    searched, results = train_all(study_, size)
+    _, at_one_rate = train_all(study_, size | size["one rate"])
     if study_.leads:
+        rows = report.conflict_rows(results["base", "Sum"])
         pictures = {
             "scenes.png": report.draw_scenes(scenes.make_data(6, SEEDS["test"], scenes.SIZE)),
-            "multi_task_conflicts.png": plot_gradient_conflict(report.conflict_rows(runs["base"])),
+            "multi_task_conflicts.png": plot_gradient_conflict(rows),
         }
         for name, figure in pictures.items():
             figure.savefig(study_.out / name)
             if options.record:
                 shutil.copy(study_.out / name, study.IMAGES / name)
-    study_.report(report.tables(runs, rates), lambda: report.draw(runs))
+    study_.report(report.tables(results, searched, at_one_rate), lambda: report.draw(results))
 
 
 if __name__ == "__main__":

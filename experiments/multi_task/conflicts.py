@@ -7,14 +7,14 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 COSINE, SIMILARITY = "gradient_cosine/", "gradient_magnitude_similarity/"
 
 
-def read(log_dir, epochs):
-    """Return what a training wrote.
+def read(log_dir, epochs, steps):
+    """Return what a training of so many epochs and steps wrote.
 
     Returns:
         A list of dictionaries, one for each layer and pair of tasks, with "layer" and "pair" and,
         as lists with an entry for each epoch, "cosine": the mean; "conflicting": the share of
         steps with a cosine below 0; "ratio": the geometric mean of the longer gradient's length
-        over the shorter one's; and "steps": how many had a cosine.
+        over the shorter one's; and "steps": how many had a cosine. An epoch with none has NaN.
     """
     events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0}).Reload()
     rows = []
@@ -22,16 +22,16 @@ def read(log_dir, epochs):
         if tag.startswith(COSINE):
             place = tag.removeprefix(COSINE)
             layer, _, pair = place.rpartition("/")
-            cosines = _by_epoch(events.Tensors(tag), epochs)
-            ratios = _by_epoch(events.Tensors(SIMILARITY + place), epochs)
+            cosines = _by_epoch(events.Tensors(tag), epochs, steps)
+            ratios = _by_epoch(events.Tensors(SIMILARITY + place), epochs, steps)
             rows.append(
                 {
                     "layer": layer,
                     "pair": pair,
-                    "cosine": [float(np.mean(part)) for part in cosines],
-                    "conflicting": [float(np.mean(part < 0.0)) for part in cosines],
+                    "cosine": [_mean(part) for part in cosines],
+                    "conflicting": [_mean(part < 0.0) for part in cosines],
                     "steps": [len(part) for part in cosines],
-                    "ratio": [float(np.exp(np.mean(np.log(ratio(part))))) for part in ratios],
+                    "ratio": [float(np.exp(_mean(np.log(ratio(part))))) for part in ratios],
                 }
             )
     return rows
@@ -43,7 +43,12 @@ def ratio(similarity):
     return (1.0 + np.sqrt(1.0 - similarity**2)) / similarity
 
 
-def _by_epoch(points, epochs):
-    """Split a scalar's values, in the order of their steps, into epochs of equal length."""
+def _by_epoch(points, epochs, steps):
+    """Return an array of a scalar's values for each epoch; its steps are 1 to `steps`."""
     values = {p.step: tf.make_ndarray(p.tensor_proto).item() for p in points}
-    return np.array_split([values[step] for step in sorted(values)], epochs)
+    parts = np.array_split(np.arange(1, steps + 1), epochs)
+    return [np.array([values[step] for step in part if step in values]) for part in parts]
+
+
+def _mean(values):
+    return float(np.mean(values)) if len(values) else np.nan

@@ -10,6 +10,14 @@ MEASURES = {
     "disparity": {"absolute": False, "relative": False},
 }
 
+# About what equal weights reach, to choose rates by.
+REFERENCE = {
+    "segmentation": {"miou": 60.0, "pixel_accuracy": 85.0},
+    "depth": {"absolute": 0.75, "relative": 17.0},
+    "normals": {"mean": 17.0, "median": 6.5, "11": 65.0, "22": 75.0, "30": 80.0},
+    "disparity": {"absolute": 0.047, "relative": 18.5},
+}
+
 
 def measure(task, predicted, wanted):
     """Return a dictionary of a task's measures: percent, metres and degrees.

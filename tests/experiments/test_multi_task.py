@@ -11,8 +11,11 @@ TINY = {
     "epochs": 2,
     "seeds": 1,
     "rates": [1e-3],
-    "combiners": ["Sum", "IMTLG"],
-    "settings": ["base", "an unrelated task"],
+    "groups": [
+        ("base", ["Sum", "IMTLG"]),
+        ("one task alone", ["segmentation", "depth", "normals"]),
+    ],
+    "one rate": {"groups": [("an unrelated task", ["Sum", "IMTLG"])]},
 }
 
 
@@ -201,6 +204,89 @@ def test_a_ratio_from_a_similarity(parts):
     assert conflicts.ratio(2 * lengths / (1 + lengths**2)) == pytest.approx(lengths)
 
 
+def test_a_step_without_a_cosine_does_not_move_others_into_another_epoch(parts, tmp_path):
+    conflicts = parts[1]("conflicts")
+    cosines = {1: 0.5, 2: -0.25, 6: 1.0}  # of six steps in three epochs
+    writer = tf.summary.create_file_writer(str(tmp_path))
+    with writer.as_default():
+        for step, cosine in cosines.items():
+            tf.summary.scalar(f"{conflicts.COSINE}a/b/x-y", cosine, step)
+            tf.summary.scalar(f"{conflicts.SIMILARITY}a/b/x-y", 0.8, step)  # lengths 1 and 2
+    writer.close()
+    (row,) = conflicts.read(tmp_path, epochs=3, steps=6)
+    assert (row["layer"], row["pair"], row["steps"]) == ("a/b", "x-y", [2, 0, 1])
+    np.testing.assert_allclose(row["cosine"], [0.125, np.nan, 1.0])
+    np.testing.assert_allclose(row["conflicting"], [0.5, np.nan, 0.0])
+    np.testing.assert_allclose(row["ratio"], [2.0, np.nan, 2.0], rtol=1e-6)
+
+
+def test_differences_are_by_seed(parts):
+    comparison = parts[1]("comparison")
+
+    def results(*errors):
+        return [{"measures": {"depth": {"absolute": e, "relative": 10.0 * e}}} for e in errors]
+
+    found = comparison.differences(
+        {
+            ("base", "Sum"): results(1.0, 3.0),  # the mean is 2
+            ("base", "PCGrad"): results(0.5, 3.5),
+            ("base", "CAGrad"): results(1.0, 2.0),
+            ("related", "Sum"): results(4.0, 4.0),
+            ("related", "PCGrad"): results(2.0, 2.0),
+            (comparison.ALONE, "depth"): results(9.0, 9.0),
+        }
+    )
+    expected = {
+        ("base", "PCGrad"): [25.0, -25.0],
+        ("base", "CAGrad"): [0.0, 50.0],
+        ("related", "PCGrad"): [50.0, 50.0],
+    }
+    assert found.keys() == expected.keys()
+    for kind, values in expected.items():
+        np.testing.assert_allclose(found[kind], values)
+
+
+def test_p_values_and_those_that_hold_among_many(parts):
+    comparison = parts[1]("comparison")
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    t = values.mean() / (values.std(ddof=1) / np.sqrt(5))
+    # The distribution function of Student's t with four degrees of freedom, in closed form.
+    s = t / np.sqrt(4 + t**2)
+    p = comparison.p_values({"a": values, "b": np.array([1.0])})
+    assert p["a"] == pytest.approx(2 * (0.5 - 0.75 * (s - s**3 / 3)))
+    assert np.isnan(p["b"])
+    # 0.05 / 4, / 3, / 2: the third misses, so the fourth, below 0.05, does not count either.
+    assert comparison.holm({"w": 0.03, "x": 0.012, "y": 0.04, "z": 0.016}) == {"x", "z"}
+    assert comparison.holm({"x": 0.03, "y": np.nan}) == set()
+    assert comparison.holm({"x": 0.02, "y": np.nan}) == {"x"}
+
+
+def test_a_table_marks_what_differs(parts):
+    report = parts[1]("report")
+    found = {"ahead": np.array([1.0, 2.0]), "behind": np.array([-1.0, -2.0])}
+    assert report._marked(found, "ahead", {"ahead"}) == "**1.5 ± 0.7**"
+    assert report._marked(found, "behind", {"behind"}) == "*-1.5 ± 0.7*"
+    assert report._marked(found, "ahead", set()) == "1.5 ± 0.7"
+
+
+def test_every_training_is_in_one_group(parts):
+    module = parts[0]
+    size = module.SIZES["full"]
+    groups = module.trainings(size)
+    jobs = {kind: job for group in groups for kind, job in group.items()}
+    assert len({str(job) for job in jobs.values()}) == sum(map(len, groups)) == len(jobs)
+    assert jobs["an unrelated task", "PCGrad"]["tasks"] == [*module.TASKS, "unrelated"]
+    name = "Sum, depth x 0.25"
+    chosen = [("an unrelated task", [name]), ("one task alone", ["depth"])]
+    first, second = module.trainings(size | {"groups": chosen})
+    assert second["one task alone", "depth"]["tasks"] == ["depth"]
+    by_hand = first["an unrelated task", name]
+    assert by_hand["combiner"] == "Sum"
+    assert by_hand["loss_weights"] == {"depth": 0.25, "unrelated": 0.25}
+    at_one_rate = module.trainings(size | size["one rate"])
+    assert sum(map(len, at_one_rate)) == 11 + 5 * 5
+
+
 def test_blocks_are_where_they_belong(parts):
     """A head's map has each place's block of pixels there."""
     network = parts[1]("network")
@@ -228,9 +314,14 @@ def test_the_study(parts, monkeypatch, tmp_path):
     finally:
         tf.config.run_functions_eagerly(False)
     text = (tmp_path / "out/results.md").read_text()
-    for line in ("| 0.001 |", "| (one task alone) |", "| IMTLG |", "| an unrelated task |"):
+    for line in (
+        "| (one task alone) | 0.001, 0.001, 0.001 |",
+        "| IMTLG | 0.001 |",
+        "| an unrelated task |",
+        "The rates of 0 of 5 kinds of training were searched, by 0 trainings;",
+    ):
         assert line in text
     for layer in ("conv_1", "conv_4", "global"):
-        assert f"| {layer} | depth-normals |" in text
+        assert f"| {layer} | " in text
     for name in ("multi_task.png", "multi_task_conflicts.png", "scenes.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
