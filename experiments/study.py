@@ -120,10 +120,10 @@ def first_crossing(target, curve):
 def best_rate(losses):
     """Return the rate of the lowest loss in a dictionary from rates to losses.
 
-    NaN is the worst loss; where all are NaN, the lowest rate is the best one.
+    NaN is the worst loss; of rates with the same loss the lowest one is the best.
     """
     known = {rate: loss for rate, loss in losses.items() if not math.isnan(loss)}
-    return min(known, key=known.get) if known else min(losses)
+    return min(sorted(known), key=known.get) if known else min(losses)
 
 
 def rates_cell(losses, digits=1):

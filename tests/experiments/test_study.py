@@ -86,6 +86,13 @@ def test_a_grid_goes_on_beyond_an_edge_that_is_best(study):
     assert lines[4].endswith("(the best is at the edge) |")
 
 
+def test_of_rates_with_the_same_loss_the_lowest_is_the_best():
+    for losses in ({0.1: 1.0, 0.3: 1.0, 1.0: 2.0}, {1.0: 2.0, 0.3: 1.0, 0.1: 1.0}):
+        assert study_module.best_rate(losses) == 0.1
+    assert study_module.best_rate({0.3: np.nan, 0.1: np.nan}) == 0.1
+    assert study_module.best_rate({0.1: np.nan, 0.3: 5.0}) == 0.3
+
+
 def test_the_seconds_of_a_training_are_those_of_all_its_parts(study, monkeypatch):
     clock = iter([0.0, 5.0, 100.0, 107.0])
     monkeypatch.setattr(study_module.time, "perf_counter", lambda: next(clock))
