@@ -249,7 +249,7 @@ class Study:
 
         Args:
             grids: dictionary from the kind of training to its rates, in order, each of about the
-                same ratio to the one before, and that at least 1.5.
+                same ratio to the one before, and that at least 2.
             job_of: function of a kind and a rate that returns the job.
             train: as for `run`.
             loss: function of a result; the rate of the lowest loss is the best one.
@@ -257,14 +257,19 @@ class Study:
 
         Returns:
             Dictionary from the kind to a dictionary from its rates, in order, to their losses.
+
+        Raises:
+            ValueError: if the next rate beyond a grid, of one digit, is already in it.
         """
-        found, missing = {kind: {} for kind in grids}, grids
-        for _ in range(extensions + 1):
+        found = {kind: {} for kind in grids}
+        for extension in range(extensions + 1):
+            missing = grids
+            if extension:
+                missing = {kind: _rates_beyond(losses) for kind, losses in found.items()}
             tried = [(kind, rate) for kind, rates in missing.items() for rate in rates]
             results = self.run([job_of(kind, rate) for kind, rate in tried], train)
             for (kind, rate), result in zip(tried, results, strict=True):
                 found[kind][rate] = loss(result)
-            missing = {kind: _rates_beyond(losses) for kind, losses in found.items()}
         return {kind: dict(sorted(losses.items())) for kind, losses in found.items()}
 
     def records(self):
@@ -430,7 +435,13 @@ def _rates_beyond(losses):
     if len(rates) < 2 or best not in (rates[0], rates[-1]):
         return []
     neighbour = rates[1] if best == rates[0] else rates[-2]
-    return [float(f"{best**2 / neighbour:.1g}")]
+    beyond = float(f"{best**2 / neighbour:.1g}")
+    if beyond in losses:
+        raise ValueError(
+            "`grids` must hold rates of at least twice the one before, as the next one beyond is "
+            f"rounded to one digit. Received: {rates}, and {beyond:g} as the next one"
+        )
+    return [beyond]
 
 
 def _name(job, version=1):

@@ -86,6 +86,16 @@ def test_a_grid_goes_on_beyond_an_edge_that_is_best(study):
     assert lines[4].endswith("(the best is at the edge) |")
 
 
+def test_a_grid_whose_next_rate_is_in_it_is_refused(study):
+    with pytest.raises(ValueError, match=r"twice .* Received: \[0.006, 0.009, 0.01\], and 0.01"):
+        study().search_rates(
+            {"kind": (0.006, 0.009)},
+            lambda kind, rate: {"rate": rate},
+            lambda job, folder: {"loss": -job["rate"]},
+            lambda result: result["loss"],
+        )
+
+
 def test_of_rates_with_the_same_loss_the_lowest_is_the_best():
     for losses in ({0.1: 1.0, 0.3: 1.0, 1.0: 2.0}, {1.0: 2.0, 0.3: 1.0, 0.1: 1.0}):
         assert study_module.best_rate(losses) == 0.1
