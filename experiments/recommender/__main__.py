@@ -229,6 +229,10 @@ def main(arguments=None):
         "--timing", action="store_true", help="measure the time of a step only"
     )
     options = parser.parse_args(arguments)
+    if options.record and options.ratings is None:
+        raise SystemExit(
+            "--record must come with --ratings: the page has both data sets. Received: none"
+        )
     sizes = SIZES["full" if options.full else "quick"]
     shared = data_sets(sizes, options.ratings)
     if options.timing:

@@ -224,6 +224,11 @@ def test_the_steps_are_timed_alone_before_any_training(recommender, monkeypatch)
     ]
 
 
+def test_the_page_has_both_data_sets(recommender):
+    with pytest.raises(SystemExit, match="--record must come with --ratings: .* Received: none"):
+        recommender.run("--full", "--record")
+
+
 def test_the_memory_of_the_largest_tables_is_asked_for(recommender, monkeypatch):
     asked = []
 
