@@ -103,7 +103,7 @@ def mean_spread(values, digits=2):
 
 
 def first_crossing(target, curve):
-    """Return where a curve first reaches a target, as a number of places; NaN if it does not.
+    """Return where a curve first reaches a target, as a fractional index; NaN if it does not.
 
     Between two places the curve is taken to be straight.
     """
@@ -126,13 +126,17 @@ def best_rate(losses):
     return min(sorted(known), key=known.get) if known else min(losses)
 
 
+def at_edge(losses):
+    """Tell whether the best of two or more rates is the lowest or the highest of them."""
+    return len(losses) > 1 and best_rate(losses) in (min(losses), max(losses))
+
+
 def rates_cell(losses, digits=1):
     """Return the losses of one kind of training by rate, as text, that of the best rate in bold."""
     best, rates = best_rate(losses), sorted(losses)
     cells = [f"{rate:g}: {losses[rate]:.{digits}f}" for rate in rates]
     cells[rates.index(best)] = f"**{cells[rates.index(best)]}**"
-    at_edge = len(rates) > 1 and best in (rates[0], rates[-1])
-    return ", ".join(cells) + " (the best is at the edge)" * at_edge
+    return ", ".join(cells) + " (the best is at the edge)" * at_edge(losses)
 
 
 def rates_table(searched, measure, digits=1):
@@ -431,9 +435,9 @@ def machine():
 
 def _rates_beyond(losses):
     """Return the rate beyond the edge at which the best one lies, in a list; none elsewhere."""
-    rates, best = sorted(losses), best_rate(losses)
-    if len(rates) < 2 or best not in (rates[0], rates[-1]):
+    if not at_edge(losses):
         return []
+    rates, best = sorted(losses), best_rate(losses)
     neighbour = rates[1] if best == rates[0] else rates[-2]
     beyond = float(f"{best**2 / neighbour:.1g}")
     if beyond in losses:

@@ -13,6 +13,7 @@ It leaves tables, and pictures of them, of the conflicts and of the scenes, in
 tb_logs/multi_task/full or quick.
 """
 
+import functools
 import pathlib
 import shutil
 import sys
@@ -48,7 +49,7 @@ SETTINGS = {
     "related tasks": {"tasks": ["depth", "disparity"]},
 }
 # "groups": settings and combiners, in the order of the training, each at a rate of its own from
-# "rates" and beyond; "one rate": what is different where all are trained at the same rate.
+# "rates" and beyond; "one rate": overrides for the comparison at one rate.
 SIZES = {
     "quick": {
         "scenes": 200,
@@ -148,9 +149,7 @@ def train_all(study_, size):
     A single rate is taken as it is: its loss is NaN.
     """
     rates, searched, results = size["rates"], {}, {}
-
-    def train_job(job, folder):
-        return train(study_, job, folder)
+    train_job = functools.partial(train, study_)
 
     def loss(result):
         # By what the combiners are compared by. The sum of the losses would have each chosen by

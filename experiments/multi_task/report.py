@@ -5,7 +5,7 @@ from comparison import ALONE, alone, differences, holm, measures_of, p_values
 from matplotlib.figure import Figure
 from measures import improvement, mean_of
 from scenes import CLASSES
-from study import best_rate, mean_spread, table
+from study import at_edge, best_rate, mean_spread, table
 
 SHOWN = [
     ("segmentation", "miou", "mIoU, %", 1),
@@ -108,9 +108,7 @@ def _chance(found, p):
 
 def _edges(searched):
     grids = {kind: losses for kind, losses in searched.items() if len(losses) > 1}
-    edges = [
-        kind for kind, losses in grids.items() if best_rate(losses) in (min(losses), max(losses))
-    ]
+    edges = [kind for kind, losses in grids.items() if at_edge(losses)]
     named = "; ".join(f"{setting}: {name}" for setting, name in edges)
     return (
         f"The rates of {len(grids)} of {len(searched)} kinds of training were searched, by "

@@ -287,6 +287,34 @@ def test_every_training_is_in_one_group(parts):
     assert sum(map(len, at_one_rate)) == 11 + 5 * 5
 
 
+def test_each_training_has_its_own_rate_chosen_on_validation_data(parts, monkeypatch, tmp_path):
+    module = parts[0]
+    optima = {"Sum": 0.01, "PCGrad": 0.1}  # within the rates, and beyond them
+    trained = []
+
+    def train(study_, job, folder):
+        trained.append(job)
+        error = 1.0 + abs(np.log(job["rate"] / optima[job["combiner"]]))
+        return {"measures": {"depth": {"absolute": error, "relative": error}}, "job": job}
+
+    monkeypatch.setattr(module, "train", train)
+    options = module.study.parser("").parse_args(["--processes", "1", "--out", str(tmp_path)])
+    groups = [("base", ["Sum", "PCGrad"]), ("one task alone", ["depth"])]
+    size = TINY | {"rates": [0.003, 0.01, 0.03], "seeds": 2, "groups": groups}
+    study = module.study.Study(module.__file__, options, [])
+    searched, results = module.train_all(study, size)
+    assert list(searched["base", "PCGrad"]) == [0.003, 0.01, 0.03, 0.09, 0.3]
+    rates = {("base", "Sum"): 0.01, ("base", "PCGrad"): 0.09, ("one task alone", "depth"): 0.01}
+    assert results.keys() == rates.keys()
+    finals = [result["job"] for kind in rates for result in results[kind]]
+    assert [job["rate"] for job in finals] == [rate for rate in rates.values() for _ in range(2)]
+    assert [job["seed"] for job in finals] == [0, 1] * 3 and module.GRID_SEED not in (0, 1)
+    assert {job["data"] for job in finals} == {"test"}
+    grids = [job for job in trained if job not in finals]
+    assert len(grids) == sum(map(len, searched.values())) == 3 + 5 + 3
+    assert {(job["data"], job["seed"]) for job in grids} == {("validation", module.GRID_SEED)}
+
+
 def test_blocks_are_where_they_belong(parts):
     """A head's map has each place's block of pixels there."""
     network = parts[1]("network")
