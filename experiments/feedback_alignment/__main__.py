@@ -98,7 +98,7 @@ def train(job, data, callbacks):
     x, y = x[:images], y[:images]
     batches = {"x": x, "y": y, "batch_size": job["batch_size"]}
     if shift := job.get("shift", 0):
-        mirror = shift > 1  # of the digits' mirror images most are none
+        mirror = shift > 1  # most mirrored digits are not digits
         batches = augmentation.AugmentedBatches(
             **batches, shift=shift, mirror=mirror, seed=job["seed"]
         )

@@ -114,7 +114,7 @@ def train(job, folder, load, callbacks):
         shuffle=False,
         verbose=0,
         # The others train in seconds: a checkpoint would take longer.
-        callbacks=[look, *(callbacks(folder) if job["optimizer"] in towers.EXACT else ())],
+        callbacks=[look, *(callbacks(folder) if job["optimizer"] in towers.DENSE else ())],
     ).history
     result = {
         "recall": round(history["recall"][-1], 5),

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Interactions(typing.NamedTuple):
-    """Pairs of a user and an item that he took, in three parts.
+    """Pairs of a user and an item that they took, in three parts.
 
     Attributes:
         users: int, the number of users.
