@@ -18,6 +18,11 @@ def largest_entry(columns, shared, present):
     return tf.where(largest > 0.0, largest, 1.0)
 
 
+def summed_in(dtype):
+    """Return the dtype in which gradients of a dtype are summed: float32 unless it is wider."""
+    return dtype if dtype.size > 4 else tf.float32
+
+
 def block_of(column, owners):
     """Return a shared variable's gradients, or None where no two tasks share it.
 
@@ -35,7 +40,7 @@ def block_of(column, owners):
     if all(isinstance(g, tf.IndexedSlices) for g in gradients):
         return gradients
     dense = [tf.convert_to_tensor(g) for g in gradients]
-    return tf.stack([tf.cast(g, tf.float32) if g.dtype.size < 4 else g for g in dense])
+    return tf.stack([tf.cast(g, summed_in(g.dtype)) for g in dense])
 
 
 def gramian_of(block, owners, scale):
@@ -55,7 +60,7 @@ def gramian_of(block, owners, scale):
     if block is None:
         return None
     rows = tf.stack(_rows_per_id(block)) if isinstance(block, list) else block
-    flat = tf.cast(tf.reshape(rows, [rows.shape[0], -1]), tf.float64) / scale
+    flat = tf.cast(tf.reshape(rows, [owners.sum(), -1]), tf.float64) / scale
     products = tf.pad(tf.matmul(flat, flat, transpose_b=True), [[0, 1], [0, 1]])
     # Gathered, as NaN times 0 would be NaN: the last one for those that do not depend on it.
     place = np.where(owners, owners.cumsum() - 1, owners.sum())
@@ -100,7 +105,7 @@ def sparse_sum(weights, gradients):
     A gradient with a weight of 0 need not be finite.
     """
     dtype = gradients[0].dtype
-    shares, scale = _shares(weights, dtype if dtype.size > 4 else tf.float32)
+    shares, scale = _shares(weights, summed_in(dtype))
     values = [
         tf.math.multiply_no_nan(tf.cast(g.values, shares.dtype), shares[number])
         for number, g in enumerate(gradients)

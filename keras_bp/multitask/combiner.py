@@ -10,7 +10,14 @@ from keras_bp._arguments import check_floating
 from keras_bp._keras import is_persistent
 from keras_bp._types import Array
 from keras_bp.gradients import all_finite, as_gradient, map_values, sum_over_replicas, values_of
-from keras_bp.multitask.blocks import block_of, gramian_of, largest_entry, sparse_sum, weighted_sum
+from keras_bp.multitask.blocks import (
+    block_of,
+    gramian_of,
+    largest_entry,
+    sparse_sum,
+    summed_in,
+    weighted_sum,
+)
 from keras_bp.multitask.weighting import Weighting, of_present
 
 Gradient = Any
@@ -107,7 +114,7 @@ class Combiner(Weighting):
         largest = tf.reduce_max(tf.abs(wide))
         wide /= tf.where(largest > 0.0, largest, 1.0)
         gramian = tf.matmul(wide, wide, transpose_b=True)
-        block = tf.cast(rows, tf.float32) if rows.dtype.size < 4 else rows
+        block = tf.cast(rows, summed_in(rows.dtype))
         total = weighted_sum(self.weights(gramian, present, losses), block)
         return tf.cast(total, rows.dtype)
 
@@ -298,8 +305,12 @@ class Combiner(Weighting):
         if replicas > 1:  # the optimizer sums over them once more
             gradients = [map_values(lambda values: values / replicas, g) for g in gradients]
         square = scale**2
-        parts = [None if gramian is None else gramian * square for gramian in gramians]
-        return CombinedGradients(gradients, present, total * square, parts, weights)
+        # 0 times a square that is infinite is no NaN.
+        total, *parts = (
+            None if gramian is None else tf.math.multiply_no_nan(square, gramian)
+            for gramian in (total, *gramians)
+        )
+        return CombinedGradients(gradients, present, total, parts, weights)
 
     def _weights_of_variables(self, total, gramians, owners, present, losses):
         """Return the weights, and those for each variable: here the same for all.
@@ -410,7 +421,7 @@ def _checked(task_gradients, losses):
 
 def _shape(gradient):
     if isinstance(gradient, tf.IndexedSlices):
-        return tf.TensorShape([None, *values_of(gradient).shape[1:]])
+        return tf.TensorShape([None]).concatenate(values_of(gradient).shape[1:])
     return gradient.shape
 
 
@@ -459,8 +470,9 @@ def _combined(columns, owners, blocks, weights, present):
             block = blocks[place]
             if without_absent:
                 kept = tf.gather(present, tasks[place])
-                kept = tf.reshape(kept, [-1] + [1] * (block.shape.rank - 1))
-                block = tf.where(kept, block, tf.zeros_like(block))
+                flat = tf.reshape(block, [len(tasks[place]), -1])
+                flat = tf.where(kept[:, None], flat, tf.zeros_like(flat))
+                block = tf.reshape(flat, tf.shape(block))
             total = weighted_sum(tf.gather(weights[place], tasks[place]), block)
             found.append(tf.cast(total, columns[place][tasks[place][0]].dtype))
         return found

@@ -194,6 +194,31 @@ def test_half_precision_gradients_keep_their_dtype():
     assert np.isfinite(combined.gradients[0]).all()
 
 
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_an_absent_task_in_half_precision(dtype):
+    rows = ([1.0, 2.0], [np.inf, 1.0], [3.0, 4.0])
+    combined = multitask.Mean().combine_tasks([[tf.constant(row, dtype)] for row in rows])
+    assert combined.present.numpy().tolist() == [True, False, True]
+    assert combined.gradients[0].dtype == dtype
+    np.testing.assert_array_equal(tf.cast(combined.gradients[0], tf.float32), [2.0, 3.0])
+
+
+def test_gradients_of_unknown_rank():
+    """As behind `tf.numpy_function`."""
+    rows = np.array([[[1.0, 0.0]], [[-1.0, 1.0]], [[np.nan, 0.0]]], np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec(None)] * 3)
+    def combine(*rows):
+        ids = tf.constant([2])
+        tasks = [[row, tf.IndexedSlices(row, ids, tf.constant([5, 2]))] for row in rows]
+        combined = multitask.UPGrad().combine_tasks(tasks)
+        return combined.gradients[0], combined.gradients[1].values
+
+    dense, values = combine(*rows)
+    np.testing.assert_allclose(dense, [[0.25, 0.75]], atol=1e-6)
+    np.testing.assert_allclose(tf.reduce_sum(values, axis=0), [0.25, 0.75], atol=1e-6)
+
+
 def test_a_custom_loop_compiled_and_traced_once():
     trunk, optimizer, combiner = Trunk(), optimizers.Adam(0.01), multitask.PCGrad()
     variables = trunk.variables[:5]
@@ -216,17 +241,19 @@ def test_replicas_combine_the_sum_over_them(replicas):
     rows = np.array([[[1.0, 0.0], [-3.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]]], np.float32)
 
     @tf.function
-    def step():
-        def replica():
+    def step(rows):
+        def replica(rows):
             number = tf.distribute.get_replica_context().replica_id_in_sync_group
-            mine = tf.gather(tf.constant(rows), number)
+            mine = tf.gather(rows, number)
             combined = multitask.UPGrad().combine_tasks([[mine[0]], [mine[1]]])
             return combined.gradients[0]
 
-        return replicas.reduce("SUM", replicas.run(replica), axis=None)
+        return replicas.reduce("SUM", replicas.run(replica, [rows]), axis=None)
 
     wanted = multitask.UPGrad().combine(tf.constant(rows.sum(axis=0)))
-    np.testing.assert_allclose(step(), wanted, atol=1e-6)
+    np.testing.assert_allclose(step(tf.constant(rows)), wanted, atol=1e-6)
+    rows[0, 1, 0] = np.nan  # a task that is absent on one replica is so on both
+    np.testing.assert_allclose(step(tf.constant(rows)), rows[:, 0].sum(axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -271,6 +298,11 @@ def test_an_absent_task_does_not_set_the_scale_of_float64():
     combined = multitask.MGDA().combine_tasks(tasks)
     assert combined.present.numpy().tolist() == [False, True, True]
     np.testing.assert_allclose(combined.gradients[0], [5e-101, 5e-101], rtol=1e-6)
+    # The products are infinite, those of an absent task 0.
+    tasks = [[tf.constant(row, tf.float64)] for row in ([1e300, 0], [np.nan, 0])]
+    combined = multitask.Mean().combine_tasks(tasks)
+    for gramian in (combined.gramian, combined.gramians[0]):
+        np.testing.assert_array_equal(gramian, [[np.inf, 0.0], [0.0, 0.0]])
 
 
 def test_a_sparse_gradient_that_is_not_finite():
