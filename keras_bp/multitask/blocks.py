@@ -86,7 +86,7 @@ def _joined_ids(gradients):
 
 
 def weighted_sum(weights, block):
-    """Return the weighted sum of a tensor's rows.
+    """Return the weighted sum of a tensor's rows. One with a weight of 0 need not be finite.
 
     Finite gradients give no NaN: where a term would overflow, the sum is formed on a smaller
     scale, so that it is infinite at most.
@@ -96,7 +96,9 @@ def weighted_sum(weights, block):
         block: tensor of shape (n, ...), in float32 or float64.
     """
     shares, scale = _shares(weights, block.dtype)
-    return _rescaled(tf.tensordot(shares, block, 1), scale)
+    # A matrix product may be of less precision on a GPU: TensorFloat-32.
+    rows = zip(*(tf.unstack(x, weights.shape[0]) for x in (block, shares)), strict=True)
+    return _rescaled(tf.add_n([tf.math.multiply_no_nan(*row) for row in rows]), scale)
 
 
 def sparse_sum(weights, gradients):

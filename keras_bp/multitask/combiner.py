@@ -462,24 +462,7 @@ def _combined(columns, owners, blocks, weights, present):
             gradients[place] = _zeros_unless(present[task], column[task])
         elif isinstance(block, list):
             gradients[place] = sparse_sum(tf.gather(weights[place], tasks[place]), block)
-    dense = [place for place, block in enumerate(blocks) if tf.is_tensor(block)]
-
-    def sums(without_absent):
-        found = []
-        for place in dense:
-            block = blocks[place]
-            if without_absent:
-                kept = tf.gather(present, tasks[place])
-                flat = tf.reshape(block, [len(tasks[place]), -1])
-                flat = tf.where(kept[:, None], flat, tf.zeros_like(flat))
-                block = tf.reshape(flat, tf.shape(block))
+        elif block is not None:
             total = weighted_sum(tf.gather(weights[place], tasks[place]), block)
-            found.append(tf.cast(total, columns[place][tasks[place][0]].dtype))
-        return found
-
-    # A copy without the absent ones takes as long as the sum.
-    if dense:
-        found = tf.cond(tf.reduce_all(present), lambda: sums(False), lambda: sums(True))
-        for place, gradient in zip(dense, found, strict=True):
-            gradients[place] = gradient
+            gradients[place] = tf.cast(total, column[tasks[place][0]].dtype)
     return gradients
