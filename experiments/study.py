@@ -20,6 +20,7 @@ import pathlib
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -70,7 +71,8 @@ def parser(description):
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="in two minutes; the default")
     size.add_argument("--full", action="store_true", help="as recorded in the experiment's README")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=int, default=cores, help="default: one per core")
     parser.add_argument("--out", type=pathlib.Path, help="default: tb_logs/NAME/full or quick")
     parser.add_argument("--record", action="store_true", help="write tables into the README")
     return parser
@@ -183,9 +185,15 @@ class Study:
         with contextlib.suppress(RuntimeError):  # TensorFlow has already started
             cores = len(os.sched_getaffinity(0))
             tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // options.processes))
-        (self.out / "jobs").mkdir(parents=True, exist_ok=True)
-        self.records()  # what was there before is no progress
+        try:
+            (self.out / "jobs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SystemExit(f"--out must be a folder to write to. Received: {error}") from None
+        recorded = len(self.records())  # what was there before is no progress
         if self.leads:
+            begun = sum(path.is_dir() for path in (self.out / "jobs").iterdir())
+            if recorded or begun:
+                print(f"Resumes: {self.out} has {recorded} recorded trainings, {begun} begun ones.")
             arguments = sys.argv[1:] if arguments is None else arguments
             for number in range(1, options.processes):
                 with open(self._log(number), "w") as log:
@@ -217,13 +225,15 @@ class Study:
                 if not any(trained):  # others train what is left
                     self._look_after_workers()
                     time.sleep(0.5)
-        except BaseException:  # Ctrl-C, above all
+        except BaseException as error:  # Ctrl-C, above all
             for _, worker in self.workers:
                 worker.terminate()  # ResumableTraining saves at this signal
             for _, worker in self.workers:
                 worker.wait()
             if self.leads:
                 print("\nThe same command resumes the run.", flush=True)
+            if isinstance(error, KeyboardInterrupt):
+                raise SystemExit(128 + signal.SIGINT) from None
             raise
         return [self._known[name]["result"] for name in names]
 
@@ -269,9 +279,11 @@ class Study:
             for line in whole.splitlines():
                 try:
                     record = json.loads(line)
-                except ValueError:  # half a line, of a process that was killed
+                    name = _name(record["job"], record.get("version", 1))
+                except (ValueError, KeyError, TypeError):  # a process was killed in a line, or so
+                    if self.leads:
+                        print(f"{path}: a damaged line is left out.", flush=True)
                     continue
-                name = _name(record["job"], record.get("version", 1))
                 new = name not in self._known
                 self._known[name] = record
                 if new and name in self._names:

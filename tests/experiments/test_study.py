@@ -100,14 +100,24 @@ def test_the_seconds_of_a_training_are_those_of_all_its_parts(study, monkeypatch
     assert again.record(JOBS[0])["seconds"] == 12.0
 
 
-def test_a_line_that_a_killed_process_left_half_is_trained_again(study):
+def test_a_line_that_a_killed_process_left_half_is_trained_again(study, capsys):
     first = study()
     first.run(JOBS[:2], product)
     path = first.out / "records.jsonl"
-    path.write_text(path.read_text()[:-5])
+    path.write_bytes(path.read_bytes()[:-5] + b'\n{"a": 1}\n[]\n\xff\xfe\n')
+    capsys.readouterr()
     again = study()
+    output = capsys.readouterr().out
+    assert output.count("a damaged line is left out") == 4
+    assert "1 recorded trainings, 0 begun ones" in output
     assert [result["product"] for result in again.run(JOBS[:2], product)] == [0.1, 0.2]
     assert [result["product"] for result in study().run(JOBS[:2], product)] == [0.1, 0.2]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(study, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit, match="--out must be a folder.*out"):
+        study()
 
 
 def test_a_job_that_another_process_trains_is_left_to_it(study, monkeypatch):
@@ -274,6 +284,8 @@ class Slow(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if "SLOW" in os.environ and self.epochs[-1] == 2:
             (self.folder / "within").touch()
+            while len(list(self.folder.parent.glob("*/within"))) < 2:  # the other one may be late
+                time.sleep(0.1)
             time.sleep(1.0)
 
 def main(arguments=None):
@@ -311,7 +323,7 @@ def test_an_interrupt_within_the_trainings_of_two_processes(tmp_path, monkeypatc
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60.0)
-    assert process.returncode != 0 and "The same command resumes the run." in output
+    assert process.returncode == 130 and "The same command resumes the run." in output
     assert "SIGTERM" in (tmp_path / "out/worker_1.log").read_text()
 
     spec = importlib.util.spec_from_file_location("toy", script)
