@@ -53,11 +53,15 @@ def _read(name, data_dir):
         )
     keys = ("x_train", "x_test", "y_train", "y_test")
     try:
-        with open(path, "rb") as file, np.load(file) as data:
-            found = [key for key in keys if key in data.files]
-            arrays = [data[key] for key in found]
-    # A file that is cut off, that is no archive, or one of a single array, as np.save writes it.
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        with open(path, "rb") as file:
+            # A text, a file that is cut off, or one of a single array, as np.save writes it.
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("not an .npz file, or only a part of one")
+            file.seek(0)
+            with np.load(file) as data:
+                found = [key for key in keys if key in data.files]
+                arrays = [data[key] for key in found]
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise SystemExit(
             f"{path} must be a whole file as np.savez writes it. Received: {error}"
         ) from error

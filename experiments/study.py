@@ -97,9 +97,9 @@ def check_memory(gigabytes):
 
 
 def mean_spread(values, digits=2):
-    """Return "mean ± standard deviation" of a figure over the seeds."""
+    """Return "mean ± standard deviation" of a figure over the seeds, and never -0.0."""
     spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.{digits}f} ± {spread:.{digits}f}"
+    return f"{np.mean(values):z.{digits}f} ± {spread:.{digits}f}"
 
 
 def first_crossing(target, curve):

@@ -4,10 +4,10 @@
     python experiments/multi_task --full
 
 A network predicts segmentation, depth and normals of rendered scenes (`scenes.py`), as on NYUv2.
-Each combiner of `keras_bp.multitask` trains it; then settings in which one thing is different
-(the scale of a loss, the width, how much the tasks share, and which tasks there are) tell what
-decides. Each combiner has a rate of its own in each setting. In trainings with equal weights
-`GradientConflict` measures how the tasks' gradients compare in each layer, over the training.
+Combiners of `keras_bp.multitask` train it, in settings in which one thing is different (the scale
+of a loss, the width, how much the tasks share, and which tasks there are): some at rates of their
+own, all at one rate. In trainings with equal weights `GradientConflict` measures how the tasks'
+gradients compare in each layer, over the training.
 
 It leaves tables, and pictures of them, of the conflicts and of the scenes, in
 tb_logs/multi_task/full or quick.
@@ -68,6 +68,9 @@ SIZES = {
             ("base", SUBSET),
             ("an unrelated task", SUBSET),
             ("base", [BY_HAND, "CAGrad", "UncertaintyWeighting"]),
+            ("two shared layers", SUBSET),
+            ("an unrelated task", [BY_HAND]),
+            (ALONE, TASKS),
         ],
         "one rate": {
             "seeds": 3,

@@ -3,7 +3,7 @@
     python experiments/recommender [--quick | --full] [--ratings FILE.csv] [--timing]
 
 A table for users and one for items are trained on synthetic interactions whose law is known, and on
-those of a file if one is given: recall@20 and NDCG@20 over all items, seconds to a common quality,
+those of a file if one is given: recall@20 and NDCG@20 over all items, seconds to a common target,
 recall of popular and rare items. The steps are timed first, by one process with all cores, before
 anything is trained; `--timing` does only that. An interrupted run resumes with the same command.
 """
@@ -134,8 +134,8 @@ def train(job, folder, load, callbacks):
 
 def bands(data):
     """Return the number of the band of popularity of each item in `data.test`."""
-    place = np.argsort(np.argsort(-data.counts(), kind="stable"))[data.test[:, 1]]
-    return np.searchsorted(tables.BANDS, place, side="right")
+    rank = np.argsort(np.argsort(-data.counts(), kind="stable"))[data.test[:, 1]]
+    return np.searchsorted(tables.BANDS, rank, side="right")
 
 
 def limits(job, folder, load):

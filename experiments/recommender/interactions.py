@@ -6,6 +6,8 @@ import typing
 
 import numpy as np
 
+COLUMNS = ("user",), ("item", "movie")  # how their names begin, in capitals or not
+
 
 class Interactions(typing.NamedTuple):
     """Pairs of a user and an item that they took, in three parts.
@@ -35,7 +37,7 @@ class Interactions(typing.NamedTuple):
 def synthetic(users, items, rank, strength, each, seed):
     """Return synthetic `Interactions`: a score of low rank times Zipf's popularity.
 
-        P(the next item of u is i) ~ exp(<p_u, q_i>) / place_i    for an i that he has not taken
+        P(the next item of u is i) ~ exp(<p_u, q_i>) / rank_i    for an i that he has not taken
 
     Args:
         users: number of users.
@@ -98,9 +100,9 @@ def split(pairs, rng, part=0.1, fewest=5):
 
 
 def read(path, seed=0):
-    """Return the `Interactions` of a CSV file whose columns `user...` and `item...` name pairs.
+    """Return the `Interactions` of a CSV file, in UTF-8, with a column of users and one of items.
 
-    A column may be named userId, user_id, itemId, movieId and so on; others are not read. A pair
+    These are the first columns whose names begin with one of `COLUMNS`; others are not read. A pair
     that is repeated counts once, and blank lines do not count.
 
     Args:
@@ -109,17 +111,16 @@ def read(path, seed=0):
     """
     if not path.is_file():
         raise SystemExit(f"--ratings must be a CSV file. Received: {path}, which is no file")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        header = next(rows, [])
-        places = [_column(path, header, names) for names in (("user",), ("item", "movie"))]
-        pairs, bad = [], []
-        for row in filter(None, rows):
-            pair = [row[place] for place in places if place < len(row)]
-            if len(row) == len(header) and all(pair):
-                pairs.append(pair)
-            else:
-                bad.append(f"line {rows.line_num}: {row}")
+    try:
+        header, pairs, bad = _rows(path)
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise SystemExit(
+            f"{path} must be a CSV file in UTF-8. Received: the byte 0x{byte:02x} where UTF-8 has "
+            "none: another encoding, or no text"
+        ) from error
+    except csv.Error as error:
+        raise SystemExit(f"{path} must be a CSV file. Received: {error}") from error
     if bad:
         raise SystemExit(
             f"{path} must have {len(header)} columns in each row, as in its header, and a user and "
@@ -147,11 +148,30 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
+def _rows(path):
+    """Return the header of a CSV file, its pairs of user and item, and the rows without one."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        if len(header) == 1:
+            raise SystemExit(f"{path} must have commas between columns. Received: {header[0]!r}")
+        places = [_column(path, header, names) for names in COLUMNS]
+        pairs, bad = [], []
+        for row in filter(None, rows):
+            pair = [row[place] for place in places if place < len(row)]
+            if len(row) == len(header) and all(pair):
+                pairs.append(pair)
+            else:
+                bad.append(f"line {rows.line_num}: {row}")
+    return header, pairs, bad
+
+
 def _column(path, header, beginnings):
     for place, name in enumerate(header):
         if name.strip().lower().startswith(beginnings):
             return place
+    names = [name + end for name in beginnings for end in ("", "_id", "Id")]
     raise SystemExit(
-        f"{path} must begin with a header that has a column {beginnings[0]} or {beginnings[0]}_id. "
-        f"Received: {header}"
+        f"{path} must begin with a header that has a column {', '.join(names[:-1])} or "
+        f"{names[-1]}. Received: {header}"
     )

@@ -6,8 +6,8 @@ import towers
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-BANDS = (100, 1000, 10_000)  # places of an item by popularity, at which bands end
-SHARE = 0.95  # of Adam's recall: the common quality
+BANDS = (100, 1000, 10_000)  # ranks of an item by popularity, at which bands end
+SHARE = 0.95  # of Adam's recall: the common target
 
 
 def steps_to(recall, curve, steps):
@@ -44,13 +44,13 @@ def section(shared, rates, of, bounds, times):
                 best_look(results, shared["steps"]),
                 f"{median * 1e3:.2f} ({least * 1e3:.2f})",
                 ", ".join(f"{times[dense][0] / median:.1f}" for dense in towers.DENSE),
-                *quality(targets, results, shared["steps"], median),
+                *to_target(targets, results, shared["steps"], median),
             ]
         )
-    for name in ("popularity", "truth"):
+    for name, shown in (("popularity", "popularity"), ("truth", "true scores")):
         if f"{name} recall" in bounds:
             figures = (f"{bounds[f'{name} {key}']:.4f}" for key in ("recall", "ndcg"))
-            rows.append([f"({name})", "", *figures, *[""] * 6])
+            rows.append([f"({shown})", "", *figures, *[""] * 6])
     header = [
         "Optimizer",
         "Rate",
@@ -60,8 +60,8 @@ def section(shared, rates, of, bounds, times):
         "Validation recall: last, best (at step)",
         "ms a step, median (least)",
         "Speedup over " + ", ".join(towers.DENSE),
-        "Steps to the quality",
-        "Seconds",
+        "Steps to the target",
+        "Seconds to the target",
     ]
     bands = band_names()
     by_band = [["(test interactions)", *(f"{number:,}" for number in bounds["bands"])]]
@@ -73,12 +73,12 @@ def section(shared, rates, of, bounds, times):
         f"**{shared['data']}**, {shared['steps']:,} steps of {shared['batch']} pairs, "
         f"tables of {shared['columns']} columns, {_count(len(targets), 'seed')}:\n\n"
         f"{study.table(header, rows)}\n"
-        "Share of the test's items among the first 20, by the item's place in the order "
-        f"of popularity:\n\n{study.table(['Optimizer', *bands], by_band)}"
+        "Share of the test's items among the first 20, by the item's rank of popularity:\n\n"
+        f"{study.table(['Optimizer', *bands], by_band)}"
     )
 
 
-def quality(targets, results, steps, seconds):
+def to_target(targets, results, steps, seconds):
     """Return after how many steps, and seconds, trainings reach each its target: two cells.
 
     Args:
@@ -142,7 +142,7 @@ def by_rows(times, threads):
 
 
 def band_names():
-    """Return the names of the bands of places."""
+    """Return the names of the bands of ranks."""
     begins = [1, *(end + 1 for end in BANDS[:-1])]
     names = [f"{begin:,} to {end:,}" for begin, end in zip(begins, BANDS, strict=True)]
     return [*names, f"above {BANDS[-1]:,}"]
@@ -185,7 +185,7 @@ def draw(parts):
             title=shared["data"],
         )
         right.set(
-            xlabel="the item's place by popularity",
+            xlabel="the item's rank of popularity",
             ylabel="share found among the first 20, test",
             xticks=range(len(BANDS) + 1),
             xticklabels=band_names(),

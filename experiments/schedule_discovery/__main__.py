@@ -241,7 +241,7 @@ def family_table(found, count):
     rows = []
     for name in next(iter(found.values())):
         values = [own[name] for own in found.values()]
-        cells = [cell for v in values for cell in (study.mean_spread(v), f"{np.median(v):.2f}")]
+        cells = [cell for v in values for cell in (study.mean_spread(v), f"{np.median(v):z.2f}")]
         rows.append([name, *cells, f"{100 * np.mean(np.concatenate(values) > 5):.0f}"])
     return (
         f"### Regrets on {count} tasks of each family, %\n\n"

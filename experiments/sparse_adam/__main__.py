@@ -1,7 +1,6 @@
 """Is DeferredAdam Adam, and what is proved of either? The numbers of docs/sparse_adam.md.
 
-    python experiments/sparse_adam --quick
-    python experiments/sparse_adam --full --record
+    python experiments/sparse_adam [--quick | --full]
 
 Random sequences of batches through `DeferredAdam`, beside textbook Adam in extended precision and
 the theorem's bound of the difference; online problems in which Adam, or LazyAdam, goes to the wrong

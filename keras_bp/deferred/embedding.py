@@ -45,7 +45,9 @@ class DeferredEmbedding(Embedding):
         **kwargs: arguments of every Keras layer, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
-        inputs: integer tensor of any shape, dense or ragged. Negative ids count from the end.
+        inputs: integer tensor of any shape, dense or ragged. Negative ids count from the end. An
+            id out of range raises an error on a CPU, but where XLA compiles (`jit_compile=True`) it
+            silently reads the first or last row, as in Keras's layer.
 
     Output shape:
         `(*inputs.shape, output_dim)`.

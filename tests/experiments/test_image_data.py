@@ -84,12 +84,26 @@ def one_array(path):
         np.save(file, np.zeros(3))
 
 
-@pytest.mark.parametrize("harm", [cut_off, change_a_byte, one_array, lambda p: p.write_text("")])
-def test_a_broken_file_is_named(harm, arrays, tmp_path):
+def no_archive(path):
+    path.write_text("Not found\n")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (cut_off, "not an .npz file, or only a part of one$"),
+        (change_a_byte, "[^ ]"),  # zipfile's words or zlib's
+        (one_array, "not an .npz file"),
+        (no_archive, "not an .npz file"),
+        (lambda path: path.write_text(""), "not an .npz file"),
+    ],
+)
+def test_a_broken_file_is_named(harm, said, arrays, tmp_path):
     path = tmp_path / "cifar10.npz"
     np.savez_compressed(path, **arrays)
     harm(path)
-    with pytest.raises(SystemExit, match="cifar10.npz must be a whole file as np.savez writes it"):
+    whole = "cifar10.npz must be a whole file as np.savez writes it. Received: "
+    with pytest.raises(SystemExit, match=whole + said):
         image_data.load_images("cifar10", tmp_path)
 
 

@@ -118,12 +118,12 @@ def test_the_steps_to_a_recall_lie_on_the_line_between_two_looks(recommender):
     assert recommender.tables.steps_to(0.6, curve, 40) is None
 
 
-def test_the_steps_to_the_quality_count_the_seeds_that_reach_it(recommender):
+def test_the_steps_to_the_target_count_the_seeds_that_reach_it(recommender):
     results = [{"curve": [0.1, 0.3]}, {"curve": [0.3, 0.2]}]
-    quality = recommender.tables.quality
-    assert quality([0.2, 0.15], results, 40, 0.5) == ("20 ± 14", "10.0 ± 7.1")
-    assert quality([0.2, 0.35], results, 40, 0.5) == ("1 of 2 seeds reached it", "")
-    assert quality([0.4], results[:1], 40, 0.5) == ("0 of 1 seed reached it", "")
+    cells = recommender.tables.to_target
+    assert cells([0.2, 0.15], results, 40, 0.5) == ("20 ± 14", "10.0 ± 7.1")
+    assert cells([0.2, 0.35], results, 40, 0.5) == ("1 of 2 seeds reached it", "")
+    assert cells([0.4], results[:1], 40, 0.5) == ("0 of 1 seed reached it", "")
 
 
 def test_the_best_look_is_shown_where_it_is_not_the_last(recommender):
@@ -196,7 +196,7 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
     # Two tables of each data set, and that of the steps' times by the table's rows.
     assert text.count("| DeferredAdam |") == 5 and "| few.csv: DeferredAdam | " in text
     assert "| Optimizer | 300 items | 400 items |" in text
-    assert "(truth)" in text and (tmp_path / "out/recommender.png").exists()
+    assert "(true scores)" in text and (tmp_path / "out/recommender.png").exists()
     records = [
         json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()
     ]
@@ -247,8 +247,18 @@ def test_the_memory_of_the_largest_tables_is_asked_for(recommender, monkeypatch)
     ("text", "message"),
     [
         (None, "which is no file"),
-        ("a,b\n1,2\n", "a column user or user_id. Received:"),
-        ("user,b\n1,2\n", "a column item or item_id. Received:"),
+        ("a,b\n1,2\n", "a column user, user_id or userId. Received:"),
+        (
+            "user,b\n1,2\n",
+            "a column item, item_id, itemId, movie, movie_id or movieId. Received:",
+        ),
+        ("userId;movieId\n1;2\n", "commas between columns. Received: 'userId;movieId'"),
+        (
+            "user,item,title\n1,2,Am\xe9lie\n".encode("latin-1"),
+            "a CSV file in UTF-8. Received: the byte 0xe9",
+        ),
+        (b"\x1f\x8b\x08\x00\xff", "a CSV file in UTF-8. Received: the byte 0x8b .* no text$"),
+        (f"user,item\n1,{'2' * 200_000}\n", "must be a CSV file. Received: field larger than"),
         ("user,item\n1,2\n", "must hold 100 pairs or more. Received: 1"),
         (
             "user,item\n" + "\n".join(f"{i},1" for i in range(100)),
@@ -262,14 +272,16 @@ def test_the_memory_of_the_largest_tables_is_asked_for(recommender, monkeypatch)
 )
 def test_a_file_without_pairs_is_refused(recommender, tmp_path, text, message):
     if text is not None:
-        (tmp_path / "ratings.csv").write_text(text)
+        (tmp_path / "ratings.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SystemExit, match=message):
         recommender.run("--ratings", "ratings.csv")
 
 
 def test_a_file_counts_a_pair_once(recommender, tmp_path):
     rows = [f"{user},{item},5" for user in "abcdefghij" for item in range(12)]
-    (tmp_path / "r.csv").write_text("\n".join(["user_id,item,rating", *rows, rows[0]]))
+    # As spreadsheets write it, with a mark of the byte order.
+    text = "\n".join(["user_id,item,rating", *rows, rows[0]])
+    (tmp_path / "r.csv").write_text(text, encoding="utf-8-sig")
     data = recommender.interactions.read(tmp_path / "r.csv")
     assert (data.users, data.items) == (10, 12)
     assert len(data.train) + len(data.validation) + len(data.test) == 120

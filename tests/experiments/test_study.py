@@ -156,6 +156,11 @@ def test_progress_tells_the_figures_and_the_time_left(study, capsys):
     assert len(lines) == 4
 
 
+def test_a_mean_that_rounds_to_0_has_no_sign():
+    assert study_module.mean_spread([-0.06, 0.04], 1) == "0.0 ± 0.1"
+    assert study_module.mean_spread([-0.16, 0.04], 1) == "-0.1 ± 0.1"
+
+
 def test_report_puts_the_tables_between_the_marks_of_the_readme(study, tmp_path):
     readme = tmp_path / "name/README.md"
     begin, end = study_module.BEGIN, study_module.END

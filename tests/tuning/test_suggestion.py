@@ -98,6 +98,52 @@ def test_the_rate_falls_with_the_width_and_rises_with_the_batch():
     assert rates(10**6, 1, 32_768, wide)[0].max() == pytest.approx(0.3 / np.sqrt(128))  # Lamb's
 
 
+def two_tables(embedding, rows):
+    """The scores of a recommender: products of a user's row and an item's."""
+    inputs = [keras.Input((), dtype="int32") for _ in rows]
+    vectors = [embedding(n, 32)(ids) for n, ids in zip(rows, inputs, strict=True)]
+    return keras.Model(inputs, keras.layers.Dot(1)(vectors))
+
+
+def suggestion_of(model, batch_size=256):
+    return keras_bp.suggest_optimizer(
+        model, examples=10**6, epochs=10, batch_size=batch_size
+    ).why.splitlines()
+
+
+def test_tables_alone_have_the_rate_of_the_recommender():
+    for embedding in (DeferredEmbedding, keras.layers.Embedding):
+        model = two_tables(embedding, (100, 200))
+        assert rates(10**6, 1, model=model)[0].max() == pytest.approx(0.003)
+        assert rates(10**6, 1, 1024, model)[0].max() == pytest.approx(0.006)
+        assert suggestion_of(model)[1] == (
+            "Rate 0.003: tables alone (0.003 is best in experiments/recommender, as a constant "
+            "rate)."
+        )
+    scales = layers(3)(keras.layers.BatchNormalization())
+    assert rates(10**6, 1, model=scales)[0].max() == pytest.approx(0.01)
+    assert suggestion_of(scales)[1] == "Rate 0.01: no matrices."
+
+
+@pytest.mark.parametrize("embedding", [keras.layers.Embedding, keras_bp.layers.Embedding])
+def test_deferred_adam_is_named_for_a_large_table(embedding):
+    lines = suggestion_of(two_tables(embedding, (1000, 100_000)))
+    assert lines[0].startswith("AdamW")
+    assert lines[-1].startswith("For its table of 100,000 rows, try DeferredEmbedding and")
+
+
+def test_deferred_adam_is_not_named_for_other_tables():
+    frozen = two_tables(keras.layers.Embedding, (1000, 100_000))
+    frozen.layers[-2].trainable = False
+    for model, batch_size in (
+        (two_tables(keras.layers.Embedding, (1000, 99_999)), 256),
+        (frozen, 256),
+        (two_tables(DeferredEmbedding, (1000, 100_000)), 256),
+        (two_tables(keras.layers.Embedding, (1000, 100_000)), 8192),  # Lamb
+    ):
+        assert not any("table of" in line for line in suggestion_of(model, batch_size))
+
+
 def test_a_suggested_optimizer_trains():
     model, x = small(), np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
     y = (x[:, 0] > 0).astype("int32")
