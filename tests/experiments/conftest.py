@@ -17,13 +17,18 @@ def experiment(monkeypatch, tmp_path):
     in one process.
     """
     monkeypatch.chdir(tmp_path)
+    folders = []
+
+    def forget(folder):  # another experiment may have a module of this name
+        for path in folder.glob("*.py"):
+            sys.modules.pop(path.stem, None)
 
     def load(name):
         folder = EXPERIMENTS / name
         monkeypatch.syspath_prepend(str(EXPERIMENTS))
         monkeypatch.syspath_prepend(str(folder))
-        for path in folder.glob("*.py"):  # another experiment may have one of this name
-            sys.modules.pop(path.stem, None)
+        forget(folder)
+        folders.append(folder)
         spec = importlib.util.spec_from_file_location(f"experiment_{name}", folder / "__main__.py")
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
@@ -31,4 +36,6 @@ def experiment(monkeypatch, tmp_path):
         module.run = lambda *arguments: module.main(["--processes", "1", *map(str, arguments)])
         return module
 
-    return load
+    yield load
+    for folder in folders:
+        forget(folder)

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -19,10 +18,7 @@ JOB |= {"epsilon": 1e-3, "steps": 150, "sequences": 3, "seed": 3}
 
 @pytest.fixture
 def study(experiment):
-    module = experiment("sparse_adam")
-    yield module
-    for name in ("bound", "constants", "online", "pictures", "replay", "sequences"):
-        sys.modules.pop(name, None)
+    return experiment("sparse_adam")
 
 
 def near_epsilon(sequences, monkeypatch):
