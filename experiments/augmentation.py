@@ -30,9 +30,8 @@ class AugmentedBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        # (seed, epoch, 0) gives the stream of (seed, epoch), from which the epoch was shuffled. Its
-        # first numbers place the last images, of other batches: batch 0's movements are as random.
-        random = np.random.default_rng((self.seed, self.epoch, index))
+        # (seed, epoch, 0) would give the stream of (seed, epoch), which has shuffled the epoch.
+        random = np.random.default_rng((self.seed, self.epoch, index + 1))
         shifts = random.integers(0, 2 * self.shift + 1, (len(chosen), 2))
         mirrored = random.random(len(chosen)) < 0.5 * self.mirror
         _, height, width, _ = self.x.shape

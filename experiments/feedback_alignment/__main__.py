@@ -279,7 +279,7 @@ def main(arguments=None):
     size = SIZES["full" if options.full else "quick"]
     study.check_memory(size["gigabytes"] * options.processes)
     data = image_data.load_images(size["data"], options.data_dir)
-    this = study.Study(__file__, options, arguments)
+    this = study.Study(__file__, options, arguments, version=2)
     found = study_jobs(this, size, lambda job, folder: train(job, data, this.callbacks(folder)))
     this.report(tables(size, *found), lambda: draw(size, *found[1:]))
 

@@ -237,7 +237,7 @@ def main(arguments=None):
             f"--dataset must have {needed} training images or more: {settings['grid_images']} to "
             f"train on and {settings['held_out']} to choose the rates on. Received: {images}"
         )
-    this_study = study.Study(__file__, options, arguments)
+    this_study = study.Study(__file__, options, arguments, version=2)
     errors = search_rates(this_study, settings, data)
     rates = {name: study.best_rate(by_rate) for name, by_rate in errors.items()}
     x, x_test, y, y_test = data

@@ -306,7 +306,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     size = chosen(options, SIZES["full" if options.full else "quick"])
     study.check_memory(1.2 * options.processes)
-    this = study.Study(__file__, options, arguments)
+    this = study.Study(__file__, options, arguments, version=2)
     train = trainer(options.data_dir)
 
     def run_named(named):

@@ -34,6 +34,17 @@ def test_images_are_standardized_by_the_training_images(arrays, tmp_path):
     assert len(image_data.load_images("cifar10", tmp_path, 7)[0]) == 7
 
 
+def test_many_images_are_standardized_exactly(arrays, tmp_path):
+    # The sum of 400 images of these bytes, 1e8, is beyond float32's integers: in such sums the mean
+    # is wrong by a deviation or more.
+    arrays["x_train"] = np.random.default_rng(0).integers(254, 256, (400, 32, 32, 3), "uint8")
+    arrays["y_train"] = np.zeros(400, "int64")
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    x, *_ = image_data.load_images("cifar10", tmp_path)
+    np.testing.assert_allclose(x.mean((0, 1, 2), dtype="float64"), 0.0, atol=1e-4)
+    np.testing.assert_allclose(x.std((0, 1, 2), dtype="float64"), 1.0, atol=1e-4)
+
+
 def test_digits_need_no_file():
     x, x_test, y, y_test = image_data.load_images("digits")
     assert x.shape == (1437, 8, 8, 1) and x_test.shape == (360, 8, 8, 1)
