@@ -183,6 +183,8 @@ class Study:
         size = "full" if options.full else "quick"
         self.out = options.out or pathlib.Path("tb_logs", self.name, size)
         self.options, self.leads, self.workers = options, WORKER not in os.environ, []
+        self._arguments = sys.argv[1:] if arguments is None else arguments
+        self._to_start = range(1, options.processes if self.leads else 1)
         # Records by the job's name; of these, the names of this study's jobs, in order.
         self._known, self._names, self._read_to = {}, {}, 0
         self._arrived, self._started = 0, time.monotonic()
@@ -198,20 +200,6 @@ class Study:
             begun = sum(path.is_dir() for path in (self.out / "jobs").iterdir())
             if recorded or begun:
                 print(f"Resumes: {self.out} has {recorded} recorded trainings, {begun} begun ones.")
-            arguments = sys.argv[1:] if arguments is None else arguments
-            for number in range(1, options.processes):
-                with open(self._log(number), "w") as log:
-                    command = [sys.executable, str(self.folder), *map(str, arguments)]
-                    environment = {**os.environ, WORKER: str(os.getpid())}
-                    # In a session of its own Ctrl-C reaches this process only, which tells it.
-                    worker = subprocess.Popen(
-                        command,
-                        env=environment,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-                    self.workers.append((number, worker))
 
     def run(self, jobs, train):
         """Return the result of each job, in order; train those that are not recorded yet.
@@ -224,7 +212,8 @@ class Study:
         names = [self._name(job) for job in jobs]
         self._names |= dict.fromkeys(names)
         try:
-            while missing := [job for job in jobs if self._name(job) not in self.records()]:
+            while missing := self.missing(jobs):
+                self._start_workers()
                 trained = [self._train(job, train) for job in missing]
                 if not any(trained):  # others train what is left
                     self._look_after_workers()
@@ -240,6 +229,10 @@ class Study:
                 raise SystemExit(128 + signal.SIGINT) from None
             raise
         return [self._known[name]["result"] for name in names]
+
+    def missing(self, jobs):
+        """Return those of a list of jobs that are not recorded yet."""
+        return [job for job in jobs if self._name(job) not in self.records()]
 
     def run_named(self, named, train):
         """Run the lists of jobs of a dictionary; return their results under the same names."""
@@ -371,6 +364,21 @@ class Study:
         keras.backend.clear_session()
         gc.collect()
         return True
+
+    def _start_workers(self):
+        """Start the other processes, once, and not before there is something to train."""
+        for number in self._to_start:
+            with open(self._log(number), "w") as log:
+                # In a session of its own Ctrl-C reaches this process only, which tells it.
+                worker = subprocess.Popen(
+                    [sys.executable, str(self.folder), *map(str, self._arguments)],
+                    env={**os.environ, WORKER: str(os.getpid())},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            self.workers.append((number, worker))
+        self._to_start = ()
 
     def _look_after_workers(self):
         """Tell of processes that have ended with an error: the others train what they left."""

@@ -8,7 +8,6 @@ recall of popular and rare items. The steps are timed first, by one process with
 anything is trained; `--timing` does only that. An interrupted run resumes with the same command.
 """
 
-import os
 import pathlib
 import sys
 
@@ -239,8 +238,6 @@ def main(arguments=None):
         options.processes = 1
     memory = sizes["memory"]
     study.check_memory(max(memory["timing"], memory["training"] * options.processes))
-    if options.processes > 1 and study.WORKER not in os.environ:
-        timing.alone(options)
     trainings = study.Study(__file__, options, arguments)
 
     @functools.lru_cache(maxsize=1)
@@ -253,6 +250,8 @@ def main(arguments=None):
     run = {name: functools.partial(function, load=load) for name, function in functions.items()}
     run["train"] = functools.partial(run["train"], callbacks=trainings.callbacks)
     jobs = timing.jobs(shared, sizes)
+    if options.processes > 1 and trainings.leads and trainings.missing(jobs.values()):
+        timing.alone(options)
     times = dict(zip(jobs, trainings.run(list(jobs.values()), run["times"]), strict=True))
     rows = {sizes["synthetic"]["items"]: SYNTHETIC} | {rows: rows for rows in sizes["rows"]}
     by_rows = {number: times[rows[number]] for number in sorted(rows)}

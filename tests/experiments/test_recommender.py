@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 
 import keras
 import numpy as np
@@ -210,18 +211,30 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
     assert len((tmp_path / "out/records.jsonl").read_text().splitlines()) == len(records)
 
 
-def test_the_steps_are_timed_alone_before_any_training(recommender, monkeypatch):
+def test_the_steps_are_timed_alone_before_any_training(recommender, monkeypatch, tmp_path):
     called = []
     monkeypatch.setattr(recommender.timing.subprocess, "call", lambda c: called.append(c) or 1)
-    arguments = ["--full", "--processes", "2", "--out", "out"]
     monkeypatch.setattr(recommender.study, "check_memory", lambda gigabytes: None)
-    monkeypatch.setattr(recommender.study, "Study", lambda *_: pytest.fail("trains, untimed"))
+    monkeypatch.setattr(
+        recommender.study.subprocess, "Popen", lambda *_, **__: pytest.fail("trains")
+    )
+    monkeypatch.setattr(recommender, "compare", lambda *_: sys.exit("compares"))
+    arguments = ["--full", "--processes", "2", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match="times the steps ended with an error"):
         recommender.main(arguments)
-    assert called[0][1:] == [
-        str(EXPERIMENTS / "recommender"),
-        *["--timing", "--full", "--out", "out"],
+    assert called == [
+        [sys.executable, str(EXPERIMENTS / "recommender")]
+        + ["--timing", "--full", "--out", str(tmp_path)]
     ]
+    # A resumed run has the times.
+    sizes = recommender.SIZES["full"]
+    jobs = recommender.timing.jobs(recommender.data_sets(sizes), sizes)
+    result = dict.fromkeys(recommender.towers.TIMED, [1.0, 1.0])
+    records = [json.dumps({"job": job, "result": result}) + "\n" for job in jobs.values()]
+    (tmp_path / "records.jsonl").write_text("".join(records))
+    with pytest.raises(SystemExit, match="compares"):
+        recommender.main(arguments)
+    assert len(called) == 1
 
 
 def test_the_page_has_both_data_sets(recommender):
