@@ -30,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.stats import ttest_1samp
 
 from keras_bp.callbacks import ProgressLine, ResumableTraining
 
@@ -100,6 +101,16 @@ def mean_spread(values, digits=2):
     """Return "mean ± standard deviation" of a figure over the seeds, and never -0.0."""
     spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
     return f"{np.mean(values):z.{digits}f} ± {spread:.{digits}f}"
+
+
+def paired_p(differences):
+    """Return the two-sided p of a paired t test, from the difference of each seed.
+
+    It is NaN for a single seed, and where all seeds have the same difference.
+    """
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        return np.nan
+    return float(ttest_1samp(differences, 0.0).pvalue)
 
 
 def first_crossing(target, curve):

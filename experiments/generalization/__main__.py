@@ -176,14 +176,14 @@ def difference_table(results):
     """Return the table of SGD's difference from Adam, seed by seed: below 0 SGD is ahead."""
     rows = []
     for label, (sgd, adam) in PAIRS.items():
-        cells = [
-            study.mean_spread(
-                [a[key] - b[key] for a, b in zip(results[sgd], results[adam], strict=True)]
-            )
+        test, training = (
+            [a[key] - b[key] for a, b in zip(results[sgd], results[adam], strict=True)]
             for key in ("error", "training_error")
-        ]
-        rows.append([label, *cells])
-    return study.table(["SGD minus Adam", "Test error, points", "Training error, points"], rows)
+        )
+        p = f"{study.paired_p(test):.2g}"
+        rows.append([label, study.mean_spread(test), p, study.mean_spread(training)])
+    header = ["Test error, points", "p, paired t test", "Training error, points"]
+    return study.table(["SGD minus Adam", *header], rows)
 
 
 def draw(results, dataset):

@@ -2,7 +2,7 @@
 
 import numpy as np
 from measures import improvement, mean_of
-from scipy.stats import ttest_1samp
+from study import paired_p
 
 ALONE = "one task alone"  # in the place of a setting, for networks of one task
 BY_HAND = "Sum, depth x 0.25"  # in the place of a combiner: weights set by hand
@@ -42,14 +42,8 @@ def differences(results):
 
 
 def p_values(found):
-    """Return the two-sided p of a paired t test for each entry of `differences`.
-
-    It is NaN for a single seed.
-    """
-    return {
-        kind: float(ttest_1samp(values, 0.0).pvalue) if len(values) > 1 else np.nan
-        for kind, values in found.items()
-    }
+    """Return p of a paired t test for each entry of `differences`."""
+    return {kind: paired_p(values) for kind, values in found.items()}
 
 
 def holm(p, level=0.05):

@@ -246,15 +246,10 @@ def test_differences_are_by_seed(parts):
         np.testing.assert_allclose(found[kind], values)
 
 
-def test_p_values_and_those_that_hold_among_many(parts):
+def test_differences_that_hold_among_many(parts):
     comparison = parts[1]("comparison")
-    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    t = values.mean() / (values.std(ddof=1) / np.sqrt(5))
-    # The distribution function of Student's t with four degrees of freedom, in closed form.
-    s = t / np.sqrt(4 + t**2)
-    p = comparison.p_values({"a": values, "b": np.array([1.0])})
-    assert p["a"] == pytest.approx(2 * (0.5 - 0.75 * (s - s**3 / 3)))
-    assert np.isnan(p["b"])
+    p = comparison.p_values({"a": np.array([1.0, 2.0, 3.0]), "b": np.array([1.0])})
+    assert p["a"] == pytest.approx(0.0742, abs=1e-4) and np.isnan(p["b"])
     # 0.05 / 4, / 3, / 2: the third misses, so the fourth, below 0.05, does not count either.
     assert comparison.holm({"w": 0.03, "x": 0.012, "y": 0.04, "z": 0.016}) == {"x", "z"}
     assert comparison.holm({"x": 0.03, "y": np.nan}) == set()

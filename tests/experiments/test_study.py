@@ -156,6 +156,16 @@ def test_progress_tells_the_figures_and_the_time_left(study, capsys):
     assert len(lines) == 4
 
 
+def test_p_is_that_of_a_paired_t_test():
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    t = values.mean() / (values.std(ddof=1) / np.sqrt(5))
+    # The distribution function of Student's t with four degrees of freedom, in closed form.
+    s = t / np.sqrt(4 + t**2)
+    assert study_module.paired_p(values) == pytest.approx(2 * (0.5 - 0.75 * (s - s**3 / 3)))
+    assert np.isnan(study_module.paired_p([1.0]))
+    assert np.isnan(study_module.paired_p([2.0, 2.0]))  # where no test can be made
+
+
 def test_a_mean_that_rounds_to_0_has_no_sign():
     assert study_module.mean_spread([-0.06, 0.04], 1) == "0.0 ± 0.1"
     assert study_module.mean_spread([-0.16, 0.04], 1) == "-0.1 ± 0.1"
