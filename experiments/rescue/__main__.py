@@ -1,7 +1,7 @@
 """Planted faults: what becomes of each training without `Rescue`, with it, and unharmed.
 
 Run it with `python experiments/rescue`, which is `--quick`: one seed and two epochs. `--full`
-plants each fault in one of six trainings, in three seeds. It leaves the table in tb_logs/rescue.
+plants each fault in one of seven trainings, in three seeds. It leaves the table in tb_logs/rescue.
 """
 
 import pathlib

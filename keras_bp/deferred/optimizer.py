@@ -1,4 +1,4 @@
-"""Adam for embeddings that is exactly Adam, at the cost of the batch's rows."""
+"""Adam's own iterates for embeddings, up to rounding, at the cost of the batch's rows."""
 
 from typing import Any
 
