@@ -63,7 +63,7 @@ SIZES = {
         "shift": 4,
         "budget_seeds": 2,
         "targets": (0.4, 0.5),
-        "gigabytes": 3.0,
+        "gigabytes": 5.0,
     },
 }
 BIOTORCH = 14.2  # test error of its LeNet by BP, %, after 250 epochs of 50,000 images

@@ -69,7 +69,7 @@ SIZES = {
         "batch_size": 128,
         "grid_images": 10_000,
         "held_out": 5_000,
-        "seeds": 3,
+        "seeds": 5,
     },
 }
 
