@@ -8,6 +8,7 @@ the picture.
 """
 
 import argparse
+import atexit
 import contextlib
 import datetime
 import fcntl
@@ -195,10 +196,10 @@ class Study:
         self.out = options.out or pathlib.Path("tb_logs", self.name, size)
         self.options, self.leads, self.workers = options, WORKER not in os.environ, []
         self._arguments = sys.argv[1:] if arguments is None else arguments
-        self._to_start = range(1, options.processes if self.leads else 1)
+        self._to_start = list(range(1, options.processes if self.leads else 1))
         # Records by the job's name; of these, the names of this study's jobs, in order.
         self._known, self._names, self._read_to = {}, {}, 0
-        self._arrived, self._started = 0, time.monotonic()
+        self._arrived, self._started = 0, None
         with contextlib.suppress(RuntimeError):  # TensorFlow has already started
             cores = len(os.sched_getaffinity(0))
             tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // options.processes))
@@ -220,20 +221,18 @@ class Study:
             train: function of a job and of its folder, for checkpoints and events, that returns
                 what is recorded: a dictionary of numbers, strings and lists.
         """
+        self._started = self._started or time.monotonic()
         names = [self._name(job) for job in jobs]
         self._names |= dict.fromkeys(names)
         try:
             while missing := self.missing(jobs):
-                self._start_workers()
+                self._start_workers(len(missing) - 1)
                 trained = [self._train(job, train) for job in missing]
                 if not any(trained):  # others train what is left
                     self._look_after_workers()
                     time.sleep(0.5)
         except BaseException as error:  # Ctrl-C, above all
-            for _, worker in self.workers:
-                worker.terminate()  # ResumableTraining saves at this signal
-            for _, worker in self.workers:
-                worker.wait()
+            self._end_workers()
             if self.leads:
                 print("\nThe same command resumes the run.", flush=True)
             if isinstance(error, KeyboardInterrupt):
@@ -243,7 +242,8 @@ class Study:
 
     def missing(self, jobs):
         """Return those of a list of jobs that are not recorded yet."""
-        return [job for job in jobs if self._name(job) not in self.records()]
+        known = self.records()
+        return [job for job in jobs if self._name(job) not in known]
 
     def run_named(self, named, train):
         """Run the lists of jobs of a dictionary; return their results under the same names."""
@@ -316,6 +316,8 @@ class Study:
     def report(self, text, draw=None):
         """Print and leave the tables, and the picture; with `--record`, put them into the README.
 
+        Call it after `run`.
+
         Args:
             text: the tables in Markdown.
             draw: function without arguments that returns a matplotlib figure, or `None`. Only the
@@ -376,9 +378,12 @@ class Study:
         gc.collect()
         return True
 
-    def _start_workers(self):
-        """Start the other processes, once, and not before there is something to train."""
-        for number in self._to_start:
+    def _start_workers(self, number_wanted):
+        """Start the other processes, but no more than there is work for."""
+        while self._to_start and len(self.workers) < number_wanted:
+            if not self.workers:
+                atexit.register(self._end_workers)  # for Ctrl-C outside of `run`
+            number = self._to_start.pop(0)
             with open(self._log(number), "w") as log:
                 # In a session of its own Ctrl-C reaches this process only, which tells it.
                 worker = subprocess.Popen(
@@ -389,7 +394,14 @@ class Study:
                     start_new_session=True,
                 )
             self.workers.append((number, worker))
-        self._to_start = ()
+
+    def _end_workers(self):
+        """Tell the other processes to end: ResumableTraining saves at this signal."""
+        for _, worker in self.workers:
+            if worker.poll() is None:
+                worker.terminate()
+        for _, worker in self.workers:
+            worker.wait()
 
     def _look_after_workers(self):
         """Tell of processes that have ended with an error: the others train what they left."""

@@ -180,7 +180,8 @@ def difference_table(results):
             [a[key] - b[key] for a, b in zip(results[sgd], results[adam], strict=True)]
             for key in ("error", "training_error")
         )
-        p = f"{study.paired_p(test):.2g}"
+        p = study.paired_p(test)
+        p = "-" if np.isnan(p) else f"{p:.2g}"
         rows.append([label, study.mean_spread(test), p, study.mean_spread(training)])
     header = ["Test error, points", "p, paired t test", "Training error, points"]
     return study.table(["SGD minus Adam", *header], rows)

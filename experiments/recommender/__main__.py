@@ -252,6 +252,7 @@ def main(arguments=None):
     jobs = timing.jobs(shared, sizes)
     if options.processes > 1 and trainings.leads and trainings.missing(jobs.values()):
         timing.alone(options)
+        trainings.records()  # the process that timed the steps has shown them
     times = dict(zip(jobs, trainings.run(list(jobs.values()), run["times"]), strict=True))
     rows = {sizes["synthetic"]["items"]: SYNTHETIC} | {rows: rows for rows in sizes["rows"]}
     by_rows = {number: times[rows[number]] for number in sorted(rows)}

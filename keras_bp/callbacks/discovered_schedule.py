@@ -62,7 +62,7 @@ class DiscoveredSchedule(Callback):
     Limits: it was trained on small networks, 256 to 720 steps, without batch normalization. With
     batch normalization, which it detects by weights that are orthogonal to their gradients, it
     trusts the sweep less where batches differ much (`reference_rate`): that rule was made on one
-    convolutional network on CIFAR-10, and on three others it changed nothing.
+    convolutional network on CIFAR-10; on three others it changed nothing when it was made.
 
     A schedule is discovered once for a model's optimizer: a second `fit` with the same callback
     continues with it. A `.keras` file that is saved after the probe holds the schedule in its

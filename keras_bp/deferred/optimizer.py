@@ -1,4 +1,4 @@
-"""Adam's own iterates for embeddings, up to rounding, at the cost of the batch's rows."""
+"""Adam's own iterates for embeddings, up to rounding and interpolation, by the batch's rows."""
 
 from typing import Any
 

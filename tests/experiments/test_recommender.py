@@ -211,30 +211,36 @@ def test_the_script_leaves_tables_and_picture(recommender, monkeypatch, tmp_path
     assert len((tmp_path / "out/records.jsonl").read_text().splitlines()) == len(records)
 
 
-def test_the_steps_are_timed_alone_before_any_training(recommender, monkeypatch, tmp_path):
-    called = []
-    monkeypatch.setattr(recommender.timing.subprocess, "call", lambda c: called.append(c) or 1)
+def test_the_steps_are_timed_alone_before_any_training(recommender, monkeypatch, tmp_path, capsys):
+    called, sizes = [], recommender.SIZES["full"]
+    jobs = recommender.timing.jobs(recommender.data_sets(sizes), sizes)
+
+    def call(command):
+        """Do the first time nothing, as a process that fails; the second time record all."""
+        called.append(command)
+        if len(called) == 2:
+            result = dict.fromkeys(recommender.towers.TIMED, [1.0, 1.0])
+            lines = [
+                json.dumps({"job": job, "result": result, "seconds": 1.0}) + "\n"
+                for job in jobs.values()
+            ]
+            (tmp_path / "records.jsonl").write_text("".join(lines))
+        return len(called) == 1
+
+    monkeypatch.setattr(recommender.timing.subprocess, "call", call)
     monkeypatch.setattr(recommender.study, "check_memory", lambda gigabytes: None)
-    monkeypatch.setattr(
-        recommender.study.subprocess, "Popen", lambda *_, **__: pytest.fail("trains")
-    )
+    popen = lambda *_, **__: pytest.fail("starts a process that trains")  # noqa: E731
+    monkeypatch.setattr(recommender.study.subprocess, "Popen", popen)
     monkeypatch.setattr(recommender, "compare", lambda *_: sys.exit("compares"))
     arguments = ["--full", "--processes", "2", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match="times the steps ended with an error"):
         recommender.main(arguments)
-    assert called == [
-        [sys.executable, str(EXPERIMENTS / "recommender")]
-        + ["--timing", "--full", "--out", str(tmp_path)]
-    ]
-    # A resumed run has the times.
-    sizes = recommender.SIZES["full"]
-    jobs = recommender.timing.jobs(recommender.data_sets(sizes), sizes)
-    result = dict.fromkeys(recommender.towers.TIMED, [1.0, 1.0])
-    records = [json.dumps({"job": job, "result": result}) + "\n" for job in jobs.values()]
-    (tmp_path / "records.jsonl").write_text("".join(records))
-    with pytest.raises(SystemExit, match="compares"):
-        recommender.main(arguments)
-    assert len(called) == 1
+    for _ in range(2):  # the last one has the times
+        with pytest.raises(SystemExit, match="compares"):
+            recommender.main(arguments)
+    command = [sys.executable, str(EXPERIMENTS / "recommender"), "--timing", "--full"]
+    assert called == [[*command, "--out", str(tmp_path)]] * 2
+    assert f"/{len(jobs)}]" not in capsys.readouterr().out  # that process has shown them
 
 
 def test_the_page_has_both_data_sets(recommender):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from experiments import study as study_module
 
 JOBS = [{"rate": rate, "seed": seed} for rate in (0.1, 0.2) for seed in (1, 2)]
+MORE = [{"rate": 0.3, "seed": seed} for seed in (1, 2)]
 
 
 @pytest.fixture
@@ -266,6 +268,23 @@ def test_a_process_that_ends_with_an_error_leaves_its_jobs_to_the_others(study, 
     this._look_after_workers()
     assert "Process 1 of this study ended with an error:\nMemoryError" in capsys.readouterr().out
     assert this.workers == [] and len(this.run(JOBS, product)) == 4
+
+
+@pytest.mark.parametrize(("leads", "numbers"), [(True, [1, 1, 2]), (False, [0, 0, 0])])
+def test_processes_start_when_there_is_work_for_them(study, monkeypatch, leads, numbers):
+    study().run(JOBS[:1], product)
+    started = []
+    ended = types.SimpleNamespace(poll=lambda: 0, wait=lambda: 0)
+    popen = lambda *_, **__: started.append(1) or ended  # noqa: E731
+    monkeypatch.setattr(study_module.subprocess, "Popen", popen)
+    if not leads:
+        monkeypatch.setenv(study_module.WORKER, str(os.getppid()))
+    this = study("--processes", "3")
+    this.run(JOBS[:1], None)
+    assert not started  # all is recorded
+    for jobs, number in zip((JOBS[:3], JOBS[:3], [*JOBS, *MORE]), numbers, strict=True):
+        this.run(jobs, product)
+        assert len(started) == number
 
 
 def test_two_processes_share_the_trainings(tmp_path):
