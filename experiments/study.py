@@ -31,7 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp  # scikit-learn, of the extra `examples`, brings it
 
 from keras_bp.callbacks import ProgressLine, ResumableTraining
 
