@@ -56,7 +56,7 @@ SIZES = {
     "quick": {
         "dataset": "digits",
         "width": 8,
-        "epochs": 8,
+        "epochs": 6,
         "batch_size": 32,
         "grid_images": 700,
         "held_out": 300,
