@@ -313,9 +313,12 @@ def test_two_processes_share_the_trainings(tmp_path):
 
 
 TRAINING = """
-import os, sys, time
+import os, signal, sys, time
 import keras, numpy as np
 import study
+
+# What a shell starts with `&`, the tests for instance, ignores this signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Slow(keras.callbacks.Callback):
     epochs = []  # of this process
