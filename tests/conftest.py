@@ -13,6 +13,8 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
+from keras_bp.workers.multi_worker_strategy import keep_for_iterators
+
 STARTERS = [
     "test_examples.py",
     "test_endurance.py",
@@ -92,9 +94,17 @@ def replicas():
     """The one strategy of the process.
 
     TensorFlow counts the instances of a collective operation from the start for each strategy: a
-    second one fails where its tensors have other shapes than the first one's.
+    second one fails where its tensors have other shapes than the first one's. An iterator that it
+    drops could end the process.
     """
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+    def kept(distribute):
+        return lambda *args, **kwargs: keep_for_iterators(distribute(*args, **kwargs))
+
+    for name in ("experimental_distribute_dataset", "distribute_datasets_from_function"):
+        setattr(strategy, name, kept(getattr(strategy, name)))
+    return strategy
 
 
 @pytest.fixture

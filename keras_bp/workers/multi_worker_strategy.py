@@ -115,12 +115,12 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
         class Data(kind):
             def __iter__(self):
                 if first is not None and called_by(WANTS_SHAPES):
-                    return iter(first)
+                    return iter(keep_for_iterators(first))
                 strategy._had_data.assign(tf.ones_like(strategy._had_data))
                 return super().__iter__()
 
         data.__class__ = Data  # Keras and TensorFlow ask for its class
-        return data
+        return keep_for_iterators(data)
 
     def _count(self, has_data):
         """Return the number of workers that have data at this step.
@@ -202,6 +202,36 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
                     "strategy.cluster_resolver.task_id == 0 else []`, or with a path of its own on "
                     f"each. Received: {path} on several workers"
                 )
+
+
+def keep_for_iterators(data: Any) -> Any:
+    """Let what the iterators over distributed data read live until they have ended.
+
+    An iterator of TensorFlow (2.21) reads ahead in a thread. When it is dropped, TensorFlow frees
+    the outermost data set, which it made for this iterator, and then ends the thread. If the thread
+    is reading just then, as it may be where `fit` drops an iterator between two validations, the
+    process ends with a segmentation fault.
+    """
+    kind: Any = type(data)
+
+    class Data(kind):
+        def __iter__(self):
+            made, with_options = [], tf.data.Dataset.with_options
+
+            def keep(dataset, *args, **kwargs):
+                made.append(with_options(dataset, *args, **kwargs))
+                return made[-1]
+
+            tf.data.Dataset.with_options = keep
+            try:
+                iterator = super().__iter__()
+            finally:
+                tf.data.Dataset.with_options = with_options
+            iterator.read = made  # an object's attributes are freed in the order they were set in
+            return iterator
+
+    data.__class__ = Data
+    return data
 
 
 def _lengths(x):

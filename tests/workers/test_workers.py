@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 import tensorflow as tf
@@ -242,3 +243,21 @@ def test_tensorflow_fails_to_start(monkeypatch):
 def test_one_program_is_the_same_as_itself(replicas):
     for strategy in (replicas, tf.distribute.get_strategy()):
         check_same(strategy, size=3, shapes=[(2, 3), None], text="ä")
+
+
+def test_what_an_iterator_reads_outlives_it(replicas):
+    """Freed before, it ended some processes: the iterator's thread may just be reading it."""
+    data = tf.data.Dataset.range(8).batch(4)
+    by_function = replicas.distribute_datasets_from_function(lambda context: data)
+    for distributed in (replicas.experimental_distribute_dataset(data), by_function):
+        ended, iterator = [], iter(distributed)
+        [reader], [read] = iterator._iterators, iterator.read
+        for name, value in {"reader": reader._iterator, "read": read._variant_tensor}.items():
+            weakref.finalize(value, ended.append, name)
+        assert read.options().experimental_distribute.num_devices == 2  # that of the iterator
+        del reader, read, value
+        next(iterator)
+        assert not ended
+        del iterator
+        assert ended == ["reader", "read"]
+        assert "keep" not in tf.data.Dataset.with_options.__name__  # TensorFlow's again
