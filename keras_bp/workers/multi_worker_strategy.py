@@ -89,6 +89,7 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
                 signature = dataset.element_spec
                 first = tf.data.Dataset.from_generator(lambda: [batch], output_signature=signature)
                 first = super().experimental_distribute_dataset(_owned(first), options)
+                first = keep_for_iterators(first)
         dataset = _owned(dataset)
         # Of each batch of arrays every worker gets a part, if an empty one: nobody need ask at each
         # step who has data left.
@@ -115,7 +116,7 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
         class Data(kind):
             def __iter__(self):
                 if first is not None and called_by(WANTS_SHAPES):
-                    return iter(keep_for_iterators(first))
+                    return iter(first)
                 strategy._had_data.assign(tf.ones_like(strategy._had_data))
                 return super().__iter__()
 
