@@ -94,8 +94,8 @@ def replicas():
     """The one strategy of the process.
 
     TensorFlow counts the instances of a collective operation from the start for each strategy: a
-    second one fails where its tensors have other shapes than the first one's. An iterator that it
-    drops could end the process.
+    second one fails where its tensors have other shapes than the first one's. Its data are kept for
+    their iterators: one that Keras drops while it reads ahead could end the process.
     """
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
